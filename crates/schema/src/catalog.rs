@@ -1,0 +1,404 @@
+//! The families that every algorithm service writes, their label sets and
+//! buckets. Owns names and meanings; how a cell is stored is [`crate::cell`]'s.
+
+use crate::{
+    batch::Batch,
+    cell,
+    family::{Family, Kind},
+    labels::write_labels,
+};
+
+/// Inclusive upper bounds of the latency buckets in nanoseconds, 50 µs to 10 s.
+///
+/// A sandboxed algorithm answers in tens of microseconds, so the customary
+/// bounds, which begin at 5 ms, would put nearly all into one bucket.
+pub const LATENCY_BOUNDS_NANOS: [u64; 17] = [
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+/// The class of a finished request, the label `status` of the request counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestStatus {
+    /// A code below 400.
+    Success,
+    /// 4xx: the caller's fault.
+    Rejected,
+    /// 5xx: ours.
+    Error,
+}
+
+impl RequestStatus {
+    /// The class of an HTTP status code.
+    #[must_use]
+    pub fn of_code(code: u16) -> Self {
+        match code {
+            0..=399 => Self::Success,
+            400..=499 => Self::Rejected,
+            500.. => Self::Error,
+        }
+    }
+
+    /// The label's value.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Rejected => "rejected",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// How an execution ended, the label `status` of the execution counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExecutionStatus {
+    /// It gave a result.
+    Success,
+    /// It refused its input: the caller's fault.
+    InvalidInput,
+    /// It reported that it could not finish.
+    Failed,
+    /// It never reported: a trap, an endless loop, a host that died.
+    Crashed,
+}
+
+impl ExecutionStatus {
+    /// Every status, in no meaningful order.
+    pub const ALL: [Self; 4] = [
+        Self::Success,
+        Self::InvalidInput,
+        Self::Failed,
+        Self::Crashed,
+    ];
+
+    /// The label's value.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::InvalidInput => "invalid_input",
+            Self::Failed => "failed",
+            Self::Crashed => "crashed",
+        }
+    }
+}
+
+/// One finished request, as it is counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The HTTP method, upper case; anything unknown is `OTHER`.
+    pub method: &'a str,
+    /// The pattern of the route, never the raw path; `unmatched` for none.
+    pub endpoint: &'a str,
+    /// The HTTP status code answered.
+    pub code: u16,
+    /// From the first byte handed to the component to the response, in
+    /// nanoseconds.
+    pub duration_nanos: u64,
+}
+
+/// One finished execution, as it is counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Execution<'a> {
+    /// The algorithm's own name.
+    pub algorithm: &'a str,
+    /// How it ended.
+    pub status: ExecutionStatus,
+    /// The time in the algorithm alone, in nanoseconds.
+    pub duration_nanos: u64,
+}
+
+/// The families under one key prefix, ready to be recorded into.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    request_counter: Family,
+    request_latency: Family,
+    algorithm_counter: Family,
+    algorithm_latency: Family,
+    /// `le` of each latency bucket as it is written, the last `+Inf`.
+    latency_le: Vec<String>,
+}
+
+impl Catalog {
+    /// The families with their hashes under `prefix` (`metrics:`).
+    #[must_use]
+    pub fn new(prefix: &str) -> Self {
+        let counter = |name: &str, key: &str, help: &str| Family {
+            name: name.into(),
+            kind: Kind::Counter,
+            help: help.into(),
+            unit: String::new(),
+            key: format!("{prefix}{key}"),
+            bounds: Vec::new(),
+            scale: 1,
+        };
+        let latency = |name: &str, key: &str, help: &str| Family {
+            name: name.into(),
+            kind: Kind::Histogram,
+            help: help.into(),
+            unit: "seconds".into(),
+            key: format!("{prefix}{key}"),
+            bounds: latency_bounds(),
+            scale: NANOS_PER_SECOND,
+        };
+        Self {
+            request_counter: counter(
+                "http_requests_total",
+                "request_counter",
+                "HTTP requests answered, by method, route pattern, class and code.",
+            ),
+            request_latency: latency(
+                "http_request_duration_seconds",
+                "request_latency",
+                "Time from the request's arrival in the component to its response.",
+            ),
+            algorithm_counter: counter(
+                "algorithm_executions_total",
+                "algorithm_counter",
+                "Algorithm executions, by how they ended.",
+            ),
+            algorithm_latency: latency(
+                "algorithm_execution_duration_seconds",
+                "algorithm_latency",
+                "Time spent in the algorithm itself.",
+            ),
+            latency_le: latency_bounds()
+                .iter()
+                .map(|&bound| cell::le_of_bound(bound))
+                .chain(["+Inf".to_owned()])
+                .collect(),
+        }
+    }
+
+    /// The families, to be registered.
+    #[must_use]
+    pub fn families(&self) -> [&Family; 4] {
+        [
+            &self.request_counter,
+            &self.request_latency,
+            &self.algorithm_counter,
+            &self.algorithm_latency,
+        ]
+    }
+
+    /// The same, to be pointed at other hashes (see [`Family::with_own_layout`]).
+    pub fn families_mut(&mut self) -> [&mut Family; 4] {
+        [
+            &mut self.request_counter,
+            &mut self.request_latency,
+            &mut self.algorithm_counter,
+            &mut self.algorithm_latency,
+        ]
+    }
+
+    /// Series that an algorithm served at `endpoint` may not bear for long,
+    /// each as key and field. They are written at 0 when a component
+    /// registers: Prometheus sees no increase in a series that is born at 1.
+    #[must_use]
+    pub fn zero_cells(&self, algorithm: &str, endpoint: &str) -> Vec<(&str, String)> {
+        let mut cells: Vec<(&str, String)> = ExecutionStatus::ALL
+            .iter()
+            .map(|&status| {
+                let field = execution_labels(algorithm, status);
+                (self.algorithm_counter.key.as_str(), field)
+            })
+            .collect();
+        for code in [200, 422, 500] {
+            let mut field = String::new();
+            write_request_labels(&mut field, "POST", endpoint, code);
+            cells.push((self.request_counter.key.as_str(), field));
+        }
+        cells
+    }
+
+    /// Counts a finished request into `batch`.
+    pub fn record_request(&self, batch: &mut Batch, request: &Request<'_>) {
+        let mut labels = String::with_capacity(96);
+        write_request_labels(&mut labels, request.method, request.endpoint, request.code);
+        batch.inc(&self.request_counter.key, &labels, 1);
+
+        labels.clear();
+        write_labels(
+            &mut labels,
+            &[("endpoint", request.endpoint), ("method", request.method)],
+        );
+        self.observe(batch, &self.request_latency, labels, request.duration_nanos);
+    }
+
+    /// Counts a finished execution into `batch`. A crashed one has no
+    /// duration: it enters no histogram.
+    pub fn record_execution(&self, batch: &mut Batch, execution: &Execution<'_>) {
+        let labels = execution_labels(execution.algorithm, execution.status);
+        batch.inc(&self.algorithm_counter.key, &labels, 1);
+        if execution.status != ExecutionStatus::Crashed {
+            let mut labels = String::with_capacity(64);
+            write_labels(&mut labels, &[("algorithm", execution.algorithm)]);
+            self.observe(
+                batch,
+                &self.algorithm_latency,
+                labels,
+                execution.duration_nanos,
+            );
+        }
+    }
+
+    fn observe(&self, batch: &mut Batch, family: &Family, labels: String, nanos: u64) {
+        let bucket = LATENCY_BOUNDS_NANOS.partition_point(|&bound| bound < nanos);
+        let labels_length = labels.len();
+        let mut field = labels;
+        cell::push_bucket(&mut field, &self.latency_le[bucket]);
+        batch.inc(&family.key, &field, 1);
+        field.truncate(labels_length);
+        cell::push_sum(&mut field);
+        batch.inc(&family.key, &field, nanos);
+    }
+}
+
+fn write_request_labels(out: &mut String, method: &str, endpoint: &str, code: u16) {
+    let status = RequestStatus::of_code(code).label();
+    write_labels(
+        out,
+        &[
+            ("code", &code.to_string()),
+            ("endpoint", endpoint),
+            ("method", method),
+            ("status", status),
+        ],
+    );
+}
+
+fn execution_labels(algorithm: &str, status: ExecutionStatus) -> String {
+    let mut labels = String::with_capacity(64);
+    write_labels(
+        &mut labels,
+        &[("algorithm", algorithm), ("status", status.label())],
+    );
+    labels
+}
+
+/// The latency bounds in seconds: the floats nearest to the decimal values,
+/// because a quotient of two exactly held integers is rounded correctly.
+fn latency_bounds() -> Vec<f64> {
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "both integers are below 2^53 and so exact as floats"
+    )]
+    LATENCY_BOUNDS_NANOS
+        .iter()
+        .map(|&nanos| nanos as f64 / NANOS_PER_SECOND as f64)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_a_request_as_one_count_one_bucket_and_one_sum() {
+        let catalog = Catalog::new("metrics:");
+        let mut batch = Batch::default();
+        catalog.record_request(
+            &mut batch,
+            &Request {
+                method: "POST",
+                endpoint: "/invoke",
+                code: 200,
+                duration_nanos: 50_000,
+            },
+        );
+        let cells: Vec<_> = batch.cells().collect();
+        assert_eq!(
+            cells,
+            [
+                (
+                    "metrics:request_counter",
+                    "code=\"200\",endpoint=\"/invoke\",method=\"POST\",status=\"success\"",
+                    1
+                ),
+                (
+                    "metrics:request_latency",
+                    "endpoint=\"/invoke\",method=\"POST\"|0.00005",
+                    1
+                ),
+                (
+                    "metrics:request_latency",
+                    "endpoint=\"/invoke\",method=\"POST\"|sum",
+                    50_000
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_bound_is_inclusive_and_the_last_bucket_is_infinite() {
+        let catalog = Catalog::new("m:");
+        for (nanos, le) in [
+            (0, "0.00005"),
+            (50_001, "0.0001"),
+            (10_000_000_000, "10"),
+            (10_000_000_001, "+Inf"),
+            (u64::MAX, "+Inf"),
+        ] {
+            let mut batch = Batch::default();
+            let execution = Execution {
+                algorithm: "a",
+                status: ExecutionStatus::Success,
+                duration_nanos: nanos,
+            };
+            catalog.record_execution(&mut batch, &execution);
+            let field = format!("algorithm=\"a\"|{le}");
+            assert!(
+                batch.cells().any(|(_, found, _)| found == field),
+                "{nanos} ns should be in {le}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_crash_enters_no_histogram() {
+        let catalog = Catalog::new("m:");
+        let mut batch = Batch::default();
+        catalog.record_execution(
+            &mut batch,
+            &Execution {
+                algorithm: "a",
+                status: ExecutionStatus::Crashed,
+                duration_nanos: 7,
+            },
+        );
+        assert_eq!(
+            batch.cells().collect::<Vec<_>>(),
+            [(
+                "m:algorithm_counter",
+                "algorithm=\"a\",status=\"crashed\"",
+                1
+            )]
+        );
+    }
+
+    #[test]
+    fn every_family_can_be_registered() {
+        for family in Catalog::new("metrics:").families() {
+            let read = Family::decode(&family.name, family.encode().as_bytes());
+            assert_eq!(read.ok().as_ref(), Some(family));
+        }
+    }
+}

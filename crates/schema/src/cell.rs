@@ -1,0 +1,321 @@
+//! One field of a metric hash and its integer: `<labels>` for a counter or
+//! gauge, `<labels>|<le>`, `<labels>|sum` and `<labels>|sum_carry` for a
+//! histogram. Owns the encoding of both; does not put cells together.
+
+use std::fmt::Write as _;
+
+use thiserror::Error;
+
+use crate::{
+    family::{Family, Kind},
+    labels::{LabelsError, check_labels},
+};
+
+/// One unit of a `sum_carry` cell in units of the `sum` cell: 2^62.
+pub const CARRY: i64 = 1 << 62;
+
+const SEPARATOR: char = '|';
+const SUM: &str = "sum";
+const SUM_CARRY: &str = "sum_carry";
+
+/// What a field of a family's hash holds. `labels` is in exposition syntax.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cell<'a> {
+    /// A counter's or gauge's value.
+    Value {
+        /// The series.
+        labels: &'a str,
+    },
+    /// A histogram's count of observations in one bucket, not cumulative.
+    Bucket {
+        /// The series.
+        labels: &'a str,
+        /// The bucket's position among the family's bounds; their number for
+        /// `+Inf`.
+        position: usize,
+    },
+    /// The sum of a histogram's observations, below [`CARRY`] in the long run.
+    Sum {
+        /// The series.
+        labels: &'a str,
+    },
+    /// How many times [`CARRY`] was taken out of the sum.
+    SumCarry {
+        /// The series.
+        labels: &'a str,
+    },
+}
+
+/// Why a field or its value cannot be served.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum CellError {
+    /// The field is not UTF-8.
+    #[error("field is not UTF-8: {0:?}")]
+    NotUtf8(String),
+    /// The label set is not canonical.
+    #[error("field {field:?}: {error}")]
+    Labels {
+        /// The whole field.
+        field: String,
+        /// What is wrong with it.
+        #[source]
+        error: LabelsError,
+    },
+    /// A histogram's field has no `|`.
+    #[error("field {0:?} names no bucket or sum")]
+    NoSuffix(String),
+    /// The bucket is none of the family's.
+    #[error("field {0:?} names a bucket that the family has not")]
+    UnknownBucket(String),
+    /// The value is not an integer of 64 bits.
+    #[error("value {0:?} is not a 64-bit integer")]
+    Value(String),
+    /// The value is negative where only counting up has a meaning.
+    #[error("value {0} is negative")]
+    Negative(i64),
+}
+
+impl CellError {
+    /// The error's class, a bounded set, fit for a label.
+    #[must_use]
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::NotUtf8(_) => "not_utf8",
+            Self::Labels { .. } => "labels",
+            Self::NoSuffix(_) | Self::UnknownBucket(_) => "bucket",
+            Self::Value(_) | Self::Negative(_) => "value",
+        }
+    }
+}
+
+/// The text of a bucket's bound: the shortest decimal that reads back as the
+/// same float, without an exponent.
+#[must_use]
+pub fn le_of_bound(bound: f64) -> String {
+    let mut le = String::new();
+    // Writing to a String cannot fail.
+    let _ = write!(le, "{bound}");
+    le
+}
+
+/// Makes a label set the field of a bucket.
+pub fn push_bucket(labels: &mut String, le: &str) {
+    labels.push(SEPARATOR);
+    labels.push_str(le);
+}
+
+/// Makes a label set the field of a sum.
+pub fn push_sum(labels: &mut String) {
+    labels.push(SEPARATOR);
+    labels.push_str(SUM);
+}
+
+/// Reads a field of `family`'s hash.
+///
+/// # Errors
+/// What is wrong with it; nothing is repaired.
+pub fn decode_field<'a>(family: &Family, field: &'a [u8]) -> Result<Cell<'a>, CellError> {
+    let field = std::str::from_utf8(field)
+        .map_err(|_source| CellError::NotUtf8(String::from_utf8_lossy(field).into_owned()))?;
+    let check = |labels: &'a str| {
+        check_labels(labels).map_err(|error| CellError::Labels {
+            field: field.to_owned(),
+            error,
+        })
+    };
+    if family.kind != Kind::Histogram {
+        check(field)?;
+        return Ok(Cell::Value { labels: field });
+    }
+    // A label value may hold a `|`, a suffix never does: the last one counts.
+    let (labels, suffix) = field
+        .rsplit_once(SEPARATOR)
+        .ok_or_else(|| CellError::NoSuffix(field.to_owned()))?;
+    check(labels)?;
+    match suffix {
+        SUM => Ok(Cell::Sum { labels }),
+        SUM_CARRY => Ok(Cell::SumCarry { labels }),
+        le => bucket_position(&family.bounds, le)
+            .map(|position| Cell::Bucket { labels, position })
+            .ok_or_else(|| CellError::UnknownBucket(field.to_owned())),
+    }
+}
+
+/// Reads a cell's value: an integer in Redis's own form, as its
+/// [`INCR`](https://redis.io/docs/latest/commands/incr/) accepts it.
+///
+/// # Errors
+/// [`CellError::Value`] with the offending text.
+pub fn decode_value(value: &[u8]) -> Result<i64, CellError> {
+    let canonical = |text: &str| {
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        text == "0" || (digits.starts_with(|first: char| matches!(first, '1'..='9')))
+    };
+    std::str::from_utf8(value)
+        .ok()
+        .filter(|text| canonical(text))
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| CellError::Value(String::from_utf8_lossy(value).into_owned()))
+}
+
+fn bucket_position(bounds: &[f64], le: &str) -> Option<usize> {
+    if le == "+Inf" {
+        return Some(bounds.len());
+    }
+    // Compared as numbers, so that a writer in another language may print 5e-05.
+    let le: f64 = le.parse().ok()?;
+    bounds.binary_search_by(|bound| bound.total_cmp(&le)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::labels::write_labels;
+
+    fn family(kind: Kind) -> Family {
+        Family {
+            name: "f".into(),
+            kind,
+            help: String::new(),
+            unit: String::new(),
+            key: "k".into(),
+            bounds: match kind {
+                Kind::Histogram => vec![0.00005, 0.1, 1.0, 10.0],
+                Kind::Counter | Kind::Gauge => Vec::new(),
+            },
+            scale: 1,
+        }
+    }
+
+    #[test]
+    fn reads_every_kind_of_field() {
+        let histogram = family(Kind::Histogram);
+        for (field, cell) in [
+            (
+                "a=\"x|sum\"|sum",
+                Cell::Sum {
+                    labels: "a=\"x|sum\"",
+                },
+            ),
+            ("|sum_carry", Cell::SumCarry { labels: "" }),
+            (
+                "|0.00005",
+                Cell::Bucket {
+                    labels: "",
+                    position: 0,
+                },
+            ),
+            (
+                "|5e-05",
+                Cell::Bucket {
+                    labels: "",
+                    position: 0,
+                },
+            ),
+            (
+                "|1.0",
+                Cell::Bucket {
+                    labels: "",
+                    position: 2,
+                },
+            ),
+            (
+                "|+Inf",
+                Cell::Bucket {
+                    labels: "",
+                    position: 4,
+                },
+            ),
+        ] {
+            assert_eq!(
+                decode_field(&histogram, field.as_bytes()),
+                Ok(cell),
+                "{field}"
+            );
+        }
+        assert_eq!(
+            decode_field(&family(Kind::Counter), b"a=\"1\""),
+            Ok(Cell::Value { labels: "a=\"1\"" })
+        );
+    }
+
+    #[test]
+    fn reports_every_kind_of_corruption() {
+        for (kind, field, class) in [
+            (Kind::Counter, &b"\xff"[..], "not_utf8"),
+            (Kind::Counter, b"a", "labels"),
+            (Kind::Counter, b"a=\"1\"|sum", "labels"),
+            (Kind::Histogram, b"a=\"1\"", "bucket"),
+            (Kind::Histogram, b"a=\"1\"|0.2", "bucket"),
+            (Kind::Histogram, b"a=\"1\"|NaN", "bucket"),
+            (Kind::Histogram, b"a=\"1\"|", "bucket"),
+            (Kind::Histogram, b"a=1|sum", "labels"),
+        ] {
+            let error = decode_field(&family(kind), field).expect_err("it is corrupt");
+            assert_eq!(error.class(), class, "{error}");
+        }
+    }
+
+    #[test]
+    fn values_are_integers_as_redis_prints_them() {
+        for (text, value) in [
+            ("0", 0),
+            ("-1", -1),
+            ("9223372036854775807", i64::MAX),
+            ("-9223372036854775808", i64::MIN),
+        ] {
+            assert_eq!(decode_value(text.as_bytes()), Ok(value));
+        }
+        for text in [
+            "",
+            "-",
+            "-0",
+            "01",
+            "+1",
+            " 1",
+            "1 ",
+            "1.0",
+            "1e3",
+            "abc",
+            "9223372036854775808",
+            "\u{661}",
+        ] {
+            assert_eq!(
+                decode_value(text.as_bytes()),
+                Err(CellError::Value(text.to_owned())),
+                "{text:?}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn fields_read_back(value in any::<String>(), position in 0_usize..=4) {
+            let histogram = family(Kind::Histogram);
+            let mut labels = String::new();
+            write_labels(&mut labels, &[("a", &value)]);
+            let mut field = labels.clone();
+            let le = histogram.bounds.get(position).map_or("+Inf".to_owned(), |&bound| le_of_bound(bound));
+            push_bucket(&mut field, &le);
+            prop_assert_eq!(
+                decode_field(&histogram, field.as_bytes()),
+                Ok(Cell::Bucket { labels: &labels, position })
+            );
+        }
+
+        #[test]
+        fn values_read_back(value: i64) {
+            prop_assert_eq!(decode_value(value.to_string().as_bytes()), Ok(value));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(field: Vec<u8>, value: Vec<u8>) {
+            for kind in [Kind::Counter, Kind::Gauge, Kind::Histogram] {
+                let _ = decode_field(&family(kind), &field);
+            }
+            let _ = decode_value(&value);
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! A metric family and its registration in Redis: a JSON object under the
+//! family's name in the hash of families. Owns what makes a registration
+//! valid; does not own any particular family (see [`crate::catalog`]).
+
+use std::hash::Hasher as _;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::labels::is_metric_name;
+
+/// The most buckets a histogram may have, `+Inf` not counted. A bound on what
+/// one corrupt registration can make a reader allocate.
+pub const MAX_BOUNDS: usize = 256;
+
+/// What a family's values mean, by the
+/// [Prometheus metric types](https://prometheus.io/docs/concepts/metric_types/).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Only ever grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Observations counted in buckets, with their sum.
+    Histogram,
+}
+
+impl Kind {
+    /// The type's name in exposition and registration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// A metric family: one name, one type, one hash in Redis.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Family {
+    /// The metric's name, its unit and `_total` included where customary.
+    #[serde(skip)]
+    pub name: String,
+    /// The metric's type.
+    #[serde(rename = "type")]
+    pub kind: Kind,
+    /// One line on what is measured.
+    #[serde(default)]
+    pub help: String,
+    /// The base unit (`seconds`, `bytes`), or empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub unit: String,
+    /// The Redis key of the hash that holds the family's cells.
+    pub key: String,
+    /// A histogram's inclusive upper bounds in base units: finite, strictly
+    /// increasing; `+Inf` is implied. Empty for the other types.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bounds: Vec<f64>,
+    /// How many of the stored integer units make one base unit: 1,000,000,000
+    /// where nanoseconds are stored of a family in seconds. At least 1. It
+    /// applies to sums, counters and gauges, not to a histogram's buckets.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub scale: u64,
+}
+
+/// Why a registration cannot be served.
+#[derive(Debug, Error)]
+pub enum FamilyError {
+    /// The value is not the JSON object it should be.
+    #[error("not a registration: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The name is no metric name.
+    #[error("invalid metric name {0:?}")]
+    Name(String),
+    /// The Redis key is empty.
+    #[error("empty key")]
+    Key,
+    /// Bounds are missing, unordered, not finite, too many, or on a family
+    /// that is no histogram.
+    #[error("invalid bounds for a {}: {bounds:?}", kind.name())]
+    Bounds {
+        /// The family's type.
+        kind: Kind,
+        /// What was registered.
+        bounds: Vec<f64>,
+    },
+    /// The scale is 0.
+    #[error("scale must be at least 1")]
+    Scale,
+}
+
+/// Separates a family's name from its layout in the hash of families, where a
+/// later component registered other bounds than the first.
+pub const LAYOUT_SEPARATOR: char = '@';
+
+impl Family {
+    /// Reads a registration: `field` is the family's name, with `@<layout>`
+    /// after it where its bounds differ from those registered first.
+    ///
+    /// # Errors
+    /// See [`FamilyError`]; nothing is repaired.
+    pub fn decode(field: &str, json: &[u8]) -> Result<Self, FamilyError> {
+        let mut family: Self = serde_json::from_slice(json)?;
+        let name = field
+            .split_once(LAYOUT_SEPARATOR)
+            .map_or(field, |(name, _)| name);
+        family.name = name.to_owned();
+        family.check()?;
+        Ok(family)
+    }
+
+    /// The registration's JSON text, the value in the hash of families.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        // A struct of strings, integers and finite floats always serialises.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Whether cells of `other` may be stored in the hash of this one: the
+    /// same type, the same scale and the same bounds. Help may differ.
+    #[must_use]
+    pub fn same_layout(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.scale == other.scale && self.bounds == other.bounds
+    }
+
+    /// This family with key and registration field of its own layout, for a
+    /// component that found the name registered with another one.
+    #[must_use]
+    pub fn with_own_layout(&self) -> (String, Self) {
+        let layout = self.layout();
+        let field = format!("{}{LAYOUT_SEPARATOR}{layout}", self.name);
+        let mut family = self.clone();
+        family.key = format!("{}{LAYOUT_SEPARATOR}{layout}", self.key);
+        (field, family)
+    }
+
+    /// Eight hexadecimal digits that name type, scale and bounds: FNV-1a
+    /// (<http://www.isthe.com/chongo/tech/comp/fnv/>) over their bytes. It
+    /// only has to tell the layouts of one family apart.
+    fn layout(&self) -> String {
+        let mut hash = Fnv1a::default();
+        hash.write(self.kind.name().as_bytes());
+        hash.write(&self.scale.to_le_bytes());
+        for bound in &self.bounds {
+            hash.write(&bound.to_bits().to_le_bytes());
+        }
+        format!("{:08x}", hash.finish())
+    }
+
+    fn check(&self) -> Result<(), FamilyError> {
+        if !is_metric_name(&self.name) {
+            return Err(FamilyError::Name(self.name.clone()));
+        }
+        if self.key.is_empty() {
+            return Err(FamilyError::Key);
+        }
+        if self.scale == 0 {
+            return Err(FamilyError::Scale);
+        }
+        let increasing = self.bounds.windows(2).all(|pair| pair[0] < pair[1]);
+        let finite = self.bounds.iter().all(|bound| bound.is_finite());
+        let present = self.bounds.is_empty() != (self.kind == Kind::Histogram);
+        if !(increasing && finite && present && self.bounds.len() <= MAX_BOUNDS) {
+            return Err(FamilyError::Bounds {
+                kind: self.kind,
+                bounds: self.bounds.clone(),
+            });
+        }
+        Ok(())
+    }
+}
+
+struct Fnv1a(u32);
+
+impl Default for Fnv1a {
+    fn default() -> Self {
+        Self(0x811c_9dc5)
+    }
+}
+
+impl std::hash::Hasher for Fnv1a {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        u64::from(self.0)
+    }
+}
+
+fn one() -> u64 {
+    1
+}
+
+// serde calls this with a reference.
+fn is_one(scale: &u64) -> bool {
+    *scale == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn refuses_registrations_that_cannot_be_served() {
+        for (field, json) in [
+            ("a", "{"),
+            ("a", r#"{"type":"summary","key":"k"}"#),
+            ("a", r#"{"type":"counter"}"#),
+            ("a", r#"{"type":"counter","key":""}"#),
+            ("a", r#"{"type":"counter","key":"k","scale":0}"#),
+            ("a", r#"{"type":"counter","key":"k","scale":-1}"#),
+            ("a", r#"{"type":"counter","key":"k","bounds":[1]}"#),
+            ("a", r#"{"type":"histogram","key":"k"}"#),
+            ("a", r#"{"type":"histogram","key":"k","bounds":[2,1]}"#),
+            ("a", r#"{"type":"histogram","key":"k","bounds":[1,1]}"#),
+            ("a", r#"{"type":"histogram","key":"k","bounds":[1e999]}"#),
+            ("a", r#"{"type":"counter","key":"k","colour":"red"}"#),
+            ("0a", r#"{"type":"counter","key":"k"}"#),
+            ("", r#"{"type":"counter","key":"k"}"#),
+        ] {
+            assert!(
+                Family::decode(field, json.as_bytes()).is_err(),
+                "{field} {json}"
+            );
+        }
+    }
+
+    #[test]
+    fn reads_the_least_registration() {
+        let family = Family::decode("jobs_total", br#"{"type":"counter","key":"m:jobs"}"#)
+            .expect("a counter needs type and key only");
+        assert_eq!((family.name.as_str(), family.scale), ("jobs_total", 1));
+    }
+
+    #[test]
+    fn another_layout_gets_a_key_and_a_field_of_its_own() {
+        let first = histogram(vec![0.1, 1.0]);
+        let second = histogram(vec![0.1, 2.0]);
+        assert!(!first.same_layout(&second));
+        let (field, own) = second.with_own_layout();
+        let (other_field, _) = first.with_own_layout();
+        assert_ne!(field, other_field);
+        assert!(own.key.starts_with("m:latency@"));
+        let read = Family::decode(&field, own.encode().as_bytes()).expect("it is valid");
+        assert_eq!(read.name, "latency_seconds");
+        assert_eq!(read, own);
+    }
+
+    fn histogram(bounds: Vec<f64>) -> Family {
+        Family {
+            name: "latency_seconds".into(),
+            kind: Kind::Histogram,
+            help: "h".into(),
+            unit: "seconds".into(),
+            key: "m:latency".into(),
+            bounds,
+            scale: 1_000_000_000,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn decodes_what_it_encodes(
+            help in any::<String>(),
+            key in ".{1,20}",
+            scale in 1..=u64::MAX,
+            mut bounds in prop::collection::vec(-1e12..1e12, 1..20),
+        ) {
+            bounds.sort_by(f64::total_cmp);
+            bounds.dedup();
+            let family = Family { help, key, scale, ..histogram(bounds) };
+            let read = Family::decode(&family.name, family.encode().as_bytes());
+            prop_assert_eq!(read.ok(), Some(family));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(field in any::<String>(), json in any::<Vec<u8>>()) {
+            let _ = Family::decode(&field, &json);
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! What the writer (the api component) and the reader (the exporter) of the
+//! metrics agree on. Pure: no I/O, no clock, no task; so nothing here can fail
+//! for a reason outside its arguments.
+//!
+//! # Layout
+//! - [`family`]: a metric family as registered in Redis
+//! - [`catalog`]: the families that every algorithm service writes
+//! - [`labels`]: label sets in exposition syntax, written and checked
+//! - [`batch`]: increments not yet stored, and the identity of one write of them
+//! - [`protocol`]: Redis keys, scripts and their arguments and replies
+//! - [`cell`]: one field of a metric hash, encoded and decoded
+//! - [`series`]: fields read from Redis put together into series
+//! - [`exposition`]: the Prometheus text format
+//!
+//! Data flows `catalog → batch → protocol` on the way into Redis and
+//! `cell → series → exposition` on the way out. The contract between the two
+//! is documented for other writers in `docs/redis-protocol.md`.
+
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod catalog;
+pub mod cell;
+pub mod exposition;
+pub mod family;
+pub mod labels;
+pub mod protocol;
+pub mod series;

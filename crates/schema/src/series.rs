@@ -1,0 +1,413 @@
+//! Cells read from Redis put together into series. Owns what happens when a
+//! field comes twice, a cell is missing, or a family has several layouts;
+//! reads nothing itself.
+
+use std::collections::HashMap;
+
+use crate::{
+    cell::{CARRY, Cell, CellError, decode_field, decode_value},
+    family::{Family, Kind},
+};
+
+/// A family and all its series, in order of their label sets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FamilySeries {
+    /// What the values mean.
+    pub family: Family,
+    /// The values.
+    pub series: Series,
+}
+
+/// The series of a family by label set (exposition syntax), ordered by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Series {
+    /// Counters and gauges, in the family's integer unit.
+    Values(Vec<(Box<str>, i64)>),
+    /// Histograms.
+    Histograms(Vec<(Box<str>, Histogram)>),
+}
+
+impl Series {
+    /// How many label sets there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Values(values) => values.len(),
+            Self::Histograms(histograms) => histograms.len(),
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One histogram series as stored: counts by bucket, not cumulative.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Histogram {
+    /// Observations in each bucket, one more than the family has bounds.
+    pub buckets: Box<[u64]>,
+    /// The sum of the observations in the family's integer unit.
+    pub sum: i128,
+}
+
+/// Collects the cells of one family's hash in whatever order they come.
+///
+/// A cell that comes twice (a hash that is rehashed during HSCAN repeats
+/// fields) is taken once, the later value.
+#[derive(Debug)]
+pub struct SeriesReader {
+    family: Family,
+    values: Vec<(Box<str>, i64)>,
+    histograms: HashMap<Box<str>, HistogramCells>,
+}
+
+#[derive(Debug)]
+struct HistogramCells {
+    buckets: Box<[u64]>,
+    sum: i64,
+    carry: i64,
+}
+
+impl SeriesReader {
+    /// Begins with no series.
+    #[must_use]
+    pub fn new(family: Family) -> Self {
+        Self {
+            family,
+            values: Vec::new(),
+            histograms: HashMap::new(),
+        }
+    }
+
+    /// Takes one field and its value.
+    ///
+    /// # Errors
+    /// The cell is corrupt; it is left out and the rest stands.
+    pub fn push(&mut self, field: &[u8], value: &[u8]) -> Result<(), CellError> {
+        let cell = decode_field(&self.family, field)?;
+        let value = decode_value(value)?;
+        let unsigned = u64::try_from(value).map_err(|_source| CellError::Negative(value));
+        match cell {
+            Cell::Value { labels } => {
+                if self.family.kind == Kind::Counter {
+                    unsigned?;
+                }
+                self.values.push((labels.into(), value));
+            }
+            Cell::Bucket { labels, position } => {
+                let count = unsigned?;
+                self.histogram(labels).buckets[position] = count;
+            }
+            // A sum may be negative: observations may be.
+            Cell::Sum { labels } => self.histogram(labels).sum = value,
+            Cell::SumCarry { labels } => {
+                unsigned?;
+                self.histogram(labels).carry = value;
+            }
+        }
+        Ok(())
+    }
+
+    /// The series that came, ordered by label set.
+    #[must_use]
+    pub fn finish(self) -> FamilySeries {
+        let series = if self.family.kind == Kind::Histogram {
+            let mut histograms: Vec<_> = self
+                .histograms
+                .into_iter()
+                .map(|(labels, cells)| (labels, cells.into_histogram()))
+                .collect();
+            histograms.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
+            Series::Histograms(histograms)
+        } else {
+            let mut values = self.values;
+            // Stable, so that of two values for one label set the later is last.
+            values.sort_by(|(left, _), (right, _)| left.cmp(right));
+            values.dedup_by(|later, earlier| {
+                let same = later.0 == earlier.0;
+                if same {
+                    earlier.1 = later.1;
+                }
+                same
+            });
+            Series::Values(values)
+        };
+        FamilySeries {
+            family: self.family,
+            series,
+        }
+    }
+
+    fn histogram(&mut self, labels: &str) -> &mut HistogramCells {
+        // Looked up by reference first: only a series' first cell allocates.
+        if !self.histograms.contains_key(labels) {
+            let cells = HistogramCells {
+                buckets: vec![0; self.family.bounds.len() + 1].into(),
+                sum: 0,
+                carry: 0,
+            };
+            self.histograms.insert(labels.into(), cells);
+        }
+        self.histograms
+            .get_mut(labels)
+            .expect("it was inserted just now")
+    }
+}
+
+impl HistogramCells {
+    fn into_histogram(self) -> Histogram {
+        Histogram {
+            buckets: self.buckets,
+            sum: i128::from(self.carry) * i128::from(CARRY) + i128::from(self.sum),
+        }
+    }
+}
+
+/// Adds up the layouts of one family, which components of different versions
+/// wrote to different hashes. Histograms are served on the bounds that all
+/// layouts share, so that no bucket claims a bound it did not count.
+///
+/// Gives back the layouts that cannot be added to the first (another type or
+/// scale, or no bound in common): they are to be reported, not served.
+#[must_use]
+pub fn merge_layouts(mut layouts: Vec<FamilySeries>) -> (Option<FamilySeries>, Vec<Family>) {
+    if layouts.len() < 2 {
+        return (layouts.pop(), Vec::new());
+    }
+    let mut layouts = layouts.into_iter();
+    let Some(mut merged) = layouts.next() else {
+        return (None, Vec::new());
+    };
+    let mut refused = Vec::new();
+    for other in layouts {
+        let comparable =
+            other.family.kind == merged.family.kind && other.family.scale == merged.family.scale;
+        let shared = shared_bounds(&merged.family.bounds, &other.family.bounds);
+        let same_shape = merged.family.kind != Kind::Histogram || !shared.is_empty();
+        if comparable && same_shape {
+            add(&mut merged, other, shared);
+        } else {
+            refused.push(other.family);
+        }
+    }
+    (Some(merged), refused)
+}
+
+fn shared_bounds(left: &[f64], right: &[f64]) -> Vec<f64> {
+    left.iter()
+        .copied()
+        .filter(|bound| right.contains(bound))
+        .collect()
+}
+
+fn add(merged: &mut FamilySeries, other: FamilySeries, shared: Vec<f64>) {
+    match (&mut merged.series, other.series) {
+        (Series::Values(left), Series::Values(right)) => {
+            left.extend(right);
+            left.sort_by(|(left, _), (right, _)| left.cmp(right));
+            left.dedup_by(|later, earlier| {
+                let same = later.0 == earlier.0;
+                if same {
+                    earlier.1 = earlier.1.saturating_add(later.1);
+                }
+                same
+            });
+        }
+        (Series::Histograms(left), Series::Histograms(right)) => {
+            let mut all: Vec<_> = left
+                .drain(..)
+                .map(|(labels, histogram)| {
+                    (labels, rebase(&histogram, &merged.family.bounds, &shared))
+                })
+                .chain(right.into_iter().map(|(labels, histogram)| {
+                    (labels, rebase(&histogram, &other.family.bounds, &shared))
+                }))
+                .collect();
+            all.sort_by(|(left, _), (right, _)| left.cmp(right));
+            all.dedup_by(|later, earlier| {
+                let same = later.0 == earlier.0;
+                if same {
+                    let counts = earlier.1.buckets.iter_mut().zip(&later.1.buckets);
+                    counts.for_each(|(left, right)| *left = left.saturating_add(*right));
+                    earlier.1.sum = earlier.1.sum.saturating_add(later.1.sum);
+                }
+                same
+            });
+            *left = all;
+            merged.family.bounds = shared;
+        }
+        // One kind has one form of series, and the kinds were compared.
+        (Series::Values(_), Series::Histograms(_)) | (Series::Histograms(_), Series::Values(_)) => {
+        }
+    }
+}
+
+/// The same observations on fewer bounds: each bucket's count goes to the
+/// least of the kept bounds that is not below its own.
+fn rebase(histogram: &Histogram, from: &[f64], to: &[f64]) -> Histogram {
+    let mut buckets = vec![0_u64; to.len() + 1];
+    for (position, count) in histogram.buckets.iter().enumerate() {
+        let target = from
+            .get(position)
+            .map_or(to.len(), |bound| to.partition_point(|kept| kept < bound));
+        buckets[target] = buckets[target].saturating_add(*count);
+    }
+    Histogram {
+        buckets: buckets.into(),
+        sum: histogram.sum,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn family(kind: Kind, bounds: &[f64]) -> Family {
+        Family {
+            name: "f".into(),
+            kind,
+            help: String::new(),
+            unit: String::new(),
+            key: "k".into(),
+            bounds: bounds.to_vec(),
+            scale: 1,
+        }
+    }
+
+    fn read(family: Family, cells: &[(&str, &str)]) -> FamilySeries {
+        let mut reader = SeriesReader::new(family);
+        for (field, value) in cells {
+            reader
+                .push(field.as_bytes(), value.as_bytes())
+                .expect("a sound cell");
+        }
+        reader.finish()
+    }
+
+    #[test]
+    fn a_field_seen_twice_is_served_once_with_its_later_value() {
+        let counter = read(
+            family(Kind::Counter, &[]),
+            &[("b=\"1\"", "2"), ("a=\"1\"", "1"), ("b=\"1\"", "3")],
+        );
+        assert_eq!(
+            counter.series,
+            Series::Values(vec![("a=\"1\"".into(), 1), ("b=\"1\"".into(), 3)])
+        );
+        let histogram = read(family(Kind::Histogram, &[1.0]), &[("|1", "2"), ("|1", "3")]);
+        let Series::Histograms(histograms) = histogram.series else {
+            panic!("a histogram");
+        };
+        assert_eq!(*histograms[0].1.buckets, [3, 0]);
+    }
+
+    #[test]
+    fn a_sum_takes_its_carry() {
+        let histogram = read(
+            family(Kind::Histogram, &[1.0]),
+            &[("|sum", "5"), ("|sum_carry", "3")],
+        );
+        let Series::Histograms(histograms) = histogram.series else {
+            panic!("a histogram");
+        };
+        assert_eq!(histograms[0].1.sum, 3 * (1_i128 << 62) + 5);
+    }
+
+    #[test]
+    fn a_negative_count_is_corrupt_and_a_negative_gauge_is_not() {
+        let mut counter = SeriesReader::new(family(Kind::Counter, &[]));
+        assert_eq!(counter.push(b"", b"-1"), Err(CellError::Negative(-1)));
+        let mut histogram = SeriesReader::new(family(Kind::Histogram, &[1.0]));
+        assert_eq!(histogram.push(b"|1", b"-1"), Err(CellError::Negative(-1)));
+        assert!(histogram.finish().series.is_empty());
+        let mut gauge = SeriesReader::new(family(Kind::Gauge, &[]));
+        assert_eq!(gauge.push(b"", b"-1"), Ok(()));
+    }
+
+    #[test]
+    fn layouts_are_served_on_the_bounds_they_share() {
+        let first = read(
+            family(Kind::Histogram, &[1.0, 2.0, 4.0]),
+            &[
+                ("|1", "1"),
+                ("|2", "10"),
+                ("|4", "100"),
+                ("|+Inf", "1000"),
+                ("|sum", "7"),
+            ],
+        );
+        let second = read(
+            family(Kind::Histogram, &[0.5, 1.0, 4.0, 8.0]),
+            &[
+                ("|0.5", "1"),
+                ("|1", "1"),
+                ("|4", "5"),
+                ("|8", "7"),
+                ("|sum", "3"),
+            ],
+        );
+        let (merged, refused) = merge_layouts(vec![first, second]);
+        let merged = merged.expect("they can be added");
+        assert!(refused.is_empty());
+        assert_eq!(merged.family.bounds, [1.0, 4.0]);
+        let Series::Histograms(histograms) = merged.series else {
+            panic!("a histogram");
+        };
+        assert_eq!(*histograms[0].1.buckets, [3, 115, 1007]);
+        assert_eq!(histograms[0].1.sum, 10);
+    }
+
+    #[test]
+    fn layouts_that_cannot_be_added_are_given_back() {
+        let first = read(family(Kind::Histogram, &[1.0]), &[("|1", "1")]);
+        let second = read(family(Kind::Histogram, &[2.0]), &[("|2", "1")]);
+        let third = read(family(Kind::Counter, &[]), &[("", "1")]);
+        let (merged, refused) = merge_layouts(vec![first.clone(), second, third]);
+        assert_eq!(merged, Some(first));
+        assert_eq!(refused.len(), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_cells_never_panic(cells in prop::collection::vec((any::<Vec<u8>>(), any::<Vec<u8>>()), 0..8)) {
+            for kind in [Kind::Counter, Kind::Gauge, Kind::Histogram] {
+                let bounds: &[f64] = if kind == Kind::Histogram { &[1.0] } else { &[] };
+                let mut reader = SeriesReader::new(family(kind, bounds));
+                for (field, value) in &cells {
+                    let _ = reader.push(field, value);
+                }
+                let _ = reader.finish();
+            }
+        }
+
+        #[test]
+        fn merging_layouts_loses_no_observation(
+            left in prop::collection::vec(0_u64..1000, 4),
+            right in prop::collection::vec(0_u64..1000, 3),
+        ) {
+            let histogram = |buckets: &[u64]| Histogram { buckets: buckets.into(), sum: 0 };
+            let layouts = vec![
+                FamilySeries {
+                    family: family(Kind::Histogram, &[1.0, 2.0, 3.0]),
+                    series: Series::Histograms(vec![("".into(), histogram(&left))]),
+                },
+                FamilySeries {
+                    family: family(Kind::Histogram, &[2.0, 5.0]),
+                    series: Series::Histograms(vec![("".into(), histogram(&right))]),
+                },
+            ];
+            let (merged, _) = merge_layouts(layouts);
+            let Some(Series::Histograms(merged)) = merged.map(|merged| merged.series) else {
+                return Err(TestCaseError::fail("no histogram"));
+            };
+            // Cumulative counts at the shared bound and in all are the sums of both.
+            prop_assert_eq!(merged[0].1.buckets[0], left[0] + left[1] + right[0]);
+            prop_assert_eq!(merged[0].1.buckets.iter().sum::<u64>(), left.iter().chain(&right).sum::<u64>());
+        }
+    }
+}
