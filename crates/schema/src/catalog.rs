@@ -209,24 +209,21 @@ impl Catalog {
         ]
     }
 
-    /// Series that an algorithm served at `endpoint` may not bear for long,
-    /// each as key and field. They are written at 0 when a component
+    /// Series that an algorithm served at these endpoints may not bear for
+    /// long, the errors and crashes, each as key and field. They are written at 0 when a component
     /// registers: Prometheus sees no increase in a series that is born at 1.
     #[must_use]
-    pub fn zero_cells(&self, algorithm: &str, endpoint: &str) -> Vec<(&str, String)> {
-        let mut cells: Vec<(&str, String)> = ExecutionStatus::ALL
-            .iter()
-            .map(|&status| {
-                let field = execution_labels(algorithm, status);
-                (self.algorithm_counter.key.as_str(), field)
-            })
-            .collect();
-        for code in [200, 422, 500] {
+    pub fn zero_cells(&self, algorithm: &str, endpoints: &[&str]) -> Vec<(&str, String)> {
+        let executions = ExecutionStatus::ALL.iter().map(|&status| {
+            let field = execution_labels(algorithm, status);
+            (self.algorithm_counter.key.as_str(), field)
+        });
+        let requests = endpoints.iter().map(|endpoint| {
             let mut field = String::new();
-            write_request_labels(&mut field, "POST", endpoint, code);
-            cells.push((self.request_counter.key.as_str(), field));
-        }
-        cells
+            write_request_labels(&mut field, "POST", endpoint, 500);
+            (self.request_counter.key.as_str(), field)
+        });
+        executions.chain(requests).collect()
     }
 
     /// Counts a finished request into `batch`.

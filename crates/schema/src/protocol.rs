@@ -142,8 +142,8 @@ pub fn applied_from_reply(mut reply: Vec<String>) -> Result<Applied, ReplyError>
 #[must_use]
 pub fn register_call(
     prefix: &str,
-    families: &[(String, &Family)],
-    zero_cells: &[(&str, String)],
+    families: &[(String, Family)],
+    zero_cells: &[(String, String)],
 ) -> Call {
     let mut arguments = vec![families.len().to_string()];
     for (field, family) in families {
@@ -210,9 +210,13 @@ mod tests {
         let families: Vec<_> = catalog
             .families()
             .into_iter()
-            .map(|family| (family.name.clone(), family))
+            .map(|family| (family.name.clone(), family.clone()))
             .collect();
-        let zeros = catalog.zero_cells("a", "/invoke");
+        let zeros: Vec<_> = catalog
+            .zero_cells("a", &["/invoke"])
+            .into_iter()
+            .map(|(key, field)| (key.to_owned(), field))
+            .collect();
         let call = register_call("m:", &families, &zeros);
         assert_eq!(
             call.keys,

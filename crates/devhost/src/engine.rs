@@ -1,0 +1,103 @@
+//! The wasmtime engine and the components it runs.
+//!
+//! It owns the engine's settings (Spin's pool of instance slots, the
+//! compilation cache) and the way from a manifest's component to one that can
+//! be instantiated at once. It does not make instances: `instance` does.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use wasmtime::component::{Component, Linker};
+use wasmtime::{Cache, Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime_wasi_http::p3::bindings::ServicePre;
+
+use crate::compose::{self, Part};
+use crate::manifest::{self, App};
+use crate::platform::InstanceData;
+use crate::{denied, execution_limit};
+
+/// Instance slots of the pool, Spin's number; other limits follow from it.
+const MAX_INSTANCES: u32 = 1000;
+
+/// Makes an engine and starts its clock.
+///
+/// # Errors
+///
+/// The cache's configuration is wrong, or the machine cannot run wasmtime.
+pub(crate) fn new_engine(use_cache: bool) -> Result<Engine> {
+    let mut config = Config::new();
+    config.wasm_component_model_async(true);
+    config.epoch_interruption(true);
+    if use_cache {
+        config.cache(Some(Cache::from_file(None)?));
+    }
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
+    let engine = Engine::new(&config).or_else(|error| {
+        // The pool reserves terabytes of address space, which not every
+        // machine or container grants.
+        eprintln!("No pool of instance slots, instances will start slower: {error}");
+        config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+        Engine::new(&config)
+    })?;
+    execution_limit::start_ticking(&engine);
+    Ok(engine)
+}
+
+fn pool() -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(MAX_INSTANCES)
+        .total_memories(MAX_INSTANCES)
+        .total_tables(2 * MAX_INSTANCES)
+        .total_stacks(MAX_INSTANCES)
+        .total_core_instances(4 * MAX_INSTANCES)
+        .table_elements(100_000)
+        .max_component_instance_size(10 << 20)
+        .max_core_instance_size(10 << 20)
+        .max_core_instances_per_component(200)
+        .max_tables_per_component(64)
+        .max_memories_per_component(32)
+        .max_tables_per_module(2)
+        .max_memories_per_module(2)
+        .max_memory_size(4 << 30)
+        .linear_memory_keep_resident(2 << 20)
+        .table_keep_resident(1 << 19);
+    pool
+}
+
+/// Composes, compiles and links a component of a manifest.
+///
+/// # Errors
+///
+/// A file cannot be read, a dependency does not fit, an import is one the dev
+/// host does not have, or the component is no WASI 0.3 HTTP service.
+pub(crate) fn load_service(
+    linker: &Linker<InstanceData>,
+    app: &App,
+    id: &str,
+    component: &manifest::Component,
+) -> Result<ServicePre<InstanceData>> {
+    let read = |path: &Path| {
+        let path = app.folder.join(path);
+        std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let mut parts = Vec::new();
+    for (name, dependency) in &component.dependencies {
+        parts.push(Part {
+            name: name.clone(),
+            export: dependency.export.clone(),
+            wasm: read(&dependency.path)?,
+        });
+    }
+    let wasm = compose::compose(id, read(&component.source)?, parts)?;
+    let component = Component::new(linker.engine(), &wasm)?;
+    // Denied interfaces differ from component to component.
+    let mut linker = linker.clone();
+    denied::add_to_linker(&mut linker, &component)?;
+    let instance = linker
+        .instantiate_pre(&component)
+        .map_err(anyhow::Error::from)
+        .context("it imports something that the dev host does not have")?;
+    ServicePre::new(instance)
+        .map_err(anyhow::Error::from)
+        .context("it is no wasi:http/service of WASI 0.3.0")
+}

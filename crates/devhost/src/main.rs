@@ -1,0 +1,278 @@
+//! `devhost`: runs a Spin application where the Spin CLI is not installed.
+//!
+//! It owns the command line and the start and end of the process. What it
+//! runs behaves as on Spin 4.1, except that a limit ends guests that compute
+//! for too long and that responses leave without delay (TCP_NODELAY).
+//!
+//! # Layout
+//!
+//! - `manifest`: `spin.toml`, and what of it is refused
+//! - `variables`: variables and `{{ }}` templates
+//! - `allowed_hosts`: `allowed_outbound_hosts`
+//! - `compose`, `denied`: component dependencies and what they may not do
+//! - `engine`: wasmtime, from wasm files to services
+//! - `platform`: what components import
+//! - `outbound_http`, `outbound_redis`: two of these imports
+//! - `instance`, `execution_limit`: instances, their reuse and their end
+//! - `routes`, `server`: from a connection to a component
+
+mod allowed_hosts;
+mod compose;
+mod denied;
+mod engine;
+mod execution_limit;
+mod instance;
+mod manifest;
+mod outbound_http;
+mod outbound_redis;
+mod platform;
+mod routes;
+mod server;
+mod variables;
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use wasmtime_wasi_http::handler::ProxyHandler;
+
+use crate::allowed_hosts::AllowedHosts;
+use crate::instance::{Instances, ReuseOptions, parse_duration};
+use crate::manifest::App;
+use crate::outbound_http::HttpClient;
+use crate::platform::ComponentSettings;
+use crate::routes::Routes;
+use crate::server::Server;
+use crate::variables::{Given, Variables};
+
+/// Runs a Spin application on wasmtime where the Spin CLI is not installed:
+/// for development, tests and benchmarks.
+#[derive(Parser)]
+#[command(name = "devhost", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a Spin application, as `spin up` does.
+    ///
+    /// Options that `spin up` has, too, mean the same there. Of a manifest it
+    /// supports HTTP triggers, WASI 0.3 components from files with their
+    /// dependencies, variables, environment, and outbound HTTP and Redis; it
+    /// refuses anything else by name.
+    Up(Up),
+}
+
+#[derive(Args)]
+struct Up {
+    /// The manifest, or the folder with its spin.toml.
+    #[arg(short, long, value_name = "PATH", default_value = "spin.toml")]
+    from: PathBuf,
+
+    /// Address and port to listen on; port 0 picks a free one.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "SPIN_HTTP_LISTEN_ADDR",
+        default_value = "127.0.0.1:3000",
+        value_parser = parse_address
+    )]
+    listen: SocketAddr,
+
+    /// Search for a free port from the given one on.
+    #[arg(long)]
+    find_free_port: bool,
+
+    /// Set an application variable: key=value, key=@file with the value, or
+    /// @file.json or @file.toml with several. Variables can also be set as
+    /// SPIN_VARIABLE_<KEY>, in the environment or in .env of the working
+    /// directory.
+    #[arg(long, value_name = "VARIABLE")]
+    variable: Vec<String>,
+
+    /// Set an environment variable of all components: KEY=VALUE.
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    env: Vec<(String, String)>,
+
+    /// Drop what components write to stdout and stderr. Otherwise both go to
+    /// stderr, unchanged.
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Compile components anew instead of keeping the result in wasmtime's
+    /// cache.
+    #[arg(long, env = "DISABLE_WASMTIME_CACHE", value_parser = clap::builder::BoolishValueParser::new())]
+    disable_cache: bool,
+
+    #[command(flatten)]
+    reuse: ReuseOptions,
+
+    /// Time that a component may compute without giving way before it is
+    /// ended like a trap: 30s, 500ms. Waiting does not count. Spin has no such
+    /// limit.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "30s",
+        value_parser = parse_duration,
+        help_heading = "Beyond Spin"
+    )]
+    execution_limit: Duration,
+
+    /// Delay small writes as Spin does: leave TCP_NODELAY off.
+    #[arg(long, help_heading = "Beyond Spin")]
+    no_tcp_nodelay: bool,
+}
+
+fn main() -> ExitCode {
+    let Command::Up(options) = Cli::parse().command;
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("Error: cannot start threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = up(options) => result,
+            result = signalled() => result,
+        }
+    });
+    // Instances are dropped where they stand, as on Spin: waiting for them
+    // would mean waiting for a guest that loops.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn signalled() -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+async fn up(options: Up) -> Result<()> {
+    let app = App::load(&options.from)?;
+    // Before the components, whose compilation may take a while.
+    let listener = server::listen(options.listen, options.find_free_port).await?;
+    let address = listener.local_addr()?;
+    let client = HttpClient::new();
+    client.own_address.get_or_init(|| address);
+    let server = tokio::task::block_in_place(|| load(&app, &options, &client))?;
+    print_routes(&app, &server.routes, address);
+    Arc::new(server).serve(listener).await
+}
+
+fn load(app: &App, options: &Up, client: &HttpClient) -> Result<Server> {
+    let given = Given::new(read_variables(&options.variable)?, Path::new(".env"));
+    let variables = Arc::new(Variables::new(&app.manifest, given)?);
+    let routes = Routes::new(&app.manifest.trigger.http)?;
+    let engine = engine::new_engine(!options.disable_cache)?;
+    let linker = platform::linker(&engine)?;
+    let mut components = HashMap::new();
+    for (id, component) in &app.manifest.component {
+        let context = || format!("component '{id}'");
+        let allowed_hosts = AllowedHosts::new(&component.allowed_outbound_hosts, &variables)
+            .with_context(context)?;
+        if let Some(error) = allowed_hosts.error() {
+            eprintln!("Component {id} may reach no host, since its hosts are wrong: {error}");
+        }
+        let environment = component.environment.clone().into_iter();
+        let instances = Instances {
+            service: engine::load_service(&linker, app, id, component).with_context(context)?,
+            settings: Arc::new(ComponentSettings {
+                id: id.clone(),
+                environment: environment.chain(options.env.clone()).collect(),
+                allowed_hosts,
+                variables: Arc::clone(&variables),
+                quiet: options.quiet,
+            }),
+            client: client.clone(),
+            reuse: options.reuse,
+            execution_limit: options.execution_limit,
+        };
+        components.insert(id.clone(), ProxyHandler::new(instances));
+    }
+    Ok(Server {
+        routes,
+        components,
+        info: serde_json::to_string_pretty(&app.manifest.application)?,
+        tcp_nodelay: !options.no_tcp_nodelay,
+    })
+}
+
+fn print_routes(app: &App, routes: &Routes, address: SocketAddr) {
+    println!("\nServing http://{address}");
+    println!("Available Routes:");
+    for route in routes.iter() {
+        println!("  {}: http://{address}{route}", route.component);
+        let description = &app.manifest.component[&route.component].description;
+        if !description.is_empty() {
+            println!("    {description}");
+        }
+    }
+}
+
+fn read_variables(sources: &[String]) -> Result<HashMap<String, String>> {
+    let read = |path: &str| {
+        std::fs::read_to_string(path).with_context(|| format!("cannot read variables of {path}"))
+    };
+    let mut variables = HashMap::new();
+    for source in sources {
+        if let Some(path) = source.strip_prefix('@') {
+            let text = read(path)?;
+            let several: HashMap<String, String> = match Path::new(path).extension() {
+                Some(json) if json == "json" => serde_json::from_str(&text)?,
+                Some(toml) if toml == "toml" => toml::from_str(&text)?,
+                _ => anyhow::bail!("variable file {path} must end in .json or .toml"),
+            };
+            variables.extend(several);
+            continue;
+        }
+        let (key, value) = source
+            .split_once('=')
+            .context("variables must be in the form 'key=value' or '@file'")?;
+        let value = match value.strip_prefix('@') {
+            Some(path) => read(path)?,
+            None => value.to_owned(),
+        };
+        variables.insert(key.to_owned(), value);
+    }
+    Ok(variables)
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("must be in the form KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let addresses = text.to_socket_addrs().map_err(|error| error.to_string())?;
+    let mut addresses: Vec<_> = addresses.collect();
+    // `localhost` is 127.0.0.1 first, as in Spin.
+    addresses.sort_by_key(|address| address.ip() != Ipv4Addr::LOCALHOST);
+    addresses
+        .first()
+        .copied()
+        .ok_or("no such address".to_owned())
+}

@@ -1,0 +1,263 @@
+//! Outbound HTTP, `wasi:http/client@0.3.0`.
+//!
+//! It owns which requests may leave (`allowed_outbound_hosts`, requests to the
+//! application itself), the pooled client that sends them, and its time-outs
+//! (600 s each unless the component sets them), as on Spin. There is no TLS
+//! and no service chaining: such requests fail with an error that says so.
+
+use std::error::Error as _;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HOST, HeaderValue};
+use http::uri::{Authority, Scheme};
+use http::{Request, Response, Uri};
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep, timeout};
+use wasmtime_wasi::TrappableError;
+use wasmtime_wasi_http::p3::bindings::http::types::{DnsErrorPayload, ErrorCode};
+use wasmtime_wasi_http::p3::{RequestOptions, WasiHttpHooks};
+
+use crate::platform::ComponentSettings;
+
+type WasiBody = UnsyncBoxBody<Bytes, ErrorCode>;
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The client that all instances share, and the address of the application.
+#[derive(Clone)]
+pub(crate) struct HttpClient {
+    client: Client<Connector, WasiBody>,
+    /// Set once the server listens.
+    pub(crate) own_address: Arc<OnceLock<SocketAddr>>,
+}
+
+impl HttpClient {
+    /// Makes a client; it connects to nothing yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            client: Client::builder(TokioExecutor::new()).build(Connector),
+            own_address: Arc::default(),
+        }
+    }
+}
+
+/// An instance's outbound HTTP.
+pub(crate) struct OutboundHttp {
+    pub(crate) client: HttpClient,
+    pub(crate) settings: Arc<ComponentSettings>,
+}
+
+type Sent = (
+    Response<WasiBody>,
+    Box<dyn Future<Output = Result<(), ErrorCode>> + Send>,
+);
+
+impl WasiHttpHooks for OutboundHttp {
+    fn send_request(
+        &mut self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        // The component's trouble with the response: nobody is to be told.
+        _response_result: Box<dyn Future<Output = Result<(), ErrorCode>> + Send>,
+    ) -> Box<dyn Future<Output = Result<Sent, TrappableError<ErrorCode>>> + Send> {
+        let client = self.client.clone();
+        let settings = Arc::clone(&self.settings);
+        let options = options.unwrap_or_default();
+        Box::new(async move {
+            let response = client.send(&settings, request, options).await?;
+            let written: Box<dyn Future<Output = _> + Send> = Box::new(async { Ok(()) });
+            Ok((response, written))
+        })
+    }
+}
+
+impl HttpClient {
+    async fn send(
+        &self,
+        settings: &ComponentSettings,
+        mut request: Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Result<Response<WasiBody>, ErrorCode> {
+        self.direct(settings, &mut request)?;
+        let connect_timeout = options.connect_timeout.unwrap_or(DEFAULT_TIMEOUT);
+        let first_byte_timeout = options.first_byte_timeout.unwrap_or(DEFAULT_TIMEOUT);
+        let between_bytes = options.between_bytes_timeout.unwrap_or(DEFAULT_TIMEOUT);
+        let response = CONNECT_TIMEOUT.scope(connect_timeout, self.client.request(request));
+        let response = timeout(first_byte_timeout, response)
+            .await
+            .map_err(|_elapsed| ErrorCode::ConnectionReadTimeout)?
+            .map_err(
+                |error| match error.source().and_then(|e| e.downcast_ref()) {
+                    Some(ConnectError::Timeout) => ErrorCode::ConnectionTimeout,
+                    Some(ConnectError::Refused) => ErrorCode::ConnectionRefused,
+                    Some(ConnectError::NoAddress) => ErrorCode::DnsError(DnsErrorPayload {
+                        rcode: Some("address not available".to_owned()),
+                        info_code: Some(0),
+                    }),
+                    None => ErrorCode::HttpProtocolError,
+                },
+            )?;
+        Ok(response.map(|body| {
+            TimedBody {
+                body: Some(body),
+                timeout: between_bytes,
+                sleep: None,
+            }
+            .boxed_unsync()
+        }))
+    }
+
+    /// Denies a request or directs it to its host.
+    fn direct(
+        &self,
+        settings: &ComponentSettings,
+        request: &mut Request<WasiBody>,
+    ) -> Result<(), ErrorCode> {
+        let uri = request.uri().clone();
+        let host = uri.host().unwrap_or_default();
+        let is_self = host.is_empty() || host == "self.alt";
+        let allowed = if is_self {
+            settings.allowed_hosts.allows_self()
+        } else {
+            let allowed = settings.allowed_hosts.check(&uri.to_string(), "https");
+            allowed.unwrap_or(false)
+        };
+        if !allowed {
+            let address = if is_self {
+                "http://self".to_owned()
+            } else {
+                uri.to_string()
+            };
+            settings.report_denied_host(&address, "https");
+            return Err(ErrorCode::HttpRequestDenied);
+        }
+        if host.ends_with(".spin.internal") {
+            return Err(unsupported("service chaining"));
+        }
+        // hyper's client sets it from the URI.
+        request.headers_mut().remove(HOST);
+        if is_self {
+            let address = self
+                .own_address
+                .get()
+                .ok_or(ErrorCode::HttpRequestUriInvalid)?;
+            *request.uri_mut() = to_address(uri, *address)?;
+            let host = HeaderValue::try_from(address.to_string());
+            request.headers_mut().insert(
+                HOST,
+                host.map_err(|_invalid| ErrorCode::HttpRequestUriInvalid)?,
+            );
+        } else if uri.scheme() == Some(&Scheme::HTTPS) {
+            return Err(unsupported("https"));
+        }
+        Ok(())
+    }
+}
+
+fn unsupported(what: &str) -> ErrorCode {
+    let message = format!("the dev host does not support outbound {what}");
+    eprintln!("{message}");
+    ErrorCode::InternalError(Some(message))
+}
+
+fn to_address(uri: Uri, address: SocketAddr) -> Result<Uri, ErrorCode> {
+    let mut parts = uri.into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Authority::try_from(address.to_string()).ok();
+    Uri::from_parts(parts).map_err(|_invalid| ErrorCode::HttpRequestUriInvalid)
+}
+
+tokio::task_local! {
+    /// hyper's pooled client has no other way to a connector.
+    static CONNECT_TIMEOUT: Duration;
+}
+
+#[derive(Clone)]
+struct Connector;
+
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error("connection timed out")]
+    Timeout,
+    #[error("connection refused")]
+    Refused,
+    #[error("address not available")]
+    NoAddress,
+}
+
+impl tower_service::Service<Uri> for Connector {
+    type Response = TokioIo<TcpStream>;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        Box::pin(async move {
+            let host = uri.host().ok_or(ConnectError::NoAddress)?;
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            let addresses = tokio::net::lookup_host((host, uri.port_u16().unwrap_or(80)))
+                .await
+                .map_err(|_unknown| ConnectError::NoAddress)?;
+            let addresses: Vec<_> = addresses.collect();
+            let stream = timeout(CONNECT_TIMEOUT.get(), TcpStream::connect(&*addresses))
+                .await
+                .map_err(|_elapsed| ConnectError::Timeout)?
+                .map_err(|_refused| ConnectError::Refused)?;
+            Ok(TokioIo::new(stream))
+        })
+    }
+}
+
+/// A response body that fails when nothing comes for a time.
+struct TimedBody {
+    /// Taken when the time is over, which closes the connection.
+    body: Option<Incoming>,
+    timeout: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Body for TimedBody {
+    type Data = Bytes;
+    type Error = ErrorCode;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ErrorCode>>> {
+        let Some(body) = self.body.as_mut() else {
+            return Poll::Ready(None);
+        };
+        if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
+            self.sleep = None;
+            return Poll::Ready(
+                frame.map(|frame| frame.map_err(|_broken| ErrorCode::HttpProtocolError)),
+            );
+        }
+        let timeout = self.timeout;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        ready!(sleep.as_mut().poll(cx));
+        self.body = None;
+        Poll::Ready(Some(Err(ErrorCode::ConnectionReadTimeout)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}

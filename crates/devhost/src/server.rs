@@ -1,0 +1,197 @@
+//! The HTTP server: from connections to component instances.
+//!
+//! It owns listening, Spin's own paths, what becomes of a request before a
+//! component sees it, and the bare 404 and 500 that Spin answers. Which route
+//! matches is up to `routes`, how instances are used to `instance`.
+
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, HOST};
+use http::uri::{Authority, Scheme};
+use http::{Request, Response, StatusCode, Uri};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::{TcpListener, TcpStream};
+use wasmtime_wasi_http::handler::ProxyHandler;
+use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode;
+
+use crate::instance::Instances;
+use crate::routes::{RouteMatch, Routes};
+
+type ResponseBody = UnsyncBoxBody<Bytes, wasmtime::Error>;
+
+const WELL_KNOWN_PREFIX: &str = "/.well-known/spin/";
+/// How many ports `--find-free-port` tries.
+const MAX_PORTS_TRIED: u16 = 10;
+
+/// An application that is ready to answer.
+pub(crate) struct Server {
+    pub(crate) routes: Routes,
+    /// Component → its instances.
+    pub(crate) components: HashMap<String, ProxyHandler<Instances>>,
+    /// What `/.well-known/spin/info` answers, JSON.
+    pub(crate) info: String,
+    pub(crate) tcp_nodelay: bool,
+}
+
+/// Opens the port to serve on.
+///
+/// # Errors
+///
+/// The port is in use, or may not be used.
+pub(crate) async fn listen(address: SocketAddr, find_free_port: bool) -> Result<TcpListener> {
+    let last_port = match find_free_port {
+        true => address.port().saturating_add(MAX_PORTS_TRIED - 1),
+        false => address.port(),
+    };
+    for port in address.port()..=last_port {
+        let address = SocketAddr::new(address.ip(), port);
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            result => return result.with_context(|| format!("unable to listen on {address}")),
+        }
+    }
+    if find_free_port {
+        bail!("no free port from {address} to {last_port}");
+    }
+    bail!("{address} is already in use; --find-free-port searches for a free one")
+}
+
+impl Server {
+    /// Serves connections until the process ends.
+    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) -> Result<()> {
+        loop {
+            let (stream, client) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                // Of one connection or of too many: others go on.
+                Err(error) => {
+                    eprintln!("Cannot accept a connection: {error}");
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                    continue;
+                }
+            };
+            tokio::spawn(Arc::clone(&self).serve_connection(stream, client));
+        }
+    }
+
+    async fn serve_connection(self: Arc<Self>, stream: TcpStream, client: SocketAddr) {
+        if self.tcp_nodelay {
+            // Without it a response of two writes waits for the client's
+            // delayed ACK; failing to set it costs no more than that.
+            let _ = stream.set_nodelay(true);
+        }
+        let service = service_fn(|request| {
+            let server = Arc::clone(&self);
+            async move { server.respond(request, client).await }
+        });
+        // Errors are those of the client: it went away, or sent no HTTP.
+        let _ = Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+    }
+
+    async fn respond(
+        &self,
+        mut request: Request<Incoming>,
+        client: SocketAddr,
+    ) -> Result<Response<ResponseBody>> {
+        // Of this connection alone, and in the way of requests passed on.
+        request.headers_mut().remove(CONNECTION);
+        let path = request.uri().path().to_owned();
+        if let Some(name) = path.strip_prefix(WELL_KNOWN_PREFIX) {
+            return self.respond_well_known(name);
+        }
+        let Some(found) = self.routes.find(&path) else {
+            return Ok(empty(StatusCode::NOT_FOUND));
+        };
+        complete_uri(&mut request)?;
+        let component = &found.route.component;
+        match self.call(&found, request, client).await {
+            Ok(response) => Ok(response),
+            Err(error) => {
+                eprintln!("Error processing request on {path} by component {component}: {error:#}");
+                Ok(empty(StatusCode::INTERNAL_SERVER_ERROR))
+            }
+        }
+    }
+
+    async fn call(
+        &self,
+        found: &RouteMatch<'_>,
+        mut request: Request<Incoming>,
+        client: SocketAddr,
+    ) -> Result<Response<ResponseBody>> {
+        for (name, value) in request.headers() {
+            let text = std::str::from_utf8(value.as_bytes());
+            ensure!(text.is_ok(), "header {name} is not valid UTF-8");
+        }
+        let uri = request.uri().clone();
+        found.append_headers(request.headers_mut(), &uri, client);
+        let request = request.map(|body| {
+            body.map_err(|_broken| ErrorCode::HttpProtocolError.into())
+                .boxed_unsync()
+        });
+        let component = &self.components[&found.route.component];
+        Ok(component.handle((), request).await?)
+    }
+
+    fn respond_well_known(&self, name: &str) -> Result<Response<ResponseBody>> {
+        match name {
+            "health" => Ok(Response::new(full("OK".to_owned()))),
+            "info" => Ok(Response::builder()
+                .header(CONTENT_TYPE, "application/json")
+                .body(full(self.info.clone()))?),
+            _ => Ok(empty(StatusCode::NOT_FOUND)),
+        }
+    }
+}
+
+/// Gives a request's URI the scheme and the authority it was meant for.
+fn complete_uri(request: &mut Request<Incoming>) -> Result<()> {
+    let host: Option<Authority> = match request.headers().get(HOST) {
+        None => None,
+        Some(host) => {
+            let host = host.to_str().context("'Host' header is not valid UTF-8")?;
+            let host = host.parse();
+            Some(host.context("'Host' header contains an invalid authority")?)
+        }
+    };
+    let mut parts = request.uri().clone().into_parts();
+    parts.authority = match (host, parts.authority) {
+        (Some(host), Some(authority)) => {
+            ensure!(
+                host == authority,
+                "authority in 'Host' header does not match authority in URI"
+            );
+            Some(host)
+        }
+        (host, authority) => Some(
+            host.or(authority)
+                .context("no 'Host' header present in request")?,
+        ),
+    };
+    parts.scheme = Some(Scheme::HTTP);
+    *request.uri_mut() = Uri::from_parts(parts)?;
+    Ok(())
+}
+
+fn empty(status: StatusCode) -> Response<ResponseBody> {
+    let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = status;
+    response
+}
+
+fn full(text: String) -> ResponseBody {
+    Full::new(Bytes::from(text))
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}

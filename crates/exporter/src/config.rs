@@ -1,0 +1,268 @@
+//! Every option, as a flag and as an environment variable, and the checks that
+//! need more than one of them. Owns names, defaults and help; opens nothing but
+//! the password's file.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::{Args, Parser, ValueEnum, builder::NonEmptyStringValueParser};
+use functional_scaffold_schema::protocol::DEFAULT_PREFIX;
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
+use tracing::level_filters::LevelFilter;
+
+const MAX_TIMEOUT_MS: u64 = 600_000;
+
+/// Serves the metric families registered in Redis to Prometheus.
+///
+/// Reads the hash metrics:families and the hash of every family named there,
+/// and serves them on /metrics. It only reads: what to export is decided by
+/// whoever registers a family. Also serves /healthz (alive), /readyz (Redis
+/// answers) and / (links).
+///
+/// With Redis down, /metrics still answers 200, with functional_scaffold_redis_up 0.
+#[derive(Parser)]
+#[command(name = "functional-scaffold-exporter", version, about, long_about, after_help = EXAMPLES)]
+pub struct Cli {
+    /// Where the metrics are.
+    #[command(flatten)]
+    pub redis: RedisOptions,
+    /// How they are served.
+    #[command(flatten)]
+    pub serve: ServeOptions,
+    /// What is logged.
+    #[command(flatten)]
+    pub log: LogOptions,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  functional-scaffold-exporter
+  functional-scaffold-exporter --redis-host redis.internal --redis-db 2
+  REDIS_PASSWORD_FILE=/run/secrets/redis functional-scaffold-exporter --listen 0.0.0.0:8001
+
+A flag wins over its environment variable. An empty REDIS_URL, REDIS_USERNAME,
+REDIS_PASSWORD or REDIS_PASSWORD_FILE counts as not set.
+
+A Redis user of its own needs no more than this:
+  ACL SETUSER exporter on >PASSWORD %R~metrics:* +hscan +ping +select";
+
+/// Where the metrics are.
+#[derive(Args)]
+#[command(next_help_heading = "Redis")]
+pub struct RedisOptions {
+    /// Host name or IP address of Redis.
+    #[arg(long, env, value_name = "HOST", default_value = "127.0.0.1", value_parser = NonEmptyStringValueParser::new())]
+    pub redis_host: String,
+
+    /// Port of Redis.
+    #[arg(long, env, value_name = "PORT", default_value = "6379", value_parser = port)]
+    pub redis_port: u16,
+
+    /// Number of the Redis database that holds the metrics.
+    #[arg(long, env = "REDIS_METRICS_DB", value_name = "NUMBER", default_value = "0", value_parser = clap::value_parser!(i64).range(0..))]
+    pub redis_db: i64,
+
+    /// User name (Redis ACL). Without one, a password is for the default user.
+    #[arg(long, env, value_name = "NAME")]
+    pub redis_username: Option<String>,
+
+    /// Password. Prefer the variable or the file: a flag shows in the list of
+    /// processes.
+    #[arg(long, env, value_name = "PASSWORD", hide_env_values = true)]
+    pub redis_password: Option<String>,
+
+    /// File that holds the password; one line end after it is not part of it.
+    #[arg(long, env, value_name = "FILE")]
+    pub redis_password_file: Option<PathBuf>,
+
+    /// Redis as a URL, instead of host and port: redis://user:password@redis.internal:6379/2
+    /// or redis+unix:///run/redis.sock?db=2. What it leaves out (user,
+    /// password, database) is taken from the other options. TLS (rediss://) is
+    /// not supported yet.
+    #[arg(long, env, value_name = "URL", hide_env_values = true)]
+    pub redis_url: Option<String>,
+
+    /// Longest wait, in milliseconds, for a connection and for each reply.
+    #[arg(long, env, value_name = "MS", default_value = "2000", value_parser = clap::value_parser!(u64).range(1..=MAX_TIMEOUT_MS))]
+    pub redis_timeout_ms: u64,
+
+    /// What every key of the metrics begins with.
+    #[arg(long, env, value_name = "PREFIX", default_value = DEFAULT_PREFIX)]
+    pub metrics_prefix: String,
+}
+
+/// How the metrics are served.
+#[derive(Args)]
+#[command(next_help_heading = "Serving")]
+pub struct ServeOptions {
+    /// Address and port to listen on. Only this machine reaches the default;
+    /// in a container use 0.0.0.0:8001.
+    #[arg(long, env = "EXPORTER_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:8001", value_parser = NonEmptyStringValueParser::new())]
+    pub listen: String,
+
+    /// Longest time, in milliseconds, that a scrape may take. Keep it below
+    /// Prometheus's scrape_timeout (10 s unless configured), else Prometheus
+    /// gives up before it is told that Redis is down.
+    #[arg(long, env = "EXPORTER_SCRAPE_TIMEOUT_MS", value_name = "MS", default_value = "8000", value_parser = clap::value_parser!(u64).range(1..=MAX_TIMEOUT_MS))]
+    pub scrape_timeout_ms: u64,
+
+    /// About how many fields of a hash Redis hands out at a time (HSCAN
+    /// COUNT). It serves nobody else meanwhile: 500 take less than a
+    /// millisecond.
+    #[arg(long, env = "EXPORTER_SCAN_COUNT", value_name = "FIELDS", default_value = "500", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub scan_count: u32,
+}
+
+/// What is logged, on standard error.
+#[derive(Args)]
+#[command(next_help_heading = "Log")]
+pub struct LogOptions {
+    /// Least severe level that is logged: off, error, warn, info, debug, trace.
+    #[arg(
+        long,
+        env = "EXPORTER_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info"
+    )]
+    pub log_level: LevelFilter,
+
+    /// Form of a log line.
+    #[arg(
+        long,
+        env = "EXPORTER_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    pub log_format: LogFormat,
+}
+
+/// Form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// A line to read.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// The options of the exporter, checked. It holds the password: it has no
+/// `Debug` on purpose.
+#[derive(Clone)]
+pub struct Config {
+    /// Address and port to listen on.
+    pub listen: String,
+    /// Where Redis is, with database and credentials.
+    pub redis: ConnectionInfo,
+    /// Longest wait for a connection and for each reply.
+    pub redis_timeout: Duration,
+    /// Longest time that a scrape may take.
+    pub scrape_timeout: Duration,
+    /// What every key begins with.
+    pub prefix: String,
+    /// `COUNT` of each HSCAN.
+    pub scan_count: u32,
+}
+
+impl Cli {
+    /// Brings the options together.
+    ///
+    /// # Errors
+    /// The URL cannot be used, or the password's file cannot be read. No error
+    /// shows a password.
+    pub fn check(self) -> anyhow::Result<Config> {
+        let redis = self.redis.connection_info()?;
+        Ok(Config {
+            listen: self.serve.listen,
+            redis,
+            redis_timeout: Duration::from_millis(self.redis.redis_timeout_ms),
+            scrape_timeout: Duration::from_millis(self.serve.scrape_timeout_ms),
+            prefix: self.redis.metrics_prefix,
+            scan_count: self.serve.scan_count,
+        })
+    }
+}
+
+impl RedisOptions {
+    fn connection_info(&self) -> anyhow::Result<ConnectionInfo> {
+        let mut info = match given(self.redis_url.as_deref()) {
+            Some(url) => self.info_from_url(url)?,
+            None => {
+                let mut info = (self.redis_host.as_str(), self.redis_port)
+                    .into_connection_info()
+                    .context("unusable host or port of Redis")?;
+                info.redis.db = self.redis_db;
+                info
+            }
+        };
+        if info.redis.username.is_none() {
+            info.redis.username = given(self.redis_username.as_deref()).map(str::to_owned);
+        }
+        if info.redis.password.is_none() {
+            info.redis.password = self.password()?;
+        }
+        Ok(info)
+    }
+
+    /// The URL itself never enters an error: it may hold the password.
+    fn info_from_url(&self, text: &str) -> anyhow::Result<ConnectionInfo> {
+        let url = redis::parse_redis_url(text)
+            .context("REDIS_URL is not a URL that begins with redis:// or redis+unix://")?;
+        if matches!(url.scheme(), "rediss" | "valkeys") {
+            bail!("REDIS_URL begins with rediss://, and TLS is not supported yet");
+        }
+        let mut info = url
+            .clone()
+            .into_connection_info()
+            .context("unusable REDIS_URL")?;
+        let names_db = match info.addr {
+            ConnectionAddr::Unix(_) => url.query_pairs().any(|(name, _)| name == "db"),
+            _ => !url.path().trim_matches('/').is_empty(),
+        };
+        if !names_db {
+            info.redis.db = self.redis_db;
+        }
+        Ok(info)
+    }
+
+    fn password(&self) -> anyhow::Result<Option<String>> {
+        let password = given(self.redis_password.as_deref());
+        let file = self
+            .redis_password_file
+            .as_deref()
+            .filter(|file| !file.as_os_str().is_empty());
+        let Some(file) = file else {
+            return Ok(password.map(str::to_owned));
+        };
+        ensure!(
+            password.is_none(),
+            "both REDIS_PASSWORD and REDIS_PASSWORD_FILE are set: which one holds?"
+        );
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read REDIS_PASSWORD_FILE {}", file.display()))?;
+        let line = text.strip_suffix('\n').unwrap_or(&text);
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        Ok(given(Some(line)).map(str::to_owned))
+    }
+}
+
+/// An empty variable counts as not set: that is what `${REDIS_PASSWORD:-}` in
+/// a Compose file gives.
+fn given(text: Option<&str>) -> Option<&str> {
+    text.filter(|text| !text.is_empty())
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse().ok().filter(|&port| port > 0).ok_or_else(|| {
+        if text.starts_with("tcp://") {
+            "not a port from 1 to 65535 (Kubernetes sets REDIS_PORT like this for a service \
+             named redis: give --redis-port, or set enableServiceLinks: false)"
+                .to_owned()
+        } else {
+            "not a port from 1 to 65535".to_owned()
+        }
+    })
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,52 @@
+//! The command: reads the options, sets up the log, runs the exporter. What an
+//! option means is `config`'s, what the exporter does is the library's.
+
+#![forbid(unsafe_code)]
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use functional_scaffold_exporter::{
+    config::{Cli, LogFormat, LogOptions},
+    serve,
+};
+
+/// How long a task that cannot be stopped (a DNS look-up) may hold up the end
+/// of the process.
+const RUNTIME_GRACE: Duration = Duration::from_millis(500);
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(&cli.log);
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not through the log: it must be seen at every log level.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let config = cli.check()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let ended = runtime.block_on(serve::serve(config));
+    runtime.shutdown_timeout(RUNTIME_GRACE);
+    ended
+}
+
+fn start_log(options: &LogOptions) {
+    let log = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(options.log_level)
+        .with_target(false);
+    match options.log_format {
+        LogFormat::Text => log.with_ansi(false).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}

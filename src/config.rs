@@ -1,0 +1,323 @@
+//! The Spin variables, typed: every option of the component, its default and
+//! its range. Owns refusing a wrong value by name and reason.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use functional_scaffold_schema::protocol::DEFAULT_PREFIX;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use spin_sdk::variables;
+use thiserror::Error;
+
+use crate::log::Level;
+
+/// Where the metrics go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// Batches into Redis, for the exporter to serve.
+    Redis,
+    /// Nowhere: nothing is counted.
+    Off,
+}
+
+/// How Redis is reached.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisConfig {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Number of the database.
+    pub database: u32,
+    /// ACL user; empty for the default user.
+    pub username: String,
+    /// Password; empty for none.
+    pub password: String,
+    /// The longest wait for one answer, 1 to 10,000 ms.
+    pub timeout: Duration,
+}
+
+impl RedisConfig {
+    /// The address for Spin's outbound Redis, user info percent-encoded. It
+    /// holds the password: not to be logged.
+    #[must_use]
+    pub fn url(&self) -> String {
+        // RFC 3986, section 2.3: what need not be encoded anywhere.
+        const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+            .remove(b'-')
+            .remove(b'.')
+            .remove(b'_')
+            .remove(b'~');
+        let encode = |text| utf8_percent_encode(text, ENCODED);
+        let user_info = match (self.username.is_empty(), self.password.is_empty()) {
+            (true, true) => String::new(),
+            _ => format!("{}:{}@", encode(&self.username), encode(&self.password)),
+        };
+        format!("redis://{user_info}{}/{}", self.authority(), self.database)
+    }
+
+    /// Host and port, as they may be shown.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') && !self.host.starts_with('[') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Everything that can be configured. Read once an instance.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where the metrics go.
+    pub backend: Backend,
+    /// The Redis that they go to.
+    pub redis: RedisConfig,
+    /// The prefix of every Redis key.
+    pub prefix: String,
+    /// How long increments collect before they are written, 0 to 500 ms.
+    pub flush_interval: Duration,
+    /// The API key that `/invoke` wants, if any.
+    pub api_key: Option<String>,
+    /// The largest body taken, in bytes, up to 64 MiB.
+    pub max_body_bytes: u64,
+    /// How much is logged.
+    pub log_level: Level,
+}
+
+/// A variable with a value that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("variable {name}: {reason}")]
+pub struct ConfigError {
+    /// The variable's name.
+    pub name: &'static str,
+    /// What is wrong, with the offending value unless it is a secret.
+    pub reason: String,
+}
+
+const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
+
+const NAMES: [&str; 12] = [
+    "metrics_backend",
+    "redis_host",
+    "redis_port",
+    "redis_metrics_db",
+    "redis_username",
+    "redis_password",
+    "redis_timeout_ms",
+    "metrics_prefix",
+    "flush_interval_ms",
+    "api_key",
+    "max_body_bytes",
+    "log_level",
+];
+
+impl Config {
+    /// Reads the variables from the host. One that the manifest does not
+    /// declare has its default.
+    ///
+    /// # Errors
+    /// Every variable with a wrong value, and what the host could not resolve.
+    pub async fn load() -> Result<Self, Vec<ConfigError>> {
+        let mut values = BTreeMap::new();
+        let mut errors = Vec::new();
+        for name in NAMES {
+            match variables::get(name).await {
+                Ok(value) => {
+                    values.insert(name, value);
+                }
+                Err(variables::Error::Undefined(_)) => {}
+                Err(error) => errors.push(ConfigError {
+                    name,
+                    reason: error.to_string(),
+                }),
+            }
+        }
+        match Self::from_values(&values) {
+            Ok(config) if errors.is_empty() => Ok(config),
+            Ok(_) => Err(errors),
+            Err(wrong) => Err(errors.into_iter().chain(wrong).collect()),
+        }
+    }
+
+    fn from_values(values: &BTreeMap<&str, String>) -> Result<Self, Vec<ConfigError>> {
+        let mut reader = Reader {
+            values,
+            errors: Vec::new(),
+        };
+        let config = Self {
+            backend: reader.backend(),
+            redis: RedisConfig {
+                host: reader.host(),
+                port: reader.integer("redis_port", 6379, 1..=u16::MAX),
+                database: reader.integer("redis_metrics_db", 0, 0..=65_535),
+                username: reader.text("redis_username", ""),
+                password: reader.text("redis_password", ""),
+                timeout: reader.millis("redis_timeout_ms", 300, 1..=10_000),
+            },
+            prefix: reader.text("metrics_prefix", DEFAULT_PREFIX),
+            flush_interval: reader.millis("flush_interval_ms", 10, 0..=500),
+            api_key: Some(reader.text("api_key", "")).filter(|key| !key.is_empty()),
+            max_body_bytes: reader.integer("max_body_bytes", 1 << 20, 1..=MAX_BODY_BYTES),
+            log_level: reader.log_level(),
+        };
+        if reader.errors.is_empty() {
+            Ok(config)
+        } else {
+            Err(reader.errors)
+        }
+    }
+}
+
+/// Takes values by name and collects what is wrong with them, so that all of
+/// it is reported at once.
+struct Reader<'a> {
+    values: &'a BTreeMap<&'a str, String>,
+    errors: Vec<ConfigError>,
+}
+
+impl Reader<'_> {
+    /// An empty value is as good as none: that is how an optional variable is
+    /// left out in a manifest.
+    fn text(&self, name: &'static str, default: &str) -> String {
+        self.values
+            .get(name)
+            .filter(|value| !value.is_empty())
+            .map_or(default, String::as_str)
+            .to_owned()
+    }
+
+    fn integer<T>(
+        &mut self,
+        name: &'static str,
+        default: T,
+        range: std::ops::RangeInclusive<T>,
+    ) -> T
+    where
+        T: Copy + PartialOrd + std::fmt::Display + std::str::FromStr,
+    {
+        let text = self.text(name, "");
+        if text.is_empty() {
+            return default;
+        }
+        match text.trim().parse() {
+            Ok(value) if range.contains(&value) => value,
+            _ => {
+                let (least, most) = (range.start(), range.end());
+                self.refuse(
+                    name,
+                    format!("{text:?} is not an integer from {least} to {most}"),
+                );
+                default
+            }
+        }
+    }
+
+    fn millis(
+        &mut self,
+        name: &'static str,
+        default: u64,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Duration {
+        Duration::from_millis(self.integer(name, default, range))
+    }
+
+    fn backend(&mut self) -> Backend {
+        match self.text("metrics_backend", "redis").as_str() {
+            "redis" => Backend::Redis,
+            "off" => Backend::Off,
+            other => {
+                self.refuse("metrics_backend", format!("{other:?} is not redis or off"));
+                Backend::Off
+            }
+        }
+    }
+
+    fn host(&mut self) -> String {
+        let host = self.text("redis_host", "127.0.0.1");
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+        if !host.bytes().all(plain) {
+            self.refuse(
+                "redis_host",
+                format!("{host:?} is not a host name or address (the port is redis_port)"),
+            );
+        }
+        host
+    }
+
+    fn log_level(&mut self) -> Level {
+        let name = self.text("log_level", Level::Info.name());
+        Level::from_name(&name).unwrap_or_else(|| {
+            self.refuse(
+                "log_level",
+                format!("{name:?} is not error, warn, info or debug"),
+            );
+            Level::Info
+        })
+    }
+
+    fn refuse(&mut self, name: &'static str, reason: String) {
+        self.errors.push(ConfigError { name, reason });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(values: &[(&'static str, &str)]) -> Result<Config, Vec<ConfigError>> {
+        let values = values
+            .iter()
+            .map(|&(name, value)| (name, value.to_owned()))
+            .collect();
+        Config::from_values(&values)
+    }
+
+    #[test]
+    fn every_variable_has_a_default() {
+        let config = config(&[("api_key", ""), ("redis_port", "")]).ok();
+        let config = config.expect("nothing is wrong");
+        assert_eq!(config.redis.url(), "redis://127.0.0.1:6379/0");
+        assert_eq!(config.max_body_bytes, 1 << 20);
+        assert_eq!(config.api_key, None);
+    }
+
+    #[test]
+    fn wrong_values_are_refused_by_name_all_at_once() {
+        for (name, value) in [
+            ("metrics_backend", "statsd"),
+            ("redis_host", "redis://x"),
+            ("redis_port", "0"),
+            ("redis_port", "65536"),
+            ("redis_metrics_db", "-1"),
+            ("redis_timeout_ms", "0"),
+            ("flush_interval_ms", "501"),
+            ("flush_interval_ms", "1.5"),
+            ("max_body_bytes", "1MiB"),
+            ("log_level", "loud"),
+        ] {
+            let errors = config(&[(name, value)]).err().expect("it is refused");
+            assert_eq!(errors.len(), 1);
+            assert_eq!(errors[0].name, name);
+            assert!(errors[0].reason.contains(value), "{}", errors[0]);
+        }
+        let both = config(&[("redis_port", "x"), ("log_level", "y")]);
+        assert_eq!(both.err().map(|errors| errors.len()), Some(2));
+    }
+
+    #[test]
+    fn user_info_is_percent_encoded() {
+        let config = config(&[
+            ("redis_host", "::1"),
+            ("redis_username", "me"),
+            ("redis_password", "p@ss/w:rd é"),
+            ("redis_metrics_db", "3"),
+        ])
+        .ok()
+        .expect("nothing is wrong");
+        assert_eq!(
+            config.redis.url(),
+            "redis://me:p%40ss%2Fw%3Ard%20%C3%A9@[::1]:6379/3"
+        );
+    }
+}

@@ -1,0 +1,126 @@
+//! `/openapi.json`: exactly the routes of [`crate::routes`], as an
+//! [OpenAPI 3.1](https://spec.openapis.org/oas/v3.1.0) document.
+
+use serde_json::{Value, json};
+
+use crate::{algorithm::Description, answer::Answer};
+
+/// The document for a component that serves this algorithm.
+#[must_use]
+pub fn answer(algorithm: &Description, request_id: &str) -> Answer {
+    Answer::json(request_id, &document(algorithm))
+}
+
+fn document(algorithm: &Description) -> Value {
+    let named = format!("/invoke/{}", algorithm.name);
+    let input_schema: Value =
+        serde_json::from_str(algorithm.input_schema.get()).unwrap_or(Value::Bool(true));
+    let invoke = invoke_item(&algorithm.summary);
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": algorithm.name,
+            "version": algorithm.version,
+            "summary": algorithm.summary,
+        },
+        "paths": {
+            "/invoke": invoke.clone(),
+            named: invoke,
+            "/healthz": { "get": text_operation("The instance lives", &["200"]) },
+            "/readyz": { "get": text_operation("Everything it depends on answers", &["200", "503"]) },
+            "/openapi.json": { "get": {
+                "summary": "This document",
+                "responses": { "200": { "description": "OpenAPI 3.1", "content": { "application/json": {} } } },
+            } },
+        },
+        "components": {
+            "schemas": {
+                "Input": input_schema,
+                "Result": result_schema(),
+                "Problem": problem_schema(),
+            },
+            "securitySchemes": { "apiKey": { "type": "http", "scheme": "bearer" } },
+        },
+    })
+}
+
+fn invoke_item(summary: &str) -> Value {
+    let problem = |description: &str| {
+        json!({
+            "description": description,
+            "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
+        })
+    };
+    json!({
+        "post": {
+            "summary": summary,
+            "security": [{}, { "apiKey": [] }],
+            "requestBody": {
+                "required": true,
+                "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Input" } } },
+            },
+            "responses": {
+                "200": {
+                    "description": "The result",
+                    "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Result" } } },
+                },
+                "400": problem("The body is not JSON"),
+                "401": problem("The API key is missing or wrong"),
+                "413": problem("The body is too large"),
+                "415": problem("The body says it is not JSON"),
+                "422": problem("The algorithm is not defined for this input"),
+                "500": problem("The algorithm failed"),
+            },
+        },
+        "get": {
+            "summary": "What the algorithm is, and the schema of its input",
+            "responses": { "200": { "description": "The description", "content": { "application/json": {} } } },
+        },
+    })
+}
+
+fn text_operation(summary: &str, codes: &[&str]) -> Value {
+    let responses: serde_json::Map<String, Value> = codes
+        .iter()
+        .map(|&code| {
+            let text = json!({ "description": summary, "content": { "text/plain": {} } });
+            (code.to_owned(), text)
+        })
+        .collect();
+    json!({ "summary": summary, "responses": responses })
+}
+
+fn result_schema() -> Value {
+    json!({
+        "type": "object",
+        "required": ["request_id", "status", "result", "metadata"],
+        "properties": {
+            "request_id": { "type": "string" },
+            "status": { "const": "success" },
+            "result": true,
+            "metadata": {
+                "type": "object",
+                "required": ["algorithm", "version", "execution_time_ms"],
+                "properties": {
+                    "algorithm": { "type": "string" },
+                    "version": { "type": "string" },
+                    "execution_time_ms": { "type": "number", "minimum": 0 },
+                },
+            },
+        },
+    })
+}
+
+fn problem_schema() -> Value {
+    json!({
+        "type": "object",
+        "required": ["type", "title", "status", "detail", "request_id"],
+        "properties": {
+            "type": { "type": "string" },
+            "title": { "type": "string" },
+            "status": { "type": "integer" },
+            "detail": { "type": "string" },
+            "request_id": { "type": "string" },
+        },
+    })
+}

@@ -1,0 +1,115 @@
+//! A redis-server of one's own, on a free port, with its data in a temporary
+//! folder.
+
+use std::{
+    collections::BTreeMap,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::process::{Process, free_port, poll_until};
+
+/// A running redis-server.
+#[derive(Debug)]
+pub struct RedisServer {
+    port: u16,
+    data: TempDir,
+    process: Process,
+}
+
+impl RedisServer {
+    /// Starts one with an append-only file, written at every command.
+    ///
+    /// # Errors
+    /// There is no redis-server, or it does not answer.
+    pub fn start() -> anyhow::Result<Self> {
+        let port = free_port()?;
+        let data = TempDir::new()?;
+        let process = launch(port, &data)?;
+        Ok(Self {
+            port,
+            data,
+            process,
+        })
+    }
+
+    /// The port it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Kills it and starts it again on the same data.
+    ///
+    /// # Errors
+    /// It does not come back.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        self.process.signal(Signal::KILL)?;
+        // It dies of the signal, so there is no exit code.
+        let _ = self.process.wait(Duration::from_secs(5));
+        self.process = launch(self.port, &self.data)?;
+        Ok(())
+    }
+
+    /// Stops it without ending it: it accepts connections and answers nothing.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn hang(&self) -> anyhow::Result<()> {
+        self.process.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        self.process.signal(Signal::CONT)
+    }
+
+    /// Calls a command.
+    ///
+    /// # Errors
+    /// Redis's own.
+    pub fn call<T: redis::FromRedisValue>(&self, command: &[&str]) -> anyhow::Result<T> {
+        let client = redis::Client::open(("127.0.0.1", self.port))?;
+        let mut connection = client.get_connection_with_timeout(Duration::from_secs(2))?;
+        let mut call = redis::cmd(command[0]);
+        call.arg(&command[1..]);
+        Ok(call.query(&mut connection)?)
+    }
+
+    /// The cells of a hash of integers that are not 0.
+    ///
+    /// # Errors
+    /// Redis's own.
+    pub fn cells(&self, key: &str) -> anyhow::Result<BTreeMap<String, i64>> {
+        let mut cells: BTreeMap<String, i64> = self.call(&["HGETALL", key])?;
+        cells.retain(|_, value| *value != 0);
+        Ok(cells)
+    }
+}
+
+fn launch(port: u16, data: &TempDir) -> anyhow::Result<Process> {
+    let mut command = Command::new("redis-server");
+    command
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(["--save", "", "--appendonly", "yes"])
+        .args(["--appendfsync", "always", "--dir"])
+        .arg(data.path());
+    let process = Process::start(&mut command, "install it with `apt-get install redis-server`")?;
+    let began = Instant::now();
+    poll_until(Duration::from_secs(10), || {
+        let client = redis::Client::open(("127.0.0.1", port))?;
+        let mut connection = client.get_connection_with_timeout(Duration::from_secs(1))?;
+        redis::cmd("PING")
+            .query::<String>(&mut connection)
+            .map_err(|error| {
+                anyhow::anyhow!("redis-server after {:?}: {error}", began.elapsed())
+            })
+    })?;
+    Ok(process)
+}

@@ -1,0 +1,273 @@
+//! The two ways to build for `wasm32-wasip2`, kept apart here and nowhere
+//! else: the active Rust toolchain with the target that rustup adds, or, where
+//! rustup cannot fetch it, Debian's own compiler, which builds the standard
+//! library along.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Error, Result, bail, ensure};
+
+use crate::InstallOptions;
+use crate::child;
+use crate::debian;
+use crate::interrupt::Interrupted;
+use crate::tools;
+
+const TARGET: &str = "wasm32-wasip2";
+const CHOICE_VARIABLE: &str = "SCAFFOLD_WASM_TOOLCHAIN";
+
+/// How long an unreachable server may hold up `rustup target add`.
+const ADD_TARGET_TIMEOUT: Duration = Duration::from_secs(60);
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "wasi-libc"];
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+const DEBIAN_STD_SOURCE: &str = "/usr/lib/rustlib/src/rust/library/std/Cargo.toml";
+const DEBIAN_WASI_LIBC: &str = "/usr/lib/wasm32-wasi";
+const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
+
+/// What links a component. Debian's packages hold only the first.
+const LINKERS: [&str; 2] = ["wasm-component-ld", "wasm-ld"];
+
+/// A toolchain that builds for `wasm32-wasip2`.
+#[derive(Debug)]
+pub(crate) enum WasmToolchain {
+    /// The toolchain that runs xtask; it has the target.
+    Rustup,
+    /// Debian's compiler, with the linkers found on this search path.
+    Debian {
+        /// PATH for cargo.
+        path: OsString,
+    },
+}
+
+/// What `SCAFFOLD_WASM_TOOLCHAIN` asks for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Choice {
+    Rustup,
+    Debian,
+    Whichever,
+}
+
+impl WasmToolchain {
+    /// Finds a toolchain, and gets what it lacks if that is allowed.
+    ///
+    /// # Errors
+    ///
+    /// Why neither way is open, and what the user can do.
+    pub(crate) fn find(install: InstallOptions) -> Result<Self> {
+        let choice = choice(env::var_os(CHOICE_VARIABLE))?;
+        match choice {
+            Choice::Rustup => rustup(install),
+            Choice::Debian => debian(install),
+            Choice::Whichever => match rustup(install) {
+                Err(error) if !error.is::<Interrupted>() => debian_instead(&error, install),
+                found => found,
+            },
+        }
+    }
+
+    /// What the user knows it by.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Rustup => "rustup",
+            Self::Debian { .. } => "debian",
+        }
+    }
+
+    /// A release build, or check, for the target: `cargo <subcommand> …`.
+    pub(crate) fn cargo(&self, subcommand: &str) -> Command {
+        let mut cargo = match self {
+            Self::Rustup => tools::cargo(subcommand),
+            Self::Debian { .. } => tools::cargo_at(Path::new(DEBIAN_CARGO), subcommand),
+        };
+        cargo.args(["--release", "--target", TARGET]);
+        // What the user sets for native code (a CPU, a linker) is wrong here.
+        cargo
+            .env_remove("RUSTFLAGS")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS");
+        if let Self::Debian { path } = self {
+            cargo
+                .arg("-Zbuild-std=std,panic_abort")
+                .env("PATH", path)
+                .env("RUSTC", DEBIAN_RUSTC)
+                .env("RUSTC_BOOTSTRAP", "1")
+                .env("RUSTFLAGS", format!("-Lnative={DEBIAN_WASI_LIBC}"))
+                // The other toolchain's libraries and wrappers.
+                .env_remove("LD_LIBRARY_PATH")
+                .env_remove("RUSTUP_TOOLCHAIN")
+                .env_remove("RUSTDOC");
+        }
+        cargo
+    }
+
+    /// How to install clippy for this toolchain, if it is missing.
+    pub(crate) fn missing_clippy(&self) -> Option<&'static str> {
+        let missing = matches!(self, Self::Debian { .. }) && !Path::new(DEBIAN_CLIPPY).exists();
+        missing.then_some("apt-get install rust-web-clippy")
+    }
+}
+
+fn choice(variable: Option<OsString>) -> Result<Choice> {
+    let Some(value) = variable else {
+        return Ok(Choice::Whichever);
+    };
+    match value.to_str() {
+        Some("") => Ok(Choice::Whichever),
+        Some("rustup") => Ok(Choice::Rustup),
+        Some("debian") => Ok(Choice::Debian),
+        _ => bail!("{CHOICE_VARIABLE} is {value:?}; it can be rustup or debian"),
+    }
+}
+
+fn rustup(install: InstallOptions) -> Result<WasmToolchain> {
+    if target_is_installed()? {
+        return Ok(WasmToolchain::Rustup);
+    }
+    let by_hand = format!("rustup target add {TARGET}");
+    ensure!(
+        !install.no_install,
+        "the target {TARGET} is not installed, and --no-install forbids `{by_hand}`"
+    );
+    let rustup = which::which("rustup").with_context(|| {
+        format!("the target {TARGET} is not installed, and there is no rustup on PATH to add it")
+    })?;
+    eprintln!(
+        "adding the target {TARGET} (rustup; at most {} s)",
+        ADD_TARGET_TIMEOUT.as_secs()
+    );
+    let mut add = tools::command(rustup);
+    add.args(["target", "add", TARGET]);
+    child::run(&format!("`{by_hand}`"), &mut add, Some(ADD_TARGET_TIMEOUT))?;
+    ensure!(
+        target_is_installed()?,
+        "`{by_hand}` succeeded, but {} does not have the target: it is not rustup's",
+        rustc().get_program().display()
+    );
+    Ok(WasmToolchain::Rustup)
+}
+
+fn debian_instead(no_rustup: &Error, install: InstallOptions) -> Result<WasmToolchain> {
+    eprintln!("{no_rustup:#}");
+    eprintln!("turning to Debian's compiler ({CHOICE_VARIABLE}=debian comes straight here)");
+    debian(install).with_context(|| {
+        let packages = DEBIAN_PACKAGES.join(" ");
+        format!(
+            "nothing here builds for {TARGET}: run `rustup target add {TARGET}`, \
+             or on Debian `apt-get install {packages}`"
+        )
+    })
+}
+
+fn debian(install: InstallOptions) -> Result<WasmToolchain> {
+    let files = [
+        DEBIAN_RUSTC,
+        DEBIAN_CARGO,
+        DEBIAN_STD_SOURCE,
+        DEBIAN_WASI_LIBC,
+    ];
+    if !files.iter().all(|file| Path::new(file).exists()) {
+        debian::install(&DEBIAN_PACKAGES, install).context("Debian's compiler is not installed")?;
+    }
+    let version = ask(tools::command(DEBIAN_RUSTC).arg("--version"))?;
+    let needed = env!("CARGO_PKG_RUST_VERSION");
+    ensure!(
+        is_at_least(&version, needed),
+        "Debian's compiler is {version:?}; {needed} or newer is needed"
+    );
+    let path = debian_path(&toolchain_programs()?)?;
+    for linker in LINKERS {
+        which::which_in_global(linker, Some(&path))
+            .ok()
+            .and_then(|mut found| found.next())
+            .with_context(|| format!("no {linker}: a Rust toolchain from rustup contains it"))?;
+    }
+    Ok(WasmToolchain::Debian { path })
+}
+
+/// PATH for Debian's cargo: its own programs first, since a rustup proxy of
+/// the same name would bring the other compiler, then the linkers.
+fn debian_path(toolchain_programs: &Path) -> Result<OsString> {
+    let own = [
+        PathBuf::from("/usr/bin"),
+        toolchain_programs.to_owned(),
+        toolchain_programs.join("gcc-ld"),
+    ];
+    let users = env::var_os("PATH").unwrap_or_default();
+    env::join_paths(own.into_iter().chain(env::split_paths(&users)))
+        .context("cannot make a PATH for Debian's compiler")
+}
+
+/// The active toolchain's folder of programs that are not for the user.
+fn toolchain_programs() -> Result<PathBuf> {
+    let sysroot = ask(rustc().args(["--print", "sysroot"]))?;
+    let host = ask(rustc().args(["--print", "host-tuple"]))?;
+    let libraries = Path::new(&sysroot).join("lib/rustlib");
+    Ok(libraries.join(host).join("bin"))
+}
+
+fn target_is_installed() -> Result<bool> {
+    let libraries = ask(rustc().args(["--print", "target-libdir", "--target", TARGET]))?;
+    Ok(Path::new(&libraries).is_dir())
+}
+
+/// The compiler that the cargo running xtask uses.
+fn rustc() -> Command {
+    tools::command(env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc")))
+}
+
+fn ask(command: &mut Command) -> Result<String> {
+    let name = command.get_program().display().to_string();
+    child::capture(&name, command, QUESTION_TIMEOUT)
+}
+
+/// Compares `rustc 1.96.0 (…)` with `1.95`.
+fn is_at_least(version: &str, needed: &str) -> bool {
+    let numbers = |text: &str| -> Vec<u32> {
+        let mut parts = text.split('.').map_while(|part| part.parse().ok());
+        parts.by_ref().take(2).collect()
+    };
+    let version = version.split(' ').nth(1).unwrap_or_default();
+    numbers(version) >= numbers(needed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variable_decides() {
+        let choice = |value: &str| choice(Some(value.into()));
+        assert_eq!(choice("rustup").expect("known"), Choice::Rustup);
+        assert_eq!(choice("debian").expect("known"), Choice::Debian);
+        assert_eq!(choice("").expect("as unset"), Choice::Whichever);
+    }
+
+    #[test]
+    fn an_unknown_choice_is_refused_by_name() {
+        let error = choice(Some("nix".into())).expect_err("unknown");
+        let expected = r#"SCAFFOLD_WASM_TOOLCHAIN is "nix"; it can be rustup or debian"#;
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn versions_compare_by_number() {
+        assert!(is_at_least("rustc 1.96.0 (ac68faa20 2026-05-25)", "1.95"));
+        assert!(is_at_least("rustc 1.100.0-nightly (a 2027)", "1.95"));
+        assert!(!is_at_least("rustc 1.63.0", "1.95"));
+        assert!(!is_at_least("what", "1.95"));
+    }
+
+    #[test]
+    fn debians_programs_come_before_the_users() {
+        let path = debian_path(Path::new("/t/bin")).expect("no colon in it");
+        let folders: Vec<_> = env::split_paths(&path).take(3).collect();
+        let expected = ["/usr/bin", "/t/bin", "/t/bin/gcc-ld"];
+        assert_eq!(folders, expected.map(PathBuf::from));
+    }
+}
