@@ -4,9 +4,10 @@
 //! in turn with elliptic curves.
 //!
 //! Rho finds divisors of up to some 16 bits in microseconds. For the product of
-//! two 32-bit primes it takes 130,000 steps on average and often three times
-//! as many (measured under wasmtime: 1.3 ms, and 7 ms for one in a hundred);
-//! there the curves are ten times as fast.
+//! two 32-bit primes it takes 130,000 steps on average and often several times
+//! as many; there the curves are over three times as fast. Under wasmtime, on
+//! a thousand such products: rho alone 1.3 ms on average and up to 11 ms, with
+//! curves 0.4 ms and up to 2.4 ms.
 //!
 //! The "random" walks and curves are the same ones every time, so equal numbers
 //! take equal work. The work is bounded, since a host may not be able to stop

@@ -18,6 +18,10 @@ pub enum LabelsError {
     /// The name is one that the exposition itself needs.
     #[error("label name {0:?} is reserved")]
     Reserved(String),
+    /// The value is empty. To Prometheus that is the same as no such label, so
+    /// that two label sets here would be one series there.
+    #[error("label {0:?} is empty")]
+    Empty(String),
     /// A quote, comma or escape is missing or wrong at this byte.
     #[error("malformed label set at byte {0}")]
     Syntax(usize),
@@ -27,14 +31,16 @@ pub enum LabelsError {
 /// [text format](https://prometheus.io/docs/instrumenting/exposition_formats/#text-format-details).
 ///
 /// `labels` are name and value, names strictly increasing in byte order; the
-/// caller's names are constants, so this is not checked in release builds.
+/// caller's names are constants, so this is not checked in release builds. A
+/// label with an empty value is left out: to Prometheus that is the same.
 pub fn write_labels(out: &mut String, labels: &[(&str, &str)]) {
     debug_assert!(
         labels.windows(2).all(|pair| pair[0].0 < pair[1].0),
         "label names must be sorted: {labels:?}"
     );
-    for (position, (name, value)) in labels.iter().enumerate() {
-        if position > 0 {
+    let mut first = true;
+    for (name, value) in labels.iter().filter(|(_, value)| !value.is_empty()) {
+        if !std::mem::take(&mut first) {
             out.push(',');
         }
         out.push_str(name);
@@ -73,6 +79,9 @@ pub fn check_labels(text: &str) -> Result<(), LabelsError> {
         }
         previous = name;
         at = value_end(bytes, name_end + 1)?;
+        if at == name_end + 3 {
+            return Err(LabelsError::Empty(name.to_owned()));
+        }
         match bytes.get(at) {
             None => return Ok(()),
             Some(b',') if at + 1 < bytes.len() => at += 1,
@@ -140,7 +149,7 @@ mod tests {
     #[test]
     fn writes_escapes() {
         let mut out = String::new();
-        write_labels(&mut out, &[("a", "x\"\\\n"), ("b", "é|,=")]);
+        write_labels(&mut out, &[("a", "x\"\\\n"), ("aa", ""), ("b", "é|,=")]);
         assert_eq!(out, "a=\"x\\\"\\\\\\n\",b=\"é|,=\"");
         assert_eq!(check_labels(&out), Ok(()));
     }
@@ -160,6 +169,7 @@ mod tests {
             ("a-b=\"1\"", LabelsError::Name("a-b".into())),
             ("b=\"1\",a=\"2\"", LabelsError::Order("a".into())),
             ("a=\"1\",a=\"2\"", LabelsError::Order("a".into())),
+            ("a=\"\"", LabelsError::Empty("a".into())),
             ("le=\"1\"", LabelsError::Reserved("le".into())),
             ("__name__=\"1\"", LabelsError::Reserved("__name__".into())),
         ] {
