@@ -24,16 +24,27 @@ pub(crate) fn add_to_linker<T: 'static>(
     component: &Component,
 ) -> Result<()> {
     let engine = linker.engine().clone();
+    let mut known_resources = Vec::new();
     for (name, item) in component.component_type().imports(&engine) {
         let ComponentItem::ComponentInstance(instance) = item.ty else {
             continue;
         };
-        if !is_denied(name) {
-            continue;
-        }
-        let mut interface = linker.instance(name)?;
-        for (function, item) in instance.exports(&engine) {
-            define(&mut interface, name, function, item.ty)?;
+        let mut denied = match is_denied(name) {
+            true => Some(linker.instance(name)?),
+            false => None,
+        };
+        for (export, item) in instance.exports(&engine) {
+            // An interface that uses a resource of another one shows it again,
+            // and only the first is to be defined.
+            if let ComponentItem::Resource(resource) = item.ty {
+                if known_resources.contains(&resource) {
+                    continue;
+                }
+                known_resources.push(resource);
+            }
+            if let Some(denied) = &mut denied {
+                define(denied, name, export, item.ty)?;
+            }
         }
     }
     Ok(())

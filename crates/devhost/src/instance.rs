@@ -227,19 +227,17 @@ fn parse_time(text: &str) -> Result<Setting<Duration>, String> {
 ///
 /// The text is something else.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let units: [(&str, fn(u64) -> Duration); 5] = [
-        ("ms", Duration::from_millis),
-        ("us", Duration::from_micros),
-        ("μs", Duration::from_micros),
-        ("ns", Duration::from_nanos),
-        ("s", Duration::from_secs),
-    ];
-    for (suffix, unit) in units {
-        if let Some(number) = text.strip_suffix(suffix) {
-            return Ok(unit(parse_number(number)?));
-        }
-    }
-    Ok(Duration::from_secs(parse_number(text)?))
+    let (number, unit): (&str, fn(u64) -> Duration) = if let Some(number) = text.strip_suffix("ms")
+    {
+        (number, Duration::from_millis)
+    } else if let Some(number) = text.strip_suffix("us").or(text.strip_suffix("μs")) {
+        (number, Duration::from_micros)
+    } else if let Some(number) = text.strip_suffix("ns") {
+        (number, Duration::from_nanos)
+    } else {
+        (text.strip_suffix('s').unwrap_or(text), Duration::from_secs)
+    };
+    Ok(unit(parse_number(number)?))
 }
 
 fn parse_number<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {

@@ -93,8 +93,8 @@ struct Up {
 
     /// Set an application variable: key=value, key=@file with the value, or
     /// @file.json or @file.toml with several. Variables can also be set as
-    /// SPIN_VARIABLE_<KEY>, in the environment or in .env of the working
-    /// directory.
+    /// SPIN_VARIABLE_ and the upper-case key, in the environment or .env of the
+    /// working directory.
     #[arg(long, value_name = "VARIABLE")]
     variable: Vec<String>,
 

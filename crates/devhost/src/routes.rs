@@ -134,11 +134,11 @@ impl RouteMatch<'_> {
         let scheme = uri.scheme_str().unwrap_or("http");
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let mut all = vec![
+            ("spin-path-info".to_owned(), self.trailing.clone()),
             (
                 "spin-full-url".to_owned(),
                 format!("{scheme}://{host}{path}"),
             ),
-            ("spin-path-info".to_owned(), self.trailing.clone()),
             ("spin-matched-route".to_owned(), self.route.based.clone()),
             ("spin-base-path".to_owned(), "/".to_owned()),
             ("spin-raw-component-route".to_owned(), raw.clone()),
