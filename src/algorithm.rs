@@ -111,7 +111,17 @@ mod tests {
     fn names_are_fit_for_routes_and_labels() {
         assert!(is_name("prime-check"));
         assert!(is_name(&"a".repeat(64)));
-        for name in ["", "Prime", "1st", "a/b", "a\"b", "a b", "é", "-a", &"a".repeat(65)] {
+        for name in [
+            "",
+            "Prime",
+            "1st",
+            "a/b",
+            "a\"b",
+            "a b",
+            "é",
+            "-a",
+            &"a".repeat(65),
+        ] {
             assert!(!is_name(name), "{name:?}");
         }
     }

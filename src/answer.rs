@@ -24,7 +24,9 @@ impl Answer {
     pub fn json(request_id: &str, document: &impl Serialize) -> Self {
         match serde_json::to_vec(document) {
             Ok(body) => Self::ok(request_id, "application/json", body),
-            Err(error) => Problem::internal(format!("cannot serialise: {error}")).answer(request_id),
+            Err(error) => {
+                Problem::internal(format!("cannot serialise: {error}")).answer(request_id)
+            }
         }
     }
 

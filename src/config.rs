@@ -313,8 +313,8 @@ mod tests {
             ("redis_password", "p@ss/w:rd é"),
             ("redis_metrics_db", "3"),
         ])
-        .ok()
-        .expect("nothing is wrong");
+        .ok();
+        let config = config.expect("nothing is wrong");
         assert_eq!(
             config.redis.url(),
             "redis://me:p%40ss%2Fw%3Ard%20%C3%A9@[::1]:6379/3"

@@ -76,8 +76,10 @@ impl Instance {
         }
     }
 
-    /// Configuration, algorithm and what hangs on them, or all that is wrong
-    /// with them.
+    /// Configuration, algorithm and what hangs on them.
+    ///
+    /// # Errors
+    /// All that is wrong with them, a text each; the same at every call.
     pub async fn ready(&self) -> Result<Rc<Ready>, Rc<[String]>> {
         if let Some(ready) = self.ready.get() {
             return ready.clone();
@@ -93,14 +95,17 @@ impl Instance {
 
     fn prepare(&self, loaded: Result<Config, Vec<ConfigError>>) -> Result<Ready, Vec<String>> {
         let refused = |problems: Vec<String>| {
-            log::write(Level::Error, "misconfigured", json!({ "problems": problems }));
+            log::write(
+                Level::Error,
+                "misconfigured",
+                json!({ "problems": problems }),
+            );
             problems
         };
         let config = loaded
             .map_err(|errors| refused(errors.iter().map(ConfigError::to_string).collect()))?;
         log::set_level(config.log_level);
-        let algorithm =
-            algorithm::describe().map_err(|error| refused(vec![error.to_string()]))?;
+        let algorithm = algorithm::describe().map_err(|error| refused(vec![error.to_string()]))?;
         Ok(Ready {
             writer: RefCell::new(Writer::new(
                 Catalog::new(&config.prefix),

@@ -65,7 +65,6 @@ pub async fn read_input(
 }
 
 /// Runs the algorithm.
-#[must_use]
 pub fn run(
     description: &Description,
     input: &str,
@@ -186,7 +185,15 @@ mod tests {
 
     #[test]
     fn what_is_not_json_is_malformed() {
-        for body in [&b""[..], b"{", b"\xff", b"{\"a\":\"\xff\"}", b"1 2", b"NaN", b" "] {
+        for body in [
+            &b""[..],
+            b"{",
+            b"\xff",
+            b"{\"a\":\"\xff\"}",
+            b"1 2",
+            b"NaN",
+            b" ",
+        ] {
             let problem = json_text(body.to_vec()).expect_err("it is no JSON");
             assert_eq!(problem.code, 400, "{body:?}");
         }

@@ -72,7 +72,9 @@ async fn answer(
         // The reasons are in the log and in /readyz: they may name what a
         // caller has no business to know.
         (_, Err(_)) => (
-            Err(Problem::internal("the service is misconfigured; see /readyz")),
+            Err(Problem::internal(
+                "the service is misconfigured; see /readyz",
+            )),
             None,
         ),
         (Route::Describe, Ok(ready)) => (Ok(invoke::describe(&ready.algorithm, request_id)), None),

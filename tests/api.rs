@@ -99,8 +99,14 @@ async fn runs_the_algorithm_and_counts_it() -> Result {
     assert_eq!(named.send().await?.status(), 200);
 
     service.counted(&[
-        (r#"code="200",endpoint="/invoke",method="POST",status="success""#, 2),
-        (r#"code="200",endpoint="/invoke/{algorithm}",method="POST",status="success""#, 1),
+        (
+            r#"code="200",endpoint="/invoke",method="POST",status="success""#,
+            2,
+        ),
+        (
+            r#"code="200",endpoint="/invoke/{algorithm}",method="POST",status="success""#,
+            1,
+        ),
     ])?;
     let executions = service.redis.cells("metrics:algorithm_counter")?;
     assert_eq!(
@@ -138,7 +144,11 @@ async fn every_refused_body_is_a_documented_problem_and_counted() -> Result {
     for (body, code, says) in [
         (Body::from(""), 400, "empty"),
         (Body::from("{"), 400, "not JSON"),
-        (Body::from(vec![b'{', 0xff, b'}']), 400, "not UTF-8 at byte 1"),
+        (
+            Body::from(vec![b'{', 0xff, b'}']),
+            400,
+            "not UTF-8 at byte 1",
+        ),
         (Body::from(r#"{"number": -1}"#), 422, "-1"),
         (Body::from(r#"{"number": 1.5}"#), 422, "1.5"),
         (Body::from(r#"{"number": "abc"}"#), 422, "abc"),
@@ -158,9 +168,8 @@ async fn every_refused_body_is_a_documented_problem_and_counted() -> Result {
     let detail = problem(xml.send().await?, 415).await?;
     assert!(detail.contains("text/xml"), "{detail}");
 
-    let labels = |code: u16| {
-        format!(r#"code="{code}",endpoint="/invoke",method="POST",status="rejected""#)
-    };
+    let labels =
+        |code: u16| format!(r#"code="{code}",endpoint="/invoke",method="POST",status="rejected""#);
     service.counted(&[
         (&labels(400), 3),
         (&labels(413), 2),
@@ -170,7 +179,10 @@ async fn every_refused_body_is_a_documented_problem_and_counted() -> Result {
     let executions = service.redis.cells("metrics:algorithm_counter")?;
     assert_eq!(
         executions.into_iter().collect::<Vec<_>>(),
-        [(r#"algorithm="prime-check",status="invalid_input""#.to_owned(), 5)]
+        [(
+            r#"algorithm="prime-check",status="invalid_input""#.to_owned(),
+            5
+        )]
     );
     Ok(())
 }
@@ -190,9 +202,18 @@ async fn wrong_paths_and_methods_are_problems_and_counted() -> Result {
     assert_eq!(response.headers()["allow"], "GET, HEAD");
     problem(response, 405).await?;
     service.counted(&[
-        (r#"code="404",endpoint="unmatched",method="GET",status="rejected""#, 5),
-        (r#"code="405",endpoint="/invoke",method="DELETE",status="rejected""#, 1),
-        (r#"code="405",endpoint="/readyz",method="OTHER",status="rejected""#, 1),
+        (
+            r#"code="404",endpoint="unmatched",method="GET",status="rejected""#,
+            5,
+        ),
+        (
+            r#"code="405",endpoint="/invoke",method="DELETE",status="rejected""#,
+            1,
+        ),
+        (
+            r#"code="405",endpoint="/readyz",method="OTHER",status="rejected""#,
+            1,
+        ),
     ])
 }
 
@@ -233,7 +254,11 @@ async fn describes_itself() -> Result {
 
     let document = json_body(get("/openapi.json").await?, 200).await?;
     assert_eq!(document["openapi"], "3.1.0");
-    let paths: Vec<_> = document["paths"].as_object().into_iter().flatten().collect();
+    let paths: Vec<_> = document["paths"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .collect();
     assert_eq!(paths.len(), 5);
     // Every route and method that it names is answered, by the name it gives.
     for (path, item) in paths {
@@ -256,7 +281,12 @@ async fn describes_itself() -> Result {
 #[tokio::test]
 async fn an_api_key_is_wanted_where_one_is_set() -> Result {
     let service = Service::start(&[("api_key", "s3cret")])?;
-    let wrong = [None, Some("Bearer wrong"), Some("Bearer s3cret2"), Some("Basic s3cret")];
+    let wrong = [
+        None,
+        Some("Bearer wrong"),
+        Some("Bearer s3cret2"),
+        Some("Basic s3cret"),
+    ];
     for header in wrong {
         let mut request = service.invoke(r#"{"number": 17}"#);
         if let Some(header) = header {
@@ -271,7 +301,11 @@ async fn an_api_key_is_wanted_where_one_is_set() -> Result {
         .header("authorization", "bearer s3cret");
     assert_eq!(right.send().await?.status(), 200);
     assert_eq!(
-        service.request(Method::GET, "/healthz").send().await?.status(),
+        service
+            .request(Method::GET, "/healthz")
+            .send()
+            .await?
+            .status(),
         200
     );
     assert!(!service.app.output()?.contains("s3cret"));
@@ -288,10 +322,17 @@ async fn a_wrong_variable_is_named_and_never_a_trap() -> Result {
     let ready = service.request(Method::GET, "/readyz").send().await?;
     assert_eq!(ready.status(), 503);
     let lines = ready.text().await?;
-    assert!(lines.contains("max_body_bytes: \"1MiB\" is not an integer"), "{lines}");
+    assert!(
+        lines.contains("max_body_bytes: \"1MiB\" is not an integer"),
+        "{lines}"
+    );
     assert!(lines.contains("flush_interval_ms: \"-1\""), "{lines}");
     assert_eq!(
-        service.request(Method::GET, "/healthz").send().await?.status(),
+        service
+            .request(Method::GET, "/healthz")
+            .send()
+            .await?
+            .status(),
         200
     );
     let logged = service.app.log("misconfigured")?;

@@ -100,7 +100,9 @@ async fn one_batch_counts_many_requests() -> Result {
     let statistics: String = redis.call(&["INFO", "commandstats"])?;
     let calls = |command: &str| -> Result<f64> {
         let prefix = format!("cmdstat_{command}:calls=");
-        let line = statistics.lines().find_map(|line| line.strip_prefix(&prefix));
+        let line = statistics
+            .lines()
+            .find_map(|line| line.strip_prefix(&prefix));
         let calls = line.and_then(|line| line.split(',').next());
         Ok(calls.unwrap_or("0").parse()?)
     };

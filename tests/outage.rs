@@ -98,7 +98,11 @@ async fn without_redis_everything_is_answered_and_logged() -> Result {
     for line in &logged {
         assert_eq!(line["level"], "error");
         assert!(line["id"].is_string() && line["time"].is_string(), "{line}");
-        assert!(line["reason"].as_str().is_some_and(|reason| !reason.is_empty()));
+        assert!(
+            line["reason"]
+                .as_str()
+                .is_some_and(|reason| !reason.is_empty())
+        );
     }
     let mut ids: Vec<_> = logged.iter().map(|line| line["id"].to_string()).collect();
     ids.sort();
@@ -166,7 +170,9 @@ async fn a_read_only_redis_keeps_batches_whole() -> Result {
         Ok(lines)
     })?;
     assert!(
-        lines[0]["reason"].as_str().is_some_and(|reason| reason.to_lowercase().contains("read")),
+        lines[0]["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.to_lowercase().contains("read")),
         "{}",
         lines[0]
     );

@@ -97,7 +97,14 @@ async fn the_composed_algorithm_is_denied_every_capability() -> Result {
     let manifest = repository().join("spin.toml");
     let read = format!("read-file {}", manifest.display());
     // A denied call either fails or traps; it never succeeds.
-    for misdeed in ["environment", "arguments", &read, "write-file /tmp/rogue", &redis, &app] {
+    for misdeed in [
+        "environment",
+        "arguments",
+        &read,
+        "write-file /tmp/rogue",
+        &redis,
+        &app,
+    ] {
         let (code, body) = rogue.commit(misdeed).await?;
         assert!(
             code == 500 || body["result"] == false,
@@ -114,7 +121,10 @@ async fn the_composed_algorithm_is_denied_every_capability() -> Result {
 async fn what_an_algorithm_reports_is_answered_and_counted() -> Result {
     let rogue = Rogue::start(&[])?;
     let (code, body) = rogue.commit("fail").await?;
-    assert_eq!((code, &body["detail"]), (500, &Value::from("asked to fail")));
+    assert_eq!(
+        (code, &body["detail"]),
+        (500, &Value::from("asked to fail"))
+    );
     let (code, body) = rogue.commit("babble").await?;
     assert_eq!(code, 500);
     assert!(body["detail"].to_string().contains("not JSON"), "{body}");

@@ -89,11 +89,7 @@ impl Store {
         parameters: Vec<RedisParameter>,
     ) -> Result<Vec<String>, StoreError> {
         let connection = self.connection().await?;
-        let reply = within(
-            self.config.timeout,
-            connection.execute(command, parameters),
-        )
-        .await;
+        let reply = within(self.config.timeout, connection.execute(command, parameters)).await;
         match reply {
             Some(Ok(results)) => Ok(results.into_iter().map(text_of_result).collect()),
             Some(Err(error)) => {
@@ -141,7 +137,10 @@ impl Store {
     /// Closes the connection, unless another has taken its place already.
     fn close(&self, connection: &Rc<Connection>) {
         let mut kept = self.connection.borrow_mut();
-        if kept.as_ref().is_some_and(|kept| Rc::ptr_eq(kept, connection)) {
+        if kept
+            .as_ref()
+            .is_some_and(|kept| Rc::ptr_eq(kept, connection))
+        {
             *kept = None;
         }
     }

@@ -214,7 +214,10 @@ mod tests {
         assert_ne!(given_up[0].id, given_up[1].id);
         record(&mut writer);
         let next = writer.freeze().expect("one request waits");
-        assert_eq!((next.id.nonce, next.id.started_at, next.id.sequence), (8, 200, 1));
+        assert_eq!(
+            (next.id.nonce, next.id.started_at, next.id.sequence),
+            (8, 200, 1)
+        );
     }
 
     #[test]

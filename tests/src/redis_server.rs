@@ -100,16 +100,17 @@ fn launch(port: u16, data: &TempDir) -> anyhow::Result<Process> {
         .args(["--save", "", "--appendonly", "yes"])
         .args(["--appendfsync", "always", "--dir"])
         .arg(data.path());
-    let process = Process::start(&mut command, "install it with `apt-get install redis-server`")?;
+    let process = Process::start(
+        &mut command,
+        "install it with `apt-get install redis-server`",
+    )?;
     let began = Instant::now();
     poll_until(Duration::from_secs(10), || {
         let client = redis::Client::open(("127.0.0.1", port))?;
         let mut connection = client.get_connection_with_timeout(Duration::from_secs(1))?;
         redis::cmd("PING")
             .query::<String>(&mut connection)
-            .map_err(|error| {
-                anyhow::anyhow!("redis-server after {:?}: {error}", began.elapsed())
-            })
+            .map_err(|error| anyhow::anyhow!("redis-server after {:?}: {error}", began.elapsed()))
     })?;
     Ok(process)
 }
