@@ -228,7 +228,7 @@ fn failure(error: &RedisError, secret: Option<&str>) -> Failure {
 }
 
 /// `text` with the password taken out. A server that does not know AUTH
-/// answers "unknown command 'AUTH', with args beginning with: '<password>'".
+/// answers ``unknown command 'AUTH', with args beginning with: '<password>'``.
 fn without(text: &str, secret: Option<&str>) -> String {
     match secret {
         Some(secret) if !secret.is_empty() => text.replace(secret, "[redacted]"),
