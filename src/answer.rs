@@ -48,7 +48,7 @@ impl Answer {
 pub struct Problem {
     /// The HTTP status code.
     pub code: u16,
-    /// The code's meaning in a few words; the same for every occurrence.
+    /// The code's own phrase, as RFC 9457 wants it of `about:blank`.
     pub title: &'static str,
     /// What was wrong this time, fit for the caller to read.
     pub detail: String,
@@ -69,7 +69,7 @@ impl Problem {
     /// 400: the body is not JSON.
     #[must_use]
     pub fn malformed(detail: impl Into<String>) -> Self {
-        Self::new(400, "Malformed JSON", detail)
+        Self::new(400, "Bad Request", detail)
     }
 
     /// 401: the API key is missing or wrong.
@@ -110,7 +110,7 @@ impl Problem {
         Self::new(
             413,
             "Content Too Large",
-            format!("the body may have {limit} bytes (variable max_body_bytes)"),
+            format!("the body may have at most {limit} bytes"),
         )
     }
 
@@ -127,7 +127,7 @@ impl Problem {
     /// 422: the algorithm is not defined for this input.
     #[must_use]
     pub fn invalid_input(detail: impl Into<String>) -> Self {
-        Self::new(422, "Invalid Input", detail)
+        Self::new(422, "Unprocessable Content", detail)
     }
 
     /// 500: the algorithm, or the service itself, could not do its work.

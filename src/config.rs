@@ -19,6 +19,17 @@ pub enum Backend {
     Off,
 }
 
+/// What is acknowledged by Redis before a request goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing.
+    Relaxed,
+    /// A lease, before the algorithm runs.
+    Exact,
+    /// The lease, and the result before the response.
+    Strict,
+}
+
 /// How Redis is reached.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisConfig {
@@ -75,6 +86,12 @@ pub struct Config {
     pub redis: RedisConfig,
     /// The prefix of every Redis key.
     pub prefix: String,
+    /// What is acknowledged before a request goes on.
+    pub durability: Durability,
+    /// How long an execution waits for its lease at the most, 1 to 1,000 ms.
+    pub lease_timeout: Duration,
+    /// After how long an execution is taken for crashed, 100 ms to an hour.
+    pub execution_limit: Duration,
     /// How long increments collect before they are written, 0 to 500 ms.
     pub flush_interval: Duration,
     /// The API key that `/invoke` wants, if any.
@@ -97,8 +114,11 @@ pub struct ConfigError {
 
 const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
 
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 15] = [
     "metrics_backend",
+    "metrics_durability",
+    "lease_timeout_ms",
+    "execution_limit_ms",
     "redis_host",
     "redis_port",
     "redis_metrics_db",
@@ -156,6 +176,9 @@ impl Config {
                 timeout: reader.millis("redis_timeout_ms", 300, 1..=10_000),
             },
             prefix: reader.text("metrics_prefix", DEFAULT_PREFIX),
+            durability: reader.durability(),
+            lease_timeout: reader.millis("lease_timeout_ms", 20, 1..=1_000),
+            execution_limit: reader.millis("execution_limit_ms", 30_000, 100..=3_600_000),
             flush_interval: reader.millis("flush_interval_ms", 10, 0..=500),
             api_key: Some(reader.text("api_key", "")).filter(|key| !key.is_empty()),
             max_body_bytes: reader.integer("max_body_bytes", 1 << 20, 1..=MAX_BODY_BYTES),
@@ -233,6 +256,21 @@ impl Reader<'_> {
         }
     }
 
+    fn durability(&mut self) -> Durability {
+        match self.text("metrics_durability", "exact").as_str() {
+            "relaxed" => Durability::Relaxed,
+            "exact" => Durability::Exact,
+            "strict" => Durability::Strict,
+            other => {
+                self.refuse(
+                    "metrics_durability",
+                    format!("{other:?} is not relaxed, exact or strict"),
+                );
+                Durability::Relaxed
+            }
+        }
+    }
+
     fn host(&mut self) -> String {
         let host = self.text("redis_host", "127.0.0.1");
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
@@ -286,6 +324,9 @@ mod tests {
     fn wrong_values_are_refused_by_name_all_at_once() {
         for (name, value) in [
             ("metrics_backend", "statsd"),
+            ("metrics_durability", "sure"),
+            ("lease_timeout_ms", "0"),
+            ("execution_limit_ms", "99"),
             ("redis_host", "redis://x"),
             ("redis_port", "0"),
             ("redis_port", "65536"),

@@ -25,9 +25,19 @@ pub struct Instance {
     /// Random, to tell it from every other instance.
     nonce: u64,
     requests: Cell<u64>,
-    /// The script that stores a batch, with its digest.
-    pub apply_script: Script,
+    /// What Redis is asked to run.
+    pub scripts: Scripts,
     ready: OnceCell<Result<Rc<Ready>, Rc<[String]>>>,
+}
+
+/// The scripts with their digests, which are computed once.
+pub struct Scripts {
+    /// Stores a batch.
+    pub apply: Script,
+    /// Takes a lease.
+    pub lease: Script,
+    /// Registers families.
+    pub register: Script,
 }
 
 /// What an instance has once its variables are read.
@@ -58,7 +68,11 @@ impl Instance {
             started_at: clock::unix_seconds(),
             nonce: get_random_u64(),
             requests: Cell::new(0),
-            apply_script: Script::apply(),
+            scripts: Scripts {
+                apply: Script::apply(),
+                lease: Script::lease(),
+                register: Script::register(),
+            },
             ready: OnceCell::new(),
         }
     }
@@ -109,6 +123,7 @@ impl Instance {
         Ok(Ready {
             writer: RefCell::new(Writer::new(
                 Catalog::new(&config.prefix),
+                algorithm.name.clone(),
                 self.nonce,
                 self.started_at,
             )),

@@ -26,8 +26,11 @@ fn document(algorithm: &Description) -> Value {
         "paths": {
             "/invoke": invoke.clone(),
             named: invoke,
-            "/healthz": { "get": text_operation("The instance lives", &["200"]) },
-            "/readyz": { "get": text_operation("Everything it depends on answers", &["200", "503"]) },
+            "/healthz": { "get": text_operation("Whether the instance lives", &[("200", "It does")]) },
+            "/readyz": { "get": text_operation("Whether everything it depends on answers", &[
+                ("200", "Everything does; a line for each"),
+                ("503", "Something does not; a line for each"),
+            ]) },
             "/openapi.json": { "get": {
                 "summary": "This document",
                 "responses": { "200": { "description": "OpenAPI 3.1", "content": { "application/json": {} } } },
@@ -79,11 +82,11 @@ fn invoke_item(summary: &str) -> Value {
     })
 }
 
-fn text_operation(summary: &str, codes: &[&str]) -> Value {
-    let responses: serde_json::Map<String, Value> = codes
+fn text_operation(summary: &str, answers: &[(&str, &str)]) -> Value {
+    let responses: serde_json::Map<String, Value> = answers
         .iter()
-        .map(|&code| {
-            let text = json!({ "description": summary, "content": { "text/plain": {} } });
+        .map(|&(code, description)| {
+            let text = json!({ "description": description, "content": { "text/plain": {} } });
             (code.to_owned(), text)
         })
         .collect();

@@ -2,18 +2,10 @@
 
 use std::rc::Rc;
 
-use crate::{
-    answer::Answer,
-    config::Backend,
-    instance::{Instance, Ready},
-};
+use crate::{answer::Answer, config::Backend, instance::Ready};
 
 /// 200 if every dependency is well, otherwise 503; a line for each.
-pub async fn answer(
-    _instance: &Rc<Instance>,
-    ready: &Result<Rc<Ready>, Rc<[String]>>,
-    request_id: &str,
-) -> Answer {
+pub async fn answer(ready: &Result<Rc<Ready>, Rc<[String]>>, request_id: &str) -> Answer {
     let mut lines = Vec::new();
     let mut well = true;
     let mut line = |name: &str, state: Result<String, String>| match state {

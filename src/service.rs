@@ -2,7 +2,10 @@
 
 use std::rc::Rc;
 
-use functional_scaffold_schema::catalog::{Execution, Request};
+use functional_scaffold_schema::{
+    catalog::{Execution, Request},
+    lease::Lease,
+};
 use serde::Serialize;
 
 use crate::{
@@ -11,7 +14,8 @@ use crate::{
     instance::{self, Instance, Ready},
     invoke::{self, Executed},
     log::{self, Level},
-    metrics, openapi, readiness,
+    metrics::{self, lease},
+    openapi, readiness,
     routes::{self, NoRoute, Route},
     wasi_http::{RequestBody, RequestHead},
 };
@@ -26,7 +30,15 @@ pub async fn serve(head: RequestHead, body: RequestBody) -> Answer {
     let found = routes::find(&head.method, &head.path, algorithm);
 
     let (result, executed) = match found.route {
-        Ok(route) => answer(&instance, &ready, route, &head, body, &request_id).await,
+        Ok(route) => {
+            let asked = Asked {
+                route,
+                endpoint: found.endpoint,
+                head: &head,
+                request_id: &request_id,
+            };
+            answer(&instance, &ready, &asked, body).await
+        }
         Err(NoRoute::Method(allow)) => (Err(Problem::method_not_allowed(allow)), None),
         Err(NoRoute::Path) => {
             let detail = format!("no route {}", head.path);
@@ -43,51 +55,60 @@ pub async fn serve(head: RequestHead, body: RequestBody) -> Answer {
         duration_nanos: nanos,
     };
     if let Ok(ready) = &ready {
-        let execution = executed.map(|executed| Execution {
+        let execution = executed.as_ref().map(|(executed, _)| Execution {
             algorithm: &ready.algorithm.name,
             status: executed.status,
             duration_nanos: executed.nanos,
         });
-        metrics::record(&instance, ready, &request, execution.as_ref());
+        let lease = executed.as_ref().and_then(|(_, lease)| lease.clone());
+        metrics::record(&instance, ready, &request, execution.as_ref(), lease).await;
     }
     log_request(&head, &answer, nanos);
     answer
 }
 
+/// A request that has a route.
+struct Asked<'a> {
+    route: Route,
+    endpoint: &'static str,
+    head: &'a RequestHead,
+    request_id: &'a str,
+}
+
+/// What is answered, and the execution that took place with its lease.
+type Answered = (Result<Answer, Problem>, Option<(Executed, Option<Lease>)>);
+
 async fn answer(
     instance: &Rc<Instance>,
     ready: &Result<Rc<Ready>, Rc<[String]>>,
-    route: Route,
-    head: &RequestHead,
+    asked: &Asked<'_>,
     body: RequestBody,
-    request_id: &str,
-) -> (Result<Answer, Problem>, Option<Executed>) {
-    let plain = |text: &str| Answer::ok(request_id, "text/plain; charset=utf-8", text.into());
-    match (route, ready) {
-        (Route::Health, _) => (Ok(plain("ok\n")), None),
-        (Route::Readiness, ready) => {
-            let answer = readiness::answer(instance, ready, request_id).await;
+) -> Answered {
+    let id = asked.request_id;
+    match (asked.route, ready) {
+        (Route::Health, _) => {
+            let answer = Answer::ok(id, "text/plain; charset=utf-8", b"ok\n".to_vec());
             (Ok(answer), None)
         }
+        (Route::Readiness, ready) => (Ok(readiness::answer(ready, id).await), None),
         // The reasons are in the log and in /readyz: they may name what a
         // caller has no business to know.
-        (_, Err(_)) => (
-            Err(Problem::internal(
-                "the service is misconfigured; see /readyz",
-            )),
-            None,
-        ),
-        (Route::Describe, Ok(ready)) => (Ok(invoke::describe(&ready.algorithm, request_id)), None),
-        (Route::OpenApi, Ok(ready)) => (Ok(openapi::answer(&ready.algorithm, request_id)), None),
+        (_, Err(_)) => {
+            let problem = Problem::internal("the service is misconfigured; see /readyz");
+            (Err(problem), None)
+        }
+        (Route::Describe, Ok(ready)) => (Ok(invoke::describe(&ready.algorithm, id)), None),
+        (Route::OpenApi, Ok(ready)) => (Ok(openapi::answer(&ready.algorithm, id)), None),
         (Route::Invoke, Ok(ready)) => {
-            if let Err(problem) = invoke::authorize(&ready.config, head) {
+            if let Err(problem) = invoke::authorize(&ready.config, asked.head) {
                 return (Err(problem), None);
             }
-            match invoke::read_input(&ready.config, head, body).await {
+            match invoke::read_input(&ready.config, asked.head, body).await {
                 Err(problem) => (Err(problem), None),
                 Ok(input) => {
-                    let (answer, executed) = invoke::run(&ready.algorithm, &input, request_id);
-                    (answer, Some(executed))
+                    let lease = lease::take(instance, ready, asked.endpoint).await;
+                    let (answer, executed) = invoke::run(&ready.algorithm, &input, id);
+                    (answer, Some((executed, lease)))
                 }
             }
         }

@@ -87,8 +87,22 @@ async fn every_answer_is_counted_once_in_redis_and_on_the_exporter() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_batch_counts_many_requests() -> Result {
+    // At 32 connections and 10 ms a batch holds some 20 requests; the bound
+    // leaves room for a slow machine, not for a call a request.
+    let calls = script_calls_per_request("relaxed").await?;
+    assert!(calls <= 0.3, "{calls} script calls a request");
+    let calls = script_calls_per_request("exact").await?;
+    assert!(
+        (1.0..=1.5).contains(&calls),
+        "{calls} script calls a request, one of them its lease"
+    );
+    Ok(())
+}
+
+async fn script_calls_per_request(durability: &str) -> Result<f64> {
     let redis = RedisServer::start()?;
-    let app = App::start(&AppOptions::with_redis(redis.port()))?;
+    let options = AppOptions::with_redis(redis.port());
+    let app = App::start(&options.variable("metrics_durability", durability))?;
     let kinds = [Kind::invoke(r#"{"number": 17}"#)];
     let ledger = load(&app.url(""), &kinds, CONCURRENCY, Until::Requests(5_000)).await?;
     poll_until(SETTLED, || {
@@ -96,7 +110,6 @@ async fn one_batch_counts_many_requests() -> Result {
         anyhow::ensure!(counted == ledger.answers);
         Ok(())
     })?;
-    // Spin's own connection set-up counts as commands, too: HELLO, CLIENT.
     let statistics: String = redis.call(&["INFO", "commandstats"])?;
     let calls = |command: &str| -> Result<f64> {
         let prefix = format!("cmdstat_{command}:calls=");
@@ -106,11 +119,9 @@ async fn one_batch_counts_many_requests() -> Result {
         let calls = line.and_then(|line| line.split(',').next());
         Ok(calls.unwrap_or("0").parse()?)
     };
-    let commands = calls("evalsha")? + calls("eval")?;
-    assert!(commands > 0.0);
-    let per_request = commands / 5_000.0;
-    assert!(per_request <= 0.3, "{per_request} script calls a request");
-    Ok(())
+    let calls = calls("evalsha")? + calls("eval")?;
+    assert!(calls > 0.0);
+    Ok(calls / 5_000.0)
 }
 
 fn get_answers(answers: &BTreeMap<String, i64>) -> i64 {

@@ -3,13 +3,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use functional_scaffold_schema::batch::{Batch, SentBatch};
 use functional_scaffold_tests::{
     app::{App, AppOptions},
     client::{Kind, Ledger, Until, load},
     process::{free_port, poll_until},
     redis_server::RedisServer,
 };
-use serde_json::Value;
 
 type Result<T = ()> = anyhow::Result<T>;
 
@@ -26,14 +26,22 @@ async fn invoke(app: &App, until: Until) -> Result<Ledger> {
     load(&app.url(""), &kinds, CONCURRENCY, until).await
 }
 
+/// The batches that the log holds.
+fn logged(app: &App) -> Result<Vec<SentBatch>> {
+    let lines = app.log("batch_not_stored")?;
+    let batches = lines.into_iter().map(serde_json::from_value);
+    Ok(batches.collect::<std::result::Result<_, _>>()?)
+}
+
 /// What Redis holds and what the log holds, by label set of the request
 /// counter.
 fn held(redis: &RedisServer, app: &App) -> Result<BTreeMap<String, i64>> {
     let mut held = redis.cells("metrics:request_counter")?;
-    for batch in app.log("batch_not_stored")? {
-        let cells = batch["increments"]["metrics:request_counter"].as_object();
-        for (labels, count) in cells.into_iter().flatten() {
-            *held.entry(labels.clone()).or_default() += count.as_i64().unwrap_or_default();
+    for batch in logged(app)? {
+        for (key, labels, count) in batch.total().cells() {
+            if key == "metrics:request_counter" {
+                *held.entry(labels.to_owned()).or_default() += i64::try_from(count)?;
+            }
         }
     }
     Ok(held)
@@ -84,18 +92,19 @@ async fn without_redis_everything_is_answered_and_logged() -> Result {
     let app = App::start(&AppOptions::with_redis(port))?;
     let ledger = invoke(&app, Until::Requests(500)).await?;
     assert_eq!((ledger.unanswered, ledger.total()), (0, 500));
-    let logged = poll_until(SETTLED, || {
-        let lines = app.log("batch_not_stored")?;
-        let logged: i64 = lines
+    let lines = poll_until(SETTLED, || {
+        let totals = logged(&app)?
             .iter()
-            .filter_map(|line| line["increments"]["metrics:request_counter"].as_object())
-            .flat_map(|cells| cells.values().filter_map(Value::as_i64))
-            .sum();
+            .map(SentBatch::total)
+            .collect::<Vec<_>>();
+        let cells = totals.iter().flat_map(Batch::cells);
+        let requests = cells.filter(|(key, _, _)| *key == "metrics:request_counter");
+        let logged: u64 = requests.map(|(_, _, count)| count).sum();
         anyhow::ensure!(logged == 500, "{logged} of 500 are logged");
-        Ok(lines)
+        app.log("batch_not_stored")
     })?;
     // A batch in the log can be applied from there: id, time and increments.
-    for line in &logged {
+    for line in &lines {
         assert_eq!(line["level"], "error");
         assert!(line["id"].is_string() && line["time"].is_string(), "{line}");
         assert!(
@@ -104,10 +113,10 @@ async fn without_redis_everything_is_answered_and_logged() -> Result {
                 .is_some_and(|reason| !reason.is_empty())
         );
     }
-    let mut ids: Vec<_> = logged.iter().map(|line| line["id"].to_string()).collect();
+    let mut ids: Vec<_> = lines.iter().map(|line| line["id"].to_string()).collect();
     ids.sort();
     ids.dedup();
-    assert_eq!(ids.len(), logged.len(), "every batch has an id of its own");
+    assert_eq!(ids.len(), lines.len(), "every batch has an id of its own");
     Ok(())
 }
 

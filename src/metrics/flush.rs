@@ -4,8 +4,8 @@
 use std::{rc::Rc, time::Duration};
 
 use functional_scaffold_schema::{
-    batch::LoggedBatch,
-    protocol::{Script, applied_from_reply, apply_call, register_call},
+    batch::SentBatch,
+    protocol::{Applied, applied_from_reply, apply_call},
 };
 use serde::Serialize;
 use serde_json::json;
@@ -15,8 +15,7 @@ use crate::{
     clock::{Mark, unix_seconds, wait},
     instance::{Instance, Ready},
     log::{self, Level},
-    metrics::redis::StoreError,
-    routes,
+    metrics::{redis::StoreError, register, writer::Ticket},
 };
 
 /// How long an instance tries to store what it has. Spin cannot use an
@@ -39,79 +38,99 @@ pub async fn run(instance: Rc<Instance>, ready: Rc<Ready>) {
     }
 }
 
+/// Waits until the batch of a request is answered for, or `limit` has passed.
+/// Meanwhile it writes itself, if nobody else does.
+pub async fn answered(instance: &Rc<Instance>, ready: &Rc<Ready>, ticket: Ticket, limit: Duration) {
+    // How often it looks whether another request's flush is through: waking
+    // across requests would cost every request more.
+    const LOOK: Duration = Duration::from_millis(1);
+
+    let deadline = Mark::now().after(limit);
+    loop {
+        if ready.writer.borrow().is_answered(ticket) || deadline.remaining().is_zero() {
+            return;
+        }
+        let flushing = !ready.writer.borrow_mut().begin_flushing();
+        if flushing {
+            wait(LOOK).await;
+            continue;
+        }
+        if let Err(error) = attempt(instance, ready).await {
+            note_failure(ready, &error);
+        }
+        if !ready.writer.borrow_mut().end_flushing() {
+            // What is left is written after this response.
+            spin_sdk::wit_bindgen::spawn(run(Rc::clone(instance), Rc::clone(ready)));
+        }
+    }
+}
+
 /// Stores one batch, or gives everything to the log.
 async fn flush(instance: &Instance, ready: &Ready) {
     let deadline = Mark::now().after(LINGER);
-    let script = &instance.apply_script;
     loop {
-        match attempt(ready, script).await {
+        match attempt(instance, ready).await {
             Ok(()) => return,
             Err(error) => {
+                note_failure(ready, &error);
                 let exhausted = deadline.remaining() <= BACKOFF;
                 if exhausted || matches!(error, StoreError::Denied(_)) {
                     give_up(ready, &error);
                     return;
                 }
-                log::write(
-                    Level::Debug,
-                    "flush_failed",
-                    json!({ "reason": error.to_string() }),
-                );
             }
         }
         wait(BACKOFF).await;
     }
 }
 
-async fn attempt(ready: &Ready, script: &Script) -> Result<(), StoreError> {
-    register(ready).await?;
-    let prefix = &ready.config.prefix;
-    let call = {
-        let mut writer = ready.writer.borrow_mut();
-        let Some(LoggedBatch { id, increments }) = writer.freeze() else {
-            return Ok(());
+async fn attempt(instance: &Instance, ready: &Ready) -> Result<(), StoreError> {
+    let limit = ready.config.redis.timeout;
+    register::ensure(instance, ready, limit).await?;
+    loop {
+        let call = {
+            let mut writer = ready.writer.borrow_mut();
+            let keys = writer.crash_keys().map(str::to_owned);
+            let Some(batch) = writer.freeze() else {
+                return Ok(());
+            };
+            apply_call(
+                &ready.config.prefix,
+                batch,
+                &keys.each_ref().map(String::as_str),
+            )
         };
-        apply_call(prefix, id, increments)
-    };
-    let reply = ready.store.call(script, &call).await?;
-    let applied = applied_from_reply(reply).map_err(StoreError::Reply)?;
-    ready.writer.borrow_mut().acknowledge();
-    log::write(
-        Level::Debug,
-        "flushed",
-        json!({ "arguments": call.arguments.len(), "duplicate": applied.duplicate }),
-    );
-    if !applied.refused.is_empty() {
-        log::write(
-            Level::Error,
-            "increments_refused",
-            json!({ "refused": applied.refused }),
-        );
-    }
-    Ok(())
-}
-
-/// Registers the families before the first write.
-async fn register(ready: &Ready) -> Result<(), StoreError> {
-    let families = ready.writer.borrow().unregistered();
-    if families.is_empty() {
+        let script = &instance.scripts.apply;
+        let reply = ready.store.call(script, &call, limit).await?;
+        let refused = match applied_from_reply(reply).map_err(StoreError::Reply)? {
+            Applied::Late(leases) => {
+                ready.writer.borrow_mut().remove_late(&leases);
+                log::write(Level::Warn, "results_late", json!({ "leases": leases }));
+                continue;
+            }
+            Applied::Duplicate => {
+                ready.writer.borrow_mut().acknowledge(true);
+                Vec::new()
+            }
+            Applied::Stored { refused } => {
+                ready.writer.borrow_mut().acknowledge(false);
+                refused
+            }
+        };
+        let arguments = call.arguments.len();
+        log::write(Level::Debug, "flushed", json!({ "arguments": arguments }));
+        if !refused.is_empty() {
+            let fields = json!({ "refused": refused });
+            log::write(Level::Error, "increments_refused", fields);
+        }
         return Ok(());
     }
-    let endpoints = [routes::INVOKE, routes::INVOKE_NAMED];
-    let script = Script::register();
-    let prefix = &ready.config.prefix;
-    let call = register_call(prefix, &families, &[]);
-    let standing = ready.store.call(&script, &call).await?;
-    let (own_layouts, zero_cells) = {
-        let mut writer = ready.writer.borrow_mut();
-        let own_layouts = writer.adopt(&standing);
-        let zero_cells = writer.zero_cells(&ready.algorithm.name, &endpoints);
-        (own_layouts, zero_cells)
-    };
-    let call = register_call(prefix, &own_layouts, &zero_cells);
-    ready.store.call(&script, &call).await?;
-    ready.writer.borrow_mut().set_registered();
-    Ok(())
+}
+
+fn note_failure(ready: &Ready, error: &StoreError) {
+    ready.writer.borrow_mut().record_failure();
+    let fields = json!({ "reason": error.to_string() });
+    log::write(Level::Debug, "flush_failed", fields);
 }
 
 fn give_up(ready: &Ready, error: &StoreError) {
@@ -119,12 +138,12 @@ fn give_up(ready: &Ready, error: &StoreError) {
     struct Fields<'a> {
         reason: String,
         #[serde(flatten)]
-        batch: &'a LoggedBatch,
+        batch: &'a SentBatch,
     }
     let given_up = ready
         .writer
         .borrow_mut()
-        .give_up(get_random_u64(), unix_seconds());
+        .give_up([get_random_u64(), get_random_u64()], unix_seconds());
     for batch in &given_up {
         let fields = Fields {
             reason: error.to_string(),

@@ -2,37 +2,54 @@
 //!
 //! # Layout
 //! - [`writer`]: the increments that wait, and which write of them is under way
+//! - [`register`]: making the families known, once an instance
+//! - [`lease`]: what is said to Redis before an execution begins
 //! - [`flush`]: when they are written, retried, and given to the log
 //! - [`redis`]: the one connection, and calls on it that end in time
 
 use std::rc::Rc;
 
-use functional_scaffold_schema::catalog::{Execution, Request};
+use functional_scaffold_schema::{
+    catalog::{Execution, Request},
+    lease::Lease,
+};
 use spin_sdk::wit_bindgen;
 
 use crate::{
-    config::Backend,
+    config::{Backend, Durability},
     instance::{Instance, Ready},
 };
 
 pub mod flush;
+pub mod lease;
 pub mod redis;
+pub mod register;
 pub mod writer;
 
-/// Counts a finished request and its execution, if it had one. The response
-/// does not wait for the flush that follows it.
-pub fn record(
+/// Counts a finished request, and its execution and the lease of that one if it
+/// had them. The response does not wait for the flush that follows it, unless
+/// strict durability is asked for: then for one answer of Redis at the most.
+pub async fn record(
     instance: &Rc<Instance>,
     ready: &Rc<Ready>,
     request: &Request<'_>,
     execution: Option<&Execution<'_>>,
+    lease: Option<Lease>,
 ) {
     if ready.config.backend == Backend::Off {
         return;
     }
+    let strict = ready.config.durability == Durability::Strict && execution.is_some();
+    let (ticket, waits) = {
+        let mut writer = ready.writer.borrow_mut();
+        let ticket = writer.record(request, execution, lease);
+        (ticket, writer.waits_for_batches())
+    };
+    if strict && waits {
+        flush::answered(instance, ready, ticket, ready.config.redis.timeout).await;
+    }
     let mut writer = ready.writer.borrow_mut();
-    writer.record(request, execution);
-    if writer.begin_flushing() {
+    if !writer.is_answered(ticket) && writer.begin_flushing() {
         wit_bindgen::spawn(flush::run(Rc::clone(instance), Rc::clone(ready)));
     }
 }

@@ -26,7 +26,7 @@ pub enum StoreError {
     #[error("the manifest's allowed_outbound_hosts does not allow redis://{0}")]
     Denied(String),
     /// No answer came in time.
-    #[error("no answer within {} ms (redis_timeout_ms)", .0.as_millis())]
+    #[error("no answer within {} ms", .0.as_millis())]
     Timeout(Duration),
     /// Redis, or the way to it, reported this.
     #[error("{0}")]
@@ -57,16 +57,26 @@ impl Store {
     }
 
     /// Calls a script by its digest, and by its source where Redis does not
-    /// know it: after a restart, or on the very first call.
+    /// know it: after a restart, or on the very first call. Every wait in it
+    /// ends after `limit`.
     ///
     /// # Errors
-    /// See [`StoreError`]. The connection is closed then, so that the next
-    /// call opens another.
-    pub async fn call(&self, script: &Script, call: &Call) -> Result<Vec<String>, StoreError> {
-        let by_digest = self.execute("EVALSHA", parameters(&script.sha, call)).await;
+    /// See [`StoreError`]. The connection is closed where it may be at fault, so
+    /// that the next call opens another.
+    pub async fn call(
+        &self,
+        script: &Script,
+        call: &Call,
+        limit: Duration,
+    ) -> Result<Vec<String>, StoreError> {
+        let parameters = |script| parameters(script, call);
+        let by_digest = self
+            .execute("EVALSHA", parameters(&script.sha), limit)
+            .await;
         match by_digest {
             Err(StoreError::Redis(reason)) if is_noscript(&reason) => {
-                self.execute("EVAL", parameters(script.source, call)).await
+                self.execute("EVAL", parameters(&script.source), limit)
+                    .await
             }
             other => other,
         }
@@ -77,7 +87,7 @@ impl Store {
     /// # Errors
     /// What is in the way.
     pub async fn ping(&self) -> Result<(), String> {
-        self.execute("PING", Vec::new())
+        self.execute("PING", Vec::new(), self.config.timeout)
             .await
             .map(|_pong| ())
             .map_err(|error| error.to_string())
@@ -87,9 +97,10 @@ impl Store {
         &self,
         command: &str,
         parameters: Vec<RedisParameter>,
+        limit: Duration,
     ) -> Result<Vec<String>, StoreError> {
-        let connection = self.connection().await?;
-        let reply = within(self.config.timeout, connection.execute(command, parameters)).await;
+        let connection = self.connection(limit).await?;
+        let reply = within(limit, connection.execute(command, parameters)).await;
         match reply {
             Some(Ok(results)) => Ok(results.into_iter().map(text_of_result).collect()),
             Some(Err(error)) => {
@@ -101,34 +112,41 @@ impl Store {
                 Err(error)
             }
             None => {
-                self.close(&connection);
-                Err(StoreError::Timeout(self.config.timeout))
+                // A shorter wait says nothing of the connection.
+                if limit >= self.config.timeout {
+                    self.close(&connection);
+                }
+                Err(StoreError::Timeout(limit))
             }
         }
     }
 
     /// The kept connection, or a new one. One task opens at a time: otherwise
     /// every flush during an outage would open one more.
-    async fn connection(&self) -> Result<Rc<Connection>, StoreError> {
+    async fn connection(&self, limit: Duration) -> Result<Rc<Connection>, StoreError> {
         // How often a task looks whether another one has opened.
         const LOOK: Duration = Duration::from_millis(2);
 
-        let deadline = Mark::now().after(self.config.timeout);
-        while self.opening.get() {
+        let mut deadline = None;
+        loop {
+            if let Some(connection) = self.connection.borrow().as_ref() {
+                return Ok(Rc::clone(connection));
+            }
+            if !self.opening.get() {
+                break;
+            }
+            let deadline = *deadline.get_or_insert_with(|| Mark::now().after(limit));
             if deadline.remaining().is_zero() {
-                return Err(StoreError::Timeout(self.config.timeout));
+                return Err(StoreError::Timeout(limit));
             }
             wait(LOOK).await;
         }
-        if let Some(connection) = self.connection.borrow().as_ref() {
-            return Ok(Rc::clone(connection));
-        }
         let _opening = Opening::begin(&self.opening);
-        let opened = within(self.config.timeout, Connection::open(&self.url)).await;
+        let opened = within(limit, Connection::open(&self.url)).await;
         let connection = match opened {
             Some(Ok(connection)) => Rc::new(connection),
             Some(Err(error)) => return Err(self.store_error(error)),
-            None => return Err(StoreError::Timeout(self.config.timeout)),
+            None => return Err(StoreError::Timeout(limit)),
         };
         *self.connection.borrow_mut() = Some(Rc::clone(&connection));
         Ok(connection)

@@ -6,52 +6,147 @@
 //! up; what is recorded meanwhile waits for the next one.
 
 use functional_scaffold_schema::{
-    batch::{Batch, BatchId, LoggedBatch},
-    catalog::{Catalog, Execution, Request},
+    batch::{Batch, BatchId, Leased, SentBatch},
+    catalog::{Catalog, Execution, FlushOutcome, Request},
     family::Family,
+    lease::Lease,
 };
+
+/// How much longer than the execution limit a lease runs, in milliseconds: for
+/// the flush that settles it, and for the pause between two scripts that does
+/// not extend leases yet (`STILL_MS` in the scripts).
+const LEASE_MARGIN_MS: u64 = 5_000;
 
 /// An instance's increments on their way.
 #[derive(Debug)]
 pub struct Writer {
     catalog: Catalog,
+    algorithm: String,
     nonce: u64,
     started_at: u64,
     sequence: u64,
+    leases: u64,
     pending: Batch,
-    frozen: Option<LoggedBatch>,
-    registered: bool,
+    finished: Vec<Leased>,
+    frozen: Option<SentBatch>,
+    freezes: u64,
+    answered: u64,
+    registration: Registration,
     flushing: bool,
+    leases_answered: bool,
+    batches_answered: bool,
 }
 
+/// How far the registration of an instance's families is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registration {
+    /// It has not begun, or failed.
+    Missing,
+    /// A request sees to it.
+    UnderWay,
+    /// It stands.
+    Done,
+}
+
+/// Names the batch that a finished request goes with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket(u64);
+
 impl Writer {
-    /// Begins with nothing to write. `nonce` is random, `started_at` in
-    /// seconds since 1970; both name this writer to Redis.
+    /// Begins with nothing to write for the executions of `algorithm`. `nonce`
+    /// is random, `started_at` in seconds since 1970; both name this writer to
+    /// Redis.
     #[must_use]
-    pub fn new(catalog: Catalog, nonce: u64, started_at: u64) -> Self {
+    pub fn new(catalog: Catalog, algorithm: String, nonce: u64, started_at: u64) -> Self {
         Self {
             catalog,
+            algorithm,
             nonce,
             started_at,
             sequence: 0,
+            leases: 0,
             pending: Batch::default(),
+            finished: Vec::new(),
             frozen: None,
-            registered: false,
+            freezes: 0,
+            answered: 0,
+            registration: Registration::Missing,
             flushing: false,
+            leases_answered: true,
+            batches_answered: true,
         }
     }
 
-    /// Adds a finished request. The batch is bounded by its cells: every label
-    /// value comes from a bounded set.
-    pub fn record(&mut self, request: &Request<'_>, execution: Option<&Execution<'_>>) {
-        self.catalog.record_request(&mut self.pending, request);
+    /// A lease for an execution on behalf of a request to `endpoint`, which may
+    /// take `limit_millis` milliseconds.
+    #[must_use]
+    pub fn lease(&mut self, endpoint: &str, limit_millis: u64) -> Lease {
+        self.leases += 1;
+        Lease {
+            id: format!("{:016x}/{}", self.nonce, self.leases),
+            millis: limit_millis + LEASE_MARGIN_MS,
+            count: self.catalog.crash_cells(&self.algorithm, endpoint),
+        }
+    }
+
+    /// Whether an execution is to wait for its lease: not after one that was
+    /// not acknowledged, until Redis has answered for a batch.
+    #[must_use]
+    pub fn waits_for_leases(&self) -> bool {
+        self.leases_answered
+    }
+
+    /// Whether a response may wait for its batch: not after an attempt that
+    /// failed, until Redis has answered for a batch.
+    #[must_use]
+    pub fn waits_for_batches(&self) -> bool {
+        self.batches_answered
+    }
+
+    /// Redis did not acknowledge a lease in time.
+    pub fn give_up_leases(&mut self) {
+        self.leases_answered = false;
+    }
+
+    /// Counts an execution that begins without an acknowledged lease.
+    pub fn record_unleased(&mut self) {
+        self.catalog
+            .record_unleased(&mut self.pending, &self.algorithm);
+    }
+
+    /// Adds a finished request, and its execution and the lease of that one if
+    /// it had them: also a lease that was given up, which may still land. The
+    /// batch is bounded by its cells: every label value comes from a bounded
+    /// set.
+    pub fn record(
+        &mut self,
+        request: &Request<'_>,
+        execution: Option<&Execution<'_>>,
+        lease: Option<Lease>,
+    ) -> Ticket {
+        let mut increments = Batch::default();
+        let batch = if lease.is_some() {
+            &mut increments
+        } else {
+            &mut self.pending
+        };
+        self.catalog.record_request(batch, request);
         if let Some(execution) = execution {
-            self.catalog.record_execution(&mut self.pending, execution);
+            self.catalog.record_execution(batch, execution);
         }
+        if let Some(lease) = lease {
+            self.finished.push(Leased { lease, increments });
+        }
+        Ticket(self.freezes + 1)
     }
 
-    /// Whether the caller is to flush: true once, until
-    /// [`Self::end_flushing`].
+    /// Whether the batch of this ticket has been answered for, or given up.
+    #[must_use]
+    pub fn is_answered(&self, ticket: Ticket) -> bool {
+        self.answered >= ticket.0
+    }
+
+    /// Whether the caller is to flush: true once, until [`Self::end_flushing`].
     #[must_use]
     pub fn begin_flushing(&mut self) -> bool {
         !std::mem::replace(&mut self.flushing, true)
@@ -60,47 +155,106 @@ impl Writer {
     /// Ends a flush if nothing is left to write.
     #[must_use]
     pub fn end_flushing(&mut self) -> bool {
-        let done = self.frozen.is_none() && self.pending.is_empty();
+        let done = self.frozen.is_none() && self.pending.is_empty() && self.finished.is_empty();
         self.flushing = !done;
         done
     }
 
     /// The batch to send: the frozen one, or else all that waits, frozen now.
     #[must_use]
-    pub fn freeze(&mut self) -> Option<&LoggedBatch> {
-        if self.frozen.is_none() && !self.pending.is_empty() {
+    pub fn freeze(&mut self) -> Option<&SentBatch> {
+        let waiting = !(self.pending.is_empty() && self.finished.is_empty());
+        if self.frozen.is_none() && waiting {
             self.sequence += 1;
-            self.frozen = Some(LoggedBatch {
-                id: self.id(self.sequence),
+            self.freezes += 1;
+            self.frozen = Some(SentBatch {
+                id: BatchId {
+                    started_at: self.started_at,
+                    nonce: self.nonce,
+                    sequence: self.sequence,
+                },
                 increments: std::mem::take(&mut self.pending),
+                leased: std::mem::take(&mut self.finished),
             });
         }
         self.frozen.as_ref()
     }
 
-    /// The frozen batch was answered for: it is stored.
-    pub fn acknowledge(&mut self) {
-        self.frozen = None;
+    /// The keys in which a lease that runs out is counted.
+    #[must_use]
+    pub fn crash_keys(&self) -> [&str; 3] {
+        self.catalog.crash_keys()
     }
 
-    /// Gives up everything that is not stored, to be logged. From here on the
-    /// writer goes by the new nonce: see [`BatchId`].
+    /// The frozen batch is stored, now or before.
+    pub fn acknowledge(&mut self, duplicate: bool) {
+        self.frozen = None;
+        self.answered = self.freezes;
+        self.leases_answered = true;
+        self.batches_answered = true;
+        if duplicate {
+            self.record_flush(FlushOutcome::Duplicate, 1);
+        }
+    }
+
+    /// An attempt to store the frozen batch failed.
+    pub fn record_failure(&mut self) {
+        self.batches_answered = false;
+        self.record_flush(FlushOutcome::Failed, 1);
+    }
+
+    /// The frozen batch was not stored, because these leases have run out:
+    /// their executions are counted as crashed. It is to be sent without them,
+    /// under the same id: what was sent before can never be stored any more.
+    pub fn remove_late(&mut self, ids: &[String]) {
+        if let Some(frozen) = &mut self.frozen {
+            let late = frozen.remove_late(ids);
+            self.catalog
+                .record_late(&mut frozen.increments, &self.algorithm, late);
+        }
+    }
+
+    /// Gives up everything that is not stored, to be logged. `nonces` are
+    /// random: what waits goes by the first from now on, and what is recorded
+    /// later by the second. Under one name, the later batch would make the
+    /// earlier one look applied: see [`BatchId`].
     #[must_use]
-    pub fn give_up(&mut self, nonce: u64, now: u64) -> Vec<LoggedBatch> {
+    pub fn give_up(&mut self, nonces: [u64; 2], now: u64) -> Vec<SentBatch> {
         let frozen = self.frozen.take();
+        // The one with the requests that wait, and the one before it if any.
+        let logged = 1 + u64::from(frozen.is_some());
+        self.record_flush(FlushOutcome::Logged, logged);
+        self.rename(nonces[0], now);
         let waiting = self.freeze().cloned();
         self.frozen = None;
-        (self.nonce, self.started_at, self.sequence) = (nonce, now, 0);
+        self.answered = self.freezes;
+        self.rename(nonces[1], now);
         frozen.into_iter().chain(waiting).collect()
     }
 
-    /// Registration fields and families to be registered before the first
-    /// write; none once [`Self::set_registered`] was called.
+    fn rename(&mut self, nonce: u64, now: u64) {
+        (self.nonce, self.started_at, self.sequence) = (nonce, now, 0);
+    }
+
+    fn record_flush(&mut self, outcome: FlushOutcome, attempts: u64) {
+        self.catalog
+            .record_flushes(&mut self.pending, outcome, attempts);
+    }
+
+    /// How far the families' registration is.
     #[must_use]
-    pub fn unregistered(&self) -> Vec<(String, Family)> {
-        if self.registered {
-            return Vec::new();
-        }
+    pub fn registration(&self) -> Registration {
+        self.registration
+    }
+
+    /// Notes how far the families' registration is.
+    pub fn set_registration(&mut self, registration: Registration) {
+        self.registration = registration;
+    }
+
+    /// Registration fields and families.
+    #[must_use]
+    pub fn families(&self) -> Vec<(String, Family)> {
         self.catalog
             .families()
             .into_iter()
@@ -110,16 +264,16 @@ impl Writer {
 
     /// Series to be borne at 0 with the registration, as key and field.
     #[must_use]
-    pub fn zero_cells(&self, algorithm: &str, endpoints: &[&str]) -> Vec<(String, String)> {
+    pub fn zero_cells(&self, endpoints: &[&str]) -> Vec<(String, String)> {
         self.catalog
-            .zero_cells(algorithm, endpoints)
+            .zero_cells(&self.algorithm, endpoints)
             .into_iter()
             .map(|(key, field)| (key.to_owned(), field))
             .collect()
     }
 
     /// Takes the registrations that stand in Redis, in the order of
-    /// [`Self::unregistered`]: where another component was first, increments go
+    /// [`Self::families`]: where another component was first, increments go
     /// to the hash it named. A family that it registered with another layout
     /// gets a hash of its own; these are given back, to be registered.
     #[must_use]
@@ -142,19 +296,6 @@ impl Writer {
         }
         own_layouts
     }
-
-    /// The families are registered.
-    pub fn set_registered(&mut self) {
-        self.registered = true;
-    }
-
-    fn id(&self, sequence: u64) -> BatchId {
-        BatchId {
-            started_at: self.started_at,
-            nonce: self.nonce,
-            sequence,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -164,40 +305,94 @@ mod tests {
     use super::*;
 
     fn writer() -> Writer {
-        Writer::new(Catalog::new("m:"), 7, 100)
+        Writer::new(Catalog::new("m:"), "a".into(), 7, 100)
     }
 
-    fn record(writer: &mut Writer) {
-        let request = Request {
-            method: "GET",
-            endpoint: "/healthz",
-            code: 200,
-            duration_nanos: 1,
-        };
-        writer.record(&request, None);
+    const REQUEST: Request<'_> = Request {
+        method: "POST",
+        endpoint: "/invoke",
+        code: 200,
+        duration_nanos: 1,
+    };
+
+    fn record(writer: &mut Writer) -> Ticket {
+        writer.record(&REQUEST, None, None)
     }
 
-    fn count(batch: &LoggedBatch) -> u64 {
-        let counter = |key: &str| key.starts_with("m:request_counter");
-        let cells = batch.increments.cells();
-        cells
-            .filter(|(key, _, _)| counter(key))
-            .map(|(_, _, by)| by)
-            .sum()
+    fn record_leased(writer: &mut Writer) -> String {
+        let lease = writer.lease("/invoke", 1000);
+        let id = lease.id.clone();
+        let _ticket = writer.record(&REQUEST, None, Some(lease));
+        id
+    }
+
+    fn count(batch: &SentBatch) -> u64 {
+        sum(batch, "m:request_counter")
+    }
+
+    fn sum(batch: &SentBatch, key: &str) -> u64 {
+        let total = batch.total();
+        let cells = total.cells().filter(|(found, _, _)| found.starts_with(key));
+        cells.map(|(_, _, by)| by).sum()
     }
 
     #[test]
     fn a_sent_batch_is_frozen_until_it_is_answered() {
         let mut writer = writer();
         assert_eq!(writer.freeze(), None);
-        record(&mut writer);
-        let first = writer.freeze().cloned().expect("one request waits");
-        record(&mut writer);
+        let ticket = record(&mut writer);
+        record_leased(&mut writer);
+        let first = writer.freeze().cloned().expect("two requests wait");
+        let later = record(&mut writer);
         assert_eq!(writer.freeze(), Some(&first), "a retry sends the same");
-        writer.acknowledge();
+        assert!(!writer.is_answered(ticket));
+        writer.acknowledge(false);
+        assert!(writer.is_answered(ticket));
+        assert!(!writer.is_answered(later), "it goes with the next batch");
         let second = writer.freeze().expect("the other request waits");
         assert_eq!((first.id.sequence, second.id.sequence), (1, 2));
-        assert_eq!((count(&first), count(second)), (1, 1));
+        assert_eq!((count(&first), count(second)), (2, 1));
+    }
+
+    #[test]
+    fn a_late_result_is_taken_out_and_counted_as_late() {
+        let mut writer = writer();
+        let late = record_leased(&mut writer);
+        record_leased(&mut writer);
+        let id = writer.freeze().map(|batch| batch.id.clone());
+        writer.remove_late(&[late]);
+        let batch = writer.freeze().expect("one request is left");
+        assert_eq!(Some(&batch.id), id.as_ref(), "the same id");
+        assert_eq!((count(batch), sum(batch, "m:late_counter")), (1, 1));
+    }
+
+    #[test]
+    fn a_lease_says_what_a_crash_counts() {
+        let mut writer = writer();
+        let lease = writer.lease("/invoke", 30_000);
+        assert_eq!(lease.millis, 35_000);
+        let keys: Vec<_> = lease.count.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, writer.crash_keys());
+        assert!(lease.count[0].1.contains("code=\"500\""));
+        assert!(lease.count[1].1.contains("status=\"crashed\""));
+        assert_ne!(lease.id, writer.lease("/invoke", 30_000).id);
+    }
+
+    #[test]
+    fn redis_is_waited_for_again_when_it_has_answered() {
+        let mut writer = writer();
+        let waits = |writer: &Writer| (writer.waits_for_leases(), writer.waits_for_batches());
+        assert_eq!(waits(&writer), (true, true));
+        writer.give_up_leases();
+        assert_eq!(waits(&writer), (false, true));
+        record(&mut writer);
+        writer.record_failure();
+        assert_eq!(waits(&writer), (false, false));
+        assert!(writer.freeze().is_some());
+        writer.acknowledge(true);
+        assert_eq!(waits(&writer), (true, true));
+        let next = writer.freeze().expect("the duplicate is counted");
+        assert_eq!(sum(next, "m:flush_counter"), 1);
     }
 
     #[test]
@@ -206,17 +401,21 @@ mod tests {
         record(&mut writer);
         let frozen = writer.freeze().cloned().expect("one request waits");
         record(&mut writer);
-        record(&mut writer);
-        let given_up = writer.give_up(8, 200);
+        record_leased(&mut writer);
+        let given_up = writer.give_up([8, 9], 200);
         assert_eq!(given_up.len(), 2);
         assert_eq!(given_up[0], frozen);
         assert_eq!(count(&given_up[1]), 2);
-        assert_ne!(given_up[0].id, given_up[1].id);
+        assert_eq!(sum(&given_up[1], "m:flush_counter"), 2, "both are logged");
+        let names: Vec<_> = given_up.iter().map(|batch| batch.id.nonce).collect();
+        assert_eq!(names, [7, 8], "neither makes the other look applied");
+        assert!(writer.begin_flushing());
+        assert!(writer.end_flushing(), "nothing is left to linger for");
         record(&mut writer);
         let next = writer.freeze().expect("one request waits");
         assert_eq!(
             (next.id.nonce, next.id.started_at, next.id.sequence),
-            (8, 200, 1)
+            (9, 200, 1)
         );
     }
 
@@ -229,7 +428,7 @@ mod tests {
         assert!(!writer.end_flushing(), "a request still waits");
         assert!(writer.freeze().is_some());
         assert!(!writer.end_flushing(), "a batch is not answered");
-        writer.acknowledge();
+        writer.acknowledge(false);
         assert!(writer.end_flushing());
         assert!(writer.begin_flushing());
     }
@@ -239,7 +438,7 @@ mod tests {
         let mut writer = writer();
         record(&mut writer);
         let mut standing: Vec<Family> = writer
-            .unregistered()
+            .families()
             .into_iter()
             .map(|(_, family)| family)
             .collect();

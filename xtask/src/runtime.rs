@@ -15,10 +15,7 @@ use crate::child;
 use crate::tools;
 
 /// The first Spin whose WASI 0.3 is the released one.
-const OLDEST_SPIN: Version = Version {
-    numbers: [4, 1, 0],
-    is_released: true,
-};
+const OLDEST_SPIN: Version = Version([4, 1, 0]);
 
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -36,11 +33,10 @@ pub(crate) struct Runtime {
     program: PathBuf,
 }
 
+/// A pre-release counts as its release: a Spin built from source calls itself
+/// `4.1.0-pre0` whatever it can do, and what it cannot load it names itself.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-struct Version {
-    numbers: [u32; 3],
-    is_released: bool,
-}
+struct Version([u32; 3]);
 
 impl Runtime {
     /// Finds the runtime.
@@ -95,26 +91,19 @@ impl Version {
     /// Reads `spin 4.1.0 (4af5d2c 2026-07-01)`, with or without `-rc.1`.
     fn parse(answer: &str) -> Result<Self> {
         let version = answer.split(' ').nth(1).context("no version")?;
-        let (numbers, is_released) = match version.split_once('-') {
-            Some((numbers, _candidate)) => (numbers, false),
-            None => (version, true),
-        };
+        let numbers = version.split('-').next().unwrap_or(version);
         let numbers: Result<Vec<u32>, _> = numbers.split('.').map(str::parse).collect();
         let Ok(numbers) = numbers?.try_into() else {
             bail!("not three numbers");
         };
-        Ok(Self {
-            numbers,
-            is_released,
-        })
+        Ok(Self(numbers))
     }
 }
 
 impl std::fmt::Display for Version {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [major, minor, patch] = self.numbers;
-        let candidate = if self.is_released { "" } else { "-candidate" };
-        write!(formatter, "{major}.{minor}.{patch}{candidate}")
+        let Self([major, minor, patch]) = self;
+        write!(formatter, "{major}.{minor}.{patch}")
     }
 }
 
@@ -131,7 +120,7 @@ mod tests {
         assert!(is_new_enough("spin 4.1.0 (4af5d2c 2026-07-01)"));
         assert!(is_new_enough("spin 4.10.2"));
         assert!(is_new_enough("spin 5.0.0-pre0 (a 2027-01-01)"));
-        assert!(!is_new_enough("spin 4.1.0-rc.1"));
+        assert!(is_new_enough("spin 4.1.0-pre0 (94a8fc8a 2026-08-21)"));
         assert!(!is_new_enough("spin 4.0.1 (a 2026-03-01)"));
         assert!(!is_new_enough("spin 3.6.3"));
     }

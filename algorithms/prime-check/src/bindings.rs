@@ -1,5 +1,5 @@
 //! What `wit-bindgen` makes of `wit/algorithm.wit`: the contract's types, and
-//! the exported functions that call [`crate::PrimeCheck`].
+//! the exported functions that call [`crate::Algorithm`].
 //!
 //! The exports exist in wasm alone: a native linker refuses their names
 //! (`…/algorithm@0.1.0#run`), and only the tests build this crate natively.
@@ -12,7 +12,7 @@
 )]
 
 #[cfg(target_family = "wasm")]
-use crate::PrimeCheck;
+use crate::Algorithm;
 
 wit_bindgen::generate!({
     path: "../../wit",
@@ -20,4 +20,4 @@ wit_bindgen::generate!({
 });
 
 #[cfg(target_family = "wasm")]
-export!(PrimeCheck);
+export!(Algorithm);

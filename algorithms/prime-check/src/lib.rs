@@ -26,9 +26,9 @@ mod primality;
 use bindings::exports::functional_scaffold::algorithm::algorithm::{Description, Error, Guest};
 
 /// The algorithm, as the contract sees it.
-pub struct PrimeCheck;
+pub struct Algorithm;
 
-impl Guest for PrimeCheck {
+impl Guest for Algorithm {
     fn describe() -> Description {
         Description {
             name: env!("CARGO_PKG_NAME").to_owned(),
@@ -52,7 +52,7 @@ impl Guest for PrimeCheck {
 
 #[cfg(test)]
 mod tests {
-    use super::{Description, Error, Guest, PrimeCheck};
+    use super::{Algorithm, Description, Error, Guest};
 
     #[test]
     fn describes_itself_within_the_contract() {
@@ -61,7 +61,7 @@ mod tests {
             version,
             summary,
             input_schema,
-        } = PrimeCheck::describe();
+        } = Algorithm::describe();
         assert_eq!(name, "prime-check");
         assert!(!version.is_empty());
         assert_eq!(summary.lines().count(), 1);
@@ -93,16 +93,13 @@ mod tests {
                 r#"{"number":2,"is_prime":true,"factors":[{"prime":2,"exponent":1}]}"#,
             ),
         ] {
-            assert_eq!(
-                PrimeCheck::run(input.to_owned()).expect("an answer"),
-                output
-            );
+            assert_eq!(Algorithm::run(input.to_owned()).expect("an answer"), output);
         }
     }
 
     #[test]
     fn refuses_a_wrong_input_as_the_callers_fault() {
-        let error = PrimeCheck::run(r#"{"number": -1}"#.to_owned()).expect_err("a refusal");
+        let error = Algorithm::run(r#"{"number": -1}"#.to_owned()).expect_err("a refusal");
         assert!(
             matches!(&error, Error::InvalidInput(message) if message == "number must not be negative: -1"),
             "{error:?}"

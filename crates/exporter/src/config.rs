@@ -5,19 +5,24 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
-use clap::{Args, Parser, ValueEnum, builder::NonEmptyStringValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use functional_scaffold_schema::protocol::DEFAULT_PREFIX;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 use tracing::level_filters::LevelFilter;
 
 const MAX_TIMEOUT_MS: u64 = 600_000;
 
+/// Redis takes a longer pause between two scripts, of 5 s, for a time in which
+/// it stood still, and extends every lease by it (`STILL_MS` in `clock.lua`).
+const MAX_SETTLE_INTERVAL_MS: u64 = 4_999;
+
 /// Serves the metric families registered in Redis to Prometheus.
 ///
 /// Reads the hash metrics:families and the hash of every family named there,
-/// and serves them on /metrics. It only reads: what to export is decided by
-/// whoever registers a family. Also serves /healthz (alive), /readyz (Redis
-/// answers) and / (links).
+/// and serves them on /metrics. What to export is decided by whoever registers
+/// a family. Executions that were never heard of again are counted as crashed
+/// when their lease runs out; nothing else is written. Also serves /healthz
+/// (alive), /readyz (Redis answers) and / (links).
 ///
 /// With Redis down, /metrics still answers 200, with functional_scaffold_redis_up 0.
 #[derive(Parser)]
@@ -32,6 +37,45 @@ pub struct Cli {
     /// What is logged.
     #[command(flatten)]
     pub log: LogOptions,
+    /// What is done instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the exporter can do beside serving.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Store batches that the service gave to its log.
+    ///
+    /// Reads log lines with "event":"batch_not_stored" and stores each batch
+    /// once, however often it is replayed within an hour. Other lines are
+    /// ignored. At the end it reports what became of the batches; the exit
+    /// code is 0 if all of them are stored.
+    #[command(after_help = REPLAY_EXAMPLES)]
+    Replay(ReplayOptions),
+}
+
+const REPLAY_EXAMPLES: &str = "\
+Examples:
+  functional-scaffold-exporter replay app.log app.log.1
+  kubectl logs -f deployment/app | functional-scaffold-exporter replay";
+
+/// Which batches are stored, and how hard that is tried.
+#[derive(Debug, Args)]
+pub struct ReplayOptions {
+    /// Log files, one after the other; `-`, or none, is standard input.
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
+    /// Store also what was given up longer ago than Redis remembers stored
+    /// batches (an hour, less a minute for clocks that differ). What was stored
+    /// before is then counted twice.
+    #[arg(long)]
+    pub force: bool,
+
+    /// How long Redis, while it is away, is tried again.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    pub retry_seconds: u64,
 }
 
 const EXAMPLES: &str = "\
@@ -44,50 +88,60 @@ A flag wins over its environment variable. An empty REDIS_URL, REDIS_USERNAME,
 REDIS_PASSWORD or REDIS_PASSWORD_FILE counts as not set.
 
 A Redis user of its own needs no more than this:
-  ACL SETUSER exporter on >PASSWORD %R~metrics:* +hscan +ping +select";
+  ACL SETUSER exporter on >PASSWORD ~metrics:* +ping +select +hscan +zscan
+      +hmget +evalsha +eval +time +hget +hset +hsetnx +hincrby +zadd +zrem
+      +zrangebyscore +zremrangebyscore
+and for replay also +zcard +zscore +expire. With %R~metrics:* and no scripts it
+can read, but not count what crashed, nor tell a wiped Redis from lost writes.";
 
 /// Where the metrics are.
 #[derive(Args)]
 #[command(next_help_heading = "Redis")]
 pub struct RedisOptions {
     /// Host name or IP address of Redis.
-    #[arg(long, env, value_name = "HOST", default_value = "127.0.0.1", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, global = true, env, value_name = "HOST", default_value = "127.0.0.1", value_parser = NonEmptyStringValueParser::new())]
     pub redis_host: String,
 
     /// Port of Redis.
-    #[arg(long, env, value_name = "PORT", default_value = "6379", value_parser = port)]
+    #[arg(long, global = true, env, value_name = "PORT", default_value = "6379", value_parser = port)]
     pub redis_port: u16,
 
     /// Number of the Redis database that holds the metrics.
-    #[arg(long, env = "REDIS_METRICS_DB", value_name = "NUMBER", default_value = "0", value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, global = true, env = "REDIS_METRICS_DB", value_name = "NUMBER", default_value = "0", value_parser = clap::value_parser!(i64).range(0..))]
     pub redis_db: i64,
 
     /// User name (Redis ACL). Without one, a password is for the default user.
-    #[arg(long, env, value_name = "NAME")]
+    #[arg(long, global = true, env, value_name = "NAME")]
     pub redis_username: Option<String>,
 
     /// Password. Prefer the variable or the file: a flag shows in the list of
     /// processes.
-    #[arg(long, env, value_name = "PASSWORD", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env,
+        value_name = "PASSWORD",
+        hide_env_values = true
+    )]
     pub redis_password: Option<String>,
 
     /// File that holds the password; one line end after it is not part of it.
-    #[arg(long, env, value_name = "FILE")]
+    #[arg(long, global = true, env, value_name = "FILE")]
     pub redis_password_file: Option<PathBuf>,
 
     /// Redis as a URL, instead of host and port: redis://user:password@redis.internal:6379/2
     /// or redis+unix:///run/redis.sock?db=2. What it leaves out (user,
     /// password, database) is taken from the other options. TLS (rediss://) is
     /// not supported yet.
-    #[arg(long, env, value_name = "URL", hide_env_values = true)]
+    #[arg(long, global = true, env, value_name = "URL", hide_env_values = true)]
     pub redis_url: Option<String>,
 
     /// Longest wait, in milliseconds, for a connection and for each reply.
-    #[arg(long, env, value_name = "MS", default_value = "2000", value_parser = clap::value_parser!(u64).range(1..=MAX_TIMEOUT_MS))]
+    #[arg(long, global = true, env, value_name = "MS", default_value = "2000", value_parser = clap::value_parser!(u64).range(1..=MAX_TIMEOUT_MS))]
     pub redis_timeout_ms: u64,
 
     /// What every key of the metrics begins with.
-    #[arg(long, env, value_name = "PREFIX", default_value = DEFAULT_PREFIX)]
+    #[arg(long, global = true, env, value_name = "PREFIX", default_value = DEFAULT_PREFIX)]
     pub metrics_prefix: String,
 }
 
@@ -111,6 +165,12 @@ pub struct ServeOptions {
     /// millisecond.
     #[arg(long, env = "EXPORTER_SCAN_COUNT", value_name = "FIELDS", default_value = "500", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub scan_count: u32,
+
+    /// Pause, in milliseconds, between two looks for executions whose lease
+    /// ran out, in times without a scrape. Below 5000: Redis takes a longer
+    /// pause for a standstill of its own, and extends all leases by it.
+    #[arg(long, env = "EXPORTER_SETTLE_INTERVAL_MS", value_name = "MS", default_value = "2000", value_parser = clap::value_parser!(u64).range(10..=MAX_SETTLE_INTERVAL_MS))]
+    pub settle_interval_ms: u64,
 }
 
 /// What is logged, on standard error.
@@ -120,6 +180,7 @@ pub struct LogOptions {
     /// Least severe level that is logged: off, error, warn, info, debug, trace.
     #[arg(
         long,
+        global = true,
         env = "EXPORTER_LOG_LEVEL",
         value_name = "LEVEL",
         default_value = "info"
@@ -129,6 +190,7 @@ pub struct LogOptions {
     /// Form of a log line.
     #[arg(
         long,
+        global = true,
         env = "EXPORTER_LOG_FORMAT",
         value_name = "FORMAT",
         default_value = "text"
@@ -161,6 +223,8 @@ pub struct Config {
     pub prefix: String,
     /// `COUNT` of each HSCAN.
     pub scan_count: u32,
+    /// Pause between two settlings of leases.
+    pub settle_interval: Duration,
 }
 
 impl Cli {
@@ -178,6 +242,7 @@ impl Cli {
             scrape_timeout: Duration::from_millis(self.serve.scrape_timeout_ms),
             prefix: self.redis.metrics_prefix,
             scan_count: self.serve.scan_count,
+            settle_interval: Duration::from_millis(self.serve.settle_interval_ms),
         })
     }
 }

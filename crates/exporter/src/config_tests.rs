@@ -72,6 +72,14 @@ fn a_url_goes_before_host_and_port_and_the_rest_fills_it() {
 }
 
 #[test]
+fn options_of_redis_hold_before_and_after_the_command() {
+    let address = |arguments: &[&str]| redis(arguments).0;
+    assert_eq!(address(&["--redis-host", "h", "replay", "f"]), "h:6379");
+    assert_eq!(address(&["replay", "f", "--redis-host", "h"]), "h:6379");
+    assert!(refusal(&["replay", "--listen", "h:1"]).contains("--listen"));
+}
+
+#[test]
 fn the_password_may_be_in_a_file() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("password");
@@ -108,6 +116,8 @@ fn wrong_values_are_refused_with_a_reason_and_without_a_secret() {
         (["--redis-db", "-1"], "-1"),
         (["--redis-timeout-ms", "0"], "0 is not in 1..=600000"),
         (["--redis-host", ""], "--redis-host"),
+        (["--settle-interval-ms", "5000"], "--settle-interval-ms"),
+        (["--settle-interval-ms", "5000"], "5000 is not in 10..=4999"),
         (["--log-level", "loud"], "loud"),
     ] {
         let text = refusal(&arguments);

@@ -1,6 +1,7 @@
 //! The connection to Redis: opened when needed, kept, replaced when broken,
 //! every wait bounded. Owns how a failure is classed and worded, so that no
-//! credential leaves; sends no command but the handshake and `PING`.
+//! credential leaves; what is sent, but for the handshake and `PING`, is
+//! others' business.
 
 use std::{fmt, time::Duration};
 
@@ -20,6 +21,7 @@ pub struct Failure {
     /// Its class.
     pub reason: Reason,
     text: String,
+    may_pass: bool,
 }
 
 /// The class of a failure: a bounded set, fit for a label.
@@ -80,7 +82,21 @@ impl Failure {
     /// A failure that did not come from the Redis client.
     #[must_use]
     pub fn new(reason: Reason, text: String) -> Self {
-        Self { reason, text }
+        Self {
+            reason,
+            text,
+            may_pass: matches!(
+                reason,
+                Reason::Connection | Reason::Timeout | Reason::Loading
+            ),
+        }
+    }
+
+    /// Whether the same may succeed a little later, with nothing changed but
+    /// the state of Redis.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        self.may_pass
     }
 
     /// Redis gave no answer within `limit`.
@@ -184,23 +200,40 @@ impl Redis {
     /// # Errors
     /// It does not, within twice the limit.
     pub async fn ping(&self) -> Result<(), Failure> {
-        let asking = async {
-            loop {
-                let mut lease = self.lease().await?;
-                let pong = redis::cmd("PING").exec_async(&mut lease.connection).await;
-                let Err(error) = pong else { return Ok(()) };
-                let failure = self.failure(&error);
-                if failure.reason != Reason::Server {
-                    self.discard(&lease).await;
-                }
-                if lease.fresh || failure.reason != Reason::Connection {
-                    return Err(failure);
-                }
-            }
-        };
+        let asking = self.ask(|mut connection| async move {
+            redis::cmd("PING").exec_async(&mut connection).await
+        });
         timeout(2 * self.limit, asking)
             .await
             .unwrap_or_else(|_elapsed| Err(Failure::timeout(2 * self.limit)))
+    }
+
+    /// Sends commands over the kept connection, and once more over a new one
+    /// where the kept one turns out to be broken: so only what may be repeated.
+    ///
+    /// # Errors
+    /// Redis did not answer, or answered with an error.
+    pub async fn ask<T, F>(
+        &self,
+        mut command: impl FnMut(MultiplexedConnection) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, RedisError>>,
+    {
+        loop {
+            let lease = self.lease().await?;
+            let error = match command(lease.connection.clone()).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let failure = self.failure(&error);
+            if failure.reason != Reason::Server {
+                self.discard(&lease).await;
+            }
+            if lease.fresh || failure.reason != Reason::Connection {
+                return Err(failure);
+            }
+        }
     }
 
     /// Classes an error of the client and takes the password out of its text.
@@ -224,7 +257,24 @@ impl Redis {
 }
 
 fn failure(error: &RedisError, secret: Option<&str>) -> Failure {
-    Failure::new(Reason::of(error), without(&error.to_string(), secret))
+    let text = without(&error.to_string(), secret);
+    let mut failure = Failure::new(Reason::of(error), text);
+    // A replica after a failover, a full memory or disk, a script that runs
+    // too long, a cluster that is being mended.
+    failure.may_pass |= matches!(
+        error.code(),
+        Some(
+            "READONLY"
+                | "OOM"
+                | "MISCONF"
+                | "BUSY"
+                | "MASTERDOWN"
+                | "NOREPLICAS"
+                | "TRYAGAIN"
+                | "CLUSTERDOWN"
+        )
+    );
+    failure
 }
 
 /// `text` with the password taken out. A server that does not know AUTH

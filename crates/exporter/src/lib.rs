@@ -1,11 +1,17 @@
 //! Serves the metric families found in Redis to Prometheus. It exports what is
-//! registered there, not a list of its own, and it writes nothing.
+//! registered there, not a list of its own. It writes no counts but those of
+//! leases that ran out, and of batches that it is told to replay from a log.
 //!
 //! # Layout
 //! - [`config`]: every option, from flags and environment
 //! - [`connection`]: the connection to Redis, and how it can fail
-//! - [`scan`]: one hash, page by page
+//! - [`script`]: one call of a Lua script
+//! - [`scan`]: one hash or sorted set, page by page
 //! - [`registry`]: the registrations found, and which of them can be served
+//! - [`settle`]: settles leases that ran out, at every read and in between
+//! - [`leases`]: what is in flight, from the open leases
+//! - [`labels`]: one label of a label set
+//! - [`marks`]: the highest value served of each series, so that none steps back
 //! - [`reader`]: one read of every family
 //! - [`offences`]: what could not be served, counted and logged once
 //! - [`scrape`]: one read for all the scrapes that wait, and its text
@@ -13,6 +19,8 @@
 //! - [`http`]: the routes
 //! - [`page`]: the front page
 //! - [`serve`]: the process: listens, stops on a signal
+//! - [`replay`]: the command that stores batches found in a log
+//! - [`log_lines`]: the lines of that log, and the batches in them
 //!
 //! A scrape flows `http → scrape → reader → scan → connection`, and its result
 //! back the same way. What the stored bytes mean, and how they are written for
@@ -23,11 +31,18 @@
 pub mod config;
 pub mod connection;
 pub mod http;
+pub mod labels;
+pub mod leases;
+pub mod log_lines;
+pub mod marks;
 pub mod offences;
 pub mod page;
 pub mod reader;
 pub mod registry;
+pub mod replay;
 pub mod scan;
 pub mod scrape;
+pub mod script;
 pub mod self_metrics;
 pub mod serve;
+pub mod settle;

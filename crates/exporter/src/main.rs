@@ -8,8 +8,8 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use clap::Parser as _;
 use functional_scaffold_exporter::{
-    config::{Cli, LogFormat, LogOptions},
-    serve,
+    config::{Cli, Command, Config, LogFormat, LogOptions},
+    replay, serve,
 };
 
 /// How long a task that cannot be stopped (a DNS look-up) may hold up the end
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(&cli.log);
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // Not through the log: it must be seen at every log level.
             eprintln!("error: {error:#}");
@@ -29,15 +29,30 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(mut cli: Cli) -> anyhow::Result<ExitCode> {
+    let command = cli.command.take();
     let config = cli.check()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let ended = runtime.block_on(serve::serve(config));
+    let ended = runtime.block_on(obey(command, config));
     runtime.shutdown_timeout(RUNTIME_GRACE);
     ended
+}
+
+async fn obey(command: Option<Command>, config: Config) -> anyhow::Result<ExitCode> {
+    let Some(Command::Replay(options)) = command else {
+        serve::serve(config).await?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let report = replay::replay(config, &options).await?;
+    print!("{report}");
+    Ok(if report.all_stored() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn start_log(options: &LogOptions) {

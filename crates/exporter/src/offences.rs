@@ -19,6 +19,10 @@ const MAX_TEXT_BYTES: usize = 300;
 
 /// The label of what concerns the hash of families as a whole.
 pub const REGISTRY: &str = "(families)";
+/// The label of what concerns the sorted set of open leases.
+pub const LEASES: &str = "(leases)";
+/// The label of what concerns the hash that keeps clock and epoch.
+pub const STATE: &str = "(state)";
 /// The label of registrations whose name is no metric name.
 const INVALID_NAME: &str = "(invalid name)";
 /// The label of the families beyond [`MAX_FAMILIES`].
@@ -35,7 +39,11 @@ pub mod reason {
     pub const NAME_COLLISION: &str = "name_collision";
     /// A layout of a family that cannot be added to the first one.
     pub const LAYOUT: &str = "layout";
-    /// The key does not hold a hash.
+    /// A member of the sorted set of open leases is no lease of an execution.
+    pub const LEASE: &str = "lease";
+    /// More than are looked at.
+    pub const TOO_MANY: &str = "too_many";
+    /// The key is of another type than it should be.
     pub const WRONG_TYPE: &str = "wrong_type";
     /// The Redis user may not read the key.
     pub const FORBIDDEN: &str = "forbidden";
@@ -85,7 +93,8 @@ impl Offences {
     }
 
     fn tally(&mut self, family: &str, reason: &'static str) -> &mut Tally {
-        let label = if ![REGISTRY, OTHER_FAMILIES].contains(&family) && !is_metric_name(family) {
+        let own = [REGISTRY, LEASES, STATE, OTHER_FAMILIES].contains(&family);
+        let label = if !own && !is_metric_name(family) {
             INVALID_NAME
         } else if self.by_family.len() < MAX_FAMILIES || self.by_family.contains_key(family) {
             family

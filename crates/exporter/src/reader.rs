@@ -1,11 +1,12 @@
-//! One read of every registered family. Owns the order of the steps and what
-//! one bad key or field costs (itself); keeps no state between reads.
+//! One read of every registered family and of the open leases. Owns the order
+//! of the steps and what one bad key or field costs (itself); what is kept
+//! between reads is [`crate::marks`]'s.
 
 use std::{sync::Arc, time::Duration};
 
 use functional_scaffold_schema::{
     cell::CellError,
-    protocol::families_key,
+    protocol::{Settled, families_key, leases_key, state_key},
     series::{FamilySeries, SeriesReader, merge_layouts},
 };
 use redis::{RedisError, aio::MultiplexedConnection};
@@ -16,9 +17,12 @@ use tokio::{
 
 use crate::{
     connection::{Failure, Reason, Redis},
-    offences::{Offences, REGISTRY, reason},
+    leases::{EXECUTIONS, OpenLeases},
+    marks::Marks,
+    offences::{LEASES, Offences, REGISTRY, STATE, reason},
     registry::{self, Registered},
     scan::{ScanError, Scanner},
+    settle::Settler,
 };
 
 /// What Redis held.
@@ -30,6 +34,16 @@ pub struct Reading {
     pub cells: u64,
     /// What could not be served.
     pub offences: Offences,
+    /// The executions in flight, where there are algorithms and the open
+    /// leases can be read.
+    pub in_flight: Option<FamilySeries>,
+    /// The age of the oldest open lease, 0 without any. None where the open
+    /// leases cannot be read or settled.
+    pub oldest_lease_age_seconds: Option<f64>,
+    /// When a batch was last stored, in milliseconds since 1970.
+    pub flushed_millis: Option<i64>,
+    /// Series that stepped back since the last read.
+    pub regressions: u64,
 }
 
 /// What to read, and for how long.
@@ -43,21 +57,27 @@ pub struct Plan {
     pub limit: Duration,
 }
 
-/// Reads every registered family, over a kept connection if there is one.
+/// Settles leases that ran out and reads every registered family, over a kept
+/// connection if there is one.
 ///
 /// # Errors
 /// Redis cannot be read. A family, key or field that cannot be served is no
 /// error: it is among the reading's offences.
-pub async fn read(redis: &Redis, plan: &Plan) -> Result<Reading, Failure> {
+pub async fn read(
+    redis: &Redis,
+    plan: &Plan,
+    settler: &Settler,
+    marks: &mut Marks,
+) -> Result<Reading, Failure> {
     let deadline = Instant::now() + plan.limit;
     let mut may_retry = true;
     loop {
         let lease = timeout_at(deadline, redis.lease())
             .await
             .unwrap_or_else(|_elapsed| Err(Failure::timeout(plan.limit)))?;
-        let reading = read_over(lease.connection.clone(), redis, plan);
+        let reading = read_over(lease.connection.clone(), redis, plan, settler);
         let failure = match timeout_at(deadline, reading).await {
-            Ok(Ok(reading)) => return Ok(reading),
+            Ok(Ok(found)) => return Ok(found.hold(marks)),
             Ok(Err(failure)) => failure,
             Err(_elapsed) => Failure::timeout(plan.limit),
         };
@@ -73,56 +93,182 @@ pub async fn read(redis: &Redis, plan: &Plan) -> Result<Reading, Failure> {
     }
 }
 
+/// What was read, before the layouts of each family are put together.
+#[derive(Default)]
+struct Found {
+    /// Each family's name and layouts.
+    families: Vec<(String, Vec<FamilySeries>)>,
+    cells: u64,
+    leases: Option<OpenLeases>,
+    /// The time that the leases' scores are compared with, if any are settled.
+    lease_time_millis: Option<i64>,
+    state: State,
+    offences: Offences,
+}
+
+/// What is kept of the store as a whole.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct State {
+    epoch: Option<String>,
+    flushed_millis: Option<i64>,
+}
+
+impl Found {
+    /// Holds every series at its mark, and puts the layouts together. Marks
+    /// are kept by layout: the bounds that layouts share may become fewer.
+    fn hold(self, marks: &mut Marks) -> Reading {
+        let mut reading = Reading {
+            cells: self.cells,
+            offences: self.offences,
+            flushed_millis: self.state.flushed_millis,
+            ..Reading::default()
+        };
+        marks.enter(self.state.epoch.as_deref());
+        for (name, mut layouts) in self.families {
+            for layout in &mut layouts {
+                reading.regressions += marks.hold(layout);
+            }
+            let (merged, refused) = merge_layouts(layouts);
+            reading.families.extend(merged);
+            for layout in refused {
+                reading.offences.add(&name, reason::LAYOUT, || {
+                    format!("layout with key {:?} has no bound in common", layout.key)
+                });
+            }
+        }
+        reading
+            .families
+            .sort_unstable_by(|left, right| left.family.name.cmp(&right.family.name));
+        if let Some(leases) = self.leases {
+            reading.in_flight = leases.in_flight(&reading.families);
+            reading.oldest_lease_age_seconds = self
+                .lease_time_millis
+                .map(|time| leases.oldest_age_seconds(time));
+        }
+        reading
+    }
+}
+
+/// Reads until the epoch was the same before and after: what was read of two
+/// stores together means nothing.
 async fn read_over(
-    connection: MultiplexedConnection,
+    mut connection: MultiplexedConnection,
     redis: &Redis,
     plan: &Plan,
-) -> Result<Reading, Failure> {
-    let scanner = Arc::new(Scanner::new(connection, plan.scan_count));
-    let mut reading = Reading::default();
-    let registered = registered(&scanner, &plan.prefix, &mut reading.offences)
-        .await
-        .map_err(|error| redis.failure(&error))?;
+    settler: &Settler,
+) -> Result<Found, Failure> {
+    loop {
+        let mut found = Found::default();
+        let registered = registered(connection.clone(), plan, &mut found.offences)
+            .await
+            .map_err(|error| redis.failure(&error))?;
+        let settled = settler.settle(&mut connection, redis, &registered).await;
+        found.lease_time_millis = settled.as_ref().map(|settled| settled.lease_time_millis);
+        let epoch = match settled {
+            Some(Settled { epoch, .. }) => Some(epoch),
+            // What is said of the state's key is said after the families.
+            None => {
+                state(&mut connection, plan, &mut Offences::default())
+                    .await
+                    .map_err(|error| redis.failure(&error))?
+                    .epoch
+            }
+        };
+        read_families(&connection, redis, plan, registered, &mut found).await?;
+        found.state = state(&mut connection, plan, &mut found.offences)
+            .await
+            .map_err(|error| redis.failure(&error))?;
+        if found.state.epoch == epoch {
+            return Ok(found);
+        }
+    }
+}
 
+/// Reads the registrations alone; what is wrong with them is left to a scrape.
+///
+/// # Errors
+/// Redis cannot be read.
+pub async fn read_registered(
+    connection: MultiplexedConnection,
+    plan: &Plan,
+) -> Result<Vec<Registered>, RedisError> {
+    registered(connection, plan, &mut Offences::default()).await
+}
+
+async fn registered(
+    connection: MultiplexedConnection,
+    plan: &Plan,
+    offences: &mut Offences,
+) -> Result<Vec<Registered>, RedisError> {
+    let mut registrations = Vec::new();
+    let scanned = Scanner::new(connection, plan.scan_count)
+        .scan(&families_key(&plan.prefix), |field, json| {
+            registrations.push((field.to_vec(), json.to_vec()));
+        })
+        .await;
+    readable(scanned, REGISTRY, offences)?;
+    Ok(registry::families(registrations, offences))
+}
+
+async fn state(
+    connection: &mut MultiplexedConnection,
+    plan: &Plan,
+    offences: &mut Offences,
+) -> Result<State, RedisError> {
+    let key = state_key(&plan.prefix);
+    let read: Result<[Option<Vec<u8>>; 2], RedisError> = redis::cmd("HMGET")
+        .arg(&key)
+        .arg(&["epoch", "flushed_ms"])
+        .query_async(connection)
+        .await;
+    let read = read.map_err(|error| ScanError::of(error, &key));
+    let Some(fields) = readable(read, STATE, offences)? else {
+        return Ok(State::default());
+    };
+    let [epoch, flushed] =
+        fields.map(|field| field.map(|text| String::from_utf8_lossy(&text).into_owned()));
+    Ok(State {
+        epoch,
+        flushed_millis: flushed.and_then(|text| text.parse().ok()),
+    })
+}
+
+async fn read_families(
+    connection: &MultiplexedConnection,
+    redis: &Redis,
+    plan: &Plan,
+    registered: Vec<Registered>,
+    found: &mut Found,
+) -> Result<(), Failure> {
+    let scanner = Arc::new(Scanner::new(connection.clone(), plan.scan_count));
+    let executions: Vec<String> = registered
+        .iter()
+        .filter(|family| family.name == EXECUTIONS)
+        .flat_map(|family| family.layouts.iter().map(|layout| layout.key.clone()))
+        .collect();
     // A task each, so that one family is decoded while another is waited for.
     // They end with this set, whatever becomes of this read.
     let mut tasks = JoinSet::new();
     for family in registered {
         tasks.spawn(read_family(Arc::clone(&scanner), family));
     }
+    tasks.spawn(read_leases(scanner, leases_key(&plan.prefix), executions));
     while let Some(joined) = tasks.join_next().await {
         let part = joined
             .map_err(|panic| Failure::new(Reason::Internal, panic.to_string()))?
             .map_err(|error| redis.failure(&error))?;
-        reading.families.extend(part.families);
-        reading.cells = reading.cells.saturating_add(part.cells);
-        reading.offences.merge(part.offences);
+        found.families.extend(part.families);
+        found.cells = found.cells.saturating_add(part.cells);
+        found.leases = found.leases.take().or(part.leases);
+        found.offences.merge(part.offences);
     }
-    reading
-        .families
-        .sort_unstable_by(|left, right| left.family.name.cmp(&right.family.name));
-    Ok(reading)
+    Ok(())
 }
 
-async fn registered(
-    scanner: &Scanner,
-    prefix: &str,
-    offences: &mut Offences,
-) -> Result<Vec<Registered>, RedisError> {
-    let mut registrations = Vec::new();
-    let scanned = scanner
-        .scan(&families_key(prefix), |field, json| {
-            registrations.push((field.to_vec(), json.to_vec()));
-        })
-        .await;
-    refused_or_failed(scanned, REGISTRY, offences)?;
-    Ok(registry::families(registrations, offences))
-}
-
-/// Reads one family: each layout's hash, then their sum.
-async fn read_family(scanner: Arc<Scanner>, family: Registered) -> Result<Reading, RedisError> {
+/// Reads one family: each layout's hash.
+async fn read_family(scanner: Arc<Scanner>, family: Registered) -> Result<Found, RedisError> {
     let Registered { name, layouts } = family;
-    let mut part = Reading::default();
+    let mut part = Found::default();
     let mut read = Vec::with_capacity(layouts.len());
     for layout in layouts {
         let key = layout.key.clone();
@@ -135,17 +281,27 @@ async fn read_family(scanner: Arc<Scanner>, family: Registered) -> Result<Readin
                 }
             })
             .await;
-        if refused_or_failed(scanned, &name, &mut part.offences)? {
+        if readable(scanned, &name, &mut part.offences)?.is_some() {
             read.push(series.finish());
         }
     }
-    let (merged, refused) = merge_layouts(read);
-    part.families.extend(merged);
-    for layout in refused {
-        part.offences.add(&name, reason::LAYOUT, || {
-            format!("layout with key {:?} has no bound in common", layout.key)
-        });
-    }
+    part.families.push((name, read));
+    Ok(part)
+}
+
+async fn read_leases(
+    scanner: Arc<Scanner>,
+    key: String,
+    executions: Vec<String>,
+) -> Result<Found, RedisError> {
+    let mut part = Found::default();
+    let mut leases = OpenLeases::default();
+    let scanned = scanner
+        .scan_sorted_set(&key, |member, score| {
+            leases.push(member, score, &executions, &mut part.offences);
+        })
+        .await;
+    part.leases = readable(scanned, LEASES, &mut part.offences)?.map(|()| leases);
     Ok(part)
 }
 
@@ -156,18 +312,19 @@ fn add_cell(offences: &mut Offences, name: &str, key: &str, field: &[u8], error:
     });
 }
 
-/// Whether the hash was read; a failure of Redis as a whole is the error.
-fn refused_or_failed(
-    scanned: Result<(), ScanError>,
+/// What was read, or nothing if the key is at fault; a failure of Redis as a
+/// whole is the error.
+fn readable<T>(
+    read: Result<T, ScanError>,
     name: &str,
     offences: &mut Offences,
-) -> Result<bool, RedisError> {
-    let (reason, text) = match scanned {
-        Ok(()) => return Ok(true),
+) -> Result<Option<T>, RedisError> {
+    let (reason, text) = match read {
+        Ok(read) => return Ok(Some(read)),
         Err(ScanError::Redis(error)) => return Err(error),
         Err(error @ ScanError::WrongType(_)) => (reason::WRONG_TYPE, error.to_string()),
         Err(error @ ScanError::Forbidden(_)) => (reason::FORBIDDEN, error.to_string()),
     };
     offences.add(name, reason, || text);
-    Ok(false)
+    Ok(None)
 }

@@ -7,7 +7,7 @@ use functional_scaffold_schema::family::{Family, Kind, LAYOUT_SEPARATOR};
 
 use crate::{
     offences::{Offences, reason},
-    self_metrics::RESERVED_PREFIX,
+    self_metrics::{IN_FLIGHT, RESERVED_PREFIX},
 };
 
 /// A family with every layout that is registered for it, the first one first.
@@ -61,9 +61,9 @@ fn decode(field: &[u8], json: &[u8], offences: &mut Offences) -> Option<Family> 
         .split_once(LAYOUT_SEPARATOR)
         .map_or(field, |(name, _)| name);
     match Family::decode(field, json) {
-        Ok(family) if family.name.starts_with(RESERVED_PREFIX) => {
+        Ok(family) if family.name.starts_with(RESERVED_PREFIX) || family.name == IN_FLIGHT => {
             offences.add(name, reason::NAME_COLLISION, || {
-                format!("field {field:?}: names that begin with {RESERVED_PREFIX} are the exporter's own")
+                format!("field {field:?}: {IN_FLIGHT} and names that begin with {RESERVED_PREFIX} are the exporter's own")
             });
             None
         }
@@ -175,9 +175,13 @@ mod tests {
             &[
                 ("functional_scaffold_redis_up", COUNTER),
                 ("functional_scaffold_redis_up@1", COUNTER),
+                (IN_FLIGHT, COUNTER),
             ],
             &[],
-            &[("functional_scaffold_redis_up", "name_collision")],
+            &[
+                (IN_FLIGHT, "name_collision"),
+                ("functional_scaffold_redis_up", "name_collision"),
+            ],
         );
     }
 

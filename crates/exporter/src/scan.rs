@@ -1,5 +1,6 @@
-//! One hash, read page by page (HSCAN). Owns the pace, so that Redis is never
-//! busy with one scrape for long; knows nothing of what the fields mean.
+//! One hash or sorted set, read page by page (HSCAN, ZSCAN). Owns the pace, so
+//! that Redis is never busy with one scrape for long; knows nothing of what the
+//! fields mean.
 
 use redis::{RedisError, Value, aio::MultiplexedConnection};
 use thiserror::Error;
@@ -10,11 +11,11 @@ use tokio::sync::Semaphore;
 /// this times the page is what others may have to wait for.
 const PAGES_AT_A_TIME: usize = 4;
 
-/// Why a hash could not be read.
+/// Why a key could not be read.
 #[derive(Debug, Error)]
 pub enum ScanError {
-    /// The key is no hash.
-    #[error("the key {0:?} does not hold a hash")]
+    /// The key is of another type.
+    #[error("the key {0:?} does not hold what it should: it is of another type")]
     WrongType(String),
     /// The user may not read this key.
     #[error("the key {0:?} may not be read by this Redis user")]
@@ -22,6 +23,18 @@ pub enum ScanError {
     /// Redis as a whole cannot be read.
     #[error(transparent)]
     Redis(RedisError),
+}
+
+impl ScanError {
+    /// Classes the error of a command that reads `key`.
+    #[must_use]
+    pub fn of(error: RedisError, key: &str) -> Self {
+        match error.code() {
+            Some("WRONGTYPE") => Self::WrongType(key.to_owned()),
+            Some("NOPERM") => Self::Forbidden(key.to_owned()),
+            _ => Self::Redis(error),
+        }
+    }
 }
 
 /// Reads hashes over one connection.
@@ -65,17 +78,34 @@ impl Scanner {
     ///
     /// # Errors
     /// See [`ScanError`]; what was handed over until then stands.
-    pub async fn scan(
+    pub async fn scan(&self, key: &str, take: impl FnMut(&[u8], &[u8])) -> Result<(), ScanError> {
+        self.pages("HSCAN", key, take).await
+    }
+
+    /// The same for a sorted set: hands over every member and score.
+    ///
+    /// # Errors
+    /// See [`ScanError`]; what was handed over until then stands.
+    pub async fn scan_sorted_set(
         &self,
+        key: &str,
+        take: impl FnMut(&[u8], &[u8]),
+    ) -> Result<(), ScanError> {
+        self.pages("ZSCAN", key, take).await
+    }
+
+    async fn pages(
+        &self,
+        command: &'static str,
         key: &str,
         mut take: impl FnMut(&[u8], &[u8]),
     ) -> Result<(), ScanError> {
-        let mut page = self.page(key, b"0").await?;
+        let mut page = self.page(command, key, b"0").await?;
         while !page.is_last() {
             let cursor = std::mem::take(&mut page.cursor);
             // The next page is asked for before this one is decoded, so that
             // Redis and the exporter work at the same time.
-            let (following, taken) = tokio::join!(self.page(key, &cursor), async {
+            let (following, taken) = tokio::join!(self.page(command, key, &cursor), async {
                 take_cells(&page.cells, &mut take)
             });
             taken?;
@@ -84,11 +114,16 @@ impl Scanner {
         take_cells(&page.cells, &mut take)
     }
 
-    async fn page(&self, key: &str, cursor: &[u8]) -> Result<Page, ScanError> {
+    async fn page(
+        &self,
+        command: &'static str,
+        key: &str,
+        cursor: &[u8],
+    ) -> Result<Page, ScanError> {
         // The semaphore is never closed; without a turn the read still works.
         let _turn = self.turns.acquire().await.ok();
         let mut connection = self.connection.clone();
-        let reply: Result<(Vec<u8>, Value), RedisError> = redis::cmd("HSCAN")
+        let reply: Result<(Vec<u8>, Value), RedisError> = redis::cmd(command)
             .arg(key)
             .arg(cursor)
             .arg("COUNT")
@@ -98,11 +133,7 @@ impl Scanner {
         match reply {
             Ok((cursor, Value::Array(cells))) => Ok(Page { cursor, cells }),
             Ok((_, other)) => Err(unexpected(&other)),
-            Err(error) => Err(match error.code() {
-                Some("WRONGTYPE") => ScanError::WrongType(key.to_owned()),
-                Some("NOPERM") => ScanError::Forbidden(key.to_owned()),
-                _ => ScanError::Redis(error),
-            }),
+            Err(error) => Err(ScanError::of(error, key)),
         }
     }
 }
@@ -130,7 +161,7 @@ fn unexpected(reply: &Value) -> ScanError {
     };
     ScanError::Redis(RedisError::from((
         redis::ErrorKind::TypeError,
-        "HSCAN did not answer with fields and values but with",
+        "a scan did not answer with pairs but with",
         form.to_owned(),
     )))
 }

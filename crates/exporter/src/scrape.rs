@@ -15,9 +15,11 @@ use tokio::{
 
 use crate::{
     connection::{Failure, Reason, Redis},
+    marks::Marks,
     offences::OffenceLog,
     reader::{Plan, Reading, read},
     self_metrics::{self, ScrapeFigures, Totals},
+    settle::Settler,
 };
 
 /// About the length of a line, to reserve room for all of them at once.
@@ -61,11 +63,13 @@ impl Snapshot {
             series: reading.families.iter().map(|one| one.series.len()).sum(),
             cells: reading.cells,
             offences: &reading.offences,
+            oldest_lease_age_seconds: reading.oldest_lease_age_seconds,
+            last_flush_seconds: reading.flushed_millis.map(|millis| millis as f64 / 1000.0),
         };
         let lines = usize::try_from(reading.cells).unwrap_or(0);
         let mut out = String::with_capacity(4096 + lines.saturating_mul(LINE_BYTES));
         self_metrics::write(&mut out, &self.totals, &figures);
-        for family in &reading.families {
+        for family in reading.in_flight.iter().chain(&reading.families) {
             write_family(&mut out, family);
         }
         out
@@ -85,11 +89,16 @@ pub struct Scraper {
 impl Scraper {
     /// Starts the task that reads; it ends with the last clone of the scraper.
     #[must_use]
-    pub fn start(redis: Arc<Redis>, plan: Plan) -> Self {
+    pub fn start(
+        redis: Arc<Redis>,
+        settler: Arc<Settler>,
+        plan: Plan,
+        totals: Arc<Totals>,
+    ) -> Self {
         let (queue, waiting) = mpsc::channel(MAX_QUEUED);
-        let totals = Arc::new(Totals::default());
         let limit = plan.limit;
-        tokio::spawn(read_for_all(redis, plan, waiting, Arc::clone(&totals)));
+        let reading = read_for_all(redis, settler, plan, waiting, Arc::clone(&totals));
+        tokio::spawn(reading);
         Self {
             queue,
             totals,
@@ -121,11 +130,13 @@ impl Scraper {
 
 async fn read_for_all(
     redis: Arc<Redis>,
+    settler: Arc<Settler>,
     plan: Plan,
     mut queue: mpsc::Receiver<Waiting>,
     totals: Arc<Totals>,
 ) {
     let mut log = Log::default();
+    let mut marks = Marks::default();
     let mut waiting = Vec::new();
     while queue.recv_many(&mut waiting, MAX_QUEUED).await > 0 {
         // Whoever gave up meanwhile costs Redis nothing.
@@ -134,8 +145,9 @@ async fn read_for_all(
             continue;
         }
         let began = Instant::now();
-        let reading = read(&redis, &plan).await;
+        let reading = read(&redis, &plan, &settler, &mut marks).await;
         totals.count_read(reading.as_ref().err().map(|failure| failure.reason));
+        totals.count_regressions(reading.as_ref().map_or(0, |reading| reading.regressions));
         log.log(&reading, &redis);
         let snapshot = Snapshot::new(reading, began, &totals);
         for reply in waiting.drain(..) {

@@ -19,11 +19,18 @@ use crate::connection::Reason;
 /// beginning is served, so that a later version may add to them.
 pub const RESERVED_PREFIX: &str = "functional_scaffold_";
 
+/// The one metric of the exporter's own whose name is not of that beginning:
+/// users know it beside `algorithm_executions_total`. It is a gauge for each
+/// algorithm, of the open leases; see [`crate::leases`].
+pub const IN_FLIGHT: &str = "algorithm_executions_in_flight";
+
 /// Counts since the exporter began.
 #[derive(Debug, Default)]
 pub struct Totals {
     reads: AtomicU64,
     failures: [AtomicU64; Reason::ALL.len()],
+    settle_failures: [AtomicU64; Reason::ALL.len()],
+    regressions: AtomicU64,
 }
 
 impl Totals {
@@ -33,6 +40,16 @@ impl Totals {
         if let Some(reason) = failure {
             self.failures[reason as usize].fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Counts an attempt to settle leases that failed.
+    pub fn count_settle_failure(&self, reason: Reason) {
+        self.settle_failures[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts series that stepped back.
+    pub fn count_regressions(&self, series: u64) {
+        self.regressions.fetch_add(series, Ordering::Relaxed);
     }
 }
 
@@ -51,6 +68,11 @@ pub struct ScrapeFigures<'a> {
     pub cells: u64,
     /// What was not served.
     pub offences: &'a crate::offences::Offences,
+    /// How long the longest running execution has had its lease, 0 without
+    /// any, in seconds. None where it is not known.
+    pub oldest_lease_age_seconds: Option<f64>,
+    /// When a batch was last stored, in seconds since 1970.
+    pub last_flush_seconds: Option<f64>,
 }
 
 /// Appends the exporter's own metrics to an exposition.
@@ -102,16 +124,39 @@ pub fn write(out: &mut String, totals: &Totals, figures: &ScrapeFigures<'_>) {
         "Reads of Redis since the exporter began, failed ones included; scrapes may share one.",
     )
     .sample("", totals.reads.load(Ordering::Relaxed) as f64);
-    let mut failures = counter(
+    counter(
         out,
         "redis_read_failures_total",
         "Reads of Redis that failed since the exporter began, by reason.",
-    );
-    for reason in Reason::ALL {
-        let mut labels = String::new();
-        write_labels(&mut labels, &[("reason", reason.label())]);
-        let count = totals.failures[reason as usize].load(Ordering::Relaxed);
-        failures.sample(&labels, count as f64);
+    )
+    .sample_by_reason(&totals.failures);
+    counter(
+        out,
+        "settle_failures_total",
+        "Attempts to settle leases that failed since the exporter began, by reason.",
+    )
+    .sample_by_reason(&totals.settle_failures);
+    counter(
+        out,
+        "regressions_total",
+        "Series that stepped back since the exporter began, because Redis lost writes. They are served from their highest value on.",
+    )
+    .sample("", totals.regressions.load(Ordering::Relaxed) as f64);
+    if let Some(age) = figures.oldest_lease_age_seconds {
+        gauge(
+            out,
+            "oldest_lease_age_seconds",
+            "For how long the oldest open lease has been taken; 0 if none is open.",
+        )
+        .sample("", age);
+    }
+    if let Some(time) = figures.last_flush_seconds {
+        gauge(
+            out,
+            "last_flush_timestamp_seconds",
+            "When a batch was last stored, by the clock of Redis. Not there if never.",
+        )
+        .sample("", time);
     }
 }
 
@@ -124,6 +169,15 @@ struct Begun<'a> {
 impl Begun<'_> {
     fn sample(&mut self, labels: &str, value: f64) {
         write_sample_line(self.out, &self.name, labels, value);
+    }
+
+    fn sample_by_reason(&mut self, counts: &[AtomicU64; Reason::ALL.len()]) {
+        for reason in Reason::ALL {
+            let mut labels = String::new();
+            write_labels(&mut labels, &[("reason", reason.label())]);
+            let count = counts[reason as usize].load(Ordering::Relaxed);
+            self.sample(&labels, count as f64);
+        }
     }
 }
 
@@ -156,6 +210,8 @@ mod tests {
         let totals = Totals::default();
         totals.count_read(None);
         totals.count_read(Some(Reason::Loading));
+        totals.count_settle_failure(Reason::Auth);
+        totals.count_regressions(2);
         let figures = ScrapeFigures {
             up: true,
             duration: Duration::from_millis(1500),
@@ -163,6 +219,8 @@ mod tests {
             series: 3,
             cells: 4,
             offences: &offences,
+            oldest_lease_age_seconds: Some(0.5),
+            last_flush_seconds: Some(1_753_000_000.25),
         };
         let mut out = String::new();
         write(&mut out, &totals, &figures);
@@ -188,6 +246,15 @@ mod tests {
                 "functional_scaffold_redis_read_failures_total{reason=\"loading\"} 1",
                 "functional_scaffold_redis_read_failures_total{reason=\"server\"} 0",
                 "functional_scaffold_redis_read_failures_total{reason=\"internal\"} 0",
+                "functional_scaffold_settle_failures_total{reason=\"connection\"} 0",
+                "functional_scaffold_settle_failures_total{reason=\"timeout\"} 0",
+                "functional_scaffold_settle_failures_total{reason=\"auth\"} 1",
+                "functional_scaffold_settle_failures_total{reason=\"loading\"} 0",
+                "functional_scaffold_settle_failures_total{reason=\"server\"} 0",
+                "functional_scaffold_settle_failures_total{reason=\"internal\"} 0",
+                "functional_scaffold_regressions_total 2",
+                "functional_scaffold_oldest_lease_age_seconds 0.5",
+                "functional_scaffold_last_flush_timestamp_seconds 1753000000.25",
             ]
         );
         assert_eq!(

@@ -18,6 +18,8 @@ use crate::{
     http::{Services, router},
     reader::Plan,
     scrape::Scraper,
+    self_metrics::Totals,
+    settle::{Settler, settle_again_and_again},
 };
 
 /// How long requests under way are waited for at the end. A scrape that takes
@@ -42,14 +44,21 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let address = listener
         .local_addr()
         .context("the listener has no address")?;
-    let scraper = Scraper::start(
+    let totals = Arc::new(Totals::default());
+    let settler = Arc::new(Settler::new(&config.prefix, Arc::clone(&totals)));
+    let plan = Plan {
+        prefix: config.prefix,
+        scan_count: config.scan_count,
+        limit: config.scrape_timeout,
+    };
+    // It ends with the runtime.
+    tokio::spawn(settle_again_and_again(
         Arc::clone(&redis),
-        Plan {
-            prefix: config.prefix,
-            scan_count: config.scan_count,
-            limit: config.scrape_timeout,
-        },
-    );
+        Arc::clone(&settler),
+        plan.clone(),
+        config.settle_interval,
+    ));
+    let scraper = Scraper::start(Arc::clone(&redis), settler, plan, totals);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         "serving http://{address}/metrics from Redis at {}",
@@ -82,7 +91,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
 /// The name of the signal that asks the process to stop. The signals are
 /// caught from the call on, not only while it is waited for.
-fn stop_signal() -> io::Result<impl Future<Output = &'static str>> {
+pub(crate) fn stop_signal() -> io::Result<impl Future<Output = &'static str>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {

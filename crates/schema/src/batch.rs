@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::lease::Lease;
+
 /// The most that one cell of a batch holds, 2^62 - 1: a stored cell below 2^62
 /// takes it without passing 2^63, where Redis integers end.
 pub const MAX_INCREMENT: u64 = (1 << 62) - 1;
@@ -141,13 +143,47 @@ impl TryFrom<String> for BatchId {
     }
 }
 
-/// A batch that could not be stored, as it stands in a log line.
+/// A batch as it is sent, and as it stands in a log line where it could not be
+/// stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LoggedBatch {
-    /// Its id, by which it is applied once also from the log.
+pub struct SentBatch {
+    /// Its id, by which it is applied once, also from the log.
     pub id: BatchId,
+    /// What it adds beside the executions below.
+    pub increments: Batch,
+    /// Finished executions that had a lease, each with what it adds: apart,
+    /// because one whose lease ran out is counted already.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leased: Vec<Leased>,
+}
+
+/// What a finished execution adds, under its lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leased {
+    /// The lease that it settles.
+    pub lease: Lease,
     /// What it adds.
     pub increments: Batch,
+}
+
+impl SentBatch {
+    /// Everything it adds.
+    #[must_use]
+    pub fn total(&self) -> Batch {
+        let mut total = self.increments.clone();
+        for leased in &self.leased {
+            total.merge(&leased.increments);
+        }
+        total
+    }
+
+    /// Takes out the executions whose leases ran out, by the leases' ids, and
+    /// gives how many there were.
+    pub fn remove_late(&mut self, ids: &[String]) -> u64 {
+        let before = self.leased.len();
+        self.leased.retain(|leased| !ids.contains(&leased.lease.id));
+        (before - self.leased.len()) as u64
+    }
 }
 
 #[cfg(test)]
@@ -203,6 +239,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn late_executions_are_taken_out_with_what_they_add() {
+        let leased = |id: &str| {
+            let mut increments = Batch::default();
+            increments.inc("k", "a", 1);
+            let lease = Lease {
+                id: id.into(),
+                millis: 1,
+                count: Vec::new(),
+            };
+            Leased { lease, increments }
+        };
+        let id = BatchId {
+            started_at: 1,
+            nonce: 2,
+            sequence: 3,
+        };
+        let mut sent = SentBatch {
+            id,
+            increments: Batch::default(),
+            leased: vec![leased("1"), leased("2"), leased("3")],
+        };
+        let sum = |sent: &SentBatch| sent.total().cells().map(|(_, _, by)| by).sum::<u64>();
+        assert_eq!(sum(&sent), 3);
+        assert_eq!(sent.remove_late(&["2".into(), "9".into()]), 1);
+        assert_eq!(sum(&sent), 2);
+    }
+
     proptest! {
         #[test]
         fn ids_read_back(started_at: u64, nonce: u64, sequence: u64) {
@@ -219,9 +283,11 @@ mod tests {
                 increments.inc(key, field, *by);
             }
             let id = BatchId { started_at: 1, nonce: 2, sequence: 3 };
-            let logged = LoggedBatch { id, increments };
-            let text = serde_json::to_string(&logged).expect("serialises");
-            prop_assert_eq!(serde_json::from_str::<LoggedBatch>(&text).ok(), Some(logged));
+            let lease = Lease { id: "l".into(), millis: 1, count: Vec::new() };
+            let leased = vec![Leased { lease, increments: increments.clone() }];
+            let sent = SentBatch { id, increments, leased };
+            let text = serde_json::to_string(&sent).expect("serialises");
+            prop_assert_eq!(serde_json::from_str::<SentBatch>(&text).ok(), Some(sent));
         }
 
         #[test]

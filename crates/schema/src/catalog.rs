@@ -126,13 +126,40 @@ pub struct Execution<'a> {
     pub duration_nanos: u64,
 }
 
+/// What became of an attempt to store a batch, where that is not the rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlushOutcome {
+    /// It failed, and is tried again or given up.
+    Failed,
+    /// It was stored before: an answer had been lost.
+    Duplicate,
+    /// It was given up, to the log.
+    Logged,
+}
+
+impl FlushOutcome {
+    /// The label's value.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Duplicate => "duplicate",
+            Self::Logged => "logged",
+        }
+    }
+}
+
 /// The families under one key prefix, ready to be recorded into.
 #[derive(Debug, Clone)]
 pub struct Catalog {
-    request_counter: Family,
-    request_latency: Family,
-    algorithm_counter: Family,
-    algorithm_latency: Family,
+    requests: Family,
+    request_durations: Family,
+    executions: Family,
+    execution_durations: Family,
+    unleased: Family,
+    late: Family,
+    settled: Family,
+    flushes: Family,
     /// `le` of each latency bucket as it is written, the last `+Inf`.
     latency_le: Vec<String>,
 }
@@ -160,25 +187,45 @@ impl Catalog {
             scale: NANOS_PER_SECOND,
         };
         Self {
-            request_counter: counter(
+            requests: counter(
                 "http_requests_total",
                 "request_counter",
                 "HTTP requests answered, by method, route pattern, class and code.",
             ),
-            request_latency: latency(
+            request_durations: latency(
                 "http_request_duration_seconds",
                 "request_latency",
                 "Time from the request's arrival in the component to its response.",
             ),
-            algorithm_counter: counter(
+            executions: counter(
                 "algorithm_executions_total",
                 "algorithm_counter",
                 "Algorithm executions, by how they ended.",
             ),
-            algorithm_latency: latency(
+            execution_durations: latency(
                 "algorithm_execution_duration_seconds",
                 "algorithm_latency",
                 "Time spent in the algorithm itself.",
+            ),
+            unleased: counter(
+                "unleased_executions_total",
+                "unleased_counter",
+                "Executions that began although Redis had not acknowledged their lease.",
+            ),
+            late: counter(
+                "late_results_total",
+                "late_counter",
+                "Results that came after their execution was counted as crashed.",
+            ),
+            settled: counter(
+                "leases_settled_total",
+                "settled_counter",
+                "Leases that ran out, so that their execution was counted as crashed.",
+            ),
+            flushes: counter(
+                "flush_troubles_total",
+                "flush_counter",
+                "Attempts to store a batch that failed, were duplicates, or ended in the log.",
             ),
             latency_le: latency_bounds()
                 .iter()
@@ -190,71 +237,133 @@ impl Catalog {
 
     /// The families, to be registered.
     #[must_use]
-    pub fn families(&self) -> [&Family; 4] {
+    pub fn families(&self) -> [&Family; 8] {
         [
-            &self.request_counter,
-            &self.request_latency,
-            &self.algorithm_counter,
-            &self.algorithm_latency,
+            &self.requests,
+            &self.request_durations,
+            &self.executions,
+            &self.execution_durations,
+            &self.unleased,
+            &self.late,
+            &self.settled,
+            &self.flushes,
         ]
     }
 
     /// The same, to be pointed at other hashes (see [`Family::with_own_layout`]).
-    pub fn families_mut(&mut self) -> [&mut Family; 4] {
+    pub fn families_mut(&mut self) -> [&mut Family; 8] {
         [
-            &mut self.request_counter,
-            &mut self.request_latency,
-            &mut self.algorithm_counter,
-            &mut self.algorithm_latency,
+            &mut self.requests,
+            &mut self.request_durations,
+            &mut self.executions,
+            &mut self.execution_durations,
+            &mut self.unleased,
+            &mut self.late,
+            &mut self.settled,
+            &mut self.flushes,
         ]
     }
 
     /// Series that an algorithm served at these endpoints may not bear for
-    /// long, the errors and crashes, each as key and field. They are written at 0 when a component
-    /// registers: Prometheus sees no increase in a series that is born at 1.
+    /// long, the errors and crashes, each as key and field. They are written
+    /// at 0 when a component registers: Prometheus sees no increase in a
+    /// series that is born at 1.
     #[must_use]
     pub fn zero_cells(&self, algorithm: &str, endpoints: &[&str]) -> Vec<(&str, String)> {
         let executions = ExecutionStatus::ALL.iter().map(|&status| {
             let field = execution_labels(algorithm, status);
-            (self.algorithm_counter.key.as_str(), field)
+            (self.executions.key.as_str(), field)
         });
         let requests = endpoints.iter().map(|endpoint| {
             let mut field = String::new();
             write_request_labels(&mut field, "POST", endpoint, 500);
-            (self.request_counter.key.as_str(), field)
+            (self.requests.key.as_str(), field)
         });
-        executions.chain(requests).collect()
+        let troubles = [&self.unleased, &self.late, &self.settled]
+            .into_iter()
+            .map(|family| (family.key.as_str(), algorithm_label(algorithm)));
+        let flushes = [
+            FlushOutcome::Failed,
+            FlushOutcome::Duplicate,
+            FlushOutcome::Logged,
+        ];
+        let flushes = flushes
+            .into_iter()
+            .map(|outcome| (self.flushes.key.as_str(), outcome_label(outcome)));
+        executions
+            .chain(requests)
+            .chain(troubles)
+            .chain(flushes)
+            .collect()
+    }
+
+    /// What is counted of an execution whose lease runs out, each as key and
+    /// field: it crashed, and its `POST` was answered 500 by the host.
+    #[must_use]
+    pub fn crash_cells(&self, algorithm: &str, endpoint: &str) -> Vec<(String, String)> {
+        let mut request = String::new();
+        write_request_labels(&mut request, "POST", endpoint, 500);
+        let execution = execution_labels(algorithm, ExecutionStatus::Crashed);
+        vec![
+            (self.requests.key.clone(), request),
+            (self.executions.key.clone(), execution),
+            (self.settled.key.clone(), algorithm_label(algorithm)),
+        ]
+    }
+
+    /// The keys that [`Self::crash_cells`] count in.
+    #[must_use]
+    pub fn crash_keys(&self) -> [&str; 3] {
+        [&self.requests.key, &self.executions.key, &self.settled.key]
     }
 
     /// Counts a finished request into `batch`.
     pub fn record_request(&self, batch: &mut Batch, request: &Request<'_>) {
         let mut labels = String::with_capacity(96);
         write_request_labels(&mut labels, request.method, request.endpoint, request.code);
-        batch.inc(&self.request_counter.key, &labels, 1);
+        batch.inc(&self.requests.key, &labels, 1);
 
         labels.clear();
         write_labels(
             &mut labels,
             &[("endpoint", request.endpoint), ("method", request.method)],
         );
-        self.observe(batch, &self.request_latency, labels, request.duration_nanos);
+        self.observe(
+            batch,
+            &self.request_durations,
+            labels,
+            request.duration_nanos,
+        );
     }
 
     /// Counts a finished execution into `batch`. A crashed one has no
     /// duration: it enters no histogram.
     pub fn record_execution(&self, batch: &mut Batch, execution: &Execution<'_>) {
         let labels = execution_labels(execution.algorithm, execution.status);
-        batch.inc(&self.algorithm_counter.key, &labels, 1);
+        batch.inc(&self.executions.key, &labels, 1);
         if execution.status != ExecutionStatus::Crashed {
-            let mut labels = String::with_capacity(64);
-            write_labels(&mut labels, &[("algorithm", execution.algorithm)]);
             self.observe(
                 batch,
-                &self.algorithm_latency,
-                labels,
+                &self.execution_durations,
+                algorithm_label(execution.algorithm),
                 execution.duration_nanos,
             );
         }
+    }
+
+    /// Counts an execution that began without an acknowledged lease.
+    pub fn record_unleased(&self, batch: &mut Batch, algorithm: &str) {
+        batch.inc(&self.unleased.key, &algorithm_label(algorithm), 1);
+    }
+
+    /// Counts results that came too late to be counted as what they are.
+    pub fn record_late(&self, batch: &mut Batch, algorithm: &str, results: u64) {
+        batch.inc(&self.late.key, &algorithm_label(algorithm), results);
+    }
+
+    /// Counts what became of attempts to store a batch.
+    pub fn record_flushes(&self, batch: &mut Batch, outcome: FlushOutcome, attempts: u64) {
+        batch.inc(&self.flushes.key, &outcome_label(outcome), attempts);
     }
 
     fn observe(&self, batch: &mut Batch, family: &Family, labels: String, nanos: u64) {
@@ -267,6 +376,18 @@ impl Catalog {
         cell::push_sum(&mut field);
         batch.inc(&family.key, &field, nanos);
     }
+}
+
+fn algorithm_label(algorithm: &str) -> String {
+    let mut labels = String::with_capacity(64);
+    write_labels(&mut labels, &[("algorithm", algorithm)]);
+    labels
+}
+
+fn outcome_label(outcome: FlushOutcome) -> String {
+    let mut labels = String::new();
+    write_labels(&mut labels, &[("outcome", outcome.label())]);
+    labels
 }
 
 fn write_request_labels(out: &mut String, method: &str, endpoint: &str, code: u16) {

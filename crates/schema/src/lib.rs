@@ -7,6 +7,7 @@
 //! - [`catalog`]: the families that every algorithm service writes
 //! - [`labels`]: label sets in exposition syntax, written and checked
 //! - [`batch`]: increments not yet stored, and the identity of one write of them
+//! - [`lease`]: what is counted of an execution that is never heard of again
 //! - [`protocol`]: Redis keys, scripts and their arguments and replies
 //! - [`cell`]: one field of a metric hash, encoded and decoded
 //! - [`series`]: fields read from Redis put together into series
@@ -24,5 +25,6 @@ pub mod cell;
 pub mod exposition;
 pub mod family;
 pub mod labels;
+pub mod lease;
 pub mod protocol;
 pub mod series;

@@ -9,7 +9,12 @@
     reason = "generated: it passes strings through the canonical ABI's raw memory"
 )]
 
-use std::{env, fs, hint, net::SocketAddrV4, process};
+use std::{
+    env, fs, hint,
+    net::SocketAddrV4,
+    process,
+    time::{Duration, Instant},
+};
 
 use wasip2::sockets::{
     instance_network::instance_network,
@@ -60,12 +65,23 @@ impl Guest for Rogue {
             "loop" => loop {
                 hint::spin_loop();
             },
+            "work" => work(argument),
             "fail" => return Err(Error::Failed("asked to fail".into())),
             "babble" => return Ok("{ this is not JSON".into()),
             other => return Err(Error::InvalidInput(format!("unknown misdeed {other:?}"))),
         };
         Ok(succeeded.to_string())
     }
+}
+
+/// Occupies the processor for so many milliseconds.
+fn work(millis: &str) -> bool {
+    let millis = millis.parse().unwrap_or(0);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(millis) {
+        hint::spin_loop();
+    }
+    true
 }
 
 fn connect(address: &str) -> bool {

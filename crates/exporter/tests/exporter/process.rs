@@ -80,6 +80,7 @@ fn help_names_every_variable_and_shows_no_secret() {
         "EXPORTER_LISTEN",
         "EXPORTER_SCRAPE_TIMEOUT_MS",
         "EXPORTER_SCAN_COUNT",
+        "EXPORTER_SETTLE_INTERVAL_MS",
         "EXPORTER_LOG_LEVEL",
         "EXPORTER_LOG_FORMAT",
     ] {

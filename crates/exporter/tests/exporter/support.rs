@@ -10,6 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use functional_scaffold_schema::{
+    catalog::Catalog,
+    lease::Lease,
+    protocol::{Call, DEFAULT_PREFIX, Script, lease_call, register_call},
+};
 use tempfile::TempDir;
 
 /// How long anything may take on a slow machine.
@@ -97,6 +102,49 @@ impl Redis {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(!text.starts_with("ERR"), "redis-cli {arguments:?}: {text}");
         text
+    }
+
+    /// Calls a script as the api component does; its reply.
+    pub(crate) fn call(&self, script: &Script, call: &Call) -> String {
+        let parts = call
+            .parts()
+            .map(|part| String::from_utf8(part).expect("UTF-8"));
+        let arguments: Vec<String> = ["EVAL".to_owned(), script.source.clone()]
+            .into_iter()
+            .chain(parts)
+            .collect();
+        self.cli(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Registers the families of an algorithm, as its first instance does.
+    pub(crate) fn register(&self, algorithm: &str) {
+        let catalog = Catalog::new(DEFAULT_PREFIX);
+        let families: Vec<_> = catalog
+            .families()
+            .iter()
+            .map(|&family| (family.name.clone(), family.clone()))
+            .collect();
+        let zeros: Vec<_> = catalog
+            .zero_cells(algorithm, &["/invoke"])
+            .into_iter()
+            .map(|(key, field)| (key.to_owned(), field))
+            .collect();
+        self.call(
+            &Script::register(),
+            &register_call(DEFAULT_PREFIX, 1, &families, &zeros),
+        );
+    }
+
+    /// Takes a lease on an execution.
+    pub(crate) fn lease(&self, id: &str, algorithm: &str, millis: u64) -> Lease {
+        let lease = Lease {
+            id: id.to_owned(),
+            millis,
+            count: Catalog::new(DEFAULT_PREFIX).crash_cells(algorithm, "/invoke"),
+        };
+        let call = lease_call(DEFAULT_PREFIX, std::slice::from_ref(&lease));
+        self.call(&Script::lease(), &call);
+        lease
     }
 
     /// How often a command was called, from INFO commandstats.

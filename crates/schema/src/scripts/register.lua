@@ -1,24 +1,28 @@
 -- Registers families and bears series at 0.
 --
 -- KEYS[1]  hash of families
--- KEYS[2…] metric hashes in which series are borne
--- ARGV[1]  how many families, then each one's field and registration
--- ARGV[…]  for each metric hash: how many fields, then each field
+-- KEYS[2]  state
+-- KEYS[3…] each family's hash
+-- ARGV[1]  a random epoch, for a store that has none
+-- ARGV[…]  for each family: its field, its registration, how many series are
+--          borne in its hash, and each one's field
 --
 -- Replies with the registration that stands for each family: the first one.
+-- Series are borne only where that is the caller's own: the hash may be another
+-- one otherwise.
+redis.call('HSETNX', KEYS[2], 'epoch', ARGV[1])
 local reply = {}
-local at = 1
-local last = at + 2 * tonumber(ARGV[at])
-for i = at + 1, last, 2 do
-  redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1])
-  reply[#reply + 1] = redis.call('HGET', KEYS[1], ARGV[i])
-end
-at = last + 1
-for k = 2, #KEYS do
-  last = at + tonumber(ARGV[at])
-  for i = at + 1, last do
-    -- A key of the wrong type is reported by the batch that adds to it.
-    redis.pcall('HSETNX', KEYS[k], ARGV[i], 0)
+local at = 2
+for k = 3, #KEYS do
+  local field, registration, last = ARGV[at], ARGV[at + 1], at + 2 + tonumber(ARGV[at + 2])
+  redis.call('HSETNX', KEYS[1], field, registration)
+  local standing = redis.call('HGET', KEYS[1], field)
+  reply[#reply + 1] = standing
+  if standing == registration then
+    for i = at + 3, last do
+      -- A key of the wrong type is reported by the batch that adds to it.
+      redis.pcall('HSETNX', KEYS[k], ARGV[i], 0)
+    end
   end
   at = last + 1
 end

@@ -1,0 +1,257 @@
+//! The lines of logs, and the batches in them. Owns what counts as a batch that
+//! was not stored, and in what wrapping; applies none.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read as _},
+    path::{Path, PathBuf},
+    thread,
+};
+
+use anyhow::Context as _;
+use functional_scaffold_schema::batch::SentBatch;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+/// The event of the lines that hold a batch.
+const EVENT: &str = "batch_not_stored";
+/// Longer lines are no log of batches: one of a thousand cells has 100 KB.
+const MAX_LINE_BYTES: u64 = 16 << 20;
+/// `{`s in a line that may be what a log shipper put before the object.
+const MAX_STARTS: usize = 16;
+/// Lines that are read ahead.
+const READ_AHEAD: usize = 16;
+
+/// One line and where it is.
+#[derive(Debug)]
+pub struct LogLine {
+    /// File and number: `app.log:17`.
+    pub place: String,
+    /// Without its line end. None of a line that is too long.
+    pub text: Option<Vec<u8>>,
+}
+
+/// A batch that was found in a line.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LoggedBatch {
+    /// When it was given up, RFC 3339, where the line says so.
+    pub time: Option<String>,
+    /// What was to be stored.
+    pub batch: SentBatch,
+}
+
+/// Opens the files, `-` or none of them being standard input, and reads their
+/// lines one after the other as they come.
+///
+/// # Errors
+/// A file cannot be opened. What cannot be read later comes as an item.
+pub fn read_lines(files: &[PathBuf]) -> anyhow::Result<mpsc::Receiver<anyhow::Result<LogLine>>> {
+    let stdin = [PathBuf::from("-")];
+    let files = if files.is_empty() { &stdin } else { files };
+    let mut sources: Vec<(String, Box<dyn BufRead + Send>)> = Vec::with_capacity(files.len());
+    for file in files {
+        let source: Box<dyn BufRead + Send> = if file == Path::new("-") {
+            Box::new(BufReader::new(io::stdin()))
+        } else {
+            let open = File::open(file);
+            Box::new(BufReader::new(
+                open.with_context(|| format!("cannot open {}", file.display()))?,
+            ))
+        };
+        sources.push((file.display().to_string(), source));
+    }
+    let (lines, receiver) = mpsc::channel(READ_AHEAD);
+    // A thread: reading a file or a terminal blocks, and a read of standard
+    // input cannot be ended but with the process.
+    thread::spawn(move || {
+        for (name, source) in sources {
+            if send_lines(&name, source, &lines).is_none() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+/// None if nobody receives any more.
+fn send_lines(
+    name: &str,
+    mut source: impl BufRead,
+    lines: &mpsc::Sender<anyhow::Result<LogLine>>,
+) -> Option<()> {
+    for number in 1_u64.. {
+        let place = format!("{name}:{number}");
+        let line = match next_line(&mut source) {
+            Ok(None) => break,
+            Ok(Some(text)) => Ok(LogLine { place, text }),
+            Err(error) => Err(error).with_context(|| format!("cannot read on at {place}")),
+        };
+        let ended = line.is_err();
+        lines.blocking_send(line).ok()?;
+        if ended {
+            break;
+        }
+    }
+    Some(())
+}
+
+/// Some(None) is a line that is too long; it is passed over.
+fn next_line(source: &mut impl BufRead) -> io::Result<Option<Option<Vec<u8>>>> {
+    let mut line = Vec::new();
+    let mut too_long = false;
+    loop {
+        let read = source
+            .by_ref()
+            .take(MAX_LINE_BYTES)
+            .read_until(b'\n', &mut line)?;
+        let ended = line.last() == Some(&b'\n');
+        if read == 0 && line.is_empty() && !too_long {
+            return Ok(None);
+        }
+        if ended || read == 0 || (read as u64) < MAX_LINE_BYTES {
+            if ended {
+                line.pop();
+            }
+            return Ok(Some((!too_long).then_some(line)));
+        }
+        too_long = true;
+        line.clear();
+    }
+}
+
+/// The batch in a line: nothing if the line is about something else, an error
+/// if it is about a batch that cannot be read.
+///
+/// The object may stand behind what a log shipper put there, and be the text of
+/// a member of the shipper's own object (Docker's `log`, journald's `MESSAGE`).
+///
+/// # Errors
+/// Why the batch cannot be read.
+pub fn batch_in(line: &[u8]) -> anyhow::Result<Option<LoggedBatch>> {
+    let names_the_event = line
+        .windows(EVENT.len())
+        .any(|window| window == EVENT.as_bytes());
+    if !names_the_event {
+        return Ok(None);
+    }
+    let starts = (0..line.len()).filter(|&at| line[at] == b'{');
+    let mut failed = None;
+    for start in starts.take(MAX_STARTS) {
+        match object_at(&line[start..]) {
+            Ok(found) => return found_in(found, &line[start..]),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    Err(match failed {
+        Some(error) => error.into(),
+        None => anyhow::anyhow!("there is no JSON object"),
+    })
+}
+
+/// What tells a line of ours from others.
+#[derive(Deserialize)]
+struct Object {
+    event: Option<serde_json::Value>,
+    time: Option<serde_json::Value>,
+    #[serde(flatten)]
+    others: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The object that a text begins with; what follows it is not looked at.
+fn object_at<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, serde_json::Error> {
+    T::deserialize(&mut serde_json::Deserializer::from_slice(text))
+}
+
+fn found_in(object: Object, text: &[u8]) -> anyhow::Result<Option<LoggedBatch>> {
+    match object.event {
+        Some(event) if event == EVENT => {
+            let batch = object_at(text).context("the batch is not one")?;
+            let time = object
+                .time
+                .and_then(|time| time.as_str().map(str::to_owned));
+            Ok(Some(LoggedBatch { time, batch }))
+        }
+        Some(_other) => Ok(None),
+        None => {
+            // The object is a log shipper's. Only one of its texts is the line.
+            let line = object
+                .others
+                .values()
+                .filter_map(serde_json::Value::as_str)
+                .find(|text| text.contains(EVENT))
+                .context("the JSON object is no log line of the service")?;
+            let object = line.find('{').map_or("", |start| &line[start..]);
+            let found: Object = object_at(object.as_bytes())?;
+            if found.event.is_none() {
+                anyhow::bail!("the JSON object is wrapped more than once");
+            }
+            found_in(found, object.as_bytes())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BATCH: &str = r#"{"time":"2026-07-25T10:00:00.000Z","level":"error","event":"batch_not_stored","reason":"r","id":"1200-00000000000000ab-7","increments":{"m:a":{"x=\"{\"":2}}}"#;
+
+    fn found(line: &str) -> Option<SentBatch> {
+        let found = batch_in(line.as_bytes()).expect("it can be read")?;
+        assert_eq!(found.time.as_deref(), Some("2026-07-25T10:00:00.000Z"));
+        Some(found.batch)
+    }
+
+    #[test]
+    fn a_batch_is_found_behind_and_inside_what_shippers_add() {
+        let plain = found(BATCH).expect("a batch");
+        assert_eq!(plain.id.sequence, 7);
+        let quoted = serde_json::to_string(BATCH).expect("a text");
+        for line in [
+            format!("app-1 | 2026 stderr F {BATCH}"),
+            format!("{{pod=\"x\"}} {BATCH}"),
+            format!("{BATCH} trailing"),
+            format!("{{\"log\":{quoted},\"stream\":\"stderr\",\"time\":\"t\"}}"),
+            format!("x {{\"MESSAGE\":{quoted}}}"),
+        ] {
+            assert_eq!(found(&line).as_ref(), Some(&plain), "{line}");
+        }
+    }
+
+    #[test]
+    fn other_lines_are_nothing_and_broken_ones_are_errors() {
+        for line in [
+            "",
+            "GET / 200",
+            "{",
+            r#"{"event":"flushed"}"#,
+            r#"{"event":"note","text":"batch_not_stored"}"#,
+        ] {
+            assert_eq!(batch_in(line.as_bytes()).expect("no error"), None, "{line}");
+        }
+        for line in [
+            &BATCH[..BATCH.len() - 2],
+            &BATCH[2..],
+            "batch_not_stored",
+            &BATCH.replace("1200-", "x-"),
+            &BATCH.replace("\":2", "\":-2"),
+            &BATCH.replace("increments", "incr"),
+            r#"{"n":{"event":"batch_not_stored"}}"#,
+            r#"{"log":"batch_not_stored"}"#,
+        ] {
+            assert!(batch_in(line.as_bytes()).is_err(), "{line}");
+        }
+        assert!(batch_in(b"\xff{\xff batch_not_stored").is_err());
+    }
+
+    #[test]
+    fn lines_come_without_their_ends_and_the_last_may_have_none() {
+        let mut source = io::Cursor::new(b"a\n\nb".to_vec());
+        for expected in [Some("a"), Some(""), Some("b"), None] {
+            let line = next_line(&mut source)
+                .expect("it reads")
+                .map(|line| String::from_utf8(line.expect("it is short")).expect("UTF-8"));
+            assert_eq!(line.as_deref(), expected);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Tests of the marks.
+
+use std::{hint::black_box, time::Instant};
+
+use super::*;
+
+fn family(kind: Kind, bounds: &[f64]) -> Family {
+    Family {
+        name: "f".into(),
+        kind,
+        help: String::new(),
+        unit: String::new(),
+        key: "k".into(),
+        bounds: bounds.to_vec(),
+        scale: 1,
+    }
+}
+
+fn counter(values: &[(&str, i64)]) -> FamilySeries {
+    let values = values.iter().map(|&(labels, value)| (labels.into(), value));
+    FamilySeries {
+        family: family(Kind::Counter, &[]),
+        series: Series::Values(values.collect()),
+    }
+}
+
+fn histogram(bounds: &[f64], buckets: &[u64], sum: i128) -> FamilySeries {
+    let histogram = Histogram {
+        buckets: buckets.into(),
+        sum,
+    };
+    FamilySeries {
+        family: family(Kind::Histogram, bounds),
+        series: Series::Histograms(vec![("".into(), histogram)]),
+    }
+}
+
+/// What is served of what is read, one read after the other, in one epoch.
+fn served(reads: &[FamilySeries]) -> (Vec<Series>, u64) {
+    let mut marks = Marks::default();
+    marks.enter(Some("e"));
+    let mut back = 0;
+    let served = reads.iter().map(|read| {
+        let mut read = read.clone();
+        back += marks.hold(&mut read);
+        read.series
+    });
+    (served.collect(), back)
+}
+
+fn check(reads: &[FamilySeries], expected: &[FamilySeries], regressions: u64) {
+    let (got, back) = served(reads);
+    let expected: Vec<_> = expected.iter().map(|one| one.series.clone()).collect();
+    assert_eq!(got, expected);
+    assert_eq!(back, regressions);
+}
+
+#[test]
+fn a_counter_that_stepped_back_goes_on_from_its_highest_value() {
+    check(
+        &[
+            counter(&[("a", 10), ("b", 1)]),
+            counter(&[("a", 4), ("b", 2)]),
+            counter(&[("a", 5), ("b", 3)]),
+            counter(&[("a", 1), ("b", 3)]),
+            counter(&[("a", 12), ("b", 3)]),
+        ],
+        &[
+            counter(&[("a", 10), ("b", 1)]),
+            counter(&[("a", 10), ("b", 2)]),
+            counter(&[("a", 11), ("b", 3)]),
+            counter(&[("a", 11), ("b", 3)]),
+            counter(&[("a", 22), ("b", 3)]),
+        ],
+        2,
+    );
+}
+
+#[test]
+fn series_come_go_and_return_in_order() {
+    check(
+        &[
+            counter(&[("b", 3), ("d", 0)]),
+            counter(&[("a", 1), ("c", 1)]),
+            counter(&[]),
+            counter(&[("b", 2), ("e", 7)]),
+        ],
+        &[
+            counter(&[("b", 3), ("d", 0)]),
+            counter(&[("a", 1), ("b", 3), ("c", 1), ("d", 0)]),
+            counter(&[("a", 1), ("b", 3), ("c", 1), ("d", 0)]),
+            counter(&[("a", 1), ("b", 5), ("c", 1), ("d", 0), ("e", 7)]),
+        ],
+        3,
+    );
+}
+
+#[test]
+fn a_histogram_holds_buckets_and_sum() {
+    let bounds = [1.0, 2.0];
+    check(
+        &[
+            histogram(&bounds, &[5, 5, 5], 100),
+            histogram(&bounds, &[4, 6, 5], 90),
+            histogram(&bounds, &[5, 6, 6], 95),
+        ],
+        &[
+            histogram(&bounds, &[5, 5, 5], 100),
+            histogram(&bounds, &[5, 6, 5], 100),
+            histogram(&bounds, &[6, 6, 6], 105),
+        ],
+        1,
+    );
+}
+
+#[test]
+fn a_sum_of_negative_observations_may_fall() {
+    let bounds = [-1.0, 2.0];
+    check(
+        &[
+            histogram(&bounds, &[5, 5, 5], 100),
+            histogram(&bounds, &[6, 5, 5], 80),
+        ],
+        &[
+            histogram(&bounds, &[5, 5, 5], 100),
+            histogram(&bounds, &[6, 5, 5], 80),
+        ],
+        0,
+    );
+}
+
+#[test]
+fn a_sum_read_between_its_carry_is_not_believed_at_once() {
+    let carry = 1_i128 << 62;
+    let sums = |sums: &[i128]| -> Vec<FamilySeries> {
+        sums.iter()
+            .map(|&sum| histogram(&[1.0], &[1, 1], sum))
+            .collect()
+    };
+    for torn in [carry - 10 + carry, -10] {
+        check(
+            &sums(&[carry - 10, torn, carry + 5]),
+            &sums(&[carry - 10, carry - 10, carry + 5]),
+            0,
+        );
+    }
+    check(
+        &sums(&[carry, 0, 0, 7]),
+        &sums(&[carry, carry, carry, carry + 7]),
+        1,
+    );
+}
+
+#[test]
+fn another_epoch_is_a_true_reset_and_none_holds_nothing() {
+    let mut marks = Marks::default();
+    for (epoch, value, expected) in [
+        (Some("e"), 10, 10),
+        (Some("e"), 4, 10),
+        (Some("f"), 3, 3),
+        (None, 2, 2),
+        (None, 1, 1),
+        (Some("e"), 1, 1),
+    ] {
+        marks.enter(epoch);
+        let mut read = counter(&[("a", value)]);
+        marks.hold(&mut read);
+        assert_eq!(read, counter(&[("a", expected)]), "{epoch:?} {value}");
+    }
+}
+
+#[test]
+fn gauges_fall_and_another_layout_is_another_hash() {
+    let mut marks = Marks::default();
+    marks.enter(Some("e"));
+    for value in [5, 3] {
+        let mut gauge = counter(&[("a", value)]);
+        gauge.family.kind = Kind::Gauge;
+        let read = gauge.clone();
+        assert_eq!(marks.hold(&mut gauge), 0);
+        assert_eq!(gauge, read);
+    }
+    marks.hold(&mut histogram(&[1.0], &[5, 5], 9));
+    let mut other = histogram(&[2.0], &[1, 1], 2);
+    let read = other.clone();
+    assert_eq!(marks.hold(&mut other), 0);
+    assert_eq!(other, read);
+}
+
+/// `cargo test --release -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn measure_holding_100_000_series() {
+    let values: Vec<_> = (0..100_000)
+        .map(|n| {
+            let labels =
+                format!("code=\"200\",endpoint=\"/{n:06}\",method=\"POST\",status=\"success\"");
+            (labels.into_boxed_str(), n)
+        })
+        .collect();
+    let read = FamilySeries {
+        family: family(Kind::Counter, &[]),
+        series: Series::Values(values),
+    };
+    let mut marks = Marks::default();
+    marks.enter(Some("e"));
+    for _ in 0..5 {
+        let mut read = read.clone();
+        let began = Instant::now();
+        marks.hold(&mut read);
+        eprintln!("{:?}", began.elapsed());
+        black_box(read);
+    }
+}

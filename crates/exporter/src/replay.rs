@@ -1,0 +1,353 @@
+//! The command `replay`: stores batches that the service gave to its log. Owns
+//! which are stored and what is reported; lines are [`crate::log_lines`]'s.
+//!
+//! A batch is stored once however often it is replayed, because Redis remembers
+//! its id for an hour after it was stored. So a batch that was given up longer
+//! ago is refused: it may have been stored, and forgotten. Its age is judged by
+//! the clock of Redis, by which ids are forgotten, against the line's time,
+//! which is of the service's clock: the margin is for the difference of the two
+//! and for the second that a batch is tried before it goes to the log.
+
+use std::{
+    fmt,
+    pin::pin,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context as _;
+use functional_scaffold_schema::{
+    batch::SentBatch,
+    catalog::Catalog,
+    protocol::{Applied, REMEMBERED_SECONDS, Script, applied_from_reply, apply_call},
+};
+use redis::{RedisError, aio::MultiplexedConnection};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    config::{Config, ReplayOptions},
+    connection::{Failure, Redis},
+    labels::value,
+    leases,
+    log_lines::{LogLine, LoggedBatch, batch_in, read_lines},
+    script,
+    serve::stop_signal,
+};
+
+/// How far the clocks of the service and of Redis may differ.
+const MARGIN: Duration = Duration::from_secs(60);
+/// Until this age a batch that was stored is remembered for sure.
+const MAX_AGE: Duration = Duration::from_secs(REMEMBERED_SECONDS - MARGIN.as_secs());
+/// The pause before Redis is asked again.
+const BACKOFF: Duration = Duration::from_millis(200);
+
+/// What became of the batches.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Stored now.
+    pub applied: u64,
+    /// Stored before; nothing changed.
+    pub already_applied: u64,
+    /// Refused for their age.
+    pub too_old: u64,
+    /// Lines that say they hold a batch and do not.
+    pub unreadable: u64,
+    /// Not stored, as far as is known: the same again is safe.
+    pub failed: u64,
+    /// Increments of stored batches that Redis could not add.
+    pub refused_increments: u64,
+}
+
+impl Report {
+    /// Whether every batch is stored whole.
+    #[must_use]
+    pub fn all_stored(&self) -> bool {
+        self.too_old + self.unreadable + self.failed + self.refused_increments == 0
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "applied: {}", self.applied)?;
+        writeln!(out, "already applied: {}", self.already_applied)?;
+        writeln!(out, "too old: {}", self.too_old)?;
+        writeln!(out, "unreadable: {}", self.unreadable)?;
+        writeln!(out, "failed: {}", self.failed)?;
+        writeln!(out, "refused increments: {}", self.refused_increments)
+    }
+}
+
+/// Stores the batches of the files, or of standard input as they come. A
+/// SIGTERM or SIGINT ends it like the end of the input.
+///
+/// # Errors
+/// A file cannot be opened, or signals cannot be received.
+pub async fn replay(config: Config, options: &ReplayOptions) -> anyhow::Result<Report> {
+    let mut stop = pin!(stop_signal().context("cannot receive signals")?);
+    let redis = Redis::new(&config).context("unusable address of Redis")?;
+    let mut lines = read_lines(&options.files)?;
+    let mut replayer = Replayer::new(redis, config.prefix, options);
+    loop {
+        let line = tokio::select! {
+            line = lines.recv() => line,
+            name = &mut stop => {
+                tracing::warn!("stopping on {name}: later lines are not read");
+                break;
+            }
+        };
+        let Some(line) = line else { break };
+        tokio::select! {
+            () = replayer.replay_line(line) => {}
+            name = &mut stop => {
+                replayer.report.failed += 1;
+                tracing::warn!("stopping on {name} while a batch is being stored");
+                break;
+            }
+        }
+    }
+    Ok(replayer.report)
+}
+
+struct Replayer {
+    redis: Redis,
+    prefix: String,
+    catalog: Catalog,
+    script: Script,
+    force: bool,
+    retry: Duration,
+    /// Since when Redis has not answered.
+    away_since: Option<Instant>,
+    report: Report,
+}
+
+enum Outcome {
+    Stored(Vec<String>),
+    Duplicate,
+    TooOld(String),
+    Unreadable(String),
+}
+
+impl Replayer {
+    fn new(redis: Redis, prefix: String, options: &ReplayOptions) -> Self {
+        Self {
+            redis,
+            catalog: Catalog::new(&prefix),
+            prefix,
+            script: Script::apply(),
+            force: options.force,
+            retry: Duration::from_secs(options.retry_seconds),
+            away_since: None,
+            report: Report::default(),
+        }
+    }
+
+    async fn replay_line(&mut self, line: anyhow::Result<LogLine>) {
+        let LogLine { place, text } = match line {
+            Ok(line) => line,
+            Err(error) => {
+                self.report.failed += 1;
+                tracing::error!("{error:#}");
+                return;
+            }
+        };
+        let found = match text.as_deref().map(batch_in) {
+            Some(Ok(None)) => return,
+            Some(Ok(Some(found))) => self.apply(found).await,
+            Some(Err(error)) => Ok(Outcome::Unreadable(format!("{error:#}"))),
+            None => Ok(Outcome::Unreadable("the line is too long".into())),
+        };
+        match found {
+            Ok(Outcome::Stored(refused)) => {
+                self.report.applied += 1;
+                self.report.refused_increments += refused.len() as u64;
+                for text in refused {
+                    tracing::error!("{place}: increment refused: {text}");
+                }
+            }
+            Ok(Outcome::Duplicate) => self.report.already_applied += 1,
+            Ok(Outcome::TooOld(why)) => {
+                self.report.too_old += 1;
+                tracing::error!("{place}: not replayed: {why}");
+            }
+            Ok(Outcome::Unreadable(why)) => {
+                self.report.unreadable += 1;
+                tracing::error!("{place}: unreadable: {why}");
+            }
+            Err(failure) => {
+                self.report.failed += 1;
+                tracing::error!("{place}: not stored: {failure}");
+            }
+        }
+    }
+
+    async fn apply(&mut self, found: LoggedBatch) -> Result<Outcome, Failure> {
+        if !self.force {
+            let Some(time) = found.time.as_deref().and_then(given_up_at) else {
+                return Ok(Outcome::Unreadable(
+                    "the line has no time in RFC 3339".into(),
+                ));
+            };
+            let now = self.insist(redis_time).await?;
+            if let Some(why) = too_old(time, now) {
+                return Ok(Outcome::TooOld(why));
+            }
+        }
+        let mut batch = found.batch;
+        loop {
+            let call = apply_call(&self.prefix, &batch, &self.catalog.crash_keys());
+            let script = self.script.clone();
+            let reply = self
+                .insist(|mut connection| {
+                    let (script, call) = (script.clone(), call.clone());
+                    async move { script::call(&mut connection, &script, &call).await }
+                })
+                .await?;
+            match applied_from_reply(reply) {
+                Ok(Applied::Stored { refused }) => return Ok(Outcome::Stored(refused)),
+                Ok(Applied::Duplicate) => return Ok(Outcome::Duplicate),
+                Ok(Applied::Late(ids)) => {
+                    if remove_late(&self.catalog, &mut batch, &ids) == 0 {
+                        return Err(unexpected(format!("late, but not in the batch: {ids:?}")));
+                    }
+                }
+                Err(error) => return Err(unexpected(error.to_string())),
+            }
+        }
+    }
+
+    /// Asks until there is an answer, or Redis has been away for too long. A
+    /// Redis that stays away is asked once for each further batch.
+    async fn insist<T, F>(
+        &mut self,
+        mut command: impl FnMut(MultiplexedConnection) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, RedisError>>,
+    {
+        loop {
+            let began = Instant::now();
+            let failure = match self.redis.ask(&mut command).await {
+                Ok(answer) => {
+                    self.away_since = None;
+                    return Ok(answer);
+                }
+                Err(failure) => failure,
+            };
+            if !failure.may_pass() {
+                return Err(failure);
+            }
+            if self.away_since.is_none() {
+                tracing::warn!("{failure}; trying again for {:?}", self.retry);
+            }
+            let since = *self.away_since.get_or_insert(began);
+            if since.elapsed() + BACKOFF > self.retry {
+                return Err(failure);
+            }
+            sleep(BACKOFF).await;
+        }
+    }
+}
+
+fn unexpected(text: String) -> Failure {
+    Failure::new(crate::connection::Reason::Server, text)
+}
+
+/// Takes out the executions that are counted as crashed, and counts them as
+/// late results. Gives how many there were.
+fn remove_late(catalog: &Catalog, batch: &mut SentBatch, ids: &[String]) -> u64 {
+    let keys: Vec<String> = catalog.crash_keys().map(str::to_owned).into();
+    for leased in &batch.leased {
+        if ids.contains(&leased.lease.id)
+            && let Some(algorithm) = leases::algorithm(&leased.lease, &keys)
+        {
+            catalog.record_late(&mut batch.increments, &value(algorithm), 1);
+        }
+    }
+    batch.remove_late(ids)
+}
+
+async fn redis_time(mut connection: MultiplexedConnection) -> Result<SystemTime, RedisError> {
+    let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await?;
+    let since = Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros));
+    SystemTime::UNIX_EPOCH
+        .checked_add(since)
+        .ok_or_else(|| RedisError::from((redis::ErrorKind::TypeError, "TIME is out of range")))
+}
+
+fn given_up_at(time: &str) -> Option<SystemTime> {
+    humantime::parse_rfc3339(time).ok()
+}
+
+fn too_old(time: SystemTime, now: SystemTime) -> Option<String> {
+    match now.duration_since(time) {
+        Ok(age) if age > MAX_AGE => Some(format!(
+            "given up {} ago, and a stored batch is only remembered for {}; with --force it is stored, even if it was before",
+            humantime::format_duration(Duration::from_secs(age.as_secs())),
+            humantime::format_duration(MAX_AGE),
+        )),
+        Ok(_young) => None,
+        Err(ahead) if ahead.duration() > MARGIN => Some(format!(
+            "its time is {} ahead of Redis's clock, so that its age is not known; --force stores it",
+            humantime::format_duration(Duration::from_secs(ahead.duration().as_secs())),
+        )),
+        Err(_little) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use functional_scaffold_schema::batch::{Batch, BatchId, Leased};
+    use functional_scaffold_schema::lease::Lease;
+
+    use super::*;
+
+    #[test]
+    fn age_is_judged_with_a_margin_on_both_sides() {
+        let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        for (time, now, refused) in [
+            (10_000, 10_000, false),
+            (10_000, 13_540, false),
+            (10_000, 13_541, true),
+            (10_000, 9_940, false),
+            (10_000, 9_939, true),
+        ] {
+            let why = too_old(at(time), at(now));
+            assert_eq!(why.is_some(), refused, "{time} {now}: {why:?}");
+        }
+    }
+
+    #[test]
+    fn late_results_are_counted_by_algorithm_in_the_place_of_what_they_add() {
+        let catalog = Catalog::new("m:");
+        let leased = |id: &str, algorithm: &str| {
+            let mut increments = Batch::default();
+            increments.inc("m:x", "", 1);
+            let lease = Lease {
+                id: id.into(),
+                millis: 1,
+                count: catalog.crash_cells(algorithm, "/invoke"),
+            };
+            Leased { lease, increments }
+        };
+        let mut batch = SentBatch {
+            id: BatchId {
+                started_at: 1,
+                nonce: 2,
+                sequence: 3,
+            },
+            increments: Batch::default(),
+            leased: vec![leased("1", "a"), leased("2", "a"), leased("3", "b\"")],
+        };
+        let ids = ["1", "3", "9"].map(str::to_owned);
+        assert_eq!(remove_late(&catalog, &mut batch, &ids), 2);
+        let total = batch.total();
+        let cells: Vec<_> = total.cells().collect();
+        assert_eq!(
+            cells,
+            [
+                ("m:late_counter", "algorithm=\"a\"", 1),
+                ("m:late_counter", "algorithm=\"b\\\"\"", 1),
+                ("m:x", "", 1)
+            ]
+        );
+    }
+}

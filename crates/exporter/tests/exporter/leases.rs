@@ -1,0 +1,257 @@
+//! Executions in flight, and those that are never heard of again.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use functional_scaffold_schema::{
+    batch::{Batch, BatchId, Leased, SentBatch},
+    lease::Lease,
+    protocol::{DEFAULT_PREFIX, Script, apply_call},
+};
+
+use crate::support::{Exporter, Redis, exporter_command, sample, wait_for};
+
+const CRASHED: &str = r#"algorithm_executions_total{algorithm="a",status="crashed"}"#;
+const ERRORS: &str =
+    r#"http_requests_total{code="500",endpoint="/invoke",method="POST",status="error"}"#;
+const OLDEST: &str = "functional_scaffold_oldest_lease_age_seconds";
+const LAST_FLUSH: &str = "functional_scaffold_last_flush_timestamp_seconds";
+
+fn in_flight(text: &str, algorithm: &str) -> Option<f64> {
+    let name = format!("algorithm_executions_in_flight{{algorithm=\"{algorithm}\"}}");
+    sample(text, &name)
+}
+
+fn settle_failures(text: &str, reason: &str) -> Option<f64> {
+    let name = format!("functional_scaffold_settle_failures_total{{reason=\"{reason}\"}}");
+    sample(text, &name)
+}
+
+/// Stores the result of a leased execution.
+fn finish(redis: &Redis, lease: Lease, sequence: u64) {
+    let batch = SentBatch {
+        id: BatchId {
+            started_at: 1,
+            nonce: 2,
+            sequence,
+        },
+        increments: Batch::default(),
+        leased: vec![Leased {
+            lease,
+            increments: Batch::default(),
+        }],
+    };
+    let reply = redis.call(&Script::apply(), &apply_call(DEFAULT_PREFIX, &batch, &[]));
+    assert_eq!(reply.trim(), "applied");
+}
+
+#[test]
+fn a_lease_that_ran_out_is_counted_once() {
+    let redis = Redis::start();
+    redis.register("a");
+    redis.lease("1", "a", 1);
+    redis.lease("2", "a", 60_000);
+    // So seldom that it is the scrape that settles.
+    let seldom = [("EXPORTER_SETTLE_INTERVAL_MS", "4999")];
+    let exporters = [(); 2].map(|()| Exporter::start_with(redis.port, &seldom));
+    // More than a millisecond has passed since.
+    for _scrape in 0..3 {
+        for exporter in &exporters {
+            let text = exporter.metrics();
+            assert_eq!(sample(&text, CRASHED), Some(1.0));
+            assert_eq!(sample(&text, ERRORS), Some(1.0));
+            assert_eq!(in_flight(&text, "a"), Some(1.0));
+            assert_eq!(settle_failures(&text, "server"), Some(0.0));
+        }
+        // The script is sent again to a Redis that does not know it any more.
+        redis.cli(&["SCRIPT", "FLUSH"]);
+    }
+}
+
+#[test]
+fn a_lease_that_ran_out_is_counted_without_a_scrape() {
+    let redis = Redis::start();
+    redis.register("a");
+    let often = [("EXPORTER_SETTLE_INTERVAL_MS", "20")];
+    let _exporter = Exporter::start_with(redis.port, &often);
+    let crashed = || {
+        let field = r#"algorithm="a",status="crashed""#;
+        redis.cli(&["HGET", "metrics:algorithm_counter", field])
+    };
+    for expected in ["1", "2"] {
+        redis.lease(expected, "a", 1);
+        wait_for("count of a crash", || {
+            (crashed().trim() == expected).then_some(())
+        });
+    }
+    // It goes on where a connection was cut.
+    redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    redis.lease("3", "a", 1);
+    wait_for("count of a crash", || {
+        (crashed().trim() == "3").then_some(())
+    });
+}
+
+#[test]
+fn many_leases_that_ran_out_are_all_settled_by_one_scrape() {
+    let redis = Redis::start();
+    redis.register("a");
+    let lease = redis.lease("x", "a", 1).encode();
+    let fill = "for i = 1, 450 do redis.call('ZADD', KEYS[1], 1, \
+        (string.gsub(ARGV[1], '\"x\"', '\"' .. i .. '\"'))) end";
+    redis.cli(&["EVAL", fill, "1", "metrics:leases", &lease]);
+    let seldom = [("EXPORTER_SETTLE_INTERVAL_MS", "4999")];
+    let text = Exporter::start_with(redis.port, &seldom).metrics();
+    assert_eq!(sample(&text, CRASHED), Some(451.0));
+    assert_eq!(in_flight(&text, "a"), Some(0.0));
+}
+
+#[test]
+fn executions_in_flight_are_shown_by_algorithm() {
+    let redis = Redis::start();
+    let exporter = Exporter::start(redis.port);
+    let text = exporter.metrics();
+    assert!(!text.contains("algorithm_executions_in_flight"), "{text}");
+    assert_eq!(sample(&text, OLDEST), Some(0.0));
+
+    redis.register("a");
+    redis.register("idle \"é\"");
+    let began = Instant::now();
+    let first = redis.lease("1", "a", 60_000);
+    redis.lease("2", "a", 60_000);
+    redis.lease("3", "new", 60_000);
+    redis.cli(&["ZADD", "metrics:leases", "9999999999999", "{"]);
+    let json = r#"{"type":"gauge","key":"metrics:taken"}"#;
+    let name = "algorithm_executions_in_flight";
+    redis.cli(&["HSET", "metrics:families", name, json]);
+    redis.cli(&["HSET", "metrics:taken", r#"algorithm="a""#, "77"]);
+    let text = wait_for("age of the oldest lease", || {
+        let text = exporter.metrics();
+        sample(&text, OLDEST).filter(|&age| age > 0.1).map(|_| text)
+    });
+    // The clocks count in milliseconds.
+    let most = began.elapsed().as_secs_f64() + 0.01;
+    assert!(
+        sample(&text, OLDEST).is_some_and(|age| age < most),
+        "{text}"
+    );
+    assert_eq!(in_flight(&text, "a"), Some(2.0));
+    assert_eq!(in_flight(&text, "new"), Some(1.0));
+    assert_eq!(in_flight(&text, r#"idle \"é\""#), Some(0.0));
+    assert_eq!(
+        text.matches("# TYPE algorithm_executions_in_flight")
+            .count(),
+        1
+    );
+    for (family, reason) in [("(leases)", "lease"), (name, "name_collision")] {
+        let errors =
+            format!("functional_scaffold_decode_errors{{family=\"{family}\",reason=\"{reason}\"}}");
+        assert_eq!(sample(&text, &errors), Some(1.0), "{family}");
+    }
+
+    assert_eq!(sample(&text, LAST_FLUSH), None);
+    finish(&redis, first, 1);
+    let text = exporter.metrics();
+    assert_eq!(in_flight(&text, "a"), Some(1.0));
+    let flushed = Duration::from_secs_f64(sample(&text, LAST_FLUSH).expect("a time"));
+    let ago = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + flushed);
+    assert!(ago.is_ok_and(|ago| ago < Duration::from_secs(60)));
+}
+
+#[test]
+fn a_count_that_is_refused_is_logged_once_and_the_others_stand() {
+    let redis = Redis::start();
+    redis.register("a");
+    redis.cli(&["SET", "metrics:settled_counter", "1"]);
+    let exporter = Exporter::start(redis.port);
+    for (id, crashed) in [("1", 1.0), ("2", 2.0)] {
+        redis.lease(id, "a", 1);
+        wait_for("count of a crash", || {
+            (sample(&exporter.metrics(), CRASHED) == Some(crashed)).then_some(())
+        });
+    }
+    let log = exporter.stop();
+    assert_eq!(
+        log.matches("count of a settled lease refused").count(),
+        1,
+        "{log}"
+    );
+    assert!(log.contains("metrics:settled_counter"), "{log}");
+}
+
+#[test]
+fn a_redis_that_refuses_writes_is_served_all_the_same() {
+    let redis = Redis::start();
+    redis.register("a");
+    redis.lease("1", "a", 60_000);
+    // A replica of nobody: it can be read and not written.
+    redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    let exporter = Exporter::start(redis.port);
+    for _scrape in 0..3 {
+        let text = exporter.metrics();
+        assert_eq!(sample(&text, "functional_scaffold_redis_up"), Some(1.0));
+        assert_eq!(sample(&text, CRASHED), Some(0.0));
+        assert_eq!(in_flight(&text, "a"), Some(1.0));
+        assert_eq!(sample(&text, OLDEST), None);
+    }
+    let text = exporter.metrics();
+    assert!(settle_failures(&text, "server") >= Some(3.0), "{text}");
+    assert_eq!(
+        sample(
+            &text,
+            "functional_scaffold_redis_read_failures_total{reason=\"server\"}"
+        ),
+        Some(0.0)
+    );
+    redis.cli(&["REPLICAOF", "NO", "ONE"]);
+    assert_eq!(
+        sample(&exporter.metrics(), OLDEST).map(|age| age >= 0.0),
+        Some(true)
+    );
+    let log = exporter.stop();
+    assert_eq!(log.matches("cannot be settled").count(), 1, "{log}");
+    assert!(log.contains("read only replica"), "{log}");
+    assert_eq!(log.matches("leases are settled again").count(), 1, "{log}");
+}
+
+#[test]
+fn the_rights_in_the_help_are_enough() {
+    let help = exporter_command().arg("--help").output().expect("it ends");
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    let rights = |from: &str, to: &str| -> Vec<String> {
+        let (_, rest) = help.split_once(from).expect("the help says it");
+        let (rights, _) = rest.split_once(to).expect("the help says it");
+        rights
+            .split_whitespace()
+            .map(|right| right.trim_end_matches('.').to_owned())
+            .collect()
+    };
+    let redis = Redis::start();
+    redis.register("a");
+    redis.lease("1", "a", 1);
+    let serve = rights(">PASSWORD", "and for replay");
+    let replay = rights("for replay also", "With");
+    assert!(
+        serve.len() > 10 && replay.len() == 3,
+        "{serve:?} {replay:?}"
+    );
+    for (name, rights) in [
+        ("server", &serve),
+        ("player", &[serve.clone(), replay].concat()),
+    ] {
+        let mut command = vec!["ACL", "SETUSER", name, "on", ">s3cret"];
+        command.extend(rights.iter().map(String::as_str));
+        redis.cli(&command);
+    }
+    let user = |name| [("REDIS_USERNAME", name), ("REDIS_PASSWORD", "s3cret")];
+    let exporter = Exporter::start_with(redis.port, &user("server"));
+    let text = exporter.metrics();
+    assert_eq!(sample(&text, CRASHED), Some(1.0), "{text}");
+    assert!(
+        !text.contains("functional_scaffold_decode_errors{"),
+        "{text}"
+    );
+    assert_eq!(settle_failures(&text, "auth"), Some(0.0));
+    assert_eq!(exporter.get("/readyz").status, 200);
+
+    crate::replay::replays_one_batch_as(&redis, &user("player"));
+}

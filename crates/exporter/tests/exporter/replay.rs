@@ -1,0 +1,290 @@
+//! Batches stored from a log.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use functional_scaffold_schema::{
+    batch::{Batch, BatchId, Leased, SentBatch},
+    catalog::{Catalog, Execution, ExecutionStatus},
+    lease::Lease,
+    protocol::{DEFAULT_PREFIX, Script, settle_call},
+};
+
+use crate::support::{Redis, exporter_command, free_port, pipe, wait_for};
+
+const JOBS: &str = "metrics:jobs";
+
+fn batch(sequence: u64, jobs: u64) -> SentBatch {
+    let mut increments = Batch::default();
+    increments.inc(JOBS, "k=\"a\"", jobs);
+    SentBatch {
+        id: BatchId {
+            started_at: 1_700_000_000,
+            // A writer that gives a batch up takes a new nonce.
+            nonce: sequence,
+            sequence,
+        },
+        increments,
+        leased: Vec::new(),
+    }
+}
+
+fn ago(seconds: u64) -> String {
+    let time = SystemTime::now() - Duration::from_secs(seconds);
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// The line that the service logs.
+fn line(time: &str, batch: &SentBatch) -> String {
+    let batch = serde_json::to_string(batch).expect("it serialises");
+    let members = batch.strip_prefix('{').expect("an object");
+    format!(
+        "{{\"time\":\"{time}\",\"level\":\"error\",\"event\":\"batch_not_stored\",\"reason\":\"r\",{members}\n"
+    )
+}
+
+fn command(redis_port: u16, arguments: &[&str]) -> Command {
+    let mut command = exporter_command();
+    command
+        .env("REDIS_PORT", redis_port.to_string())
+        .arg("replay")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn replay_command(mut command: Command, input: &str) -> Output {
+    let mut child = command.spawn().expect("it starts");
+    let mut stdin = child.stdin.take().expect("its input");
+    let input = input.to_owned();
+    let writing = thread::spawn(move || {
+        // It may have ended before it read all.
+        let _ = stdin.write_all(input.as_bytes());
+    });
+    let output = child.wait_with_output().expect("it ends");
+    writing.join().expect("no panic");
+    output
+}
+
+fn text(output: &Output) -> String {
+    let both = [&output.stdout[..], &output.stderr].concat();
+    String::from_utf8_lossy(&both).into_owned()
+}
+
+/// Replays and checks how many batches were applied, already applied, too old,
+/// unreadable, failed; and how many increments refused.
+fn check_with(command: Command, input: &str, report: [u64; 6]) -> String {
+    let output = replay_command(command, input);
+    let all = text(&output);
+    let [applied, already, old, unreadable, failed, refused] = report;
+    let expected = format!(
+        "applied: {applied}\nalready applied: {already}\ntoo old: {old}\nunreadable: {unreadable}\nfailed: {failed}\nrefused increments: {refused}\n"
+    );
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{all}");
+    let stored = old + unreadable + failed + refused == 0;
+    assert_eq!(output.status.code(), Some(i32::from(!stored)), "{all}");
+    all
+}
+
+fn check(redis: &Redis, arguments: &[&str], input: &str, report: [u64; 6]) -> String {
+    check_with(command(redis.port, arguments), input, report)
+}
+
+fn jobs(redis: &Redis) -> String {
+    redis.cli(&["HGET", JOBS, "k=\"a\""]).trim().to_owned()
+}
+
+/// One batch with a lease, by a Redis user with the given rights.
+pub(crate) fn replays_one_batch_as(redis: &Redis, user: &[(&str, &str)]) {
+    let mut command = command(redis.port, &[]);
+    command.envs(user.iter().copied());
+    let mut batch = batch(1, 5);
+    batch.leased.push(Leased {
+        lease: redis.lease("replayed", "a", 60_000),
+        increments: Batch::default(),
+    });
+    check_with(command, &line(&ago(1), &batch), [1, 0, 0, 0, 0, 0]);
+    assert_eq!(jobs(redis), "5");
+}
+
+#[test]
+fn a_batch_is_applied_once_however_often_it_is_replayed() {
+    let redis = Redis::start();
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("app.log");
+    let lines = [
+        "started\n".to_owned(),
+        "{\"event\":\"flushed\",\"id\":\"x\"}\n".to_owned(),
+        line(&ago(1), &batch(1, 2)),
+        format!("app-1  | {}", line(&ago(3000), &batch(2, 3))),
+        line(&ago(1), &batch(1, 2)),
+    ];
+    std::fs::write(&file, lines.concat()).expect("written");
+    let path = file.to_str().expect("a UTF-8 path");
+    check(&redis, &[path], "", [2, 1, 0, 0, 0, 0]);
+    assert_eq!(jobs(&redis), "5");
+    check(&redis, &[path, path], "", [0, 6, 0, 0, 0, 0]);
+    check(&redis, &["-"], &lines.concat(), [0, 3, 0, 0, 0, 0]);
+    check(&redis, &["--force"], &lines.concat(), [0, 3, 0, 0, 0, 0]);
+    assert_eq!(jobs(&redis), "5");
+    // Under the prefix of the options; the keys of the line are as they are.
+    let elsewhere = ["--metrics-prefix", "m2:"];
+    check(
+        &redis,
+        &elsewhere,
+        &line(&ago(1), &batch(1, 2)),
+        [1, 0, 0, 0, 0, 0],
+    );
+    assert_eq!(jobs(&redis), "7");
+    assert_eq!(redis.cli(&["EXISTS", "m2:applied:2833333"]).trim(), "1");
+}
+
+#[test]
+fn an_old_batch_is_refused_but_with_force() {
+    let redis = Redis::start();
+    let ahead = humantime::format_rfc3339(SystemTime::now() + Duration::from_secs(600));
+    let lines = [
+        line(&ago(3601), &batch(1, 2)),
+        line(&ahead.to_string(), &batch(2, 3)),
+    ]
+    .concat();
+    let said = check(&redis, &[], &lines, [0, 0, 2, 0, 0, 0]);
+    assert!(said.contains("-:1: not replayed: given up 1h"), "{said}");
+    assert_eq!(jobs(&redis), "");
+    check(&redis, &["--force"], &lines, [2, 0, 0, 0, 0, 0]);
+    assert_eq!(jobs(&redis), "5");
+}
+
+#[test]
+fn an_unreadable_batch_is_named_and_the_others_are_applied() {
+    let redis = Redis::start();
+    let whole = line(&ago(1), &batch(1, 2));
+    let lines = [
+        &whole[..whole.len() - 4],
+        "\n",
+        &line("yesterday", &batch(2, 3)),
+        &whole,
+    ];
+    let said = check(&redis, &[], &lines.concat(), [1, 0, 0, 2, 0, 0]);
+    assert!(said.contains("-:1: unreadable: "), "{said}");
+    assert!(
+        said.contains("-:2: unreadable: the line has no time"),
+        "{said}"
+    );
+    assert_eq!(jobs(&redis), "2");
+}
+
+#[test]
+fn a_late_result_is_counted_as_late_and_the_rest_is_applied() {
+    let redis = Redis::start();
+    redis.register("a");
+    let catalog = Catalog::new(DEFAULT_PREFIX);
+    let lease = redis.lease("l1", "a", 1);
+    let other = redis.lease("l2", "a", 60_000);
+    let leased = |lease: Lease| {
+        let mut increments = Batch::default();
+        let execution = Execution {
+            algorithm: "a",
+            status: ExecutionStatus::Success,
+            duration_nanos: 1,
+        };
+        catalog.record_execution(&mut increments, &execution);
+        Leased { lease, increments }
+    };
+    // Somebody settles the lease that ran out.
+    let settle = settle_call(DEFAULT_PREFIX, 1, catalog.crash_keys());
+    let executions = |status: &str| {
+        let field = format!("algorithm=\"a\",status=\"{status}\"");
+        redis.cli(&["HGET", "metrics:algorithm_counter", &field])
+    };
+    wait_for("settled lease", || {
+        redis.call(&Script::settle(), &settle);
+        (executions("crashed").trim() == "1").then_some(())
+    });
+    let mut late = batch(2, 4);
+    late.leased = vec![leased(lease), leased(other)];
+    let lines = line(&ago(1), &late);
+    check(&redis, &[], &lines, [1, 0, 0, 0, 0, 0]);
+    check(&redis, &[], &lines, [0, 1, 0, 0, 0, 0]);
+    assert_eq!(jobs(&redis), "4");
+    assert_eq!(executions("crashed").trim(), "1");
+    assert_eq!(executions("success").trim(), "1");
+    let late = redis.cli(&["HGET", "metrics:late_counter", "algorithm=\"a\""]);
+    assert_eq!(late.trim(), "1");
+    assert_eq!(redis.cli(&["ZCARD", "metrics:leases"]).trim(), "0");
+    // Under the id of the line.
+    let applied = redis.cli(&["HGETALL", "metrics:applied:2833333"]);
+    assert_eq!(applied, "0000000000000002\n2\n");
+}
+
+#[test]
+fn lines_are_applied_as_they_come_until_a_signal() {
+    let redis = Redis::start();
+    let mut child = command(redis.port, &[]).spawn().expect("it starts");
+    let mut stdin = child.stdin.take().expect("its input");
+    for (sequence, sum) in [(1, "2"), (2, "4")] {
+        let line = line(&ago(1), &batch(sequence, 2));
+        stdin.write_all(line.as_bytes()).expect("it reads");
+        wait_for("applied batch", || (jobs(&redis) == sum).then_some(()));
+    }
+    let kill = format!("kill -INT {}", child.id());
+    pipe("", "sh", "dash", &["-c", &kill]);
+    let status = wait_for("end", || child.try_wait().expect("its state"));
+    assert_eq!(status.code(), Some(0));
+    let report = BufReader::new(child.stdout.take().expect("its report"));
+    let first = report.lines().next().expect("a line").expect("UTF-8");
+    assert_eq!(first, "applied: 2");
+}
+
+#[test]
+fn it_waits_for_a_redis_that_is_away_and_not_for_ever() {
+    let port = free_port();
+    let lines = line(&ago(1), &batch(1, 2)) + &line(&ago(1), &batch(2, 3));
+    let short = command(port, &["--retry-seconds", "0"]);
+    let said = check_with(short, &lines, [0, 0, 0, 0, 2, 0]);
+    assert!(said.contains("-:2: not stored: "), "{said}");
+
+    let replaying = thread::spawn(move || {
+        check_with(command(port, &[]), &lines, [2, 0, 0, 0, 0, 0]);
+    });
+    // It is away for a while: nothing that could be waited for happens.
+    thread::sleep(Duration::from_millis(500));
+    let redis = wait_for("Redis on the port", || Redis::start_on(port, &[]));
+    replaying.join().expect("both are applied");
+    assert_eq!(jobs(&redis), "5");
+}
+
+#[test]
+fn what_redis_refuses_is_named() {
+    let redis = Redis::start();
+    redis.cli(&["SET", JOBS, "1"]);
+    let mut two = batch(1, 2);
+    two.increments.inc("metrics:good", "", 1);
+    let said = check(&redis, &[], &line(&ago(1), &two), [1, 0, 0, 0, 0, 1]);
+    assert!(
+        said.contains("-:1: increment refused: metrics:jobs"),
+        "{said}"
+    );
+    assert_eq!(redis.cli(&["HGET", "metrics:good", ""]).trim(), "1");
+
+    // Nothing is stored, and asking again does not help.
+    redis.cli(&["SET", "metrics:leases", "1"]);
+    let said = check(
+        &redis,
+        &[],
+        &line(&ago(1), &batch(2, 2)),
+        [0, 0, 0, 0, 1, 0],
+    );
+    assert!(said.contains("WRONGTYPE"), "{said}");
+    assert!(!said.contains("trying again"), "{said}");
+
+    let output = replay_command(command(redis.port, &["/nowhere.log"]), "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("cannot open /nowhere.log"));
+}

@@ -1,0 +1,30 @@
+-- Redis's own clock, and how far leases are extended by the times in which
+-- Redis stood still. Part of every script that looks at leases.
+--
+-- A lease whose time ran while nothing could be written must not expire for
+-- that: its result may be on its way. So what passes between two scripts
+-- beyond STILL_MS extends every open lease. It is kept as one shift that is
+-- subtracted from a lease's expiry when it is taken and added when it is
+-- judged. A clock that steps back counts as standing.
+local STILL_MS = 5000
+
+local function clock(state)
+  local time = redis.call('TIME')
+  local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local kept = redis.call('HMGET', state, 'last_ms', 'shift_ms')
+  local last, shift = tonumber(kept[1]), tonumber(kept[2]) or 0
+  if last and now < last then
+    -- Only for the step: waiting until the clock has caught up could be for ever.
+    shift = shift + now - last
+  elseif last and now - last > STILL_MS then
+    shift = shift + now - last - STILL_MS
+  end
+  return now, shift, last
+end
+
+local function keep_clock(state, now, shift, last)
+  -- Ten times a second at most: it is only compared with STILL_MS.
+  if not last or now < last or now - last >= 100 then
+    redis.call('HSET', state, 'last_ms', now, 'shift_ms', shift)
+  end
+end

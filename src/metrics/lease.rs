@@ -1,0 +1,53 @@
+//! Leases on executions: acknowledged by Redis before an execution begins, so
+//! that one which dies with its instance is still counted. An execution never
+//! waits longer for its lease than it was given, and runs all the same.
+
+use std::rc::Rc;
+
+use functional_scaffold_schema::{lease::Lease, protocol::lease_call};
+use serde_json::json;
+
+use crate::{
+    clock::Mark,
+    config::{Backend, Durability},
+    instance::{Instance, Ready},
+    log::{self, Level},
+    metrics::{redis::StoreError, register},
+};
+
+/// Takes a lease for an execution on behalf of a request to `endpoint`.
+///
+/// None if no lease is wanted, or Redis did not answer the last time. A lease
+/// that was not acknowledged in time is given all the same: its call may still
+/// land, and so the batch with the result has to close it.
+pub async fn take(instance: &Instance, ready: &Rc<Ready>, endpoint: &str) -> Option<Lease> {
+    let config = &ready.config;
+    if config.backend == Backend::Off || config.durability == Durability::Relaxed {
+        return None;
+    }
+    if !ready.writer.borrow().waits_for_leases() {
+        ready.writer.borrow_mut().record_unleased();
+        return None;
+    }
+    let deadline = Mark::now().after(config.lease_timeout);
+    if let Err(error) = register::ensure(instance, ready, config.lease_timeout).await {
+        give_up(ready, &error);
+        return None;
+    }
+    let limit = u64::try_from(config.execution_limit.as_millis()).unwrap_or(u64::MAX);
+    let lease = ready.writer.borrow_mut().lease(endpoint, limit);
+    let call = lease_call(&config.prefix, std::slice::from_ref(&lease));
+    let script = &instance.scripts.lease;
+    if let Err(error) = ready.store.call(script, &call, deadline.remaining()).await {
+        give_up(ready, &error);
+    }
+    Some(lease)
+}
+
+fn give_up(ready: &Ready, error: &StoreError) {
+    let mut writer = ready.writer.borrow_mut();
+    writer.give_up_leases();
+    writer.record_unleased();
+    let fields = json!({ "reason": error.to_string() });
+    log::write(Level::Warn, "lease_given_up", fields);
+}

@@ -1,0 +1,103 @@
+//! A store on a redis-server of its own, with one component's executions.
+
+use functional_scaffold_schema::{
+    batch::{Batch, BatchId, Leased, SentBatch},
+    catalog::{Catalog, Execution, ExecutionStatus},
+    lease::Lease,
+    protocol::{Applied, Settled},
+};
+use functional_scaffold_tests::redis_server::RedisServer;
+
+use crate::{Result, store::Store};
+
+/// The name of the one algorithm.
+const ALGORITHM: &str = "a";
+/// How long a lease runs that is not to run out: beyond all that really
+/// passes in a test.
+pub(crate) const LONG_MS: u64 = 1_000_000;
+
+/// A batch was stored, and nothing of it refused.
+pub(crate) const STORED: Applied = Applied::Stored {
+    refused: Vec::new(),
+};
+
+/// A store of its own.
+pub(crate) struct Fixture {
+    pub(crate) server: RedisServer,
+    pub(crate) store: Store,
+    pub(crate) catalog: Catalog,
+}
+
+impl Fixture {
+    /// Starts a server, with nothing on it.
+    pub(crate) fn start() -> Result<Self> {
+        let server = RedisServer::start()?;
+        Ok(Self {
+            store: Store::open(&server, "m:")?,
+            server,
+            catalog: Catalog::new("m:"),
+        })
+    }
+
+    /// A lease on an execution.
+    pub(crate) fn lease(&self, number: u64, millis: u64) -> Lease {
+        Lease {
+            id: format!("ab/{number}"),
+            millis,
+            count: self.catalog.crash_cells(ALGORITHM, "/invoke"),
+        }
+    }
+
+    /// That execution, succeeded.
+    pub(crate) fn success(&self, lease: &Lease) -> Leased {
+        let mut increments = Batch::default();
+        let execution = Execution {
+            algorithm: ALGORITHM,
+            status: ExecutionStatus::Success,
+            duration_nanos: 7,
+        };
+        self.catalog.record_execution(&mut increments, &execution);
+        Leased {
+            lease: lease.clone(),
+            increments,
+        }
+    }
+
+    /// A batch with the results of these executions.
+    pub(crate) fn batch(&self, sequence: u64, leases: &[&Lease]) -> SentBatch {
+        SentBatch {
+            id: BatchId {
+                started_at: 1_200,
+                nonce: 0xab,
+                sequence,
+            },
+            increments: Batch::default(),
+            leased: leases.iter().map(|lease| self.success(lease)).collect(),
+        }
+    }
+
+    /// Sends a batch.
+    pub(crate) fn apply(&mut self, batch: &SentBatch) -> Result<Applied> {
+        self.store.apply(batch, &self.catalog.crash_keys())
+    }
+
+    /// Settles as the exporter does.
+    pub(crate) fn settle(&mut self) -> Result<Settled> {
+        self.store.settle(1, &self.catalog.crash_keys())
+    }
+
+    /// How many leases are open, and how many executions succeeded and crashed.
+    pub(crate) fn counts(&mut self) -> Result<(usize, i128, i128)> {
+        let key = self.catalog.families()[2].key.clone();
+        let cells = self.store.counters(std::slice::from_ref(&key))?;
+        let count = |status: ExecutionStatus| {
+            let field = format!("algorithm=\"{ALGORITHM}\",status=\"{}\"", status.label());
+            cells.get(&(key.clone(), field)).copied().unwrap_or(0)
+        };
+        let ends = (
+            count(ExecutionStatus::Success),
+            count(ExecutionStatus::Crashed),
+        );
+        Ok((self.store.kept()?.open.len(), ends.0, ends.1))
+    }
+}

@@ -1,0 +1,180 @@
+//! What the protocol promises, in maps and numbers: written from
+//! `docs/redis-protocol.md`, with neither Redis nor its scripts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use functional_scaffold_schema::{
+    batch::{BatchId, SentBatch},
+    lease::Lease,
+    protocol::Applied,
+};
+
+/// How long ids are remembered, in milliseconds.
+pub(crate) const HOUR_MS: i64 = 3_600_000;
+/// What passes between two scripts beyond this extends every open lease.
+pub(crate) const STILL_MS: i64 = 5_000;
+const BUCKET_SECONDS: u64 = 600;
+
+/// A store that keeps the protocol.
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    /// Key and field of each counter, a sum and its carry as one number.
+    pub(crate) counters: BTreeMap<(String, String), i128>,
+    /// Open leases by their ids, with the lease time at which each runs out.
+    pub(crate) open: BTreeMap<String, (Lease, i64)>,
+    /// Closed leases' ids, with the time until which each is remembered.
+    pub(crate) closed: BTreeMap<String, i64>,
+    /// Applied ids by buckets of writers.
+    pub(crate) applied: BTreeMap<u64, Bucket>,
+    /// The time that passed by Redis's clock.
+    pub(crate) wall: i64,
+    /// The time that passed for leases: it neither steps back, nor runs on
+    /// while no script does.
+    pub(crate) lease_time: i64,
+    since_script: i64,
+    clock_kept: bool,
+    epoch: Option<u64>,
+}
+
+/// What is remembered of the writers that began within ten minutes.
+#[derive(Debug, Default)]
+pub(crate) struct Bucket {
+    /// The last number of each writer.
+    pub(crate) last: BTreeMap<u64, u64>,
+    /// When they are forgotten together.
+    pub(crate) until: i64,
+}
+
+impl Model {
+    /// Time passes while scripts run all along.
+    pub(crate) fn pass_busy(&mut self, millis: i64) {
+        self.wall += millis;
+        self.lease_time += millis;
+        self.forget_ids();
+    }
+
+    /// Time passes, or steps back, without a script.
+    pub(crate) fn pass_still(&mut self, millis: i64) {
+        self.wall += millis;
+        if self.clock_kept {
+            self.since_script += millis;
+        } else {
+            // Nothing to tell a stand-still by, and no lease to extend.
+            self.lease_time += millis;
+        }
+        self.forget_ids();
+    }
+
+    fn forget_ids(&mut self) {
+        self.applied.retain(|_, bucket| bucket.until > self.wall);
+    }
+
+    fn run_script(&mut self) {
+        self.lease_time += self.since_script.clamp(0, STILL_MS);
+        self.since_script = 0;
+        self.clock_kept = true;
+    }
+
+    /// Takes leases; the ids that were closed before.
+    pub(crate) fn lease(&mut self, leases: &[Lease]) -> Vec<String> {
+        self.run_script();
+        let mut refused = Vec::new();
+        for lease in leases {
+            if self.closed.contains_key(&lease.id) {
+                refused.push(lease.id.clone());
+            } else {
+                let due = self.lease_time + i64::try_from(lease.millis).unwrap_or(i64::MAX);
+                self.open.insert(lease.id.clone(), (lease.clone(), due));
+            }
+        }
+        refused
+    }
+
+    /// Lets an open lease run out sooner.
+    pub(crate) fn hasten(&mut self, id: &str, millis: i64) {
+        if let Some((_, due)) = self.open.get_mut(id) {
+            *due -= millis;
+        }
+    }
+
+    /// Applies a batch.
+    pub(crate) fn apply(&mut self, batch: &SentBatch, countable: &[&str]) -> Applied {
+        if self.remembers(&batch.id) {
+            return Applied::Duplicate;
+        }
+        let ids = batch.leased.iter().map(|leased| &leased.lease.id);
+        let late: Vec<_> = ids
+            .clone()
+            .filter(|id| self.closed.contains_key(*id))
+            .cloned()
+            .collect();
+        if !late.is_empty() {
+            return Applied::Late(late);
+        }
+        self.run_script();
+        let bucket = self.applied.entry(bucket_of(&batch.id)).or_default();
+        bucket.last.insert(batch.id.nonce, batch.id.sequence);
+        bucket.until = self.wall + HOUR_MS;
+        for id in ids {
+            if self.open.remove(id).is_none() {
+                self.closed.insert(id.clone(), self.wall + HOUR_MS);
+            }
+        }
+        let mut countable: BTreeSet<&str> = countable.iter().copied().collect();
+        let total = batch.total();
+        for (key, field, by) in total.cells() {
+            countable.insert(key);
+            self.count(key, field, by);
+        }
+        self.settle_due(&countable);
+        Applied::Stored {
+            refused: Vec::new(),
+        }
+    }
+
+    /// Settles leases that ran out; the store's epoch and how many there were.
+    pub(crate) fn settle(&mut self, epoch: u64, countable: &[&str]) -> (u64, u64) {
+        self.run_script();
+        let settled = self.settle_due(&countable.iter().copied().collect());
+        (*self.epoch.get_or_insert(epoch), settled)
+    }
+
+    fn settle_due(&mut self, countable: &BTreeSet<&str>) -> u64 {
+        self.closed.retain(|_, until| *until > self.wall);
+        let due: Vec<_> = self
+            .open
+            .values()
+            .filter(|(_, due)| *due <= self.lease_time)
+            .map(|(lease, _)| lease.clone())
+            .filter(|lease| {
+                let mut keys = lease.count.iter().map(|(key, _)| key.as_str());
+                keys.all(|key| countable.contains(key))
+            })
+            .collect();
+        for lease in &due {
+            self.open.remove(&lease.id);
+            self.closed.insert(lease.id.clone(), self.wall + HOUR_MS);
+            for (key, field) in &lease.count {
+                self.count(key, field, 1);
+            }
+        }
+        due.len() as u64
+    }
+
+    fn remembers(&self, id: &BatchId) -> bool {
+        let last = self
+            .applied
+            .get(&bucket_of(id))
+            .and_then(|bucket| bucket.last.get(&id.nonce));
+        last.is_some_and(|last| *last >= id.sequence)
+    }
+
+    fn count(&mut self, key: &str, field: &str, by: u64) {
+        let cell = (key.to_owned(), field.to_owned());
+        *self.counters.entry(cell).or_default() += i128::from(by);
+    }
+}
+
+fn bucket_of(id: &BatchId) -> u64 {
+    id.started_at / BUCKET_SECONDS
+}

@@ -1,0 +1,410 @@
+//! The races and limits that the protocol names, one by one.
+
+use functional_scaffold_schema::{
+    batch::{Batch, BatchId, MAX_INCREMENT, SentBatch},
+    protocol::{Applied, Script, apply_call},
+};
+
+use crate::{
+    Result,
+    fixture::{Fixture, LONG_MS, STORED},
+    model::{HOUR_MS, STILL_MS},
+    store::Passing,
+};
+
+/// Longer than any lease here.
+const LONGER_MS: i64 = 1_100_000;
+/// More than really passes in a test, less than any distance that decides.
+const TOLERANCE_MS: i64 = 100_000;
+/// How old the clock may be that the scripts keep.
+const CLOCK_KEPT_MS: i64 = 100;
+
+#[test]
+fn a_lease_that_lands_after_its_result_is_refused() -> Result {
+    let mut fixture = Fixture::start()?;
+    let lease = fixture.lease(1, 0);
+    let batch = fixture.batch(1, &[&lease]);
+    assert_eq!(fixture.apply(&batch)?, STORED);
+    assert_eq!(
+        fixture.store.lease(std::slice::from_ref(&lease))?,
+        [lease.id]
+    );
+    assert_eq!(fixture.settle()?.leases, 0);
+    assert_eq!(fixture.counts()?, (0, 1, 0));
+    Ok(())
+}
+
+#[test]
+fn a_lease_that_lands_after_others_is_refused_alone() -> Result {
+    let mut fixture = Fixture::start()?;
+    let [first, second, third] = [1, 2, 3].map(|number| fixture.lease(number, LONG_MS));
+    let batch = fixture.batch(1, &[&second]);
+    fixture.apply(&batch)?;
+    let id = second.id.clone();
+    assert_eq!(fixture.store.lease(&[first, second, third])?, [id]);
+    assert_eq!(fixture.counts()?, (2, 1, 0));
+    Ok(())
+}
+
+#[test]
+fn a_lease_is_settled_once_by_whoever_comes_first() -> Result {
+    for by_batch in [false, true] {
+        let mut fixture = Fixture::start()?;
+        let (gone, there) = (fixture.lease(1, 0), fixture.lease(2, LONG_MS));
+        fixture.store.lease(&[gone, there.clone()])?;
+        if by_batch {
+            let batch = fixture.batch(1, &[&there]);
+            assert_eq!(fixture.apply(&batch)?, STORED);
+            assert_eq!(fixture.settle()?.leases, 0);
+            assert_eq!(fixture.counts()?, (0, 1, 1));
+        } else {
+            assert_eq!(fixture.settle()?.leases, 1);
+            assert_eq!(fixture.settle()?.leases, 0);
+            assert_eq!(fixture.counts()?, (1, 0, 1));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_result_settles_its_own_lease_although_that_ran_out() -> Result {
+    let mut fixture = Fixture::start()?;
+    let lease = fixture.lease(1, 0);
+    fixture.store.lease(std::slice::from_ref(&lease))?;
+    let batch = fixture.batch(1, &[&lease]);
+    assert_eq!(fixture.apply(&batch)?, STORED);
+    assert_eq!(fixture.settle()?.leases, 0);
+    assert_eq!(fixture.counts()?, (0, 1, 0));
+    assert!(
+        fixture.store.kept()?.closed.is_empty(),
+        "only what may still land, or come late, is remembered"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_result_after_its_lease_ran_out_is_late_and_changes_nothing() -> Result {
+    let mut fixture = Fixture::start()?;
+    let (gone, there) = (fixture.lease(1, 0), fixture.lease(2, LONG_MS));
+    fixture.store.lease(&[gone.clone(), there.clone()])?;
+    fixture.settle()?;
+    let sent = fixture.batch(1, &[&gone, &there]);
+    let before = fixture.store.dump()?;
+    for _ in 0..2 {
+        assert_eq!(fixture.apply(&sent)?, Applied::Late(vec![gone.id.clone()]));
+        assert_eq!(fixture.store.dump()?, before);
+    }
+
+    let mut without = sent.clone();
+    assert_eq!(without.remove_late(std::slice::from_ref(&gone.id)), 1);
+    assert_eq!(fixture.apply(&without)?, STORED);
+    assert_eq!(fixture.counts()?, (0, 1, 1));
+    // A copy of what was sent first, that was long on its way.
+    assert_eq!(fixture.apply(&sent)?, Applied::Duplicate);
+    assert_eq!(fixture.store.lease(std::slice::from_ref(&gone))?, [gone.id]);
+    assert_eq!(fixture.counts()?, (0, 1, 1));
+    Ok(())
+}
+
+#[test]
+fn a_retried_batch_settles_a_lease_once() -> Result {
+    let mut fixture = Fixture::start()?;
+    let (landed, lost) = (fixture.lease(1, LONG_MS), fixture.lease(2, 0));
+    fixture.store.lease(std::slice::from_ref(&landed))?;
+    let batch = fixture.batch(1, &[&landed, &lost]);
+    assert_eq!(fixture.apply(&batch)?, STORED);
+    assert_eq!(fixture.apply(&batch)?, Applied::Duplicate);
+    assert_eq!(fixture.store.lease(std::slice::from_ref(&lost))?, [lost.id]);
+    assert_eq!(fixture.apply(&batch)?, Applied::Duplicate);
+    assert_eq!(fixture.settle()?.leases, 0);
+    assert_eq!(fixture.counts()?, (0, 2, 0));
+    Ok(())
+}
+
+#[test]
+fn a_batch_that_comes_after_later_ones_of_its_writer_is_a_duplicate() -> Result {
+    let mut fixture = Fixture::start()?;
+    let batches = [1, 2, 10].map(|number| {
+        let lease = fixture.lease(number, LONG_MS);
+        fixture.batch(number, &[&lease])
+    });
+    for batch in &batches {
+        assert_eq!(fixture.apply(batch)?, STORED);
+    }
+    for batch in &batches {
+        assert_eq!(fixture.apply(batch)?, Applied::Duplicate);
+    }
+    assert_eq!(fixture.counts()?, (0, 3, 0));
+    Ok(())
+}
+
+#[test]
+fn a_stand_still_of_redis_extends_open_leases() -> Result {
+    let mut fixture = Fixture::start()?;
+    let lease = fixture.lease(1, LONG_MS);
+    fixture.store.lease(&[lease])?;
+    let left = |fixture: &mut Fixture, time: i64| -> Result<Vec<i64>> {
+        let open = fixture.store.kept()?.open;
+        Ok(open.values().map(|due| due - time).collect())
+    };
+    for stand_stills in 1..4 {
+        fixture.store.pass(LONGER_MS, Passing::Still)?;
+        let settled = fixture.settle()?;
+        assert_eq!(settled.leases, 0, "extended at the first script");
+        let left = left(&mut fixture, settled.lease_time_millis)?;
+        let expected = i64::try_from(LONG_MS)? - stand_stills * STILL_MS;
+        assert!(
+            left.iter().all(|left| (left - expected).abs() < 2_000),
+            "{left:?} are left of {expected} ms"
+        );
+    }
+    // While scripts run, time counts.
+    fixture.store.pass(LONGER_MS, Passing::Busy)?;
+    assert_eq!(fixture.settle()?.leases, 1);
+    assert_eq!(fixture.counts()?, (0, 0, 1));
+    Ok(())
+}
+
+#[test]
+fn a_stand_still_extends_leases_whichever_script_is_the_first_after_it() -> Result {
+    for first in 0..3 {
+        let mut fixture = Fixture::start()?;
+        let [lease, other] = [1, 2].map(|number| fixture.lease(number, LONG_MS));
+        fixture.store.lease(&[lease])?;
+        fixture.store.pass(LONGER_MS, Passing::Still)?;
+        if first == 0 {
+            fixture.store.lease(&[other])?;
+        } else if first == 1 {
+            let batch = fixture.batch(1, &[&other]);
+            fixture.apply(&batch)?;
+        }
+        assert_eq!(fixture.settle()?.leases, 0, "script {first}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_clock_that_steps_back_neither_ends_leases_nor_keeps_them_for_ever() -> Result {
+    let mut fixture = Fixture::start()?;
+    let [first, second] = [1, 2].map(|number| fixture.lease(number, LONG_MS));
+    fixture.store.lease(&[first])?;
+    let before = fixture.settle()?.lease_time_millis;
+    // As if the last script had run a year from now.
+    let year = 365 * 24 * HOUR_MS;
+    let ahead = year.to_string();
+    let set: i64 = (fixture.store).call(&["HINCRBY", "m:state", "last_ms", &ahead])?;
+    assert!(set > year);
+    let key = "m:leases";
+    let open = fixture.store.kept()?.open;
+    let member = open.keys().next().expect("one is open").clone();
+    (fixture.store).call::<()>(&["ZINCRBY", key, &ahead, &member])?;
+
+    assert!(fixture.store.lease(&[second])?.is_empty());
+    let after = fixture.settle()?;
+    assert_eq!(after.leases, 0);
+    let stood = after.lease_time_millis - before - year;
+    assert!(
+        (-CLOCK_KEPT_MS..TOLERANCE_MS).contains(&stood),
+        "{stood} ms"
+    );
+    for due in fixture.store.kept()?.open.values() {
+        let left = due - after.lease_time_millis;
+        let passed = i64::try_from(LONG_MS)? - left;
+        assert!(
+            (-CLOCK_KEPT_MS..TOLERANCE_MS).contains(&passed),
+            "{passed} ms"
+        );
+    }
+    // It goes on from there, and does not wait for the year to pass.
+    let kept = fixture.store.kept()?.state["last_ms"].parse::<i64>()?;
+    let ahead = kept - fixture.store.time()?;
+    assert!(ahead.abs() < TOLERANCE_MS, "{ahead} ms");
+    fixture.store.pass(LONGER_MS, Passing::Busy)?;
+    assert_eq!(fixture.settle()?.leases, 2);
+    let batch = fixture.batch(1, &[]);
+    assert_eq!(fixture.apply(&batch)?, STORED);
+    let behind = fixture.settle()?.lease_time_millis - after.lease_time_millis;
+    assert!(
+        (-CLOCK_KEPT_MS..TOLERANCE_MS).contains(&behind),
+        "{behind} ms"
+    );
+    Ok(())
+}
+
+#[test]
+fn ids_are_remembered_for_an_hour() -> Result {
+    let mut fixture = Fixture::start()?;
+    let (lost, gone) = (fixture.lease(1, LONG_MS), fixture.lease(2, 0));
+    let batch = fixture.batch(1, &[&lost]);
+    fixture.apply(&batch)?;
+    fixture.store.lease(std::slice::from_ref(&gone))?;
+    fixture.settle()?;
+    let late = fixture.batch(2, &[&gone]);
+
+    fixture.store.pass(HOUR_MS - TOLERANCE_MS, Passing::Busy)?;
+    assert_eq!(fixture.settle()?.leases, 0);
+    assert_eq!(fixture.apply(&batch)?, Applied::Duplicate);
+    assert_eq!(fixture.apply(&late)?, Applied::Late(vec![gone.id.clone()]));
+    assert_eq!(fixture.store.lease(std::slice::from_ref(&lost))?, [lost.id]);
+    assert_eq!(fixture.store.kept()?.closed.len(), 2);
+    assert_eq!(fixture.store.applied(&batch.id)?.0.len(), 1);
+
+    fixture.store.pass(TOLERANCE_MS, Passing::Busy)?;
+    fixture.settle()?;
+    assert!(fixture.store.kept()?.closed.is_empty());
+    assert!(fixture.store.applied(&batch.id)?.0.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_writer_keeps_its_bucket_remembered() -> Result {
+    let mut fixture = Fixture::start()?;
+    let first = fixture.batch(1, &[]);
+    fixture.apply(&first)?;
+    fixture.store.pass(HOUR_MS - TOLERANCE_MS, Passing::Busy)?;
+    let mut second = fixture.batch(1, &[]);
+    second.id.nonce += 1;
+    second.id.started_at += 599;
+    fixture.apply(&second)?;
+    fixture.store.pass(HOUR_MS - TOLERANCE_MS, Passing::Busy)?;
+    assert_eq!(fixture.apply(&first)?, Applied::Duplicate);
+    let mut elsewhere = second;
+    elsewhere.id.started_at += 1;
+    assert_eq!(fixture.apply(&elsewhere)?, STORED, "another bucket");
+    Ok(())
+}
+
+#[test]
+fn at_most_a_hundred_leases_are_settled_at_a_time() -> Result {
+    let mut fixture = Fixture::start()?;
+    let leases: Vec<_> = (0..250).map(|number| fixture.lease(number, 0)).collect();
+    fixture.store.lease(&leases)?;
+    assert_eq!(fixture.settle()?.leases, 100);
+    assert_eq!(fixture.counts()?, (150, 0, 100));
+    let batch = fixture.batch(1, &[]);
+    assert_eq!(fixture.apply(&batch)?, STORED);
+    assert_eq!(fixture.counts()?, (50, 0, 200));
+    assert_eq!(fixture.settle()?.leases, 50);
+    assert_eq!(fixture.settle()?.leases, 0);
+    assert_eq!(fixture.counts()?, (0, 0, 250));
+    Ok(())
+}
+
+#[test]
+fn leases_that_count_in_unknown_keys_are_left_to_those_who_know_them() -> Result {
+    let mut fixture = Fixture::start()?;
+    let mut foreign = fixture.lease(1, 0);
+    foreign.count[1].0 = "m:algorithm_counter@other".to_owned();
+    fixture.store.lease(&[foreign, fixture.lease(2, 0)])?;
+    assert_eq!(fixture.settle()?.leases, 1);
+    assert_eq!(fixture.counts()?, (1, 0, 1));
+    let mut keys = fixture.catalog.crash_keys().to_vec();
+    keys.push("m:algorithm_counter@other");
+    assert_eq!(fixture.store.settle(1, &keys)?.leases, 1);
+    assert_eq!(fixture.counts()?, (0, 0, 1));
+    let cells = fixture.server.cells("m:algorithm_counter@other")?;
+    assert_eq!(cells.values().sum::<i64>(), 1);
+    Ok(())
+}
+
+#[test]
+fn an_epoch_stands_until_the_store_is_wiped() -> Result {
+    let mut fixture = Fixture::start()?;
+    let epoch = |fixture: &mut Fixture, random: u64| -> Result<String> {
+        Ok(fixture.store.settle(random, &[])?.epoch)
+    };
+    assert_eq!(epoch(&mut fixture, 0xa)?, "000000000000000a");
+    assert_eq!(epoch(&mut fixture, 0xb)?, "000000000000000a");
+    fixture.store.call::<()>(&["FLUSHALL"])?;
+    assert_eq!(epoch(&mut fixture, 0xc)?, "000000000000000c");
+    Ok(())
+}
+
+#[test]
+fn sums_carry_at_2_62() -> Result {
+    let mut fixture = Fixture::start()?;
+    let (key, field) = ("m:h", "x=\"1\"|sum");
+    let mut total = 0_i128;
+    let increments = [
+        MAX_INCREMENT - 1,
+        1,
+        1,
+        MAX_INCREMENT,
+        MAX_INCREMENT,
+        1 << 61,
+        300,
+    ];
+    for (sequence, by) in (1..).zip(increments) {
+        let mut batch = fixture.batch(sequence, &[]);
+        batch.increments.inc(key, field, by);
+        assert_eq!(fixture.apply(&batch)?, STORED);
+        total += i128::from(by);
+        let counters = fixture.store.counters(&[key.to_owned()])?;
+        assert_eq!(
+            counters.get(&(key.to_owned(), field.to_owned())),
+            Some(&total)
+        );
+        let sum = fixture.server.cells(key)?.get(field).copied().unwrap_or(0);
+        // Doubles round to 512 near 2^62; so far it may carry early.
+        assert!((-512..1 << 62).contains(&sum), "{sum}");
+    }
+    Ok(())
+}
+
+/// At 10,000 requests/s, and 128 requests an instance.
+#[test]
+fn memory_of_applied_ids_stays_bounded() -> Result {
+    const WRITERS: u64 = 20_000;
+    const BATCHES: u64 = 3;
+    const BOUND_BYTES: u64 = 64 * 1024 * 1024;
+    // A bucket holds the writers of 600 s, and is kept for an hour after its
+    // last batch.
+    const WRITERS_KEPT: u64 = 10_000 * (3_600 + 600) / 128;
+
+    let mut fixture = Fixture::start()?;
+    fixture
+        .store
+        .call::<()>(&["CONFIG", "SET", "appendonly", "no"])?;
+    let script = Script::apply();
+    fixture
+        .store
+        .call::<()>(&["SCRIPT", "LOAD", &script.source])?;
+    for sequence in 1..=BATCHES {
+        for writers in (0..WRITERS).collect::<Vec<_>>().chunks(500) {
+            let mut pipe = redis::pipe();
+            for writer in writers {
+                let id = BatchId {
+                    started_at: 1_200,
+                    // Spread over 64 bits, as random ones are.
+                    nonce: writer.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+                    sequence,
+                };
+                let mut increments = Batch::default();
+                increments.inc("m:a", "x=\"1\"", 1);
+                let batch = SentBatch {
+                    id,
+                    increments,
+                    leased: Vec::new(),
+                };
+                let command = pipe.cmd("EVALSHA").arg(&script.sha);
+                for part in apply_call("m:", &batch, &[]).parts() {
+                    command.arg(part);
+                }
+                command.ignore();
+            }
+            fixture.store.pipe(&pipe)?;
+        }
+    }
+    let cells = fixture.server.cells("m:a")?;
+    assert_eq!(cells["x=\"1\""], i64::try_from(WRITERS * BATCHES)?);
+    let keys: Vec<String> = fixture.store.call(&["KEYS", "m:applied:*"])?;
+    assert_eq!(keys, ["m:applied:2"]);
+    let bytes: u64 = (fixture.store).call(&["MEMORY", "USAGE", &keys[0], "SAMPLES", "0"])?;
+    let kept = bytes * WRITERS_KEPT / WRITERS;
+    assert!(
+        kept < BOUND_BYTES,
+        "{kept} bytes, {} a writer",
+        bytes / WRITERS
+    );
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! The scripts of the protocol, called on a redis-server of the tests, and all
+//! that they leave there. Time is moved by moving what is stored: the scripts
+//! read Redis's own clock.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use functional_scaffold_schema::{
+    batch::{BatchId, SentBatch},
+    lease::Lease,
+    protocol::{
+        Applied, Call, Script, Settled, applied_from_reply, applied_key, apply_call,
+        closed_leases_key, lease_call, leases_key, settle_call, settled_from_reply, state_key,
+    },
+};
+use functional_scaffold_tests::redis_server::RedisServer;
+use redis::{Connection, FromRedisValue, Value};
+
+use crate::Result;
+
+/// Moves the past: the scores of both sorted sets by `ARGV[1]`, `last_ms` by
+/// `ARGV[2]`, and what is left to live of applied ids by `ARGV[1]`.
+const MOVE_PAST: &str = r"
+for k = 2, 3 do
+  for _, member in ipairs(redis.call('ZRANGE', KEYS[k], 0, -1)) do
+    redis.call('ZINCRBY', KEYS[k], 0 - tonumber(ARGV[1]), member)
+  end
+end
+if redis.call('HEXISTS', KEYS[1], 'last_ms') == 1 then
+  redis.call('HINCRBY', KEYS[1], 'last_ms', 0 - tonumber(ARGV[2]))
+end
+for k = 4, #KEYS do
+  local left = redis.call('PTTL', KEYS[k])
+  if left >= 0 then
+    redis.call('PEXPIRE', KEYS[k], math.max(0, left - tonumber(ARGV[1])))
+  end
+end
+";
+
+/// A sorted set as Redis gives it.
+type Scores = Vec<(String, f64)>;
+
+/// A store under one prefix.
+pub(crate) struct Store {
+    connection: Connection,
+    /// The prefix of every key.
+    pub(crate) prefix: String,
+}
+
+/// How time passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Passing {
+    /// Other scripts ran all the while.
+    Busy,
+    /// No script ran, whether for want of traffic or because Redis stood still.
+    Still,
+}
+
+/// What the scripts keep beside the metric hashes.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// Member and score of each open lease.
+    pub(crate) open: BTreeMap<String, i64>,
+    /// Id and score of each closed one.
+    pub(crate) closed: BTreeMap<String, i64>,
+    /// The hash of the clock.
+    pub(crate) state: BTreeMap<String, String>,
+}
+
+impl Kept {
+    /// The time that scores of open leases are compared with, as of the last
+    /// script.
+    pub(crate) fn lease_time(&self) -> Option<i64> {
+        let number = |field: &str| self.state.get(field)?.parse::<i64>().ok();
+        Some(number("last_ms")? - number("shift_ms")?)
+    }
+}
+
+impl Store {
+    /// Connects.
+    pub(crate) fn open(server: &RedisServer, prefix: &str) -> Result<Self> {
+        let client = redis::Client::open(("127.0.0.1", server.port()))?;
+        Ok(Self {
+            connection: client.get_connection()?,
+            prefix: prefix.to_owned(),
+        })
+    }
+
+    /// Calls a command.
+    pub(crate) fn call<T: FromRedisValue>(&mut self, command: &[&str]) -> Result<T> {
+        let mut call = redis::cmd(command[0]);
+        call.arg(&command[1..]);
+        Ok(call.query(&mut self.connection)?)
+    }
+
+    /// Calls commands whose replies do not matter.
+    pub(crate) fn pipe(&mut self, commands: &redis::Pipeline) -> Result {
+        Ok(commands.query(&mut self.connection)?)
+    }
+
+    fn script(&mut self, script: &Script, call: &Call) -> Result<Vec<String>> {
+        let run = |connection: &mut Connection, command: &str, text: &str| {
+            let mut eval = redis::cmd(command);
+            eval.arg(text);
+            for part in call.parts() {
+                eval.arg(part);
+            }
+            eval.query::<Vec<String>>(connection)
+        };
+        match run(&mut self.connection, "EVALSHA", &script.sha) {
+            Err(error) if error.kind() == redis::ErrorKind::NoScriptError => {
+                Ok(run(&mut self.connection, "EVAL", &script.source)?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Applies a batch, by a component that counts crashes in `countable`.
+    pub(crate) fn apply(&mut self, batch: &SentBatch, countable: &[&str]) -> Result<Applied> {
+        let call = apply_call(&self.prefix, batch, countable);
+        Ok(applied_from_reply(self.script(&Script::apply(), &call)?)?)
+    }
+
+    /// Takes leases, and gives the ids that were closed before.
+    pub(crate) fn lease(&mut self, leases: &[Lease]) -> Result<Vec<String>> {
+        let call = lease_call(&self.prefix, leases);
+        self.script(&Script::lease(), &call)
+    }
+
+    /// Lets an open lease run out sooner.
+    pub(crate) fn hasten(&mut self, lease: &Lease, millis: i64) -> Result {
+        let (key, by) = (leases_key(&self.prefix), (-millis).to_string());
+        self.call(&["ZINCRBY", &key, &by, &lease.encode()])
+    }
+
+    /// Settles leases, as the exporter does.
+    pub(crate) fn settle(&mut self, epoch: u64, countable: &[&str]) -> Result<Settled> {
+        let call = settle_call(&self.prefix, epoch, countable.iter().copied());
+        Ok(settled_from_reply(self.script(&Script::settle(), &call)?)?)
+    }
+
+    /// Lets `millis` pass by Redis's clock; negative ones are a step back.
+    pub(crate) fn pass(&mut self, millis: i64, passing: Passing) -> Result {
+        let applied: Vec<String> = self.call(&["KEYS", &format!("{}applied:*", self.prefix)])?;
+        let since_script = match passing {
+            Passing::Busy => 0,
+            Passing::Still => millis,
+        };
+        redis::cmd("EVAL")
+            .arg(MOVE_PAST)
+            .arg(3 + applied.len())
+            .arg(state_key(&self.prefix))
+            .arg(leases_key(&self.prefix))
+            .arg(closed_leases_key(&self.prefix))
+            .arg(applied)
+            .arg(millis)
+            .arg(since_script)
+            .query::<()>(&mut self.connection)?;
+        Ok(())
+    }
+
+    /// Redis's own time in milliseconds.
+    pub(crate) fn time(&mut self) -> Result<i64> {
+        let (seconds, micros): (i64, i64) = self.call(&["TIME"])?;
+        Ok(seconds * 1_000 + micros / 1_000)
+    }
+
+    /// Reads what is kept beside the metric hashes.
+    pub(crate) fn kept(&mut self) -> Result<Kept> {
+        let (open, closed, state): (Scores, Scores, _) = redis::pipe()
+            .cmd("ZRANGE")
+            .arg(leases_key(&self.prefix))
+            .arg(&["0", "-1", "WITHSCORES"])
+            .cmd("ZRANGE")
+            .arg(closed_leases_key(&self.prefix))
+            .arg(&["0", "-1", "WITHSCORES"])
+            .cmd("HGETALL")
+            .arg(state_key(&self.prefix))
+            .query(&mut self.connection)?;
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "scores are whole milliseconds, far below 2^53"
+        )]
+        let whole = |members: Scores| {
+            members
+                .into_iter()
+                .map(|(member, score)| (member, score as i64))
+                .collect()
+        };
+        Ok(Kept {
+            open: whole(open),
+            closed: whole(closed),
+            state,
+        })
+    }
+
+    /// Reads metric hashes, a sum and its carry as one number.
+    pub(crate) fn counters(&mut self, keys: &[String]) -> Result<BTreeMap<(String, String), i128>> {
+        let mut pipe = redis::pipe();
+        for key in keys {
+            pipe.cmd("HGETALL").arg(key);
+        }
+        let hashes: Vec<BTreeMap<String, i64>> = pipe.query(&mut self.connection)?;
+        let mut counters = BTreeMap::new();
+        for (key, fields) in keys.iter().zip(hashes) {
+            for (field, value) in fields {
+                let (field, value) = match field.strip_suffix("_carry") {
+                    Some(sum) => (sum.to_owned(), i128::from(value) << 62),
+                    None => (field, i128::from(value)),
+                };
+                *counters.entry((key.clone(), field)).or_default() += value;
+            }
+        }
+        Ok(counters)
+    }
+
+    /// Reads the applied ids of a writer's bucket and how many milliseconds
+    /// they are still remembered; nothing if there are none.
+    pub(crate) fn applied(&mut self, id: &BatchId) -> Result<(BTreeMap<String, u64>, i64)> {
+        let key = applied_key(&self.prefix, id);
+        Ok(redis::pipe()
+            .cmd("HGETALL")
+            .arg(&key)
+            .cmd("PTTL")
+            .arg(&key)
+            .query(&mut self.connection)?)
+    }
+
+    /// Every key of the server with its contents, to see that nothing changed.
+    pub(crate) fn dump(&mut self) -> Result<BTreeMap<String, Vec<u8>>> {
+        let keys: Vec<String> = self.call(&["KEYS", "*"])?;
+        keys.into_iter()
+            .map(|key| {
+                let contents: Value = self.call(&["DUMP", &key])?;
+                let contents = match contents {
+                    Value::BulkString(bytes) => Some(bytes),
+                    _ => None,
+                };
+                Ok((key, contents.context("a key has contents")?))
+            })
+            .collect()
+    }
+}

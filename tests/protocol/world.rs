@@ -1,0 +1,534 @@
+//! Instances, their executions, and a network between them and the store that
+//! loses, delays and repeats. Each step is done to the real store and to the
+//! model, which must agree.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use anyhow::{Context as _, ensure};
+use functional_scaffold_schema::{
+    batch::{Batch, BatchId, Leased, SentBatch},
+    catalog::{Catalog, Execution, ExecutionStatus, Request},
+    lease::Lease,
+    protocol::Applied,
+};
+
+use crate::{
+    Result,
+    model::{HOUR_MS, Model},
+    store::{Passing, Store},
+};
+
+mod agreement;
+
+use agreement::agree;
+
+/// The grid of time in milliseconds: whatever passes is a multiple of it but
+/// for short stand-stills, leases run out between its lines, and an hour is
+/// four and a half. So the milliseconds that really pass decide nothing.
+pub(crate) const GRID_MS: i64 = 800_000;
+/// A stand-still too short to extend leases by.
+const SHORT_MS: i64 = 3_000;
+/// How many instances there are at a time. The last one is of a component that
+/// counts in hashes of its own.
+pub(crate) const INSTANCES: usize = 3;
+
+/// One step. An index counts among what there is at that moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Step {
+    /// An execution begins under a lease; two in one call at `pairs`.
+    Begin {
+        instance: usize,
+        lease: Delivery,
+        grid_lines: u64,
+        pairs: bool,
+    },
+    /// An execution begins without one.
+    BeginUnleased { instance: usize },
+    /// A running execution gives its result.
+    Finish {
+        index: usize,
+        status: ExecutionStatus,
+        nanos: u64,
+    },
+    /// An instance sends its frozen batch again, or freezes what waits.
+    Flush { instance: usize, fate: Fate },
+    /// A lease that was delayed arrives.
+    LeaseArrives { index: usize },
+    /// A copy of a batch that was delayed arrives; nobody waits for the answer.
+    BatchArrives { index: usize },
+    /// An instance gives its frozen batch to the log, and takes a new name.
+    GiveUp { instance: usize },
+    /// A batch is applied from the log, where it stays.
+    Replay { index: usize },
+    /// An instance dies with what it has.
+    Crash { instance: usize },
+    /// The exporter settles what ran out.
+    Settle { knows_all_keys: bool },
+    /// Time passes while scripts run.
+    Pass { grid_lines: i64 },
+    /// No script runs for a while.
+    StandStill { grid_lines: i64 },
+    /// Redis's clock steps back.
+    ClockBack { grid_lines: i64 },
+}
+
+/// What becomes of a lease on its way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Delivery {
+    Acknowledged,
+    Lost,
+    Delayed,
+}
+
+/// What becomes of a batch on its way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fate {
+    Answered,
+    ReplyLost,
+    Lost,
+    Delayed,
+}
+
+/// A batch as it was sent, with the executions that it counts without a lease.
+#[derive(Debug, Clone)]
+struct Letter {
+    batch: SentBatch,
+    executions: Vec<usize>,
+    /// The time from which on ids may be forgotten that it depends on.
+    oldest: i64,
+}
+
+#[derive(Debug)]
+struct Instance {
+    catalog: Catalog,
+    nonce: u64,
+    started_at: u64,
+    sequence: u64,
+    running: Vec<usize>,
+    waiting: Batch,
+    finished: Vec<Leased>,
+    executions: Vec<usize>,
+    frozen: Option<Letter>,
+}
+
+/// What is true of an execution, whoever knows it.
+#[derive(Debug)]
+struct Fact {
+    lease: Option<Lease>,
+    began: i64,
+    result: Option<ExecutionStatus>,
+    landed: bool,
+    counted_result: bool,
+    counted_late: bool,
+}
+
+/// Everything.
+pub(crate) struct World {
+    store: Store,
+    model: Model,
+    keys: Vec<String>,
+    catalogs: [Catalog; 2],
+    instances: Vec<Instance>,
+    names: u64,
+    facts: Vec<Fact>,
+    delayed_leases: Vec<usize>,
+    delayed_batches: Vec<Letter>,
+    log: Vec<Letter>,
+    settlings: u64,
+    /// The time that passed, whatever Redis's clock says.
+    age: i64,
+    began: Instant,
+}
+
+impl World {
+    /// Begins with an empty store.
+    pub(crate) fn new(store: Store) -> Self {
+        let usual = Catalog::new(&store.prefix);
+        let mut other = usual.clone();
+        for family in other.families_mut() {
+            family.key.push_str("@other");
+        }
+        let catalogs = [usual, other];
+        let families = catalogs.iter().flat_map(Catalog::families);
+        let keys = families.map(|family| family.key.clone()).collect();
+        let mut world = Self {
+            store,
+            model: Model::default(),
+            keys,
+            catalogs,
+            instances: Vec::new(),
+            names: 0,
+            facts: Vec::new(),
+            delayed_leases: Vec::new(),
+            delayed_batches: Vec::new(),
+            log: Vec::new(),
+            settlings: 0,
+            age: 0,
+            began: Instant::now(),
+        };
+        world.instances = (0..INSTANCES)
+            .map(|slot| world.new_instance(slot))
+            .collect();
+        world
+    }
+
+    /// Does a step and compares.
+    pub(crate) fn step(&mut self, step: Step) -> Result {
+        self.act(step)?;
+        self.compare()?;
+        self.check_identity()
+    }
+
+    fn act(&mut self, step: Step) -> Result {
+        match step {
+            Step::Begin {
+                instance,
+                lease,
+                grid_lines,
+                pairs,
+            } => self.begin(instance, lease, grid_lines, 1 + usize::from(pairs)),
+            Step::BeginUnleased { instance } => {
+                let execution = self.new_execution(instance, None);
+                let label = label_of(execution);
+                let of = &mut self.instances[instance];
+                of.catalog.record_unleased(&mut of.waiting, &label);
+                Ok(())
+            }
+            Step::Finish {
+                index,
+                status,
+                nanos,
+            } => {
+                self.finish(index, status, nanos);
+                Ok(())
+            }
+            Step::Flush { instance, fate } => self.flush(instance, fate),
+            Step::LeaseArrives { index } => match take(&mut self.delayed_leases, index) {
+                Some(execution) if self.is_fresh(self.facts[execution].began) => {
+                    self.lease(&[execution])
+                }
+                _ => Ok(()),
+            },
+            Step::BatchArrives { index } => match take(&mut self.delayed_batches, index) {
+                Some(letter) if self.is_fresh(letter.oldest) => {
+                    self.deliver(&letter).map(|_unheard| ())
+                }
+                _ => Ok(()),
+            },
+            Step::GiveUp { instance } => {
+                self.give_up(instance);
+                Ok(())
+            }
+            Step::Replay { index } => self.replay(index),
+            Step::Crash { instance } => {
+                self.instances[instance] = self.new_instance(instance);
+                Ok(())
+            }
+            Step::Settle { knows_all_keys } => self.settle(knows_all_keys),
+            Step::Pass { grid_lines } => self.pass(grid_lines * GRID_MS, Passing::Busy),
+            Step::StandStill { grid_lines: 0 } => self.pass(SHORT_MS, Passing::Still),
+            Step::StandStill { grid_lines } => self.pass(grid_lines * GRID_MS, Passing::Still),
+            Step::ClockBack { grid_lines } => self.pass(-grid_lines * GRID_MS, Passing::Still),
+        }
+    }
+
+    fn pass(&mut self, millis: i64, passing: Passing) -> Result {
+        self.age += millis.max(0);
+        match passing {
+            Passing::Busy => self.model.pass_busy(millis),
+            Passing::Still => self.model.pass_still(millis),
+        }
+        self.store.pass(millis, passing)
+    }
+
+    fn new_instance(&mut self, slot: usize) -> Instance {
+        let component = usize::from(slot == INSTANCES - 1);
+        let (nonce, started_at) = self.new_name();
+        Instance {
+            catalog: self.catalogs[component].clone(),
+            nonce,
+            started_at,
+            sequence: 0,
+            running: Vec::new(),
+            waiting: Batch::default(),
+            finished: Vec::new(),
+            executions: Vec::new(),
+            frozen: None,
+        }
+    }
+
+    fn new_name(&mut self) -> (u64, u64) {
+        self.names += 1;
+        // Any time in the past does: the clock may have stepped back a lot.
+        let now = 1_000_000_000 + self.model.wall / 1_000;
+        (self.names, now.unsigned_abs())
+    }
+
+    fn new_execution(&mut self, instance: usize, millis: Option<u64>) -> usize {
+        let execution = self.facts.len();
+        let count = &self.instances[instance].catalog;
+        let lease = millis.map(|millis| Lease {
+            id: format!("{}/{execution}", self.instances[instance].nonce),
+            millis,
+            count: count.crash_cells(&label_of(execution), "/invoke"),
+        });
+        self.facts.push(Fact {
+            lease,
+            began: self.age,
+            result: None,
+            landed: false,
+            counted_result: false,
+            counted_late: false,
+        });
+        self.instances[instance].running.push(execution);
+        execution
+    }
+
+    fn begin(
+        &mut self,
+        instance: usize,
+        delivery: Delivery,
+        grid_lines: u64,
+        number: usize,
+    ) -> Result {
+        let grid = GRID_MS.unsigned_abs();
+        // Due at once, or between two lines of the grid.
+        let millis = (grid_lines * grid).saturating_sub(grid / 2);
+        let begun: Vec<_> = (0..number)
+            .map(|_| self.new_execution(instance, Some(millis)))
+            .collect();
+        match delivery {
+            Delivery::Acknowledged => self.lease(&begun),
+            Delivery::Lost => Ok(()),
+            Delivery::Delayed => {
+                self.delayed_leases.extend(begun);
+                Ok(())
+            }
+        }
+    }
+
+    fn lease(&mut self, executions: &[usize]) -> Result {
+        let leases: Vec<_> = executions
+            .iter()
+            .filter_map(|&execution| self.facts[execution].lease.clone())
+            .collect();
+        let refused = self.store.lease(&leases)?;
+        agree("closed leases", &refused, &self.model.lease(&leases))?;
+        for &execution in executions {
+            let fact = &mut self.facts[execution];
+            let Some(lease) = &fact.lease else { continue };
+            if refused.contains(&lease.id) {
+                continue;
+            }
+            fact.landed = true;
+            if lease.millis == 0 {
+                // Due at once, and not only by a millisecond or so.
+                self.model.hasten(&lease.id, GRID_MS / 2);
+                self.store.hasten(lease, GRID_MS / 2)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, index: usize, status: ExecutionStatus, nanos: u64) {
+        let running: Vec<_> = self
+            .instances
+            .iter()
+            .enumerate()
+            .flat_map(|(slot, of)| of.running.iter().map(move |&execution| (slot, execution)))
+            .collect();
+        let Some(&(slot, execution)) = running.get(index % running.len().max(1)) else {
+            return;
+        };
+        let of = &mut self.instances[slot];
+        of.running.retain(|&other| other != execution);
+        of.executions.push(execution);
+        let fact = &mut self.facts[execution];
+        fact.result = Some(status);
+        let mut increments = Batch::default();
+        let code = match status {
+            ExecutionStatus::Success => 200,
+            ExecutionStatus::InvalidInput => 422,
+            ExecutionStatus::Failed | ExecutionStatus::Crashed => 500,
+        };
+        of.catalog.record_request(
+            &mut increments,
+            &Request {
+                method: "POST",
+                endpoint: "/invoke",
+                code,
+                duration_nanos: nanos,
+            },
+        );
+        of.catalog.record_execution(
+            &mut increments,
+            &Execution {
+                algorithm: &label_of(execution),
+                status,
+                duration_nanos: nanos,
+            },
+        );
+        match fact.lease.clone() {
+            Some(lease) => of.finished.push(Leased { lease, increments }),
+            None => of.waiting.merge(&increments),
+        }
+    }
+
+    fn flush(&mut self, instance: usize, fate: Fate) -> Result {
+        self.freeze(instance);
+        let Some(letter) = self.instances[instance].frozen.clone() else {
+            return Ok(());
+        };
+        if !self.is_fresh(letter.oldest) {
+            // No instance lives that long: an execution has its limit, and a
+            // batch lingers for a second.
+            self.instances[instance] = self.new_instance(instance);
+            return Ok(());
+        }
+        match fate {
+            Fate::Lost => Ok(()),
+            Fate::Delayed => {
+                self.delayed_batches.push(letter);
+                Ok(())
+            }
+            Fate::ReplyLost => self.deliver(&letter).map(|_unheard| ()),
+            Fate::Answered => match self.deliver(&letter)? {
+                Applied::Stored { .. } | Applied::Duplicate => {
+                    self.instances[instance].frozen = None;
+                    Ok(())
+                }
+                Applied::Late(ids) => {
+                    let catalog = self.instances[instance].catalog.clone();
+                    let frozen = self.instances[instance].frozen.as_mut();
+                    remove_late(&catalog, frozen.context("it was sent")?, &ids)
+                }
+            },
+        }
+    }
+
+    fn freeze(&mut self, instance: usize) {
+        let of = &mut self.instances[instance];
+        if of.frozen.is_some() || (of.waiting.is_empty() && of.finished.is_empty()) {
+            return;
+        }
+        of.sequence += 1;
+        let executions = std::mem::take(&mut of.executions);
+        let began = executions
+            .iter()
+            .map(|&execution| self.facts[execution].began);
+        of.frozen = Some(Letter {
+            batch: SentBatch {
+                id: BatchId {
+                    started_at: of.started_at,
+                    nonce: of.nonce,
+                    sequence: of.sequence,
+                },
+                increments: std::mem::take(&mut of.waiting),
+                leased: std::mem::take(&mut of.finished),
+            },
+            oldest: began.min().unwrap_or(i64::MAX).min(self.age),
+            executions,
+        });
+    }
+
+    fn give_up(&mut self, instance: usize) {
+        if let Some(letter) = self.instances[instance].frozen.take() {
+            self.log.push(letter);
+            let (nonce, started_at) = self.new_name();
+            let of = &mut self.instances[instance];
+            (of.nonce, of.started_at, of.sequence) = (nonce, started_at, 0);
+        }
+    }
+
+    fn replay(&mut self, index: usize) -> Result {
+        let Some(mut letter) = self.log.get(index % self.log.len().max(1)).cloned() else {
+            return Ok(());
+        };
+        if !self.is_fresh(letter.oldest) {
+            return Ok(());
+        }
+        if let Applied::Late(ids) = self.deliver(&letter)? {
+            let catalog = self.catalog_of(&letter.batch).clone();
+            remove_late(&catalog, &mut letter, &ids)?;
+            let again = self.deliver(&letter)?;
+            ensure!(
+                matches!(again, Applied::Stored { .. }),
+                "{again:?} without the late"
+            );
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, letter: &Letter) -> Result<Applied> {
+        let catalog = self.catalog_of(&letter.batch).clone();
+        let countable = catalog.crash_keys();
+        let reply = self.store.apply(&letter.batch, &countable)?;
+        let expected = self.model.apply(&letter.batch, &countable);
+        agree("the answer to a batch", &reply, &expected)?;
+        if matches!(reply, Applied::Stored { .. }) {
+            let leased = letter.batch.leased.iter().map(|leased| &leased.lease.id);
+            let leased: BTreeSet<_> = leased.collect();
+            for &execution in &letter.executions {
+                let fact = &mut self.facts[execution];
+                let lease = fact.lease.as_ref().map(|lease| &lease.id);
+                if lease.is_none_or(|id| leased.contains(id)) {
+                    ensure!(!fact.counted_result, "{execution} was counted twice");
+                    fact.counted_result = true;
+                } else {
+                    ensure!(!fact.counted_late, "{execution} was late twice");
+                    fact.counted_late = true;
+                }
+            }
+        }
+        Ok(reply)
+    }
+
+    fn settle(&mut self, knows_all_keys: bool) -> Result {
+        self.settlings += 1;
+        let known = if knows_all_keys { 2 } else { 1 };
+        let catalogs = self.catalogs.clone();
+        let keys: Vec<_> = catalogs[..known]
+            .iter()
+            .flat_map(Catalog::crash_keys)
+            .collect();
+        let settled = self.store.settle(self.settlings, &keys)?;
+        let (epoch, leases) = self.model.settle(self.settlings, &keys);
+        agree("the epoch", &settled.epoch, &format!("{epoch:016x}"))?;
+        agree("settled leases", &settled.leases, &leases)?;
+        agree("refused counts", &settled.refused, &Vec::new())?;
+        let kept = self.store.kept()?.lease_time();
+        let after = settled.lease_time_millis - kept.context("the clock is kept")?;
+        ensure!((0..100).contains(&after), "the clock is {after} ms old");
+        Ok(())
+    }
+
+    fn is_fresh(&self, since: i64) -> bool {
+        self.age - since < HOUR_MS
+    }
+
+    fn catalog_of(&self, batch: &SentBatch) -> &Catalog {
+        let total = batch.total();
+        let mut keys = total.hashes().map(|(key, _)| key);
+        &self.catalogs[usize::from(keys.any(|key| key.ends_with("@other")))]
+    }
+}
+
+fn remove_late(catalog: &Catalog, letter: &mut Letter, ids: &[String]) -> Result {
+    let removed = letter.batch.remove_late(ids);
+    ensure!(removed == ids.len() as u64, "{ids:?} were not all sent");
+    for id in ids {
+        let execution = id.rsplit('/').next().context("it ends in a number")?;
+        let label = label_of(execution.parse()?);
+        catalog.record_late(&mut letter.batch.increments, &label, 1);
+    }
+    Ok(())
+}
+
+/// Each execution is one of its own algorithm, so that its end is seen.
+fn label_of(execution: usize) -> String {
+    format!("e{execution}")
+}
+
+fn take<T>(items: &mut Vec<T>, index: usize) -> Option<T> {
+    (!items.is_empty()).then(|| items.swap_remove(index % items.len()))
+}
