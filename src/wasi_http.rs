@@ -4,6 +4,7 @@
 use std::{
     future::{Future as _, poll_fn},
     task::Poll,
+    time::Duration,
 };
 
 use spin_sdk::{
@@ -11,10 +12,10 @@ use spin_sdk::{
         http::types::{ErrorCode, Fields, Method, Request, Response},
         wit_future, wit_stream,
     },
-    wit_bindgen::{self, StreamResult},
+    wit_bindgen::{self, StreamReader, StreamResult},
 };
 
-use crate::answer::Answer;
+use crate::{answer::Answer, clock::within};
 
 /// What a request says before its body.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -98,19 +99,13 @@ impl RequestBody {
     /// was announced: that would be two more turns through the host.
     ///
     /// # Errors
-    /// See [`BodyError`]. Nothing is read of a body announced as too large.
+    /// See [`BodyError`].
     pub async fn read(self, limit: u64) -> Result<Vec<u8>, BodyError> {
-        // A chunk's size where the length is unknown.
-        const CHUNK_BYTES: usize = 16 * 1024;
-
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let announced = match self.content_length {
-            Some(length) => match usize::try_from(length) {
-                Ok(length) if length <= limit => Some(length),
-                _ => return Err(BodyError::TooLarge),
-            },
-            None => None,
-        };
+        // One that does not fit into memory is too large whatever the limit.
+        let announced = self
+            .content_length
+            .map(|length| usize::try_from(length).unwrap_or(usize::MAX));
         if announced == Some(0) {
             return Ok(Vec::new());
         }
@@ -118,29 +113,69 @@ impl RequestBody {
         let (mut stream, _trailers) = Request::consume_body(self.request, verdict_reader);
         drop(verdict);
 
-        // Grown as bytes come: a length that is only announced takes no memory.
-        let mut body = Vec::new();
-        loop {
-            let missing = announced.map_or(CHUNK_BYTES, |length| length - body.len());
-            body.reserve_exact(missing.min(CHUNK_BYTES));
-            let result;
-            (result, body) = stream.read(body).await;
-            match (result, announced) {
-                (StreamResult::Complete(_), _) if body.len() > limit => {
-                    return Err(BodyError::TooLarge);
-                }
-                (StreamResult::Complete(_), Some(length)) if body.len() >= length => {
-                    body.truncate(length);
-                    return Ok(body);
-                }
-                (StreamResult::Complete(_), _) => {}
-                (StreamResult::Dropped | StreamResult::Cancelled, None) => return Ok(body),
-                (StreamResult::Dropped | StreamResult::Cancelled, Some(_)) => {
-                    return Err(BodyError::Incomplete);
-                }
+        let read = if announced.is_some_and(|length| length > limit) {
+            Err(BodyError::TooLarge)
+        } else {
+            read_up_to(&mut stream, limit, announced).await
+        };
+        if read == Err(BodyError::TooLarge) {
+            wit_bindgen::spawn(discard(stream));
+        }
+        read
+    }
+}
+
+/// The size of a read where the length is unknown.
+const CHUNK_BYTES: usize = 16 * 1024;
+
+async fn read_up_to(
+    stream: &mut StreamReader<u8>,
+    limit: usize,
+    announced: Option<usize>,
+) -> Result<Vec<u8>, BodyError> {
+    // Grown as bytes come: a length that is only announced takes no memory.
+    let mut body = Vec::new();
+    loop {
+        let missing = announced.map_or(CHUNK_BYTES, |length| length - body.len());
+        body.reserve_exact(missing.min(CHUNK_BYTES));
+        let result;
+        (result, body) = stream.read(body).await;
+        match (result, announced) {
+            (StreamResult::Complete(_), Some(length)) if body.len() >= length => {
+                body.truncate(length);
+                return Ok(body);
+            }
+            (StreamResult::Complete(_), _) if body.len() > limit => {
+                return Err(BodyError::TooLarge);
+            }
+            (StreamResult::Complete(_), _) => {}
+            (StreamResult::Dropped | StreamResult::Cancelled, None) => return Ok(body),
+            (StreamResult::Dropped | StreamResult::Cancelled, Some(_)) => {
+                return Err(BodyError::Incomplete);
             }
         }
     }
+}
+
+/// Reads what is left of a body that is refused, beside the answer: many
+/// clients read the answer only after they have sent everything, and a
+/// connection closed under their hands loses it. For a second at most, since an
+/// instance is of no use meanwhile.
+async fn discard(mut stream: StreamReader<u8>) {
+    const LIMIT: Duration = Duration::from_secs(1);
+
+    let drain = async {
+        let mut buffer = Vec::with_capacity(CHUNK_BYTES);
+        loop {
+            buffer.clear();
+            let result;
+            (result, buffer) = stream.read(buffer).await;
+            if !matches!(result, StreamResult::Complete(_)) {
+                return;
+            }
+        }
+    };
+    let _ = within(LIMIT, drain).await;
 }
 
 /// Hands an answer to the host.

@@ -8,6 +8,7 @@ use functional_scaffold_tests::{
     exporter::Exporter,
     process::poll_until,
     redis_server::RedisServer,
+    repository,
 };
 use reqwest::Client;
 use serde_json::Value;
@@ -185,5 +186,44 @@ async fn without_a_lease_in_time_the_execution_runs_and_is_counted_once() -> Res
     })?;
     let unleased: i64 = redis.cells("metrics:unleased_counter")?.values().sum();
     assert!((1..=40).contains(&unleased), "{unleased}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rights_that_the_docs_name_suffice() -> Result {
+    let docs = std::fs::read_to_string(repository().join("docs/durability.md"))?;
+    let line = docs
+        .lines()
+        .find(|line| line.starts_with("ACL SETUSER app"));
+    let line = line.unwrap_or_default().replace("PASSWORD", "p@ss/word");
+    let redis = RedisServer::start()?;
+    redis.call::<()>(&line.split(' ').collect::<Vec<_>>())?;
+    redis.call::<()>(&[
+        "ACL",
+        "SETUSER",
+        "default",
+        "nocommands",
+        "+acl",
+        "+hgetall",
+        "+ping",
+    ])?;
+    let options = AppOptions::with_redis(redis.port())
+        .variable("redis_username", "app")
+        .variable("redis_password", "p@ss/word");
+    let app = App::start(&options)?;
+    let kinds = [Kind::invoke(r#"{"number": 17}"#)];
+    let ledger = load(&app.url(""), &kinds, 4, Until::Requests(40)).await?;
+    poll_until(Duration::from_secs(4), || {
+        let counted = redis.cells("metrics:request_counter")?;
+        anyhow::ensure!(counted == ledger.answers, "{counted:?}");
+        Ok(())
+    })?;
+    assert!(app.log("increments_refused")?.is_empty());
+    assert!(
+        !app.output()?.contains("p@ss"),
+        "the password is in the log"
+    );
+    let denied: Vec<Vec<redis::Value>> = redis.call(&["ACL", "LOG"])?;
+    assert!(denied.is_empty(), "{denied:?}");
     Ok(())
 }
