@@ -1,7 +1,5 @@
 //! Tests of the marks.
 
-use std::{hint::black_box, time::Instant};
-
 use super::*;
 
 fn family(kind: Kind, bounds: &[f64]) -> Family {
@@ -185,30 +183,4 @@ fn gauges_fall_and_another_layout_is_another_hash() {
     let read = other.clone();
     assert_eq!(marks.hold(&mut other), 0);
     assert_eq!(other, read);
-}
-
-/// `cargo test --release -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn measure_holding_100_000_series() {
-    let values: Vec<_> = (0..100_000)
-        .map(|n| {
-            let labels =
-                format!("code=\"200\",endpoint=\"/{n:06}\",method=\"POST\",status=\"success\"");
-            (labels.into_boxed_str(), n)
-        })
-        .collect();
-    let read = FamilySeries {
-        family: family(Kind::Counter, &[]),
-        series: Series::Values(values),
-    };
-    let mut marks = Marks::default();
-    marks.enter(Some("e"));
-    for _ in 0..5 {
-        let mut read = read.clone();
-        let began = Instant::now();
-        marks.hold(&mut read);
-        eprintln!("{:?}", began.elapsed());
-        black_box(read);
-    }
 }
