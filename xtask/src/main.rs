@@ -3,7 +3,7 @@
 //!
 //! # Layout
 //!
-//! - `up`, `build`, `test`: the commands
+//! - `up`, `build`, `test`, `chaos`: the commands
 //! - `wasm_toolchain`: the two ways to build for `wasm32-wasip2`
 //! - `requirements`: what the tests need from the machine
 //! - `runtime`: the dev host or the Spin CLI
@@ -18,6 +18,7 @@
 
 mod address;
 mod build;
+mod chaos;
 mod child;
 mod debian;
 mod interrupt;
@@ -46,6 +47,7 @@ enum Command {
     Up(up::Up),
     Build(build::Build),
     Test(test::Test),
+    Chaos(chaos::Chaos),
 }
 
 /// What may be done to the machine.
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
             Command::Up(up) => up.run(),
             Command::Build(build) => build.run(),
             Command::Test(test) => test.run(),
+            Command::Chaos(chaos) => chaos.run(),
         });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

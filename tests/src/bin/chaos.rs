@@ -1,0 +1,131 @@
+//! `chaos`: kills, stops and cuts off the parts of a running application, and
+//! compares what its client was answered with what was counted.
+
+#![forbid(unsafe_code)]
+
+use std::{
+    process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::bail;
+use clap::Parser;
+use functional_scaffold_tests::chaos::{Durability, Fsync, Plan, run::run, verdict::judge};
+use tempfile::TempDir;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Kills, stops and cuts off the parts of a running application, and compares
+/// what its client was answered with what was counted.
+///
+/// Starts Redis, the dev host with an algorithm that misbehaves on request, the
+/// exporter, and a `replay` that follows the log; all on loopback, on free
+/// ports, ended at the end. 16 clients send executions that succeed, fail, refuse
+/// their input, trap, or loop for ever. Meanwhile, one at a time: Redis is killed
+/// (-9) and started again, or stopped for up to 3 s; connections to it are cut;
+/// its replies are dropped after it did what was asked; the runtime is killed
+/// (-9) and started again.
+///
+/// At the end the client's ledger is compared with Redis: every answer is to be
+/// counted once as what it was, and every execution that began as something, but
+/// for what the mode may lose. The exit code is 0 if there is no other
+/// difference; else each is named, and the logs are kept.
+///
+/// A kill of Redis with `--fsync everysec` takes the last second out of its
+/// append-only file, as a power cut may: kill -9 alone loses nothing.
+#[derive(Parser)]
+#[command(name = "chaos", after_help = EXAMPLES)]
+struct Cli {
+    /// Chooses faults and requests; the same seed gives the same. One from the
+    /// clock if there is none.
+    #[arg(long)]
+    seed: Option<u64>,
+
+    /// How long the load lasts. Some 15 s more go to what is in flight then.
+    #[arg(long, default_value = "60", value_parser = clap::value_parser!(u64).range(10..=3_000))]
+    seconds: u64,
+
+    /// What Redis acknowledges before a request goes on: `metrics_durability`.
+    #[arg(long, value_enum, default_value = "exact")]
+    durability: Durability,
+
+    /// When Redis's append-only file reaches the disk: `appendfsync`.
+    #[arg(long, value_enum, default_value = "always")]
+    fsync: Fsync,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask chaos
+  cargo xtask chaos --seed 7 --seconds 600 --durability strict
+
+Columns of the ledger: an answer is `at risk` if its instance died shortly after
+it (it may be counted as crashed), `losable` if Redis was away then (it may not
+be counted), `unsure` is what got no answer of the application (it may be counted
+as what it was, as crashed, or not at all).
+
+SCAFFOLD_BIN_DIR names the folder of devhost and functional-scaffold-exporter,
+if they are not beside this program.";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match obey(&cli).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether the promise was kept.
+async fn obey(cli: &Cli) -> anyhow::Result<bool> {
+    let plan = Plan {
+        seed: cli.seed.unwrap_or_else(seed_from_clock),
+        seconds: cli.seconds,
+        durability: cli.durability,
+        fsync: cli.fsync,
+    };
+    eprintln!("seed {}", plan.seed);
+    let folder = tempfile::Builder::new()
+        .prefix("scaffold-chaos-")
+        .tempdir()?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let ran = tokio::select! {
+        ran = run(plan, folder.path()) => ran,
+        // Dropping the run ends its servers, a stopped one, too.
+        _ = interrupt.recv() => bail!("interrupted"),
+        _ = terminate.recv() => bail!("interrupted"),
+    };
+    let findings = match ran {
+        Ok(findings) => findings,
+        Err(error) => {
+            keep(folder);
+            return Err(error);
+        }
+    };
+    print!("{findings}");
+    let wrong = judge(&findings);
+    if wrong.is_empty() {
+        println!("verdict     right: no difference beyond what the mode promises");
+        return Ok(true);
+    }
+    println!("verdict     WRONG");
+    for sentence in wrong {
+        println!("  - {sentence}");
+    }
+    keep(folder);
+    Ok(false)
+}
+
+fn keep(folder: TempDir) {
+    eprintln!("the logs are in {}", folder.keep().display());
+}
+
+fn seed_from_clock() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    // Short enough to be typed again.
+    since.map_or(0, |since| since.as_secs() % 1_000_000)
+}
