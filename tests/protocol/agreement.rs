@@ -43,9 +43,9 @@ impl World {
             elapsed,
         )?;
 
-        for (&bucket, expected) in &self.model.applied {
+        for (&started_at, expected) in &self.model.applied {
             let id = BatchId {
-                started_at: bucket * 600,
+                started_at,
                 nonce: 0,
                 sequence: 0,
             };
@@ -53,8 +53,8 @@ impl World {
             let numbers = expected.last.iter();
             let numbers = numbers.map(|(nonce, last)| (format!("{nonce:016x}"), *last));
             agree("applied ids", &last, &numbers.collect())?;
-            let what = BTreeMap::from([(bucket.to_string(), left)]);
-            let expected = BTreeMap::from([(bucket.to_string(), expected.until - wall)]);
+            let what = BTreeMap::from([(started_at.to_string(), left)]);
+            let expected = BTreeMap::from([(started_at.to_string(), expected.until - wall)]);
             agree_on_times("applied ids", &what, &expected, elapsed)?;
         }
         let pattern = format!("{}applied:*", self.store.prefix);

@@ -10,10 +10,9 @@ use functional_scaffold_schema::{
 };
 
 /// How long ids are remembered, in milliseconds.
-pub(crate) const HOUR_MS: i64 = 3_600_000;
+pub(crate) const REMEMBERED_MS: i64 = 7_200_000;
 /// What passes between two scripts beyond this extends every open lease.
 pub(crate) const STILL_MS: i64 = 5_000;
-const BUCKET_SECONDS: u64 = 600;
 
 /// A store that keeps the protocol.
 #[derive(Debug, Default)]
@@ -24,7 +23,7 @@ pub(crate) struct Model {
     pub(crate) open: BTreeMap<String, (Lease, i64)>,
     /// Closed leases' ids, with the time until which each is remembered.
     pub(crate) closed: BTreeMap<String, i64>,
-    /// Applied ids by buckets of writers.
+    /// Applied ids, by the second in which their writers began.
     pub(crate) applied: BTreeMap<u64, Bucket>,
     /// The time that passed by Redis's clock.
     pub(crate) wall: i64,
@@ -36,7 +35,7 @@ pub(crate) struct Model {
     epoch: Option<u64>,
 }
 
-/// What is remembered of the writers that began within ten minutes.
+/// What is remembered of the writers that began in the same second.
 #[derive(Debug, Default)]
 pub(crate) struct Bucket {
     /// The last number of each writer.
@@ -112,13 +111,17 @@ impl Model {
             return Applied::Late(late);
         }
         self.run_script();
-        let bucket = self.applied.entry(bucket_of(&batch.id)).or_default();
+        let bucket = self.applied.entry(batch.id.started_at).or_default();
         bucket.last.insert(batch.id.nonce, batch.id.sequence);
-        bucket.until = self.wall + HOUR_MS;
+        bucket.until = self.wall + REMEMBERED_MS;
+        if !ids.clone().all(|id| self.open.contains_key(id)) {
+            // Also those that have come, which does no harm.
+            let until = self.wall + REMEMBERED_MS;
+            self.closed
+                .extend(ids.clone().map(|id| (id.clone(), until)));
+        }
         for id in ids {
-            if self.open.remove(id).is_none() {
-                self.closed.insert(id.clone(), self.wall + HOUR_MS);
-            }
+            self.open.remove(id);
         }
         let mut countable: BTreeSet<&str> = countable.iter().copied().collect();
         let total = batch.total();
@@ -153,7 +156,8 @@ impl Model {
             .collect();
         for lease in &due {
             self.open.remove(&lease.id);
-            self.closed.insert(lease.id.clone(), self.wall + HOUR_MS);
+            self.closed
+                .insert(lease.id.clone(), self.wall + REMEMBERED_MS);
             for (key, field) in &lease.count {
                 self.count(key, field, 1);
             }
@@ -162,10 +166,8 @@ impl Model {
     }
 
     fn remembers(&self, id: &BatchId) -> bool {
-        let last = self
-            .applied
-            .get(&bucket_of(id))
-            .and_then(|bucket| bucket.last.get(&id.nonce));
+        let bucket = self.applied.get(&id.started_at);
+        let last = bucket.and_then(|bucket| bucket.last.get(&id.nonce));
         last.is_some_and(|last| *last >= id.sequence)
     }
 
@@ -173,8 +175,4 @@ impl Model {
         let cell = (key.to_owned(), field.to_owned());
         *self.counters.entry(cell).or_default() += i128::from(by);
     }
-}
-
-fn bucket_of(id: &BatchId) -> u64 {
-    id.started_at / BUCKET_SECONDS
 }

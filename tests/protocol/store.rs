@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use functional_scaffold_schema::{
-    batch::{BatchId, SentBatch},
+    batch::{Batch, BatchId, SentBatch},
     lease::Lease,
     protocol::{
-        Applied, Call, Script, Settled, applied_from_reply, applied_key, apply_call,
-        closed_leases_key, lease_call, leases_key, settle_call, settled_from_reply, state_key,
+        Applied, Call, OffsetAdded, Script, Settled, applied_from_reply, applied_key, apply_call,
+        closed_leases_key, lease_call, leases_key, offset_added_from_reply, offset_call,
+        settle_call, settled_from_reply, state_key,
     },
 };
 use functional_scaffold_tests::redis_server::RedisServer;
@@ -18,16 +19,18 @@ use redis::{Connection, FromRedisValue, Value};
 
 use crate::Result;
 
-/// Moves the past: the scores of both sorted sets by `ARGV[1]`, `last_ms` by
-/// `ARGV[2]`, and what is left to live of applied ids by `ARGV[1]`.
+/// Moves the past: the scores of both sorted sets and `flushed_ms` by `ARGV[1]`,
+/// `last_ms` by `ARGV[2]`, and what is left to live of applied ids by `ARGV[1]`.
 const MOVE_PAST: &str = r"
 for k = 2, 3 do
   for _, member in ipairs(redis.call('ZRANGE', KEYS[k], 0, -1)) do
     redis.call('ZINCRBY', KEYS[k], 0 - tonumber(ARGV[1]), member)
   end
 end
-if redis.call('HEXISTS', KEYS[1], 'last_ms') == 1 then
-  redis.call('HINCRBY', KEYS[1], 'last_ms', 0 - tonumber(ARGV[2]))
+for field, by in pairs({flushed_ms = ARGV[1], last_ms = ARGV[2]}) do
+  if redis.call('HEXISTS', KEYS[1], field) == 1 then
+    redis.call('HINCRBY', KEYS[1], field, 0 - tonumber(by))
+  end
 end
 for k = 4, #KEYS do
   local left = redis.call('PTTL', KEYS[k])
@@ -133,10 +136,39 @@ impl Store {
         self.call(&["ZINCRBY", &key, &by, &lease.encode()])
     }
 
+    /// Lets the next batch settle what ran out, however soon it comes.
+    pub(crate) fn forget_flush(&mut self) -> Result {
+        let key = state_key(&self.prefix);
+        self.call(&["HDEL", &key, "flushed_ms"])
+    }
+
     /// Settles leases, as the exporter does.
     pub(crate) fn settle(&mut self, epoch: u64, countable: &[&str]) -> Result<Settled> {
-        let call = settle_call(&self.prefix, epoch, countable.iter().copied());
+        self.settle_page(epoch, 0, countable)
+    }
+
+    /// Settles leases after passing over the first that ran out.
+    pub(crate) fn settle_page(
+        &mut self,
+        epoch: u64,
+        skip: u64,
+        countable: &[&str],
+    ) -> Result<Settled> {
+        let call = settle_call(&self.prefix, epoch, skip, countable.iter().copied());
         Ok(settled_from_reply(self.script(&Script::settle(), &call)?)?)
+    }
+
+    /// Adds to offsets, as the exporter does.
+    pub(crate) fn add_offsets(
+        &mut self,
+        epoch: &str,
+        version: Option<&str>,
+        next: u64,
+        lost: &Batch,
+    ) -> Result<OffsetAdded> {
+        let call = offset_call(&self.prefix, epoch, version, next, lost);
+        let reply = self.script(&Script::offset(), &call)?;
+        Ok(offset_added_from_reply(reply)?)
     }
 
     /// Lets `millis` pass by Redis's clock; negative ones are a step back.

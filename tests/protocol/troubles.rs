@@ -44,9 +44,10 @@ fn furnished() -> Result<Fixture> {
     fixture
         .store
         .call::<()>(&["ZADD", "m:closed_leases", "1", "old"])?;
-    fixture
-        .store
-        .call::<()>(&["HINCRBY", "m:state", "last_ms", "-1000"])?;
+    for field in ["last_ms", "flushed_ms"] {
+        let second_ago = ["HINCRBY", "m:state", field, "-1000"];
+        fixture.store.call::<()>(&second_ago)?;
+    }
     Ok(fixture)
 }
 
@@ -114,7 +115,7 @@ fn leases_are_settled_once_also_while_redis_is_full() -> Result {
 fn keys_of_a_wrong_type_refuse_a_script_whole() -> Result {
     let all = [APPLY, APPLY_WITHOUT_LEASES, LEASE, SETTLE].as_slice();
     for (key, calls) in [
-        ("m:applied:2", &all[..2]),
+        ("m:applied:1200", &all[..2]),
         ("m:state", all),
         ("m:leases", all),
         ("m:closed_leases", all),

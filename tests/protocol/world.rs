@@ -14,7 +14,7 @@ use functional_scaffold_schema::{
 
 use crate::{
     Result,
-    model::{HOUR_MS, Model},
+    model::{Model, REMEMBERED_MS},
     store::{Passing, Store},
 };
 
@@ -23,9 +23,12 @@ mod agreement;
 use agreement::agree;
 
 /// The grid of time in milliseconds: whatever passes is a multiple of it but
-/// for short stand-stills, leases run out between its lines, and an hour is
-/// four and a half. So the milliseconds that really pass decide nothing.
-pub(crate) const GRID_MS: i64 = 800_000;
+/// for short stand-stills, leases run out between its lines, and ids are
+/// remembered for four and a half. So the milliseconds that really pass decide
+/// nothing.
+pub(crate) const GRID_MS: i64 = 1_600_000;
+/// For how long after it was given up a batch is replayed.
+const REPLAYED_MS: i64 = 3_600_000;
 /// A stand-still too short to extend leases by.
 const SHORT_MS: i64 = 3_000;
 /// How many instances there are at a time. The last one is of a component that
@@ -98,6 +101,13 @@ struct Letter {
     oldest: i64,
 }
 
+/// A batch in the log.
+#[derive(Debug, Clone)]
+struct Logged {
+    letter: Letter,
+    given_up: i64,
+}
+
 #[derive(Debug)]
 struct Instance {
     catalog: Catalog,
@@ -133,7 +143,7 @@ pub(crate) struct World {
     facts: Vec<Fact>,
     delayed_leases: Vec<usize>,
     delayed_batches: Vec<Letter>,
-    log: Vec<Letter>,
+    log: Vec<Logged>,
     settlings: u64,
     /// The time that passed, whatever Redis's clock says.
     age: i64,
@@ -433,7 +443,8 @@ impl World {
 
     fn give_up(&mut self, instance: usize) {
         if let Some(letter) = self.instances[instance].frozen.take() {
-            self.log.push(letter);
+            let given_up = self.age;
+            self.log.push(Logged { letter, given_up });
             let (nonce, started_at) = self.new_name();
             let of = &mut self.instances[instance];
             (of.nonce, of.started_at, of.sequence) = (nonce, started_at, 0);
@@ -441,10 +452,18 @@ impl World {
     }
 
     fn replay(&mut self, index: usize) -> Result {
-        let Some(mut letter) = self.log.get(index % self.log.len().max(1)).cloned() else {
+        let Some(logged) = self.log.get(index % self.log.len().max(1)).cloned() else {
             return Ok(());
         };
-        if !self.is_fresh(letter.oldest) {
+        let Logged {
+            mut letter,
+            given_up,
+        } = logged;
+        let too_old = self.age - given_up >= REPLAYED_MS;
+        // Nor is an execution slower than its limit by more than the rest of
+        // the time for which ids are remembered.
+        let too_slow = given_up - letter.oldest >= REMEMBERED_MS - REPLAYED_MS;
+        if too_old || too_slow {
             return Ok(());
         }
         if let Applied::Late(ids) = self.deliver(&letter)? {
@@ -462,6 +481,8 @@ impl World {
     fn deliver(&mut self, letter: &Letter) -> Result<Applied> {
         let catalog = self.catalog_of(&letter.batch).clone();
         let countable = catalog.crash_keys();
+        // Else it depends on real milliseconds whether it settles what ran out.
+        self.store.forget_flush()?;
         let reply = self.store.apply(&letter.batch, &countable)?;
         let expected = self.model.apply(&letter.batch, &countable);
         agree("the answer to a batch", &reply, &expected)?;
@@ -503,7 +524,7 @@ impl World {
     }
 
     fn is_fresh(&self, since: i64) -> bool {
-        self.age - since < HOUR_MS
+        self.age - since < REMEMBERED_MS
     }
 
     fn catalog_of(&self, batch: &SentBatch) -> &Catalog {

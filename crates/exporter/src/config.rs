@@ -67,9 +67,8 @@ pub struct ReplayOptions {
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// Store also what was given up longer ago than Redis remembers stored
-    /// batches (an hour, less a minute for clocks that differ). What was stored
-    /// before is then counted twice.
+    /// Store also what was given up more than an hour ago. Redis may not know
+    /// any more whether it was stored before, and then it is counted twice.
     #[arg(long)]
     pub force: bool,
 

@@ -2,11 +2,15 @@
 //! which are stored and what is reported; lines are [`crate::log_lines`]'s.
 //!
 //! A batch is stored once however often it is replayed, because Redis remembers
-//! its id for an hour after it was stored. So a batch that was given up longer
-//! ago is refused: it may have been stored, and forgotten. Its age is judged by
-//! the clock of Redis, by which ids are forgotten, against the line's time,
-//! which is of the service's clock: the margin is for the difference of the two
-//! and for the second that a batch is tried before it goes to the log.
+//! its id after it was stored, and those of its leases after they ran out. So a
+//! batch that was given up longer than an hour ago is refused: what became of it
+//! may be forgotten. Its age is judged by the clock of Redis, by which ids are
+//! forgotten, against the line's time, which is of the service's clock.
+//!
+//! Redis remembers for longer than that hour, because what it remembers may be
+//! older than the line: a batch is tried for a second or two before it goes to
+//! the log, and a lease of an execution that was slower than its limit ran out
+//! before it ended.
 
 use std::{
     fmt,
@@ -33,10 +37,17 @@ use crate::{
     serve::stop_signal,
 };
 
+/// Until this age a batch is replayed.
+const MAX_AGE: Duration = Duration::from_secs(3600);
 /// How far the clocks of the service and of Redis may differ.
 const MARGIN: Duration = Duration::from_secs(60);
-/// Until this age a batch that was stored is remembered for sure.
-const MAX_AGE: Duration = Duration::from_secs(REMEMBERED_SECONDS - MARGIN.as_secs());
+/// By how much an execution may exceed its limit and still be known to have
+/// done so when it is replayed.
+const MAX_EXCESS: Duration = Duration::from_secs(3500);
+const _: () = assert!(
+    MAX_AGE.as_secs() + MARGIN.as_secs() + MAX_EXCESS.as_secs() <= REMEMBERED_SECONDS,
+    "what is replayed must be remembered"
+);
 /// The pause before Redis is asked again.
 const BACKOFF: Duration = Duration::from_millis(200);
 
@@ -280,7 +291,7 @@ fn given_up_at(time: &str) -> Option<SystemTime> {
 fn too_old(time: SystemTime, now: SystemTime) -> Option<String> {
     match now.duration_since(time) {
         Ok(age) if age > MAX_AGE => Some(format!(
-            "given up {} ago, and a stored batch is only remembered for {}; with --force it is stored, even if it was before",
+            "given up {} ago, and what became of it is only known for sure for {}; with --force it is stored, even if it was before",
             humantime::format_duration(Duration::from_secs(age.as_secs())),
             humantime::format_duration(MAX_AGE),
         )),
@@ -305,8 +316,8 @@ mod tests {
         let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         for (time, now, refused) in [
             (10_000, 10_000, false),
-            (10_000, 13_540, false),
-            (10_000, 13_541, true),
+            (10_000, 13_600, false),
+            (10_000, 13_601, true),
             (10_000, 9_940, false),
             (10_000, 9_939, true),
         ] {

@@ -24,9 +24,8 @@ use crate::{
     self_metrics::Totals,
 };
 
-/// What one call of the script settles at most.
-const SETTLED_A_CALL: u64 = 100;
-/// Calls at a time: Redis serves others between two of them.
+/// Calls at a time, each of which looks at a hundred leases: Redis serves
+/// others between two of them.
 const MAX_CALLS: usize = 100;
 /// Refused counts that are logged before the exporter is started again.
 const MAX_LOGGED: usize = 100;
@@ -77,9 +76,10 @@ impl Settler {
         connection: &mut MultiplexedConnection,
         registered: &[Registered],
     ) -> Result<Settled, RedisError> {
-        let call = self.settle_call(registered);
         let mut all: Option<Settled> = None;
+        let mut skip = 0;
         for _ in 0..MAX_CALLS {
+            let call = self.settle_call(skip, registered);
             let reply = script::call(connection, &self.script, &call).await?;
             let mut settled = settled_from_reply(reply).map_err(|error| {
                 RedisError::from((
@@ -88,14 +88,15 @@ impl Settler {
                     error.to_string(),
                 ))
             })?;
-            let last = settled.leases < SETTLED_A_CALL;
+            let next_skip = settled.next_skip;
             if let Some(before) = all {
                 settled.leases += before.leases;
                 settled.refused.extend(before.refused);
             }
             all = Some(settled);
-            if last {
-                break;
+            match next_skip {
+                Some(next) => skip = next,
+                None => break,
             }
         }
         // It was called once at least.
@@ -105,7 +106,7 @@ impl Settler {
     /// Names the counters under the prefix only: the others are not the api
     /// component's, and one that this Redis user may not write, or of another
     /// cluster slot, would make Redis refuse the whole call.
-    fn settle_call(&self, registered: &[Registered]) -> Call {
+    fn settle_call(&self, skip: u64, registered: &[Registered]) -> Call {
         let countable = registered
             .iter()
             .flat_map(|family| &family.layouts)
@@ -113,7 +114,7 @@ impl Settler {
             .map(|layout| layout.key.as_str());
         // Random enough: the keys are seeded by the system.
         let epoch = RandomState::new().hash_one(0);
-        settle_call(&self.prefix, epoch, countable)
+        settle_call(&self.prefix, epoch, skip, countable)
     }
 
     fn note(&self, settled: &Result<Settled, Failure>) {

@@ -9,7 +9,7 @@
 -- ARGV[1]  writer
 -- ARGV[2]  sequence number, counted upwards by the writer
 -- ARGV[3]  seconds for which ids must be remembered
--- ARGV[4]  how many leases are settled, then each one's id and member
+-- ARGV[4]  how many leases are settled, then their members, then their ids
 -- ARGV[…]  for each metric hash: how many fields, then each field and its
 --          increment, a decimal integer below 2^62
 --
@@ -27,59 +27,54 @@ if applied and tonumber(applied) >= tonumber(ARGV[2]) then
   return {'duplicate'}
 end
 -- These raise an error if a key is of the wrong type, while nothing is written.
-local now, shift = clock(KEYS[2])
+local now, shift, _, flushed = clock(KEYS[2], 'flushed_ms')
 redis.call('ZCARD', KEYS[3])
-redis.call('ZCARD', KEYS[4])
+local any_closed = redis.call('ZCARD', KEYS[4]) > 0
 local remembered_ms = tonumber(ARGV[3]) * 1000
-local first, last_lease = 5, 4 + 2 * tonumber(ARGV[4])
-local late = {'late'}
-for i = first, last_lease, 2 do
-  if redis.call('ZSCORE', KEYS[4], ARGV[i]) then
-    late[#late + 1] = ARGV[i]
+local leases = tonumber(ARGV[4])
+local members, ids = 5, 5 + leases
+if any_closed then
+  local late = {'late'}
+  for i = ids, ids + leases - 1 do
+    if redis.call('ZSCORE', KEYS[4], ARGV[i]) then
+      late[#late + 1] = ARGV[i]
+    end
   end
-end
-if #late > 1 then
-  return late
+  if #late > 1 then
+    return late
+  end
 end
 
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
-for i = first, last_lease, 2 do
-  if redis.call('ZREM', KEYS[3], ARGV[i + 1]) == 0 then
-    -- It never landed, but still may: it is closed before it opens.
+local landed = 0
+-- In slices: Lua's stack holds some thousands.
+for i = members, ids - 1, 1000 do
+  landed = landed + redis.call('ZREM', KEYS[3], unpack(ARGV, i, math.min(i + 999, ids - 1)))
+end
+if landed < leases then
+  -- One never landed, but still may: it is closed before it opens. To find out
+  -- which costs more than to close the others with it, which does no harm.
+  for i = ids, ids + leases - 1 do
     redis.call('ZADD', KEYS[4], now + remembered_ms, ARGV[i])
   end
 end
-
 local reply = {'applied'}
-local allowed = {}
-local at = last_lease + 1
-for k = 5, #KEYS do
-  local key = KEYS[k]
-  allowed[key] = true
-  local last_field = at + 2 * tonumber(ARGV[at])
-  for i = at + 1, last_field, 2 do
-    local field = ARGV[i]
-    local value = redis.pcall('HINCRBY', key, field, ARGV[i + 1])
-    if type(value) == 'table' then
-      reply[#reply + 1] = key .. ' ' .. field .. ': ' .. value.err
-    elseif value >= 4611686018427387904 and string.sub(field, -4) == '|sum' then
-      -- Doubles are exact enough to compare with 2^62; what is moved to the
-      -- carry is an integer in Redis.
-      local carry = redis.pcall('HINCRBY', key, field .. '_carry', 1)
-      if type(carry) == 'table' then
-        reply[#reply + 1] = key .. ' ' .. field .. '_carry: ' .. carry.err
-      else
-        redis.call('HINCRBY', key, field, '-4611686018427387904')
-      end
-    end
-  end
-  at = last_field + 1
-end
+add(5, ids + leases, reply)
 
-redis.call('HSET', KEYS[2], 'last_ms', now, 'shift_ms', shift, 'flushed_ms', now)
-local _, refused = expire(KEYS[3], KEYS[4], now, shift, remembered_ms, allowed)
-for _, text in ipairs(refused) do
-  reply[#reply + 1] = text
+-- Not with every batch: it costs as much as half a dozen increments.
+if is_old(now, flushed) then
+  redis.call('HSET', KEYS[2], 'last_ms', now, 'shift_ms', shift, 'flushed_ms', now)
+  local allowed = {}
+  for k = 5, #KEYS do
+    allowed[KEYS[k]] = true
+  end
+  -- Any page: the leases on the first may all be others'.
+  local pages = math.ceil(redis.call('ZCOUNT', KEYS[3], '-inf', now - shift) / PAGE)
+  local skip = pages > 1 and PAGE * (now % pages) or 0
+  local _, _, refused = expire(KEYS[3], KEYS[4], now, shift, remembered_ms, allowed, skip)
+  for _, text in ipairs(refused) do
+    reply[#reply + 1] = text
+  end
 end
 return reply

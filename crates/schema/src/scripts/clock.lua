@@ -7,11 +7,15 @@
 -- subtracted from a lease's expiry when it is taken and added when it is
 -- judged. A clock that steps back counts as standing.
 local STILL_MS = 5000
+-- How old what is kept may be, so that it is not written by every call.
+local KEPT_MS = 100
 
-local function clock(state)
+-- Gives the time, the shift, when the clock was kept last, and the number in a
+-- further field of the state if one is asked for.
+local function clock(state, ...)
   local time = redis.call('TIME')
   local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-  local kept = redis.call('HMGET', state, 'last_ms', 'shift_ms')
+  local kept = redis.call('HMGET', state, 'last_ms', 'shift_ms', ...)
   local last, shift = tonumber(kept[1]), tonumber(kept[2]) or 0
   if last and now < last then
     -- Only for the step: waiting until the clock has caught up could be for ever.
@@ -19,12 +23,15 @@ local function clock(state)
   elseif last and now - last > STILL_MS then
     shift = shift + now - last - STILL_MS
   end
-  return now, shift, last
+  return now, shift, last, tonumber(kept[3])
+end
+
+local function is_old(now, kept)
+  return not kept or now < kept or now - kept >= KEPT_MS
 end
 
 local function keep_clock(state, now, shift, last)
-  -- Ten times a second at most: it is only compared with STILL_MS.
-  if not last or now < last or now - last >= 100 then
+  if is_old(now, last) then
     redis.call('HSET', state, 'last_ms', now, 'shift_ms', shift)
   end
 end

@@ -1,6 +1,9 @@
 -- Settles leases that have run out: counts what each says, once. Part of the
 -- scripts that do so.
 
+-- How many leases a call looks at, so that no script takes long.
+local PAGE = 100
+
 local function read_lease(member, allowed)
   local lease = cjson.decode(member)
   assert(type(lease.id) == 'string')
@@ -12,13 +15,16 @@ local function read_lease(member, allowed)
   return lease, known
 end
 
--- At most 100 a call, so that no script takes long. A lease with a key that is
--- not `allowed` is left to those who know the key: a script may touch no other.
-local function expire(leases, closed, now, shift, remembered_ms, allowed)
+-- Passes over the first `skip` that ran out. A lease with a key that is not
+-- `allowed` is left to those who know the key: a script may touch no other. So
+-- that such do not stand in front of the others for ever, it is for the caller
+-- to turn the page. Gives how many were settled, how many the next page is to
+-- pass over (nothing if this was the last one), and what was refused.
+local function expire(leases, closed, now, shift, remembered_ms, allowed, skip)
   -- Read first: a key of the wrong type raises an error while nothing is written.
-  local due = redis.call('ZRANGEBYSCORE', leases, '-inf', now - shift, 'LIMIT', 0, 100)
+  local due = redis.call('ZRANGEBYSCORE', leases, '-inf', now - shift, 'LIMIT', skip, PAGE)
   redis.call('ZREMRANGEBYSCORE', closed, '-inf', now)
-  local settled, refused = 0, {}
+  local settled, left, refused = 0, skip, {}
   for _, member in ipairs(due) do
     local sound, lease, known = pcall(read_lease, member, allowed)
     if not sound then
@@ -34,7 +40,9 @@ local function expire(leases, closed, now, shift, remembered_ms, allowed)
           refused[#refused + 1] = cell[1] .. ' ' .. cell[2] .. ': ' .. value.err
         end
       end
+    else
+      left = left + 1
     end
   end
-  return settled, refused
+  return settled, #due == PAGE and left, refused
 end
