@@ -163,7 +163,7 @@ impl Store {
         &mut self,
         epoch: &str,
         version: Option<&str>,
-        next: u64,
+        next: &str,
         lost: &Batch,
     ) -> Result<OffsetAdded> {
         let call = offset_call(&self.prefix, epoch, version, next, lost);

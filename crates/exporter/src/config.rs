@@ -90,8 +90,9 @@ A Redis user of its own needs no more than this:
   ACL SETUSER exporter on >PASSWORD ~metrics:* +ping +select +hscan +zscan
       +hmget +evalsha +eval +time +hget +hset +hsetnx +hincrby +zadd +zrem
       +zrangebyscore +zremrangebyscore
-and for replay also +zcard +zscore +expire. With %R~metrics:* and no scripts it
-can read, but not count what crashed, nor tell a wiped Redis from lost writes.";
+and for replay also +zcard +zcount +zscore +expire. With %R~metrics:* and no
+scripts it can read, but not count what crashed, nor tell a wiped Redis from lost
+writes.";
 
 /// Where the metrics are.
 #[derive(Args)]

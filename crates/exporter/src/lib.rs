@@ -1,6 +1,7 @@
 //! Serves the metric families found in Redis to Prometheus. It exports what is
 //! registered there, not a list of its own. It writes no counts but those of
-//! leases that ran out, and of batches that it is told to replay from a log.
+//! leases that ran out, of batches that it is told to replay from a log, and of
+//! what Redis lost of what was served.
 //!
 //! # Layout
 //! - [`config`]: every option, from flags and environment
@@ -12,7 +13,10 @@
 //! - [`leases`]: what is in flight, from the open leases
 //! - [`labels`]: one label of a label set
 //! - [`marks`]: the highest value served of each series, so that none steps back
-//! - [`reader`]: one read of every family
+//!   (`mark` is of one series)
+//! - [`offsets`]: what Redis lost and is served all the same, kept in Redis
+//! - [`reader`]: one read of every family, and what it needs of those before it
+//!   (`found` is what it finds)
 //! - [`offences`]: what could not be served, counted and logged once
 //! - [`scrape`]: one read for all the scrapes that wait, and its text
 //! - [`self_metrics`]: the exporter's own metrics
@@ -30,12 +34,15 @@
 
 pub mod config;
 pub mod connection;
+mod found;
 pub mod http;
 pub mod labels;
 pub mod leases;
 pub mod log_lines;
+mod mark;
 pub mod marks;
 pub mod offences;
+pub mod offsets;
 pub mod page;
 pub mod reader;
 pub mod registry;

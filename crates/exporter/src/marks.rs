@@ -11,9 +11,14 @@
 //! for increments that were written after the last read and lost before the
 //! next: those nobody has seen.
 //!
+//! What is added is kept in Redis, so that another exporter adds the same, and
+//! this one after a restart: it is handed over as soon as it is found
+//! ([`crate::offsets`]), and what is read from then on has it in it. Only where
+//! Redis does not take it, it is held here.
+//!
 //! A series that is gone is one that stepped back to 0: it stays served. Only
-//! another epoch, or a start of the exporter, forgets it. Memory is that of the
-//! series there have been in an epoch.
+//! another epoch forgets it. Memory is that of the series there have been in an
+//! epoch.
 
 use std::{
     cmp::Ordering,
@@ -21,15 +26,12 @@ use std::{
 };
 
 use functional_scaffold_schema::{
+    batch::Batch,
     family::{Family, Kind},
-    series::{FamilySeries, Histogram, Series},
+    series::{FamilySeries, Series},
 };
 
-/// A step of a sum that is none, in stored units: half of what the carry cell
-/// counts. A read may see a sum before its carry was taken out of it and the
-/// carry after, or the other way round. Such a step is believed when it is
-/// still there at the next read.
-const TORN_SUM: i128 = 1 << 61;
+use crate::mark::{CounterMark, HistogramMark, Mark};
 
 /// The marks of one epoch.
 #[derive(Debug, Default)]
@@ -39,6 +41,10 @@ pub struct Marks {
     hashes: HashMap<(String, String), HashMarks>,
     /// Families that were logged.
     logged: HashSet<String>,
+    /// Whether something is added to what is read.
+    holds: bool,
+    /// Whether that may be in Redis by now.
+    handed_over: bool,
 }
 
 #[derive(Debug)]
@@ -60,6 +66,9 @@ impl Marks {
     /// Forgets everything if this is another epoch. A store without one cannot
     /// be told from another, and nothing is held.
     pub fn enter(&mut self, epoch: Option<&str>) {
+        if std::mem::take(&mut self.handed_over) {
+            self.fold();
+        }
         if self.epoch.as_deref() == epoch {
             return;
         }
@@ -109,7 +118,51 @@ impl Marks {
                 family.name
             );
         }
+        self.holds |= back.series > 0;
         back.series
+    }
+
+    /// What is added to what is read, as increments of offsets; nothing if
+    /// nothing is. Until [`Self::keep`] it is taken for added to what is read
+    /// next: if it is not there, because no answer came, that has stepped back
+    /// again.
+    pub fn hand_over(&mut self) -> Option<Batch> {
+        if !self.holds {
+            return None;
+        }
+        let mut offsets = Batch::default();
+        for ((_, key), HashMarks { family, marks }) in &self.hashes {
+            let take = |field: &str, by: u64| offsets.inc(key, field, by);
+            match marks {
+                SeriesMarks::Counters(marks) => offsets_of(marks, family, take),
+                SeriesMarks::Histograms(marks) => offsets_of(marks, family, take),
+            }
+        }
+        self.handed_over = true;
+        Some(offsets)
+    }
+
+    /// Redis did not take what was handed over: it is held here.
+    pub fn keep(&mut self) {
+        self.handed_over = false;
+    }
+
+    fn fold(&mut self) {
+        self.holds = false;
+        for held in self.hashes.values_mut() {
+            match &mut held.marks {
+                SeriesMarks::Counters(marks) => marks.iter_mut().for_each(|(_, mark)| mark.fold()),
+                SeriesMarks::Histograms(marks) => {
+                    marks.iter_mut().for_each(|(_, mark)| mark.fold());
+                }
+            }
+        }
+    }
+}
+
+fn offsets_of<M: Mark>(marks: &Held<M>, family: &Family, mut take: impl FnMut(&str, u64)) {
+    for (labels, mark) in marks {
+        mark.offsets(labels, family, &mut take);
     }
 }
 
@@ -139,16 +192,6 @@ impl Back {
             self.example = Some(labels.to_owned());
         }
     }
-}
-
-/// The last value read of a series, and what is added to it.
-trait Mark: Sized {
-    type Value;
-    fn new(value: &Self::Value) -> Self;
-    /// What is read of a series that is gone.
-    fn nothing(&self) -> Self::Value;
-    /// Makes a value read the value to serve, and says whether it stepped back.
-    fn hold(&mut self, value: &mut Self::Value, family: &Family) -> bool;
 }
 
 /// Holds every series of a hash. Both lists are in order of label sets, so one
@@ -196,112 +239,6 @@ fn hold_all<M: Mark>(
         marks.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
     }
     back
-}
-
-#[derive(Debug)]
-struct CounterMark {
-    last: i64,
-    offset: i64,
-}
-
-impl Mark for CounterMark {
-    type Value = i64;
-
-    fn new(value: &i64) -> Self {
-        Self {
-            last: *value,
-            offset: 0,
-        }
-    }
-
-    fn nothing(&self) -> i64 {
-        0
-    }
-
-    fn hold(&mut self, value: &mut i64, _family: &Family) -> bool {
-        let lost = self.last.saturating_sub(*value).max(0);
-        self.offset = self.offset.saturating_add(lost);
-        self.last = *value;
-        *value = value.saturating_add(self.offset);
-        lost > 0
-    }
-}
-
-#[derive(Debug)]
-struct HistogramMark {
-    last: Histogram,
-    // Of the few that ever stepped back.
-    offset: Option<Box<Histogram>>,
-    /// The last sum read was not believed.
-    torn: bool,
-}
-
-impl Mark for HistogramMark {
-    type Value = Histogram;
-
-    fn new(value: &Histogram) -> Self {
-        Self {
-            last: value.clone(),
-            offset: None,
-            torn: false,
-        }
-    }
-
-    fn nothing(&self) -> Histogram {
-        Histogram {
-            buckets: vec![0; self.last.buckets.len()].into(),
-            sum: 0,
-        }
-    }
-
-    fn hold(&mut self, value: &mut Histogram, family: &Family) -> bool {
-        self.believe(value);
-        // The sum of observations that may be negative is no counter.
-        let sum_grows = family.bounds.first().is_some_and(|&bound| bound >= 0.0);
-        let sum_back = sum_grows && value.sum < self.last.sum;
-        let buckets = || self.last.buckets.iter().zip(&value.buckets);
-        let back = sum_back || buckets().any(|(last, value)| value < last);
-        if back {
-            let lost = Histogram {
-                buckets: buckets()
-                    .map(|(last, value)| last.saturating_sub(*value))
-                    .collect(),
-                sum: if sum_back {
-                    self.last.sum - value.sum
-                } else {
-                    0
-                },
-            };
-            match &mut self.offset {
-                Some(offset) => add(offset, &lost),
-                none => *none = Some(Box::new(lost)),
-            }
-        }
-        self.last.buckets.copy_from_slice(&value.buckets);
-        self.last.sum = value.sum;
-        if let Some(offset) = &self.offset {
-            add(value, offset);
-        }
-        back
-    }
-}
-
-impl HistogramMark {
-    /// Puts the last sum in the place of one that is not believed.
-    fn believe(&mut self, value: &mut Histogram) {
-        let step = value.sum.saturating_sub(self.last.sum);
-        self.torn = step.saturating_abs() >= TORN_SUM && !self.torn;
-        if self.torn {
-            value.sum = self.last.sum;
-        }
-    }
-}
-
-fn add(to: &mut Histogram, other: &Histogram) {
-    for (to, other) in to.buckets.iter_mut().zip(&other.buckets) {
-        *to = to.saturating_add(*other);
-    }
-    to.sum = to.sum.saturating_add(other.sum);
 }
 
 #[cfg(test)]

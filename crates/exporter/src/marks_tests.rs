@@ -1,5 +1,7 @@
 //! Tests of the marks.
 
+use functional_scaffold_schema::series::Histogram;
+
 use super::*;
 
 fn family(kind: Kind, bounds: &[f64]) -> Family {

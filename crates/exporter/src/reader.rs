@@ -1,29 +1,25 @@
-//! One read of every registered family and of the open leases. Owns the order
-//! of the steps and what one bad key or field costs (itself); what is kept
-//! between reads is [`crate::marks`]'s.
+//! One read of every registered family and of the open leases, made what is to be
+//! served. Owns how often Redis is read for it, over which connection; what is
+//! kept between reads is [`crate::marks`]'s, and [`crate::offsets`]' in Redis.
 
 use std::{sync::Arc, time::Duration};
 
-use functional_scaffold_schema::{
-    cell::CellError,
-    protocol::{Settled, families_key, leases_key, state_key},
-    series::{FamilySeries, SeriesReader, merge_layouts},
-};
-use redis::{RedisError, aio::MultiplexedConnection};
-use tokio::{
-    task::JoinSet,
-    time::{Instant, timeout_at},
-};
+use functional_scaffold_schema::series::{FamilySeries, merge_layouts};
+use redis::aio::MultiplexedConnection;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     connection::{Failure, Reason, Redis},
-    leases::{EXECUTIONS, OpenLeases},
+    found::{Found, State, read_once},
     marks::Marks,
-    offences::{LEASES, Offences, REGISTRY, STATE, reason},
-    registry::{self, Registered},
-    scan::{ScanError, Scanner},
+    offences::{Offences, reason},
+    offsets::{Added, OffsetWriter},
     settle::Settler,
 };
+
+/// Reads of one scrape, of which each but the last added offsets: one more where
+/// another reader was first, or writes were lost again.
+const MAX_ROUNDS: usize = 3;
 
 /// What Redis held.
 #[derive(Debug, Default)]
@@ -57,60 +53,92 @@ pub struct Plan {
     pub limit: Duration,
 }
 
-/// Settles leases that ran out and reads every registered family, over a kept
-/// connection if there is one.
-///
-/// # Errors
-/// Redis cannot be read. A family, key or field that cannot be served is no
-/// error: it is among the reading's offences.
-pub async fn read(
-    redis: &Redis,
-    plan: &Plan,
-    settler: &Settler,
-    marks: &mut Marks,
-) -> Result<Reading, Failure> {
-    let deadline = Instant::now() + plan.limit;
-    let mut may_retry = true;
-    loop {
-        let lease = timeout_at(deadline, redis.lease())
-            .await
-            .unwrap_or_else(|_elapsed| Err(Failure::timeout(plan.limit)))?;
-        let reading = read_over(lease.connection.clone(), redis, plan, settler);
-        let failure = match timeout_at(deadline, reading).await {
-            Ok(Ok(found)) => return Ok(found.hold(marks)),
-            Ok(Err(failure)) => failure,
-            Err(_elapsed) => Failure::timeout(plan.limit),
-        };
-        // Also after a time-out: the connection may lead nowhere any more, and
-        // TCP takes a quarter of an hour to say so.
-        redis.discard(&lease).await;
-        // Redis may have closed a kept connection since the last read, as it
-        // does when it restarts: a new one tells whether it is there.
-        if lease.fresh || failure.reason != Reason::Connection || !may_retry {
-            return Err(failure);
+/// Reads Redis, and keeps what a read needs of those before it.
+pub struct Reader {
+    redis: Arc<Redis>,
+    plan: Plan,
+    settler: Arc<Settler>,
+    offsets: OffsetWriter,
+    marks: Marks,
+}
+
+impl Reader {
+    /// Has read nothing yet.
+    #[must_use]
+    pub fn new(redis: Arc<Redis>, settler: Arc<Settler>, plan: Plan) -> Self {
+        Self {
+            redis,
+            offsets: OffsetWriter::new(&plan.prefix),
+            plan,
+            settler,
+            marks: Marks::default(),
         }
-        may_retry = false;
     }
-}
 
-/// What was read, before the layouts of each family are put together.
-#[derive(Default)]
-struct Found {
-    /// Each family's name and layouts.
-    families: Vec<(String, Vec<FamilySeries>)>,
-    cells: u64,
-    leases: Option<OpenLeases>,
-    /// The time that the leases' scores are compared with, if any are settled.
-    lease_time_millis: Option<i64>,
-    state: State,
-    offences: Offences,
-}
+    /// Settles leases that ran out and reads every registered family, over a
+    /// kept connection if there is one.
+    ///
+    /// # Errors
+    /// Redis cannot be read. A family, key or field that cannot be served is no
+    /// error: it is among the reading's offences.
+    pub async fn read(&mut self) -> Result<Reading, Failure> {
+        let limit = self.plan.limit;
+        let deadline = Instant::now() + limit;
+        let redis = Arc::clone(&self.redis);
+        let mut may_retry = true;
+        loop {
+            let lease = timeout_at(deadline, redis.lease())
+                .await
+                .unwrap_or_else(|_elapsed| Err(Failure::timeout(limit)))?;
+            let reading = self.read_over(lease.connection.clone());
+            let failure = match timeout_at(deadline, reading).await {
+                Ok(Ok(reading)) => return Ok(reading),
+                Ok(Err(failure)) => failure,
+                Err(_elapsed) => Failure::timeout(limit),
+            };
+            // Also after a time-out: the connection may lead nowhere any more,
+            // and TCP takes a quarter of an hour to say so.
+            redis.discard(&lease).await;
+            // Redis may have closed a kept connection since the last read, as it
+            // does when it restarts: a new one tells whether it is there.
+            if lease.fresh || failure.reason != Reason::Connection || !may_retry {
+                return Err(failure);
+            }
+            may_retry = false;
+        }
+    }
 
-/// What is kept of the store as a whole.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct State {
-    epoch: Option<String>,
-    flushed_millis: Option<i64>,
+    /// Reads, and again where offsets were added: what another reader found
+    /// lost at the same time, and what was counted meanwhile, is then read.
+    async fn read_over(
+        &mut self,
+        mut connection: MultiplexedConnection,
+    ) -> Result<Reading, Failure> {
+        let mut regressions = 0;
+        for rounds_left in (0..MAX_ROUNDS).rev() {
+            let found = read_once(&mut connection, &self.redis, &self.plan, &self.settler).await?;
+            let State { epoch, offsets, .. } = found.state.clone();
+            let mut reading = found.hold(&mut self.marks);
+            regressions = reading.regressions.max(regressions);
+            reading.regressions = regressions;
+            let Some(epoch) = epoch.filter(|_| rounds_left > 0) else {
+                return Ok(reading);
+            };
+            let Some(lost) = self.marks.hand_over() else {
+                return Ok(reading);
+            };
+            let version = offsets.as_deref();
+            let adding = self
+                .offsets
+                .add(&mut connection, &self.redis, &epoch, version, &lost);
+            if adding.await? == Added::Refused {
+                self.marks.keep();
+                return Ok(reading);
+            }
+        }
+        // The last round returns.
+        Err(Failure::new(Reason::Internal, "nothing was read".into()))
+    }
 }
 
 impl Found {
@@ -147,184 +175,4 @@ impl Found {
         }
         reading
     }
-}
-
-/// Reads until the epoch was the same before and after: what was read of two
-/// stores together means nothing.
-async fn read_over(
-    mut connection: MultiplexedConnection,
-    redis: &Redis,
-    plan: &Plan,
-    settler: &Settler,
-) -> Result<Found, Failure> {
-    loop {
-        let mut found = Found::default();
-        let registered = registered(connection.clone(), plan, &mut found.offences)
-            .await
-            .map_err(|error| redis.failure(&error))?;
-        let settled = settler.settle(&mut connection, redis, &registered).await;
-        found.lease_time_millis = settled.as_ref().map(|settled| settled.lease_time_millis);
-        let epoch = match settled {
-            Some(Settled { epoch, .. }) => Some(epoch),
-            // What is said of the state's key is said after the families.
-            None => {
-                state(&mut connection, plan, &mut Offences::default())
-                    .await
-                    .map_err(|error| redis.failure(&error))?
-                    .epoch
-            }
-        };
-        read_families(&connection, redis, plan, registered, &mut found).await?;
-        found.state = state(&mut connection, plan, &mut found.offences)
-            .await
-            .map_err(|error| redis.failure(&error))?;
-        if found.state.epoch == epoch {
-            return Ok(found);
-        }
-    }
-}
-
-/// Reads the registrations alone; what is wrong with them is left to a scrape.
-///
-/// # Errors
-/// Redis cannot be read.
-pub async fn read_registered(
-    connection: MultiplexedConnection,
-    plan: &Plan,
-) -> Result<Vec<Registered>, RedisError> {
-    registered(connection, plan, &mut Offences::default()).await
-}
-
-async fn registered(
-    connection: MultiplexedConnection,
-    plan: &Plan,
-    offences: &mut Offences,
-) -> Result<Vec<Registered>, RedisError> {
-    let mut registrations = Vec::new();
-    let scanned = Scanner::new(connection, plan.scan_count)
-        .scan(&families_key(&plan.prefix), |field, json| {
-            registrations.push((field.to_vec(), json.to_vec()));
-        })
-        .await;
-    readable(scanned, REGISTRY, offences)?;
-    Ok(registry::families(registrations, offences))
-}
-
-async fn state(
-    connection: &mut MultiplexedConnection,
-    plan: &Plan,
-    offences: &mut Offences,
-) -> Result<State, RedisError> {
-    let key = state_key(&plan.prefix);
-    let read: Result<[Option<Vec<u8>>; 2], RedisError> = redis::cmd("HMGET")
-        .arg(&key)
-        .arg(&["epoch", "flushed_ms"])
-        .query_async(connection)
-        .await;
-    let read = read.map_err(|error| ScanError::of(error, &key));
-    let Some(fields) = readable(read, STATE, offences)? else {
-        return Ok(State::default());
-    };
-    let [epoch, flushed] =
-        fields.map(|field| field.map(|text| String::from_utf8_lossy(&text).into_owned()));
-    Ok(State {
-        epoch,
-        flushed_millis: flushed.and_then(|text| text.parse().ok()),
-    })
-}
-
-async fn read_families(
-    connection: &MultiplexedConnection,
-    redis: &Redis,
-    plan: &Plan,
-    registered: Vec<Registered>,
-    found: &mut Found,
-) -> Result<(), Failure> {
-    let scanner = Arc::new(Scanner::new(connection.clone(), plan.scan_count));
-    let executions: Vec<String> = registered
-        .iter()
-        .filter(|family| family.name == EXECUTIONS)
-        .flat_map(|family| family.layouts.iter().map(|layout| layout.key.clone()))
-        .collect();
-    // A task each, so that one family is decoded while another is waited for.
-    // They end with this set, whatever becomes of this read.
-    let mut tasks = JoinSet::new();
-    for family in registered {
-        tasks.spawn(read_family(Arc::clone(&scanner), family));
-    }
-    tasks.spawn(read_leases(scanner, leases_key(&plan.prefix), executions));
-    while let Some(joined) = tasks.join_next().await {
-        let part = joined
-            .map_err(|panic| Failure::new(Reason::Internal, panic.to_string()))?
-            .map_err(|error| redis.failure(&error))?;
-        found.families.extend(part.families);
-        found.cells = found.cells.saturating_add(part.cells);
-        found.leases = found.leases.take().or(part.leases);
-        found.offences.merge(part.offences);
-    }
-    Ok(())
-}
-
-/// Reads one family: each layout's hash.
-async fn read_family(scanner: Arc<Scanner>, family: Registered) -> Result<Found, RedisError> {
-    let Registered { name, layouts } = family;
-    let mut part = Found::default();
-    let mut read = Vec::with_capacity(layouts.len());
-    for layout in layouts {
-        let key = layout.key.clone();
-        let mut series = SeriesReader::new(layout);
-        let scanned = scanner
-            .scan(&key, |field, value| {
-                part.cells += 1;
-                if let Err(error) = series.push(field, value) {
-                    add_cell(&mut part.offences, &name, &key, field, &error);
-                }
-            })
-            .await;
-        if readable(scanned, &name, &mut part.offences)?.is_some() {
-            read.push(series.finish());
-        }
-    }
-    part.families.push((name, read));
-    Ok(part)
-}
-
-async fn read_leases(
-    scanner: Arc<Scanner>,
-    key: String,
-    executions: Vec<String>,
-) -> Result<Found, RedisError> {
-    let mut part = Found::default();
-    let mut leases = OpenLeases::default();
-    let scanned = scanner
-        .scan_sorted_set(&key, |member, score| {
-            leases.push(member, score, &executions, &mut part.offences);
-        })
-        .await;
-    part.leases = readable(scanned, LEASES, &mut part.offences)?.map(|()| leases);
-    Ok(part)
-}
-
-fn add_cell(offences: &mut Offences, name: &str, key: &str, field: &[u8], error: &CellError) {
-    offences.add(name, error.class(), || {
-        let field = String::from_utf8_lossy(field);
-        format!("key {key:?}, field {field:?}: {error}")
-    });
-}
-
-/// What was read, or nothing if the key is at fault; a failure of Redis as a
-/// whole is the error.
-fn readable<T>(
-    read: Result<T, ScanError>,
-    name: &str,
-    offences: &mut Offences,
-) -> Result<Option<T>, RedisError> {
-    let (reason, text) = match read {
-        Ok(read) => return Ok(Some(read)),
-        Err(ScanError::Redis(error)) => return Err(error),
-        Err(error @ ScanError::WrongType(_)) => (reason::WRONG_TYPE, error.to_string()),
-        Err(error @ ScanError::Forbidden(_)) => (reason::FORBIDDEN, error.to_string()),
-    };
-    offences.add(name, reason, || text);
-    Ok(None)
 }

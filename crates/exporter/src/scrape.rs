@@ -15,9 +15,8 @@ use tokio::{
 
 use crate::{
     connection::{Failure, Reason, Redis},
-    marks::Marks,
     offences::OffenceLog,
-    reader::{Plan, Reading, read},
+    reader::{Plan, Reader, Reading},
     self_metrics::{self, ScrapeFigures, Totals},
     settle::Settler,
 };
@@ -97,7 +96,8 @@ impl Scraper {
     ) -> Self {
         let (queue, waiting) = mpsc::channel(MAX_QUEUED);
         let limit = plan.limit;
-        let reading = read_for_all(redis, settler, plan, waiting, Arc::clone(&totals));
+        let reader = Reader::new(Arc::clone(&redis), settler, plan);
+        let reading = read_for_all(redis, reader, waiting, Arc::clone(&totals));
         tokio::spawn(reading);
         Self {
             queue,
@@ -130,13 +130,11 @@ impl Scraper {
 
 async fn read_for_all(
     redis: Arc<Redis>,
-    settler: Arc<Settler>,
-    plan: Plan,
+    mut reader: Reader,
     mut queue: mpsc::Receiver<Waiting>,
     totals: Arc<Totals>,
 ) {
     let mut log = Log::default();
-    let mut marks = Marks::default();
     let mut waiting = Vec::new();
     while queue.recv_many(&mut waiting, MAX_QUEUED).await > 0 {
         // Whoever gave up meanwhile costs Redis nothing.
@@ -145,7 +143,7 @@ async fn read_for_all(
             continue;
         }
         let began = Instant::now();
-        let reading = read(&redis, &plan, &settler, &mut marks).await;
+        let reading = reader.read().await;
         totals.count_read(reading.as_ref().err().map(|failure| failure.reason));
         totals.count_regressions(reading.as_ref().map_or(0, |reading| reading.regressions));
         log.log(&reading, &redis);

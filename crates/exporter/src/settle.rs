@@ -18,7 +18,8 @@ use tokio::time::{MissedTickBehavior, interval_at, timeout};
 
 use crate::{
     connection::{Failure, Reason, Redis},
-    reader::{Plan, read_registered},
+    found::read_registered,
+    reader::Plan,
     registry::Registered,
     script,
     self_metrics::Totals,

@@ -110,6 +110,12 @@ pub fn push_sum(labels: &mut String) {
     labels.push_str(SUM);
 }
 
+/// Makes a label set the field of a sum's carry.
+pub fn push_sum_carry(labels: &mut String) {
+    labels.push(SEPARATOR);
+    labels.push_str(SUM_CARRY);
+}
+
 /// Reads a field of `family`'s hash.
 ///
 /// # Errors

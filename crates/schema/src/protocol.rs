@@ -224,12 +224,13 @@ pub fn offset_call(
     prefix: &str,
     epoch: &str,
     version: Option<&str>,
-    next: u64,
+    next: &str,
     lost: &Batch,
 ) -> Call {
     let mut keys = vec![state_key(prefix)];
-    let version = version.unwrap_or_default().to_owned();
-    let mut arguments = vec![epoch.to_owned(), version, random_text(next)];
+    let mut arguments = [epoch, version.unwrap_or_default(), next]
+        .map(str::to_owned)
+        .to_vec();
     for (key, fields) in lost.hashes() {
         keys.push(offset_key(prefix, key));
         push_increments(&mut arguments, fields);
@@ -471,15 +472,13 @@ mod tests {
         let mut lost = Batch::default();
         lost.inc("m:a", "x=\"1\"", 2);
         lost.inc("other", "|sum", 3);
-        let call = offset_call("m:", "e", None, 7, &lost);
+        let call = offset_call("m:", "e", None, "n", &lost);
         assert_eq!(call.keys, ["m:state", "m:offset:m:a", "m:offset:other"]);
-        let [epoch, version, next] = ["e", "", "0000000000000007"];
-        let increments = ["1", "x=\"1\"", "2", "1", "|sum", "3"];
         assert_eq!(
             call.arguments,
-            [&[epoch, version, next][..], &increments].concat()
+            ["e", "", "n", "1", "x=\"1\"", "2", "1", "|sum", "3"]
         );
-        let again = offset_call("m:", "e", Some("v"), 7, &lost);
+        let again = offset_call("m:", "e", Some("v"), "n", &lost);
         assert_eq!(again.arguments[1], "v");
     }
 

@@ -231,7 +231,7 @@ fn the_rights_in_the_help_are_enough() {
     let serve = rights(">PASSWORD", "and for replay");
     let replay = rights("for replay also", "With");
     assert!(
-        serve.len() > 10 && replay.len() == 3,
+        serve.len() > 10 && replay.len() == 4,
         "{serve:?} {replay:?}"
     );
     for (name, rights) in [
