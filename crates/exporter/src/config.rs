@@ -84,7 +84,7 @@ Examples:
   REDIS_PASSWORD_FILE=/run/secrets/redis functional-scaffold-exporter --listen 0.0.0.0:8001
 
 A flag wins over its environment variable. An empty REDIS_URL, REDIS_USERNAME,
-REDIS_PASSWORD or REDIS_PASSWORD_FILE counts as not set.
+REDIS_PASSWORD, REDIS_PASSWORD_FILE or EXPORTER_STATE_FILE counts as not set.
 
 A Redis user of its own needs no more than this:
   ACL SETUSER exporter on >PASSWORD ~metrics:* +ping +select +hscan +zscan
@@ -171,6 +171,13 @@ pub struct ServeOptions {
     /// pause for a standstill of its own, and extends all leases by it.
     #[arg(long, env = "EXPORTER_SETTLE_INTERVAL_MS", value_name = "MS", default_value = "2000", value_parser = clap::value_parser!(u64).range(10..=MAX_SETTLE_INTERVAL_MS))]
     pub settle_interval_ms: u64,
+
+    /// File for what was served last, written before each answer. With it, a
+    /// counter does not step back either when the exporter and Redis end
+    /// together (a power cut) and Redis comes back with less. Each exporter needs
+    /// one of its own.
+    #[arg(long, env = "EXPORTER_STATE_FILE", value_name = "FILE")]
+    pub state_file: Option<PathBuf>,
 }
 
 /// What is logged, on standard error.
@@ -225,6 +232,8 @@ pub struct Config {
     pub scan_count: u32,
     /// Pause between two settlings of leases.
     pub settle_interval: Duration,
+    /// Where what was served last is kept, if it is.
+    pub state_file: Option<PathBuf>,
 }
 
 impl Cli {
@@ -243,6 +252,7 @@ impl Cli {
             prefix: self.redis.metrics_prefix,
             scan_count: self.serve.scan_count,
             settle_interval: Duration::from_millis(self.serve.settle_interval_ms),
+            state_file: (self.serve.state_file).filter(|file| !file.as_os_str().is_empty()),
         })
     }
 }

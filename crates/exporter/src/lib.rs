@@ -17,6 +17,7 @@
 //! - [`offsets`]: what Redis lost and is served all the same, kept in Redis
 //! - [`reader`]: one read of every family, and what it needs of those before it
 //!   (`found` is what it finds)
+//! - [`state_file`]: what was served, across a restart
 //! - [`offences`]: what could not be served, counted and logged once
 //! - [`scrape`]: one read for all the scrapes that wait, and its text
 //! - [`self_metrics`]: the exporter's own metrics
@@ -53,3 +54,4 @@ pub mod script;
 pub mod self_metrics;
 pub mod serve;
 pub mod settle;
+pub mod state_file;

@@ -22,8 +22,12 @@ pub(crate) trait Mark: Sized {
     fn nothing(&self) -> Self::Value;
     /// Makes a value read the value to serve, and says whether it stepped back.
     fn hold(&mut self, value: &mut Self::Value, family: &Family) -> bool;
-    /// Hands what is added to `take`, by the fields of the series.
-    fn offsets(&self, labels: &str, family: &Family, take: impl FnMut(&str, u64));
+    /// What was served last.
+    fn served(&self) -> Self::Value;
+    /// What is added, if anything is.
+    fn offset(&self) -> Option<&Self::Value>;
+    /// Hands a value's cells to `take`, by their fields, but for a negative sum.
+    fn cells(value: &Self::Value, labels: &str, family: &Family, take: impl FnMut(&str, u64));
     /// Takes what was served for what was read: from now on what is added comes
     /// with what is read, or is lost.
     fn fold(&mut self);
@@ -57,14 +61,22 @@ impl Mark for CounterMark {
         lost > 0
     }
 
-    fn offsets(&self, labels: &str, _family: &Family, mut take: impl FnMut(&str, u64)) {
-        if self.offset > 0 {
-            take(labels, self.offset.unsigned_abs());
+    fn served(&self) -> i64 {
+        self.last.saturating_add(self.offset)
+    }
+
+    fn offset(&self) -> Option<&i64> {
+        (self.offset > 0).then_some(&self.offset)
+    }
+
+    fn cells(value: &i64, labels: &str, _family: &Family, mut take: impl FnMut(&str, u64)) {
+        if let Ok(value) = u64::try_from(*value) {
+            take(labels, value);
         }
     }
 
     fn fold(&mut self) {
-        self.last = self.last.saturating_add(self.offset);
+        self.last = self.served();
         self.offset = 0;
     }
 }
@@ -127,34 +139,40 @@ impl Mark for HistogramMark {
         back
     }
 
-    fn offsets(&self, labels: &str, family: &Family, mut take: impl FnMut(&str, u64)) {
-        let Some(offset) = &self.offset else { return };
+    fn served(&self) -> Histogram {
+        let mut served = self.last.clone();
+        if let Some(offset) = &self.offset {
+            add(&mut served, offset);
+        }
+        served
+    }
+
+    fn offset(&self) -> Option<&Histogram> {
+        self.offset.as_deref()
+    }
+
+    fn cells(value: &Histogram, labels: &str, family: &Family, mut take: impl FnMut(&str, u64)) {
+        let mut with = |push: &dyn Fn(&mut String), value: u64| {
+            let mut field = labels.to_owned();
+            push(&mut field);
+            take(&field, value);
+        };
         let les = family.bounds.iter().copied().map(le_of_bound);
-        for (le, &count) in les.chain(["+Inf".to_owned()]).zip(&offset.buckets) {
-            if count > 0 {
-                let mut field = labels.to_owned();
-                push_bucket(&mut field, &le);
-                take(&field, count);
-            }
+        for (le, &count) in les.chain(["+Inf".to_owned()]).zip(&value.buckets) {
+            with(&|field| push_bucket(field, &le), count);
         }
         let carry = i128::from(CARRY);
-        let parts = [
-            (push_sum as fn(&mut String), offset.sum % carry),
-            (push_sum_carry, offset.sum / carry),
-        ];
-        for (push, part) in parts {
-            // What is lost of a sum is positive, and no carry passes 2^64.
-            if let Ok(part @ 1..) = u64::try_from(part) {
-                let mut field = labels.to_owned();
-                push(&mut field);
-                take(&field, part);
-            }
+        let (sum, carries) = (value.sum % carry, value.sum / carry);
+        if let (Ok(sum), Ok(carries)) = (u64::try_from(sum), u64::try_from(carries)) {
+            with(&push_sum, sum);
+            with(&push_sum_carry, carries);
         }
     }
 
     fn fold(&mut self) {
-        if let Some(offset) = self.offset.take() {
-            add(&mut self.last, &offset);
+        if self.offset.is_some() {
+            self.last = self.served();
+            self.offset = None;
         }
     }
 }

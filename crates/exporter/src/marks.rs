@@ -28,10 +28,20 @@ use std::{
 use functional_scaffold_schema::{
     batch::Batch,
     family::{Family, Kind},
-    series::{FamilySeries, Series},
+    series::{FamilySeries, Series, SeriesReader},
 };
+use serde::{Deserialize, Serialize};
 
 use crate::mark::{CounterMark, HistogramMark, Mark};
+
+/// What was served within an epoch, as cells of the hashes that it was read of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Served {
+    epoch: String,
+    /// Each hash's family: its name and its registration.
+    families: Vec<(String, String)>,
+    cells: Batch,
+}
 
 /// The marks of one epoch.
 #[derive(Debug, Default)]
@@ -132,7 +142,11 @@ impl Marks {
         }
         let mut offsets = Batch::default();
         for ((_, key), HashMarks { family, marks }) in &self.hashes {
-            let take = |field: &str, by: u64| offsets.inc(key, field, by);
+            let take = |field: &str, by: u64| {
+                if by > 0 {
+                    offsets.inc(key, field, by);
+                }
+            };
             match marks {
                 SeriesMarks::Counters(marks) => offsets_of(marks, family, take),
                 SeriesMarks::Histograms(marks) => offsets_of(marks, family, take),
@@ -145,6 +159,46 @@ impl Marks {
     /// Redis did not take what was handed over: it is held here.
     pub fn keep(&mut self) {
         self.handed_over = false;
+    }
+
+    /// What was served last, for [`Self::restore`]. Nothing without an epoch.
+    #[must_use]
+    pub fn served(&self) -> Option<Served> {
+        let mut served = Served {
+            epoch: self.epoch.clone()?,
+            families: Vec::with_capacity(self.hashes.len()),
+            cells: Batch::default(),
+        };
+        for ((name, key), HashMarks { family, marks }) in &self.hashes {
+            served.families.push((name.clone(), family.encode()));
+            let take = |field: &str, value: u64| served.cells.inc(key, field, value);
+            match marks {
+                SeriesMarks::Counters(marks) => served_of(marks, family, take),
+                SeriesMarks::Histograms(marks) => served_of(marks, family, take),
+            }
+        }
+        // The hashes are in no order, and what did not change is not written.
+        served.families.sort_unstable();
+        Some(served)
+    }
+
+    /// Begins where it was before a restart.
+    ///
+    /// # Errors
+    /// A registration or a cell is none.
+    pub fn restore(served: &Served) -> anyhow::Result<Self> {
+        let mut marks = Self::default();
+        marks.enter(Some(&served.epoch));
+        for (name, registration) in &served.families {
+            let family = Family::decode(name, registration.as_bytes())?;
+            let mut series = SeriesReader::new(family.clone());
+            let cells = served.cells.cells();
+            for (_, field, value) in cells.filter(|(key, _, _)| *key == family.key) {
+                series.push(field.as_bytes(), value.to_string().as_bytes())?;
+            }
+            marks.hold(&mut series.finish());
+        }
+        Ok(marks)
     }
 
     fn fold(&mut self) {
@@ -162,7 +216,15 @@ impl Marks {
 
 fn offsets_of<M: Mark>(marks: &Held<M>, family: &Family, mut take: impl FnMut(&str, u64)) {
     for (labels, mark) in marks {
-        mark.offsets(labels, family, &mut take);
+        if let Some(offset) = mark.offset() {
+            M::cells(offset, labels, family, &mut take);
+        }
+    }
+}
+
+fn served_of<M: Mark>(marks: &Held<M>, family: &Family, mut take: impl FnMut(&str, u64)) {
+    for (labels, mark) in marks {
+        M::cells(&mark.served(), labels, family, &mut take);
     }
 }
 

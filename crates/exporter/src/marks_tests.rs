@@ -186,3 +186,62 @@ fn gauges_fall_and_another_layout_is_another_hash() {
     assert_eq!(marks.hold(&mut other), 0);
     assert_eq!(other, read);
 }
+
+/// What is handed over is what is added to what is read.
+#[test]
+fn what_is_held_is_handed_over_by_fields() {
+    let carry = 1_i128 << 62;
+    let mut marks = Marks::default();
+    marks.enter(Some("e"));
+    assert_eq!(marks.hand_over(), None);
+    marks.hold(&mut histogram(&[0.5], &[5, 5], carry * 2 + 9));
+    // Twice: the first time such a step is not believed.
+    for _read in 0..2 {
+        marks.hold(&mut histogram(&[0.5], &[3, 5], 2));
+    }
+    let handed = marks.hand_over().expect("something is held");
+    let cells: Vec<_> = handed.cells().collect();
+    let expected = [("|0.5", 2), ("|sum", 7), ("|sum_carry", 2)];
+    assert_eq!(cells, expected.map(|(field, by)| ("k", field, by)));
+    // Refused: it stays, and is handed over again.
+    marks.keep();
+    marks.enter(Some("e"));
+    assert_eq!(marks.hand_over(), Some(handed));
+    // Taken: it comes with what is read.
+    marks.enter(Some("e"));
+    let mut read = histogram(&[0.5], &[5, 5], carry * 2 + 9);
+    let served = read.clone();
+    assert_eq!(marks.hold(&mut read), 0);
+    assert_eq!(read, served);
+    assert_eq!(marks.hand_over(), None);
+}
+
+#[test]
+fn marks_are_restored_from_what_was_served() {
+    let carry = 1_i128 << 62;
+    let mut marks = Marks::default();
+    assert_eq!(marks.served(), None);
+    marks.enter(Some("e"));
+    let mut histograms = histogram(&[0.5], &[5, 0], carry + 9);
+    histograms.family.name = "g".into();
+    histograms.family.key = "h".into();
+    let mut counters = counter(&[("a=\"1\"", 7), ("b=\"2\"", 0)]);
+    marks.hold(&mut histograms);
+    marks.hold(&mut counters);
+    // With what is held here.
+    marks.hold(&mut counter(&[("a=\"1\"", 3)]));
+    let served = marks.served().expect("there is an epoch");
+    let text = serde_json::to_string(&served).expect("it serialises");
+    let read = serde_json::from_str(&text).expect("it reads back");
+    let mut marks = Marks::restore(&read).expect("it is whole");
+    marks.enter(Some("e"));
+    let (mut none, mut no_counter) = (histogram(&[0.5], &[], 0), counter(&[]));
+    none.family = histograms.family.clone();
+    none.series = Series::Histograms(Vec::new());
+    assert_eq!(marks.hold(&mut no_counter), 1);
+    assert_eq!(no_counter, counters);
+    // All of the sum is a step that is not believed at once.
+    assert_eq!(marks.hold(&mut none), 1);
+    assert_eq!(none, histograms);
+    assert_eq!(marks.served(), Some(served));
+}

@@ -2,7 +2,7 @@
 //! served. Owns how often Redis is read for it, over which connection; what is
 //! kept between reads is [`crate::marks`]'s, and [`crate::offsets`]' in Redis.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use functional_scaffold_schema::series::{FamilySeries, merge_layouts};
 use redis::aio::MultiplexedConnection;
@@ -15,6 +15,7 @@ use crate::{
     offences::{Offences, reason},
     offsets::{Added, OffsetWriter},
     settle::Settler,
+    state_file::StateFile,
 };
 
 /// Reads of one scrape, of which each but the last added offsets: one more where
@@ -51,6 +52,8 @@ pub struct Plan {
     pub scan_count: u32,
     /// Longest time for the whole read.
     pub limit: Duration,
+    /// Where what was served last is kept, if it is.
+    pub state_file: Option<PathBuf>,
 }
 
 /// Reads Redis, and keeps what a read needs of those before it.
@@ -60,18 +63,21 @@ pub struct Reader {
     settler: Arc<Settler>,
     offsets: OffsetWriter,
     marks: Marks,
+    state_file: Option<StateFile>,
 }
 
 impl Reader {
-    /// Has read nothing yet.
+    /// Has read nothing yet, and knows what is in the file, if there is one.
     #[must_use]
     pub fn new(redis: Arc<Redis>, settler: Arc<Settler>, plan: Plan) -> Self {
+        let (state_file, marks) = plan.state_file.clone().map(StateFile::open).unzip();
         Self {
             redis,
             offsets: OffsetWriter::new(&plan.prefix),
             plan,
             settler,
-            marks: Marks::default(),
+            marks: marks.unwrap_or_default(),
+            state_file,
         }
     }
 
@@ -92,7 +98,12 @@ impl Reader {
                 .unwrap_or_else(|_elapsed| Err(Failure::timeout(limit)))?;
             let reading = self.read_over(lease.connection.clone());
             let failure = match timeout_at(deadline, reading).await {
-                Ok(Ok(reading)) => return Ok(reading),
+                Ok(Ok(reading)) => {
+                    if let Some(file) = &mut self.state_file {
+                        file.save(&self.marks).await;
+                    }
+                    return Ok(reading);
+                }
                 Ok(Err(failure)) => failure,
                 Err(_elapsed) => Failure::timeout(limit),
             };

@@ -50,6 +50,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         prefix: config.prefix,
         scan_count: config.scan_count,
         limit: config.scrape_timeout,
+        state_file: config.state_file,
     };
     // It ends with the runtime.
     tokio::spawn(settle_again_and_again(

@@ -1,10 +1,13 @@
 //! What is served when Redis lost writes, or was wiped.
 
-use std::{path::Path, process::Command, thread};
+use std::{process::Command, thread};
+
+use tempfile::TempDir;
 
 use crate::support::{Exporter, Redis, families_of, free_port, sample, wait_for};
 
 const REGRESSIONS: &str = "functional_scaffold_regressions_total";
+const UP: &str = "functional_scaffold_redis_up";
 
 fn redis_with_families() -> Redis {
     let redis = Redis::start();
@@ -205,34 +208,71 @@ fn what_redis_does_not_take_is_held_until_it_does() {
     }
 }
 
-/// A Redis that is killed, and comes back with the append-only file that it had
-/// a while before: what a power cut does to one that is not synced.
+/// A Redis with an append-only file, and what that was a while before.
+struct PowerCut {
+    directory: TempDir,
+    port: u16,
+}
+
+impl PowerCut {
+    fn start() -> (Self, Redis) {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(directory.path().join("data")).expect("a directory");
+        let mut cut = Self { directory, port: 0 };
+        let options = cut.options();
+        let redis = Redis::start_with(&options.each_ref().map(String::as_str));
+        cut.port = redis.port;
+        write_families(&redis);
+        (cut, redis)
+    }
+
+    fn options(&self) -> [String; 4] {
+        let data = self.path("data");
+        ["--dir", &data, "--appendonly", "yes"].map(str::to_owned)
+    }
+
+    fn path(&self, name: &str) -> String {
+        let path = self.directory.path().join(name);
+        path.into_os_string().into_string().expect("UTF-8")
+    }
+
+    /// What is stored until now survives.
+    fn sync(&self) {
+        copy(&self.path("data"), &self.path("synced"));
+    }
+
+    /// Redis is killed, and comes back with what survives.
+    fn strike(&self, redis: Redis) -> Redis {
+        drop(redis);
+        std::fs::remove_dir_all(self.path("data")).expect("removed");
+        copy(&self.path("synced"), &self.path("data"));
+        let options = self.options();
+        let options = options.each_ref().map(String::as_str);
+        wait_for("Redis on the same port", || {
+            Redis::start_on(self.port, &options)
+        })
+    }
+}
+
+fn copy(from: &str, to: &str) {
+    let mut command = Command::new("cp");
+    let copied = command.args(["-r", from, to]).status();
+    assert!(copied.expect("cp runs").success(), "{from:?} to {to:?}");
+}
+
 #[test]
 fn no_series_steps_back_after_a_power_cut() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let data = directory.path().join("data");
-    let kept = directory.path().join("kept");
-    std::fs::create_dir(&data).expect("a directory");
-    let path = data.to_str().expect("a UTF-8 path");
-    let options = ["--dir", path, "--appendonly", "yes"];
-    let redis = Redis::start_with(&options);
-    let port = redis.port;
-    write_families(&redis);
-    let exporter = Exporter::start(port);
-    let other = Exporter::start(port);
+    let (cut, redis) = PowerCut::start();
+    let [exporter, other] = [(); 2].map(|()| Exporter::start(redis.port));
     let names = ["jobs_total{k=\"a\"}", "job_seconds_bucket{le=\"1\"}"];
     assert_eq!(served(&exporter, &names), all(&[100.0, 50.0]));
-    copy(&data, &kept);
-
+    cut.sync();
     add(&redis, "metrics:jobs", "k=\"a\"", "1000");
     add(&redis, "metrics:time", "|1", "1000");
     for exporter in [&exporter, &other] {
         assert_eq!(served(exporter, &names), all(&[1100.0, 1050.0]));
     }
-    drop(redis);
-    std::fs::remove_dir_all(&data).expect("removed");
-    copy(&kept, &data);
-    let redis = wait_for("Redis on the same port", || Redis::start_on(port, &options));
+    let redis = cut.strike(redis);
     add(&redis, "metrics:jobs", "k=\"a\"", "2");
     // One that restarts before it has scraped again is told by the other.
     other.stop();
@@ -240,13 +280,69 @@ fn no_series_steps_back_after_a_power_cut() {
     // what was not lost.
     assert_eq!(served(&exporter, &names), all(&[1100.0, 1050.0]));
     add(&redis, "metrics:jobs", "k=\"a\"", "3");
-    for exporter in [exporter, Exporter::start(port)] {
+    for exporter in [exporter, Exporter::start(redis.port)] {
         assert_eq!(served(&exporter, &names), all(&[1103.0, 1050.0]));
     }
 }
 
-fn copy(from: &Path, to: &Path) {
-    let mut command = Command::new("cp");
-    let copied = command.arg("-r").args([from, to]).status();
-    assert!(copied.expect("cp runs").success(), "{from:?} to {to:?}");
+#[test]
+fn an_exporter_that_ends_with_redis_knows_from_its_file_what_it_served() {
+    let (cut, redis) = PowerCut::start();
+    let file = cut.path("state.json");
+    let with_file = [("EXPORTER_STATE_FILE", file.as_str())];
+    let names = [
+        "jobs_total{k=\"a\"}",
+        "job_seconds_bucket{le=\"1\"}",
+        "job_seconds_sum",
+    ];
+    let exporter = Exporter::start_with(redis.port, &with_file);
+    let begin = all(&[100.0, 50.0, 90.0]);
+    assert_eq!(served(&exporter, &names), begin);
+    cut.sync();
+    add(&redis, "metrics:jobs", "k=\"a\"", "1000");
+    add(&redis, "metrics:time", "|1", "1000");
+    add(&redis, "metrics:time", "|sum", "7");
+    let highest = all(&[1100.0, 1050.0, 97.0]);
+    assert_eq!(served(&exporter, &names), highest);
+    let port = redis.port;
+    // Killed, not stopped.
+    drop(exporter);
+    let redis = cut.strike(redis);
+    let names = [&names[..], &[REGRESSIONS]].concat();
+    let exporter = Exporter::start_with(port, &with_file);
+    let regressions = |expected: f64| [&highest[..], &[Some(expected)]].concat();
+    assert_eq!(served(&exporter, &names), regressions(2.0));
+    // From then on it is in Redis.
+    assert_eq!(served(&Exporter::start(port), &names), regressions(0.0));
+    // Another store is another story.
+    drop(exporter);
+    redis.cli(&["FLUSHALL"]);
+    write_families(&redis);
+    let exporter = Exporter::start_with(port, &with_file);
+    let anew = [&begin[..], &[Some(0.0)]].concat();
+    assert_eq!(served(&exporter, &names), anew);
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_logged_and_nothing_else() {
+    let redis = redis_with_families();
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (corrupt, nowhere) = (path("corrupt"), path("no/where"));
+    std::fs::write(&corrupt, "{\"epoch\":\"e\",").expect("written");
+    for (file, said) in [
+        (&corrupt, "is no state file"),
+        (&nowhere, "what is served is not kept: cannot write"),
+    ] {
+        let options = [("EXPORTER_STATE_FILE", file.as_str())];
+        let exporter = Exporter::start_with(redis.port, &options);
+        for jobs in ["1", "1"] {
+            add(&redis, "metrics:jobs", "k=\"b\"", jobs);
+            assert_eq!(sample(&exporter.metrics(), UP), Some(1.0));
+        }
+        let log = exporter.stop();
+        assert_eq!(log.matches(said).count(), 1, "{log}");
+    }
+    let written = std::fs::read_to_string(&corrupt).expect("it is there");
+    assert!(written.contains("jobs_total"), "{written}");
 }
