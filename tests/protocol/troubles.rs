@@ -1,7 +1,11 @@
 //! Redis in a state that refuses the scripts, or parts of them: either nothing
 //! has happened and an error says why, or what could not be is named.
 
+use std::time::Duration;
+
+use anyhow::ensure;
 use functional_scaffold_schema::protocol::Applied;
+use functional_scaffold_tests::process::poll_until;
 
 use crate::{
     Result,
@@ -71,6 +75,32 @@ fn a_script_is_refused_whole_while_redis_is_read_only() -> Result {
         assert_refused_whole(&mut fixture, call, "read only replica")?;
     }
     fixture.store.call::<()>(&["REPLICAOF", "NO", "ONE"])?;
+    assert_eq!(fixture.apply(&batch)?, STORED, "it is no duplicate");
+    assert_eq!(fixture.apply(&batch)?, Applied::Duplicate);
+    Ok(())
+}
+
+#[test]
+fn a_script_is_refused_whole_while_redis_cannot_save() -> Result {
+    let mut fixture = furnished()?;
+    let lease = fixture.lease(2, 0);
+    let batch = fixture.batch(2, &[&lease]);
+    // A folder is where the snapshot is to be.
+    let (_, folder): (String, String) = fixture.store.call(&["CONFIG", "GET", "dir"])?;
+    std::fs::create_dir(std::path::Path::new(&folder).join("dump.rdb"))?;
+    let store = &mut fixture.store;
+    store.call::<()>(&["CONFIG", "SET", "save", "3600 1"])?;
+    store.call::<()>(&["BGSAVE"])?;
+    poll_until(Duration::from_secs(10), || {
+        let info: String = store.call(&["INFO", "persistence"])?;
+        ensure!(info.contains("rdb_last_bgsave_status:err"), "{info}");
+        Ok(())
+    })?;
+    for call in [APPLY, APPLY_WITHOUT_LEASES, LEASE, SETTLE] {
+        assert_refused_whole(&mut fixture, call, "MISCONF")?;
+    }
+    let go_on = ["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"];
+    fixture.store.call::<()>(&go_on)?;
     assert_eq!(fixture.apply(&batch)?, STORED, "it is no duplicate");
     assert_eq!(fixture.apply(&batch)?, Applied::Duplicate);
     Ok(())

@@ -113,7 +113,7 @@ impl OffsetWriter {
         {
             tracing::warn!(
                 reason = failure.reason.label(),
-                "what Redis lost cannot be kept in Redis, only in memory: {failure}"
+                "what Redis lost cannot be kept in Redis: {failure}"
             );
         }
         *failing = reason;

@@ -1,6 +1,6 @@
 //! What is served when Redis, or what it holds, is not well.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::support::{Exporter, PATIENCE, Redis, families_of, free_port, sample, wait_for};
 
@@ -105,21 +105,7 @@ fn the_scrape_timeout_holds_where_no_single_reply_is_late() {
 
 #[test]
 fn a_redis_that_is_loading_is_down() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let data = ["--dir", directory.path().to_str().expect("a UTF-8 path")];
-    let redis = Redis::start_with(&data);
-    // A minute of loading, at a millisecond a key.
-    let fill = "for i = 1, 60000 do redis.call('SET', i, i) end";
-    redis.cli(&["EVAL", fill, "0"]);
-    redis.cli(&["SAVE"]);
-    drop(redis);
-    let slowly = [
-        "--key-load-delay",
-        "1000",
-        "--loading-process-events-interval-bytes",
-        "1024",
-    ];
-    let redis = Redis::start_with(&[&data[..], &slowly[..]].concat());
+    let (redis, _data) = Redis::start_loading(Duration::from_secs(2));
     let exporter = Exporter::start(redis.port);
     let text = exporter.metrics();
     assert_eq!(sample(&text, UP), Some(0.0));
@@ -127,6 +113,10 @@ fn a_redis_that_is_loading_is_down() {
     let ready = exporter.get("/readyz");
     assert_eq!(ready.status, 503);
     assert!(ready.body.starts_with("redis: loading ("), "{}", ready.body);
+    wait_for("Redis that has loaded", || {
+        (sample(&exporter.metrics(), UP) == Some(1.0)).then_some(())
+    });
+    assert_eq!(exporter.get("/readyz").status, 200);
     let log = exporter.stop();
     assert!(log.contains("Redis is loading"), "{log}");
 }

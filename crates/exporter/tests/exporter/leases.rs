@@ -179,6 +179,32 @@ fn a_count_that_is_refused_is_logged_once_and_the_others_stand() {
 }
 
 #[test]
+fn a_redis_that_is_full_or_cannot_save_is_served_all_the_same() {
+    let full = |redis: &Redis| _ = redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    for (trouble, refuses) in [
+        (&full as &dyn Fn(&Redis), false),
+        (&Redis::fail_to_save, true),
+    ] {
+        let redis = Redis::start();
+        redis.register("a");
+        redis.lease("1", "a", 1);
+        let seldom = [("EXPORTER_SETTLE_INTERVAL_MS", "4999")];
+        let exporter = Exporter::start_with(redis.port, &seldom);
+        trouble(&redis);
+        let text = exporter.metrics();
+        assert_eq!(sample(&text, "functional_scaffold_redis_up"), Some(1.0));
+        // A full Redis settles all the same: what counts a crash is there already.
+        let settled = if refuses { 0.0 } else { 1.0 };
+        assert_eq!(sample(&text, CRASHED), Some(settled));
+        assert_eq!(in_flight(&text, "a"), Some(1.0 - settled));
+        let failed = settle_failures(&text, "server") >= Some(1.0);
+        assert_eq!(failed, refuses, "{text}");
+        let log = exporter.stop();
+        assert_eq!(log.contains("MISCONF"), refuses, "{log}");
+    }
+}
+
+#[test]
 fn a_redis_that_refuses_writes_is_served_all_the_same() {
     let redis = Redis::start();
     redis.register("a");

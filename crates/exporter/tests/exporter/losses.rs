@@ -208,6 +208,41 @@ fn what_redis_does_not_take_is_held_until_it_does() {
     }
 }
 
+#[test]
+fn what_redis_gives_no_answer_for_is_found_out_anew() {
+    let redis = redis_with_families();
+    redis.cli(&["HSET", "metrics:state", "epoch", "e"]);
+    // It may not settle leases, so that adding offsets is its first write.
+    let rights = "on >s3cret +@all %R~metrics:* ~metrics:state ~metrics:offset:*";
+    let user: Vec<_> = ["ACL", "SETUSER", "reader"]
+        .into_iter()
+        .chain(rights.split(' '))
+        .collect();
+    redis.cli(&user);
+    let impatient = [
+        ("REDIS_TIMEOUT_MS", "200"),
+        ("REDIS_USERNAME", "reader"),
+        ("REDIS_PASSWORD", "s3cret"),
+    ];
+    let exporter = Exporter::start_with(redis.port, &impatient);
+    let name = ["jobs_total{k=\"a\"}"];
+    assert_eq!(served(&exporter, &name), all(&[100.0]));
+    add(&redis, "metrics:jobs", "k=\"a\"", "-10");
+    // It answers what only reads.
+    redis.cli(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+    let text = exporter.metrics();
+    assert_eq!(sample(&text, UP), Some(0.0));
+    assert_eq!(sample(&text, name[0]), None);
+    assert!(
+        exporter.log().contains("cannot be kept in Redis"),
+        "{}",
+        exporter.log()
+    );
+    redis.cli(&["CLIENT", "UNPAUSE"]);
+    assert_eq!(served(&exporter, &name), all(&[100.0]));
+    assert_eq!(offset(&redis, "metrics:jobs", "k=\"a\""), "10");
+}
+
 /// A Redis with an append-only file, and what that was a while before.
 struct PowerCut {
     directory: TempDir,

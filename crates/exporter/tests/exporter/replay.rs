@@ -11,7 +11,7 @@ use functional_scaffold_schema::{
     batch::{Batch, BatchId, Leased, SentBatch},
     catalog::{Catalog, Execution, ExecutionStatus},
     lease::Lease,
-    protocol::{DEFAULT_PREFIX, Script, settle_call},
+    protocol::{DEFAULT_PREFIX, Script, apply_call, settle_call},
 };
 
 use crate::support::{Redis, exporter_command, free_port, pipe, wait_for};
@@ -258,6 +258,63 @@ fn it_waits_for_a_redis_that_is_away_and_not_for_ever() {
     let redis = wait_for("Redis on the port", || Redis::start_on(port, &[]));
     replaying.join().expect("both are applied");
     assert_eq!(jobs(&redis), "5");
+}
+
+/// Makes a Redis refuse, and lets it take again what it refused.
+type Trouble = (&'static str, fn(&Redis), fn(&Redis));
+
+const REFUSING_WRITES: [Trouble; 3] = [
+    (
+        "READONLY",
+        |redis| _ = redis.cli(&["REPLICAOF", "127.0.0.1", "1"]),
+        |redis| _ = redis.cli(&["REPLICAOF", "NO", "ONE"]),
+    ),
+    (
+        "OOM",
+        |redis| _ = redis.cli(&["CONFIG", "SET", "maxmemory", "1"]),
+        |redis| _ = redis.cli(&["CONFIG", "SET", "maxmemory", "0"]),
+    ),
+    ("MISCONF", Redis::fail_to_save, |redis| {
+        redis.cli(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]);
+    }),
+];
+
+#[test]
+fn it_waits_for_a_redis_that_refuses_writes() {
+    for (name, trouble, mend) in REFUSING_WRITES {
+        let redis = Redis::start();
+        // Known, so that it is the script that is refused and not its loading.
+        redis.call(
+            &Script::apply(),
+            &apply_call(DEFAULT_PREFIX, &batch(9, 1), &[]),
+        );
+        trouble(&redis);
+        let lines = line(&ago(1), &batch(1, 2)) + &line(&ago(1), &batch(2, 3));
+        let short = command(redis.port, &["--retry-seconds", "0"]);
+        let said = check_with(short, &lines, [0, 0, 0, 0, 2, 0]);
+        assert!(said.contains(name) || said.contains("read only"), "{said}");
+        assert_eq!(jobs(&redis), "1", "{name}");
+        thread::scope(|scope| {
+            let replaying = scope.spawn(|| {
+                check(&redis, &[], &lines, [2, 0, 0, 0, 0, 0]);
+            });
+            // It is refused for a while: nothing that could be waited for happens.
+            thread::sleep(Duration::from_millis(300));
+            assert_eq!(jobs(&redis), "1", "{name}");
+            mend(&redis);
+            replaying.join().expect("both are applied");
+        });
+        assert_eq!(jobs(&redis), "6", "{name}");
+    }
+}
+
+#[test]
+fn it_waits_for_a_redis_that_is_loading() {
+    let (redis, _data) = Redis::start_loading(Duration::from_secs(1));
+    let lines = line(&ago(1), &batch(1, 2));
+    let said = check(&redis, &[], &lines, [1, 0, 0, 0, 0, 0]);
+    assert!(said.contains("Redis is loading"), "{said}");
+    assert_eq!(jobs(&redis), "2");
 }
 
 #[test]

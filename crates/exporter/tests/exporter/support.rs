@@ -50,7 +50,7 @@ fn signal(child: &Child, name: &str) {
 pub(crate) struct Redis {
     child: Child,
     pub(crate) port: u16,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Redis {
@@ -69,6 +69,40 @@ impl Redis {
         panic!("redis-server did not start on any of 5 free ports");
     }
 
+    /// One that is busy loading its data for as long, and the folder of that.
+    pub(crate) fn start_loading(time: Duration) -> (Self, TempDir) {
+        const KEYS: u32 = 1_000;
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = ["--dir", directory.path().to_str().expect("a UTF-8 path")];
+        let redis = Self::start_with(&data);
+        let fill = format!("for i = 1, {KEYS} do redis.call('SET', i, i) end");
+        redis.cli(&["EVAL", &fill, "0"]);
+        redis.cli(&["SAVE"]);
+        drop(redis);
+        let delay = (time / KEYS).as_micros().to_string();
+        let slowly = [
+            "--key-load-delay",
+            &delay,
+            "--loading-process-events-interval-bytes",
+            "1024",
+        ];
+        let redis = Self::start_with(&[&data[..], &slowly[..]].concat());
+        (redis, directory)
+    }
+
+    /// Makes it refuse writes, because what it has cannot be saved (MISCONF).
+    pub(crate) fn fail_to_save(&self) {
+        // A folder is where the snapshot is to be.
+        let snapshot = self.directory.path().join("dump.rdb");
+        std::fs::create_dir(snapshot).expect("a directory");
+        self.cli(&["CONFIG", "SET", "save", "3600 1"]);
+        self.cli(&["BGSAVE"]);
+        wait_for("snapshot that failed", || {
+            let info = self.cli(&["INFO", "persistence"]);
+            info.contains("rdb_last_bgsave_status:err").then_some(())
+        });
+    }
+
     pub(crate) fn start_on(port: u16, options: &[&str]) -> Option<Self> {
         let directory = tempfile::tempdir().expect("a directory for Redis");
         let mut command = Command::new("redis-server");
@@ -82,7 +116,7 @@ impl Redis {
         let mut redis = Self {
             child,
             port,
-            _directory: directory,
+            directory,
         };
         wait_for("redis-server", || {
             let ended = redis.child.try_wait().expect("its state").is_some();
