@@ -32,9 +32,9 @@ const SLOW_WINDOW: Duration = Duration::from_millis(500);
 /// The same while none comes: an instance tries for a second, the last try may
 /// take another, and what came during one flush goes with the next.
 const TROUBLED_WINDOW: Duration = Duration::from_millis(2_500);
-/// How long after a trouble with Redis an instance may do without leases: until
-/// it has written again, which one that idled, for a second at most, does with
-/// its next request.
+/// How long after a trouble with Redis something may be left of it: an instance
+/// may not have written what waited, and may do without leases until it has; one
+/// that idled, for a second at most, writes with its next request.
 pub const TROUBLE_LASTS: Duration = Duration::from_millis(1_200);
 /// How much later than it happened the client may have seen something.
 const LAG: Duration = Duration::from_millis(100);
@@ -245,8 +245,12 @@ impl<'a> Risk<'a> {
 
     /// From an answer until it is surely counted.
     fn waits(&self, entry: &Entry) -> Span {
-        let window = if self.is_trouble(span(entry)) {
-            TROUBLED_WINDOW
+        let during = span(entry);
+        let troubles = self.troubles().filter(|trouble| trouble.meets(during));
+        let window = if let Some(over) = troubles.map(|trouble| trouble.to).max() {
+            // Once Redis is back, what waits for it is written.
+            let left = over.saturating_sub(entry.ended);
+            left.clamp(SLOW_WINDOW, TROUBLED_WINDOW)
         } else if self.is_slow(span(entry)) {
             SLOW_WINDOW
         } else {
@@ -277,9 +281,12 @@ impl<'a> Risk<'a> {
     }
 
     fn is_trouble(&self, span: Span) -> bool {
+        self.troubles().any(|trouble| trouble.meets(span))
+    }
+
+    fn troubles(&self) -> impl Iterator<Item = Span> {
         let troubles = self.events.troubles.iter();
-        let mut troubles = troubles.map(|trouble| trouble.widened(LAG, TROUBLE_LASTS));
-        troubles.any(|trouble| trouble.meets(span))
+        troubles.map(|trouble| trouble.widened(LAG, TROUBLE_LASTS))
     }
 
     /// Until an instance has written again it does without leases.
