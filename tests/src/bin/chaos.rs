@@ -56,6 +56,10 @@ struct Cli {
     /// When Redis's append-only file reaches the disk: `appendfsync`.
     #[arg(long, value_enum, default_value = "always")]
     fsync: Fsync,
+
+    /// Requests a second at the most.
+    #[arg(long, default_value = "1000", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    rate: u64,
 }
 
 const EXAMPLES: &str = "\
@@ -91,6 +95,7 @@ async fn obey(cli: &Cli) -> anyhow::Result<bool> {
         seconds: cli.seconds,
         durability: cli.durability,
         fsync: cli.fsync,
+        rate: cli.rate,
     };
     eprintln!("seed {}", plan.seed);
     let folder = tempfile::Builder::new()

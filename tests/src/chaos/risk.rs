@@ -17,9 +17,10 @@ use std::{
 
 use super::{
     Durability,
-    ledger::{Entry, Kind, Outcome},
+    ledger::{Entry, Kind, Outcome, execution_labels},
     runtime,
     schedule::Mood,
+    stored::Stored,
 };
 
 /// For how long an answer may wait for its count while Redis answers at once:
@@ -111,6 +112,28 @@ impl Tally {
     #[must_use]
     pub fn of(&self, mood: Mood, kind: Kind) -> Answers {
         self.ending.get(&(mood, kind)).copied().unwrap_or_default()
+    }
+
+    /// Of both moods.
+    #[must_use]
+    pub fn of_both(&self, kind: Kind) -> Answers {
+        self.of(Mood::Calm, kind) + self.of(Mood::Deadly, kind)
+    }
+
+    /// Answered executions that are not counted as what was answered.
+    #[must_use]
+    pub fn taken_back(&self, stored: &Stored) -> i64 {
+        let missing = Kind::ENDING.map(|kind| {
+            let counted = stored.executions.get(&execution_labels(kind.status()));
+            self.of_both(kind).answered - counted.copied().unwrap_or_default()
+        });
+        missing.iter().map(|missing| missing.max(&0)).sum()
+    }
+
+    /// How many of these there may be.
+    #[must_use]
+    pub fn retractable(&self) -> i64 {
+        self.ending.values().map(|kind| kind.retractable).sum()
     }
 
     /// All requests that were sent.

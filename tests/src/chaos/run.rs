@@ -16,6 +16,7 @@ use super::{
     Plan,
     faults::Scene,
     findings::Findings,
+    lease_verdict,
     load::{Load, Part},
     replay::{Logged, Report, Shipper, logged, replay_all},
     risk::{TROUBLE_LASTS, tally},
@@ -44,7 +45,7 @@ pub async fn run(plan: Plan, folder: &Path) -> anyhow::Result<Findings> {
     let exporter = Exporter::start(scene.redis.port()).await?;
     let shipper = block_in_place(|| Shipper::start(folder, scene.redis.port()))?;
     let watcher = Watcher::start(exporter.url("/metrics"), began);
-    let load = Load::start(&scene.runtime.origin(), plan.seed, began)?;
+    let load = Load::start(&scene.runtime.origin(), &plan, began)?;
 
     let faults = suffer_all(&plan, &mut scene, &load, began).await?;
     let requests = load.end().await?;
@@ -80,11 +81,11 @@ impl Ending {
     fn findings(self, plan: Plan, mut scene: Scene) -> anyhow::Result<Findings> {
         let slow = self.logged.leases_given_up.iter().copied();
         scene.events.slow.extend(slow);
-        let mut in_flight = std::mem::take(&mut scene.in_flight);
-        in_flight.retain(|lease| !self.logged.leases.contains(lease));
-        let mut unsettled = 0;
-        for lease in &in_flight {
-            unsettled += usize::from(!is_closed(&scene.redis, lease)?);
+        let leases = scene.proxy.leases();
+        let mut unsettled = (0, 0);
+        for lease in lease_verdict::unsettled(&leases, &self.logged) {
+            let lost = !is_closed(&scene.redis, lease)?;
+            unsettled = (unsettled.0 + 1, unsettled.1 + usize::from(lost));
         }
         Ok(Findings {
             plan,
@@ -93,7 +94,8 @@ impl Ending {
             tally: tally(&self.requests.entries, &scene.events, plan.durability),
             requests: self.requests,
             stored: Stored::read(&scene.redis)?,
-            in_flight: (in_flight.len(), unsettled),
+            leases,
+            unsettled,
             logged: self.logged,
             shipped: self.shipped,
             replays: self.replays,
