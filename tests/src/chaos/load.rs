@@ -38,6 +38,7 @@ pub struct Load {
 struct Switch {
     stop: AtomicBool,
     deadly: AtomicBool,
+    fatal: AtomicBool,
 }
 
 /// What one worker, or all of them, saw.
@@ -79,10 +80,15 @@ impl Load {
         Ok(Self { switch, workers })
     }
 
-    /// What is sent from now on.
+    /// Which route is taken from now on.
     pub fn set_mood(&self, mood: Mood) {
         let deadly = mood == Mood::Deadly;
         self.switch.deadly.store(deadly, Ordering::Relaxed);
+    }
+
+    /// Whether executions are sent from now on that end their instance.
+    pub fn set_fatal(&self, fatal: bool) {
+        self.switch.fatal.store(fatal, Ordering::Relaxed);
     }
 
     /// Lets the last requests end, and gives them all.
@@ -119,7 +125,7 @@ impl Worker {
                 true => Mood::Deadly,
                 false => Mood::Calm,
             };
-            let kind = Kind::draw(&mut self.rng, mood);
+            let kind = Kind::draw(&mut self.rng, switch.fatal.load(Ordering::Relaxed));
             let sent = self.began.elapsed();
             let outcome = self.send(kind, route(mood).0).await;
             let ended = self.began.elapsed();
