@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 
 use crate::InstallOptions;
 use crate::build;
+use crate::chaos;
 use crate::child;
 use crate::requirements;
 use crate::runtime::{Runtime, RuntimeName};
@@ -15,10 +16,11 @@ use crate::steps::Steps;
 use crate::tools;
 use crate::wasm_toolchain::WasmToolchain;
 
-const END_TO_END_PACKAGE: &str = "functional-scaffold-tests";
+/// The package of the end-to-end tests, and of `chaos`.
+pub(crate) const END_TO_END_PACKAGE: &str = "functional-scaffold-tests";
 
 /// Check and test everything: format, lints, documentation, unit tests, and
-/// end-to-end tests against a running application.
+/// end-to-end tests against a running application, at last a short `chaos`.
 #[derive(Args)]
 pub(crate) struct Test {
     /// What the end-to-end tests run the app on.
@@ -99,7 +101,8 @@ impl Test {
             test.args(["--release", "--package", END_TO_END_PACKAGE]);
             let runtime = self.runtime.to_possible_value();
             run(test.envs(runtime.map(|name| ("SCAFFOLD_RUNTIME", name.get_name().to_owned()))))
-        })
+        })?;
+        steps.run("chaos, for less than a minute", chaos::run_short)
     }
 }
 

@@ -25,6 +25,11 @@ use tokio::signal::unix::{SignalKind, signal};
 /// its replies are dropped after it did what was asked; the runtime is killed
 /// (-9) and started again.
 ///
+/// In calm times nothing traps or loops and the runtime lives; these requests
+/// take another route (/invoke/{algorithm}), so that they are counted apart and
+/// what a death may take back hides nothing that is lost or counted twice by the
+/// other faults.
+///
 /// At the end the client's ledger is compared with Redis: every answer is to be
 /// counted once as what it was, and every execution that began as something, but
 /// for what the mode may lose. The exit code is 0 if there is no other
@@ -51,6 +56,10 @@ struct Cli {
     /// When Redis's append-only file reaches the disk: `appendfsync`.
     #[arg(long, value_enum, default_value = "always")]
     fsync: Fsync,
+
+    /// Requests a second at the most.
+    #[arg(long, default_value = "1000", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    rate: u64,
 }
 
 const EXAMPLES: &str = "\
@@ -58,10 +67,10 @@ Examples:
   cargo xtask chaos
   cargo xtask chaos --seed 7 --seconds 600 --durability strict
 
-Columns of the ledger: an answer is `at risk` if its instance died shortly after
-it (it may be counted as crashed), `losable` if Redis was away then (it may not
-be counted), `unsure` is what got no answer of the application (it may be counted
-as what it was, as crashed, or not at all).
+Columns of the ledger: an answer is `at risk` if its instance may have died
+shortly after it (it may be counted as crashed), `losable` if Redis was away or
+slow then (it may not be counted); `unsure` is what got no answer of the
+application (it may be counted as what it was, as crashed, or not at all).
 
 SCAFFOLD_BIN_DIR names the folder of devhost and functional-scaffold-exporter,
 if they are not beside this program.";
@@ -86,6 +95,7 @@ async fn obey(cli: &Cli) -> anyhow::Result<bool> {
         seconds: cli.seconds,
         durability: cli.durability,
         fsync: cli.fsync,
+        rate: cli.rate,
     };
     eprintln!("seed {}", plan.seed);
     let folder = tempfile::Builder::new()

@@ -17,11 +17,7 @@ use super::{
     risk::{Events, Span},
     runtime::Runtime,
     schedule::Fault,
-    stored,
 };
-
-/// After a kill of the runtime, what it sent has reached Redis by then.
-const DRAINED: Duration = Duration::from_millis(200);
 
 /// The servers, and what has happened to them.
 #[derive(Debug)]
@@ -34,8 +30,6 @@ pub struct Scene {
     pub runtime: Runtime,
     /// What happened.
     pub events: Events,
-    /// Leases that were open when the runtime was killed.
-    pub in_flight: Vec<String>,
     fsync: Fsync,
     append_only_file: Option<AppendOnlyFile>,
     began: Instant,
@@ -62,7 +56,6 @@ impl Scene {
             proxy,
             runtime,
             events: Events::default(),
-            in_flight: Vec::new(),
             fsync: plan.fsync,
             append_only_file,
             began,
@@ -96,7 +89,7 @@ impl Scene {
                 self.proxy.cut();
             }
             Fault::KillRuntime => {
-                self.kill_runtime().await?;
+                block_in_place(|| self.runtime.kill_and_start_again())?;
                 let to = self.began.elapsed();
                 self.events.kills.push(Span { from, to });
                 return Ok(());
@@ -121,14 +114,6 @@ impl Scene {
         sleep(away_until.saturating_sub(self.began.elapsed())).await;
         self.proxy.cut();
         Ok(())
-    }
-
-    async fn kill_runtime(&mut self) -> anyhow::Result<()> {
-        self.runtime.kill()?;
-        sleep(DRAINED).await;
-        let leases = block_in_place(|| stored::open_leases(&self.redis))?;
-        self.in_flight.extend(leases);
-        block_in_place(|| self.runtime.start_again())
     }
 
     fn set_fsync(&self) -> anyhow::Result<()> {

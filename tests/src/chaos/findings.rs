@@ -12,6 +12,7 @@ use super::{
     risk::{Answers, Tally},
     schedule::Mood,
     stored::{Cells, Stored},
+    tap::Leases,
     watcher::Watched,
 };
 
@@ -30,9 +31,10 @@ pub struct Findings {
     pub tally: Tally,
     /// What Redis counted.
     pub stored: Stored,
-    /// Leases that were open when the runtime died, without those of executions
-    /// in logged batches, and how many of them never ran out.
-    pub in_flight: (usize, usize),
+    /// Leases on their way.
+    pub leases: Leases,
+    /// Those that nothing settled, and how many of them never ran out.
+    pub unsettled: (usize, usize),
     /// What the application gave to its log.
     pub logged: Logged,
     /// What was replayed while the run went on.
@@ -67,7 +69,7 @@ impl Findings {
         }
         for kind in Kind::ENDING {
             let labels = execution_labels(kind.status());
-            let answers = self.tally.of(Mood::Calm, kind) + self.tally.of(Mood::Deadly, kind);
+            let answers = self.tally.of_both(kind);
             let cells = &self.stored.executions;
             table.row("algorithm_executions_total", &labels, cells, answers)?;
         }
@@ -123,6 +125,7 @@ impl fmt::Display for Findings {
             seconds,
             durability,
             fsync,
+            rate,
         } = self.plan;
         let (durability, fsync) = (durability.name(), fsync.name());
         let faults = self.faults.iter();
@@ -136,7 +139,7 @@ impl fmt::Display for Findings {
         };
         writeln!(
             out,
-            "run         seed {seed}, {seconds} s, {durability}, appendfsync {fsync}"
+            "run         seed {seed}, {seconds} s, {durability}, appendfsync {fsync}, {rate} requests a second at the most"
         )?;
         writeln!(out, "faults      {}", faults.join(", "))?;
         writeln!(
@@ -150,12 +153,19 @@ impl fmt::Display for Findings {
         )?;
         writeln!(
             out,
-            "executions  unleased {}, leases settled {}, late {}, in flight at a kill {}, in flight now {}",
+            "executions  taken back {} of {} that may be, unleased {}, late {}",
+            self.tally.taken_back(&self.stored),
+            self.tally.retractable(),
             self.stored.unleased,
-            self.stored.settled,
             self.stored.late,
-            self.in_flight.0,
-            self.stored.open_leases
+        )?;
+        writeln!(
+            out,
+            "leases      taken {}, perhaps {} more; settled by nothing {}, ran out {}",
+            self.leases.taken,
+            self.leases.maybe_taken.len(),
+            self.unsettled.0,
+            self.stored.settled,
         )?;
         writeln!(
             out,
@@ -180,8 +190,13 @@ impl fmt::Display for Findings {
             first.of("applied"),
             second.of("applied")
         )?;
-        let (scrapes, back) = (self.watched.scrapes, self.watched.back.1);
-        writeln!(out, "exporter    {scrapes} scrapes, {back} steps back")?;
+        writeln!(
+            out,
+            "exporter    {} scrapes, {} steps back, {} in Redis held up",
+            self.watched.scrapes,
+            self.watched.back.1,
+            self.watched.regressions()
+        )?;
         self.write_series(out)
     }
 }

@@ -36,13 +36,13 @@ impl Kind {
     /// The kinds whose executions end.
     pub const ENDING: [Self; 3] = [Self::Nothing, Self::Hum, Self::Fail];
 
-    /// Draws one: mostly successes; in a deadly mood one trap in 500, one loop
+    /// Draws one: mostly successes; if it may be fatal one trap in 500, one loop
     /// in 3,000.
     #[must_use]
-    pub fn draw(rng: &mut Rng, mood: Mood) -> Self {
+    pub fn draw(rng: &mut Rng, fatal: bool) -> Self {
         match rng.u32(0..6_000) {
-            0..2 if mood == Mood::Deadly => Self::Loop,
-            2..14 if mood == Mood::Deadly => Self::Trap,
+            0..2 if fatal => Self::Loop,
+            2..14 if fatal => Self::Trap,
             ..900 => Self::Fail,
             900..1_800 => Self::Hum,
             _ => Self::Nothing,

@@ -15,15 +15,13 @@ use reqwest::{Client, Response, header::CONTENT_TYPE};
 use tokio::task::JoinHandle;
 
 use super::{
+    Plan,
     ledger::{Entry, Kind, Outcome, route},
     schedule::Mood,
 };
 
 /// Requests at a time.
 pub const CONCURRENCY: u64 = 16;
-/// The longest pause of a worker between two requests. It bounds the load, so
-/// that what is measured is the faults and not a machine that is too small.
-const MAX_PAUSE_MICROS: u64 = 30_000;
 /// Far beyond what any fault of the schedule takes.
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// Answers that are kept for the report of what should not have been answered.
@@ -40,6 +38,7 @@ pub struct Load {
 struct Switch {
     stop: AtomicBool,
     deadly: AtomicBool,
+    fatal: AtomicBool,
 }
 
 /// What one worker, or all of them, saw.
@@ -53,11 +52,13 @@ pub struct Part {
 }
 
 impl Load {
-    /// Starts it on an origin, in a calm mood.
+    /// Starts it on an origin, in a calm mood. With so many requests a second at
+    /// the most, what is measured is the faults and not a machine that is too
+    /// small.
     ///
     /// # Errors
     /// There is no client.
-    pub fn start(origin: &str, seed: u64, began: Instant) -> anyhow::Result<Self> {
+    pub fn start(origin: &str, plan: &Plan, began: Instant) -> anyhow::Result<Self> {
         let client = Client::builder()
             .pool_max_idle_per_host(usize::try_from(CONCURRENCY)?)
             .timeout(TIMEOUT)
@@ -67,7 +68,9 @@ impl Load {
             let worker = Worker {
                 client: client.clone(),
                 origin: origin.to_owned(),
-                rng: Rng::with_seed(seed.wrapping_mul(CONCURRENCY).wrapping_add(number)),
+                // Half of it on average.
+                longest_pause_micros: 2_000_000 * CONCURRENCY / plan.rate,
+                rng: Rng::with_seed(plan.seed.wrapping_mul(CONCURRENCY).wrapping_add(number)),
                 began,
                 part: Part::default(),
             };
@@ -77,10 +80,15 @@ impl Load {
         Ok(Self { switch, workers })
     }
 
-    /// What is sent from now on.
+    /// Which route is taken from now on.
     pub fn set_mood(&self, mood: Mood) {
         let deadly = mood == Mood::Deadly;
         self.switch.deadly.store(deadly, Ordering::Relaxed);
+    }
+
+    /// Whether executions are sent from now on that end their instance.
+    pub fn set_fatal(&self, fatal: bool) {
+        self.switch.fatal.store(fatal, Ordering::Relaxed);
     }
 
     /// Lets the last requests end, and gives them all.
@@ -104,6 +112,7 @@ impl Load {
 struct Worker {
     client: Client,
     origin: String,
+    longest_pause_micros: u64,
     rng: Rng,
     began: Instant,
     part: Part,
@@ -116,7 +125,7 @@ impl Worker {
                 true => Mood::Deadly,
                 false => Mood::Calm,
             };
-            let kind = Kind::draw(&mut self.rng, mood);
+            let kind = Kind::draw(&mut self.rng, switch.fatal.load(Ordering::Relaxed));
             let sent = self.began.elapsed();
             let outcome = self.send(kind, route(mood).0).await;
             let ended = self.began.elapsed();
@@ -127,7 +136,7 @@ impl Worker {
                 ended,
                 outcome,
             });
-            let pause = Duration::from_micros(self.rng.u64(0..=MAX_PAUSE_MICROS));
+            let pause = Duration::from_micros(self.rng.u64(0..=self.longest_pause_micros));
             tokio::time::sleep(pause).await;
         }
         self.part

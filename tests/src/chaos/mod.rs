@@ -9,10 +9,12 @@
 //! - [`ledger`]: one request as the client saw it, and what it may count as
 //! - [`risk`]: which answers a death or a loss may take back; pure
 //! - [`verdict`]: what differs from what the mode promises; pure
+//! - [`lease_verdict`]: the same of the leases that passed; pure
 //! - [`findings`]: a run as its verdict sees it, and as it is printed
 //! - [`stored`]: what Redis counted
 //! - [`faults`]: doing what the schedule says
 //! - [`proxy`]: the way from the application to Redis, with switches
+//! - [`tap`]: which leases passed there, taken or settled
 //! - [`power_cut`]: how much Redis forgets with `appendfsync everysec`
 //! - [`runtime`]: the application, its death, and its output that survives it
 //! - [`replay`]: the log's batches back into Redis, as an operator would do it
@@ -22,6 +24,7 @@ use clap::ValueEnum;
 
 pub mod faults;
 pub mod findings;
+pub mod lease_verdict;
 pub mod ledger;
 pub mod load;
 pub mod power_cut;
@@ -32,6 +35,7 @@ pub mod run;
 pub mod runtime;
 pub mod schedule;
 pub mod stored;
+pub mod tap;
 pub mod verdict;
 pub mod watcher;
 
@@ -46,6 +50,8 @@ pub struct Plan {
     pub durability: Durability,
     /// Redis's `appendfsync`.
     pub fsync: Fsync,
+    /// Requests a second at the most.
+    pub rate: u64,
 }
 
 /// What is acknowledged by Redis before a request goes on.

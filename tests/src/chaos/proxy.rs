@@ -8,13 +8,12 @@ use std::sync::{
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinHandle,
 };
+
+use super::tap::{Conversation, Leases, Tap};
 
 const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -41,6 +40,7 @@ pub struct Proxy {
     port: u16,
     switch: watch::Sender<Switch>,
     swallowed: Arc<AtomicU64>,
+    tap: Tap,
     accepting: JoinHandle<()>,
 }
 
@@ -57,15 +57,18 @@ impl Proxy {
             generation: 0,
         });
         let swallowed = Arc::new(AtomicU64::new(0));
+        let tap = Tap::default();
         let link = Link {
             redis_port,
             switch: switch.subscribe(),
             swallowed: Arc::clone(&swallowed),
+            tap: tap.clone(),
         };
         Ok(Self {
             port,
             switch,
             swallowed,
+            tap,
             accepting: tokio::spawn(accept(listener, link)),
         })
     }
@@ -80,6 +83,12 @@ impl Proxy {
     #[must_use]
     pub fn swallowed_bytes(&self) -> u64 {
         self.swallowed.load(Ordering::Relaxed)
+    }
+
+    /// What passed of leases.
+    #[must_use]
+    pub fn leases(&self) -> Leases {
+        self.tap.leases()
     }
 
     /// Cuts every connection, and takes new ones.
@@ -116,6 +125,7 @@ struct Link {
     redis_port: u16,
     switch: watch::Receiver<Switch>,
     swallowed: Arc<AtomicU64>,
+    tap: Tap,
 }
 
 async fn accept(listener: TcpListener, link: Link) {
@@ -132,39 +142,63 @@ async fn accept(listener: TcpListener, link: Link) {
 
 impl Link {
     /// Passes bytes until either side ends, or the connection is cut.
-    async fn pass(self, application: TcpStream, generation: u64) {
-        let Ok(redis) = TcpStream::connect(("127.0.0.1", self.redis_port)).await else {
+    async fn pass(self, mut application: TcpStream, generation: u64) {
+        let Ok(mut redis) = TcpStream::connect(("127.0.0.1", self.redis_port)).await else {
             return;
         };
         // Best effort: without it everything is only slower.
         let _ = (application.set_nodelay(true), redis.set_nodelay(true));
-        let (from_application, to_application) = application.into_split();
-        let (from_redis, to_redis) = redis.into_split();
+        let mut talk = self.tap.listen();
         let mut switch = self.switch.clone();
         tokio::select! {
-            () = copy(from_application, to_redis, || None) => {}
-            () = copy(from_redis, to_application, || self.mute()) => {}
+            () = self.pass_on(&mut application, &mut redis, &mut talk) => {}
             _ = switch.wait_for(|now| now.generation != generation) => {}
         }
-    }
-
-    fn mute(&self) -> Option<&AtomicU64> {
-        (self.switch.borrow().way == Way::Mute).then_some(&self.swallowed)
-    }
-}
-
-/// Copies until the end, or drops and counts where `dropped` gives a count.
-async fn copy<'a>(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    dropped: impl Fn() -> Option<&'a AtomicU64>,
-) {
-    let mut buffer = vec![0; BUFFER_BYTES];
-    while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        if let Some(count) = dropped() {
-            count.fetch_add(read as u64, Ordering::Relaxed);
-        } else if to.write_all(&buffer[..read]).await.is_err() {
-            return;
+        drop(application);
+        // What Redis still answers nobody is told; but it was done.
+        let _ = redis.shutdown().await;
+        let mut reply = vec![0; BUFFER_BYTES];
+        while let Ok(read @ 1..) = redis.read(&mut reply).await {
+            talk.hear_replies(&reply[..read]);
         }
+    }
+
+    async fn pass_on(
+        &self,
+        application: &mut TcpStream,
+        redis: &mut TcpStream,
+        talk: &mut Conversation,
+    ) {
+        let (mut call, mut reply) = (vec![0; BUFFER_BYTES], vec![0; BUFFER_BYTES]);
+        loop {
+            let passed = tokio::select! {
+                read = application.read(&mut call) => match read {
+                    Ok(read @ 1..) => {
+                        talk.hear_calls(&call[..read]);
+                        redis.write_all(&call[..read]).await
+                    }
+                    _end => return,
+                },
+                read = redis.read(&mut reply) => match read {
+                    Ok(read @ 1..) => {
+                        talk.hear_replies(&reply[..read]);
+                        if self.is_mute() {
+                            self.swallowed.fetch_add(read as u64, Ordering::Relaxed);
+                            Ok(())
+                        } else {
+                            application.write_all(&reply[..read]).await
+                        }
+                    }
+                    _end => return,
+                },
+            };
+            if passed.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn is_mute(&self) -> bool {
+        self.switch.borrow().way == Way::Mute
     }
 }

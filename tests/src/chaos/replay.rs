@@ -137,8 +137,16 @@ impl Logged {
 /// A log shipper with a `replay` behind it.
 #[derive(Debug)]
 pub struct Shipper {
-    stop: Arc<AtomicBool>,
+    switch: Arc<Switch>,
     thread: Option<JoinHandle<anyhow::Result<Report>>>,
+}
+
+#[derive(Debug, Default)]
+struct Switch {
+    /// No more will be written.
+    stop: AtomicBool,
+    /// Nobody waits for what is not replayed yet.
+    abandon: AtomicBool,
 }
 
 impl Shipper {
@@ -154,7 +162,7 @@ impl Shipper {
             .stderr(File::create(folder.join("replay.log"))?)
             .spawn()?;
         let pipe = replay.stdin.take().context("its input is piped")?;
-        let stop = Arc::new(AtomicBool::new(false));
+        let switch = Arc::new(Switch::default());
         let follower = Follower {
             folder: folder.to_owned(),
             life: 1,
@@ -163,10 +171,10 @@ impl Shipper {
             replay,
             pipe,
         };
-        let until = Arc::clone(&stop);
+        let until = Arc::clone(&switch);
         let thread = thread::spawn(move || follower.run(&until));
         Ok(Self {
-            stop,
+            switch,
             thread: Some(thread),
         })
     }
@@ -176,7 +184,7 @@ impl Shipper {
     /// # Errors
     /// `replay` ended before its input did, or does not end after it.
     pub fn end(mut self) -> anyhow::Result<Report> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.switch.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("it runs until it is ended")?;
         thread
             .join()
@@ -186,7 +194,8 @@ impl Shipper {
 
 impl Drop for Shipper {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.switch.abandon.store(true, Ordering::Relaxed);
+        self.switch.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -204,9 +213,9 @@ struct Follower {
 }
 
 impl Follower {
-    fn run(mut self, stop: &AtomicBool) -> anyhow::Result<Report> {
+    fn run(mut self, switch: &Switch) -> anyhow::Result<Report> {
         loop {
-            let stopping = stop.load(Ordering::Relaxed);
+            let stopping = switch.stop.load(Ordering::Relaxed);
             // Looked for before the file is read: what the one before holds is
             // then all that it will ever hold.
             let next = runtime::output(&self.folder, self.life + 1).exists();
@@ -222,7 +231,7 @@ impl Follower {
                 thread::sleep(LOOK);
             }
         }
-        self.finish()
+        self.finish(switch)
     }
 
     fn ship(&mut self) -> anyhow::Result<()> {
@@ -243,7 +252,7 @@ impl Follower {
         sent.context("replay ended before its input; see replay.log")
     }
 
-    fn finish(self) -> anyhow::Result<Report> {
+    fn finish(self, switch: &Switch) -> anyhow::Result<Report> {
         let Self {
             folder,
             mut replay,
@@ -253,7 +262,8 @@ impl Follower {
         drop(pipe);
         let deadline = Instant::now() + END_TIMEOUT;
         while replay.try_wait()?.is_none() {
-            if Instant::now() > deadline {
+            let abandoned = switch.abandon.load(Ordering::Relaxed);
+            if abandoned || Instant::now() > deadline {
                 replay.kill()?;
                 replay.wait()?;
                 bail!("replay did not end with its input; see replay.log");

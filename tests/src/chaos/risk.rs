@@ -17,9 +17,10 @@ use std::{
 
 use super::{
     Durability,
-    ledger::{Entry, Kind, Outcome},
+    ledger::{Entry, Kind, Outcome, execution_labels},
     runtime,
     schedule::Mood,
+    stored::Stored,
 };
 
 /// For how long an answer may wait for its count while Redis answers at once:
@@ -32,9 +33,9 @@ const SLOW_WINDOW: Duration = Duration::from_millis(500);
 /// The same while none comes: an instance tries for a second, the last try may
 /// take another, and what came during one flush goes with the next.
 const TROUBLED_WINDOW: Duration = Duration::from_millis(2_500);
-/// How long after a trouble with Redis an instance may do without leases: until
-/// it has written again, which one that idled, for a second at most, does with
-/// its next request.
+/// How long after a trouble with Redis something may be left of it: an instance
+/// may not have written what waited, and may do without leases until it has; one
+/// that idled, for a second at most, writes with its next request.
 pub const TROUBLE_LASTS: Duration = Duration::from_millis(1_200);
 /// How much later than it happened the client may have seen something.
 const LAG: Duration = Duration::from_millis(100);
@@ -111,6 +112,28 @@ impl Tally {
     #[must_use]
     pub fn of(&self, mood: Mood, kind: Kind) -> Answers {
         self.ending.get(&(mood, kind)).copied().unwrap_or_default()
+    }
+
+    /// Of both moods.
+    #[must_use]
+    pub fn of_both(&self, kind: Kind) -> Answers {
+        self.of(Mood::Calm, kind) + self.of(Mood::Deadly, kind)
+    }
+
+    /// Answered executions that are not counted as what was answered.
+    #[must_use]
+    pub fn taken_back(&self, stored: &Stored) -> i64 {
+        let missing = Kind::ENDING.map(|kind| {
+            let counted = stored.executions.get(&execution_labels(kind.status()));
+            self.of_both(kind).answered - counted.copied().unwrap_or_default()
+        });
+        missing.iter().map(|missing| missing.max(&0)).sum()
+    }
+
+    /// How many of these there may be.
+    #[must_use]
+    pub fn retractable(&self) -> i64 {
+        self.ending.values().map(|kind| kind.retractable).sum()
     }
 
     /// All requests that were sent.
@@ -245,8 +268,12 @@ impl<'a> Risk<'a> {
 
     /// From an answer until it is surely counted.
     fn waits(&self, entry: &Entry) -> Span {
-        let window = if self.is_trouble(span(entry)) {
-            TROUBLED_WINDOW
+        let during = span(entry);
+        let troubles = self.troubles().filter(|trouble| trouble.meets(during));
+        let window = if let Some(over) = troubles.map(|trouble| trouble.to).max() {
+            // Once Redis is back, what waits for it is written.
+            let left = over.saturating_sub(entry.ended);
+            left.clamp(SLOW_WINDOW, TROUBLED_WINDOW)
         } else if self.is_slow(span(entry)) {
             SLOW_WINDOW
         } else {
@@ -277,9 +304,12 @@ impl<'a> Risk<'a> {
     }
 
     fn is_trouble(&self, span: Span) -> bool {
+        self.troubles().any(|trouble| trouble.meets(span))
+    }
+
+    fn troubles(&self) -> impl Iterator<Item = Span> {
         let troubles = self.events.troubles.iter();
-        let mut troubles = troubles.map(|trouble| trouble.widened(LAG, TROUBLE_LASTS));
-        troubles.any(|trouble| trouble.meets(span))
+        troubles.map(|trouble| trouble.widened(LAG, TROUBLE_LASTS))
     }
 
     /// Until an instance has written again it does without leases.

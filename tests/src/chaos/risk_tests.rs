@@ -109,8 +109,15 @@ fn in_a_trouble_of_redis_more_is_at_risk_and_may_be_lost() {
         troubles: vec![stretch(500, 1_000)],
         ..Events::default()
     };
-    let trap = unanswered(Kind::Trap, 3_000, 3_003);
-    for (sent, at_risk) in [(1_000, 1), (2_100, 1), (300, 0)] {
+    for (sent, died, at_risk) in [
+        (600, 2_100, 1),
+        (1_000, 2_100, 1),
+        (2_100, 2_200, 1),
+        (300, 2_100, 0),
+        // Redis was back for long.
+        (1_000, 3_000, 0),
+    ] {
+        let trap = unanswered(Kind::Trap, died, died + 3);
         for durability in [Durability::Exact, Durability::Strict, Durability::Relaxed] {
             let answers = of_successes(&[answered(sent, 1), trap], &events, durability);
             assert_eq!((answers.retractable, answers.losable), (at_risk, at_risk));

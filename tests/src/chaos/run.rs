@@ -16,11 +16,12 @@ use super::{
     Plan,
     faults::Scene,
     findings::Findings,
+    lease_verdict,
     load::{Load, Part},
     replay::{Logged, Report, Shipper, logged, replay_all},
     risk::{TROUBLE_LASTS, tally},
     runtime,
-    schedule::schedule,
+    schedule::{KINDS, Mood, Step, schedule},
     stored::{Stored, is_closed},
     watcher::{Watched, Watcher},
 };
@@ -31,6 +32,8 @@ const QUIET: Duration = Duration::from_secs(3);
 /// After the last request: a lease, the exporter's interval, and patience for a
 /// machine that does other things as well.
 const QUIET_TIMEOUT: Duration = Duration::from_secs(runtime::LEASE.as_secs() + 30);
+/// Longer than an answer waits for its count while Redis is well, if slow.
+const MOODS_APART: Duration = Duration::from_millis(700);
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Runs a plan, with the application's outputs in `folder`.
@@ -44,7 +47,7 @@ pub async fn run(plan: Plan, folder: &Path) -> anyhow::Result<Findings> {
     let exporter = Exporter::start(scene.redis.port()).await?;
     let shipper = block_in_place(|| Shipper::start(folder, scene.redis.port()))?;
     let watcher = Watcher::start(exporter.url("/metrics"), began);
-    let load = Load::start(&scene.runtime.origin(), plan.seed, began)?;
+    let load = Load::start(&scene.runtime.origin(), &plan, began)?;
 
     let faults = suffer_all(&plan, &mut scene, &load, began).await?;
     let requests = load.end().await?;
@@ -80,11 +83,11 @@ impl Ending {
     fn findings(self, plan: Plan, mut scene: Scene) -> anyhow::Result<Findings> {
         let slow = self.logged.leases_given_up.iter().copied();
         scene.events.slow.extend(slow);
-        let mut in_flight = std::mem::take(&mut scene.in_flight);
-        in_flight.retain(|lease| !self.logged.leases.contains(lease));
-        let mut unsettled = 0;
-        for lease in &in_flight {
-            unsettled += usize::from(!is_closed(&scene.redis, lease)?);
+        let leases = scene.proxy.leases();
+        let mut unsettled = (0, 0);
+        for lease in lease_verdict::unsettled(&leases, &self.logged) {
+            let lost = !is_closed(&scene.redis, lease)?;
+            unsettled = (unsettled.0 + 1, unsettled.1 + usize::from(lost));
         }
         Ok(Findings {
             plan,
@@ -93,7 +96,8 @@ impl Ending {
             tally: tally(&self.requests.entries, &scene.events, plan.durability),
             requests: self.requests,
             stored: Stored::read(&scene.redis)?,
-            in_flight: (in_flight.len(), unsettled),
+            leases,
+            unsettled,
             logged: self.logged,
             shipped: self.shipped,
             replays: self.replays,
@@ -111,15 +115,13 @@ async fn suffer_all(
 ) -> anyhow::Result<BTreeMap<&'static str, usize>> {
     let end = Instant::now() + Duration::from_secs(plan.seconds);
     let mut faults = BTreeMap::new();
-    for step in schedule(plan.seed, plan.seconds) {
-        // What the servers needed to start is not in the schedule.
-        if Instant::now() + step.pause + step.fault.duration() > end {
+    for (done, step) in schedule(plan.seed, plan.seconds).into_iter().enumerate() {
+        // What the servers needed to start is not in the schedule. But each kind
+        // is done once, however slow the machine is.
+        if done >= KINDS && Instant::now() + step.pause + step.fault.duration() > end {
             break;
         }
-        // What the fault before has left behind is over before the mood changes.
-        sleep(TROUBLE_LASTS).await;
-        load.set_mood(step.mood);
-        sleep(step.pause.saturating_sub(TROUBLE_LASTS)).await;
+        change_mood(load, step).await;
         say(began, &format!("{} ({})", step.fault, step.mood.name()));
         let suffered = scene.suffer(step.fault).await;
         suffered.with_context(|| format!("could not {}", step.fault))?;
@@ -127,6 +129,21 @@ async fn suffer_all(
     }
     sleep(end.saturating_duration_since(Instant::now())).await;
     Ok(faults)
+}
+
+/// Leaves everything alone before a step, and changes the mood meanwhile: when
+/// what the fault before has left behind is over, and with nothing that ends an
+/// instance shortly before or after. So no death takes a calm answer back.
+async fn change_mood(load: &Load, step: Step) {
+    let fatal = step.mood == Mood::Deadly;
+    if !fatal {
+        load.set_fatal(false);
+    }
+    sleep(TROUBLE_LASTS).await;
+    load.set_mood(step.mood);
+    sleep(MOODS_APART).await;
+    load.set_fatal(fatal);
+    sleep(step.pause.saturating_sub(TROUBLE_LASTS + MOODS_APART)).await;
 }
 
 /// Waits until no lease is open and no count changes.

@@ -67,23 +67,15 @@ impl Runtime {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Ends it with SIGKILL.
+    /// Ends it with SIGKILL, and starts it on the same port.
     ///
     /// # Errors
-    /// It is gone already.
-    pub fn kill(&mut self) -> anyhow::Result<()> {
+    /// It is gone already, or does not serve again.
+    pub fn kill_and_start_again(&mut self) -> anyhow::Result<()> {
         let ended = self.child.try_wait()?;
         ensure!(ended.is_none(), "the runtime ended by itself: {ended:?}");
         self.child.kill()?;
         self.child.wait()?;
-        Ok(())
-    }
-
-    /// Starts it again after [`Self::kill`], on the same port.
-    ///
-    /// # Errors
-    /// It does not serve.
-    pub fn start_again(&mut self) -> anyhow::Result<()> {
         self.lives += 1;
         self.child = launch(
             self.port,

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use functional_scaffold_schema::lease::Lease;
-
 use crate::redis_server::RedisServer;
 
 /// Cells by label set, those that are not 0.
@@ -51,16 +49,6 @@ impl Stored {
             open_leases: redis.call(&["ZCARD", "metrics:leases"])?,
         })
     }
-}
-
-/// The ids of the open leases.
-///
-/// # Errors
-/// Redis's own, or a member is no lease.
-pub fn open_leases(redis: &RedisServer) -> anyhow::Result<Vec<String>> {
-    let members: Vec<String> = redis.call(&["ZRANGE", "metrics:leases", "0", "-1"])?;
-    let ids = members.iter().map(|member| Ok(Lease::decode(member)?.id));
-    ids.collect()
 }
 
 /// Whether a lease ran out, or was closed before it came.

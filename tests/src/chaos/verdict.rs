@@ -20,6 +20,7 @@ use functional_scaffold_schema::catalog::ExecutionStatus;
 use super::{
     Durability, Fsync,
     findings::Findings,
+    lease_verdict::judge_leases,
     ledger::{Kind, execution_labels, request_labels},
     risk::{Answers, Tally},
     schedule::Mood,
@@ -44,12 +45,20 @@ pub fn judge(findings: &Findings) -> Vec<String> {
     if *count > 0 {
         wrong.push(format!("{count} strange answers: {examples:?}"));
     }
-    // A store that forgot may have forgotten the lease.
-    let (known, forgotten) = findings.in_flight;
-    if forgotten > 0 && findings.plan.fsync == Fsync::Always {
-        wrong.push(format!(
-            "{forgotten} of {known} executions in flight at a kill of the runtime are not counted as crashed"
+    if findings.plan.fsync == Fsync::Always {
+        wrong.extend(judge_leases(
+            &findings.leases,
+            &findings.logged,
+            &findings.stored,
+            findings.tally.sent(),
+            durability,
         ));
+        let (unsettled, lost) = findings.unsettled;
+        if lost > 0 {
+            wrong.push(format!(
+                "{lost} of {unsettled} leases that nothing settled did not run out"
+            ));
+        }
     }
     wrong
 }
@@ -118,7 +127,7 @@ fn judge_counts(tally: &Tally, stored: &Stored, durability: Durability) -> Vec<S
     let mut all = Answers::default();
     let (mut counted_all, mut counted_unsure) = (0, 0);
     for kind in Kind::ENDING {
-        let answers = tally.of(Mood::Calm, kind) + tally.of(Mood::Deadly, kind);
+        let answers = tally.of_both(kind);
         let labels = execution_labels(kind.status());
         let counted = cell(&stored.executions, &labels);
         bounds.check(&labels, counted, as_answered(answers, stored.late));
@@ -183,13 +192,16 @@ fn as_answered(answers: Answers, late: i64) -> (i64, i64) {
     (least, answers.answered + answers.unsure)
 }
 
-#[derive(Default)]
-struct Bounds {
-    wrong: Vec<String>,
+/// Collects what is out of its bounds.
+#[derive(Debug, Default)]
+pub struct Bounds {
+    /// A sentence each.
+    pub wrong: Vec<String>,
 }
 
 impl Bounds {
-    fn check(&mut self, what: &str, counted: i64, (least, most): (i64, i64)) {
+    /// Checks a count against the least and the most that it may be.
+    pub fn check(&mut self, what: &str, counted: i64, (least, most): (i64, i64)) {
         let difference = if counted < least {
             format!(
                 "{} fewer than the {least} that there must be",
@@ -271,7 +283,9 @@ fn judge_exporter(findings: &Findings) -> Vec<String> {
     wrong
 }
 
-fn cell(cells: &Cells, labels: &str) -> i64 {
+/// What is counted under a label set.
+#[must_use]
+pub fn cell(cells: &Cells, labels: &str) -> i64 {
     cells.get(labels).copied().unwrap_or_default()
 }
 

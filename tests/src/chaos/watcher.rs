@@ -69,6 +69,13 @@ impl Watcher {
 }
 
 impl Watched {
+    /// Steps back in Redis that the exporter did not show.
+    #[must_use]
+    pub fn regressions(&self) -> f64 {
+        let series = "functional_scaffold_regressions_total";
+        self.last.get(series).copied().unwrap_or_default()
+    }
+
     fn look(&mut self, text: &str, now: Duration) {
         let mut seen = 0;
         for (series, value) in growing(text) {

@@ -1,0 +1,217 @@
+//! What passes on the way to Redis, read as its protocol: which leases Redis
+//! took, and which of them a stored batch settled. What is left of them has to
+//! be counted as crashed, to the unit, whatever died when. Judges nothing.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use functional_scaffold_schema::protocol::Script;
+use redis_protocol::resp2::{decode::decode, types::OwnedFrame};
+
+/// What all connections together have told of leases.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leases {
+    /// How many Redis acknowledged.
+    pub taken: i64,
+    /// Those of them that no stored batch has settled.
+    pub open: BTreeSet<String>,
+    /// Asked for, and the connection ended before the answer: they may be open.
+    pub maybe_taken: BTreeSet<String>,
+    /// In a batch whose connection ended before the answer: it may be stored.
+    pub maybe_settled: BTreeSet<String>,
+    /// Settled before they were seen to be taken, if they ever are.
+    pub early: BTreeSet<String>,
+}
+
+impl Leases {
+    fn take(&mut self, lease: String) {
+        self.taken += 1;
+        if !self.early.remove(&lease) {
+            self.open.insert(lease);
+        }
+    }
+
+    fn settle(&mut self, lease: String) {
+        self.maybe_taken.remove(&lease);
+        self.maybe_settled.remove(&lease);
+        if !self.open.remove(&lease) {
+            self.early.insert(lease);
+        }
+    }
+
+    fn leave_unanswered(&mut self, asked: Asked) {
+        match asked {
+            Asked::Lease(leases) => {
+                let unsettled = leases.into_iter().filter(|id| !self.early.contains(id));
+                self.maybe_taken.extend(unsettled);
+            }
+            Asked::Settle(leases) => self.maybe_settled.extend(leases),
+            Asked::Other => {}
+        }
+    }
+}
+
+/// Listens to connections.
+#[derive(Debug, Clone)]
+pub struct Tap {
+    leases: Arc<Mutex<Leases>>,
+    scripts: Arc<[Script; 2]>,
+}
+
+impl Default for Tap {
+    fn default() -> Self {
+        Self {
+            leases: Arc::default(),
+            scripts: Arc::new([Script::lease(), Script::apply()]),
+        }
+    }
+}
+
+impl Tap {
+    /// What was heard so far.
+    #[must_use]
+    pub fn leases(&self) -> Leases {
+        self.lock().clone()
+    }
+
+    /// A new connection.
+    #[must_use]
+    pub fn listen(&self) -> Conversation {
+        Conversation {
+            tap: self.clone(),
+            calls: Vec::new(),
+            replies: Vec::new(),
+            asked: VecDeque::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Leases> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_call(&self, call: OwnedFrame) -> Asked {
+        let words: Vec<String> = texts(call).collect();
+        let [command, script, keys, rest @ ..] = words.as_slice() else {
+            return Asked::Other;
+        };
+        let is = |known: &Script| match command.as_str() {
+            "EVALSHA" => *script == known.sha,
+            "EVAL" => *script == known.source,
+            _ => false,
+        };
+        let keys: usize = keys.parse().unwrap_or_default();
+        let arguments = rest.get(keys..).unwrap_or_default();
+        let [lease, apply] = &*self.scripts;
+        if is(lease) {
+            // Each: id, milliseconds, member.
+            let ids = arguments.iter().step_by(3);
+            Asked::Lease(ids.cloned().collect())
+        } else if is(apply) {
+            // Writer, sequence, seconds, how many; then each: id, member.
+            let [_, _, _, count, leases @ ..] = arguments else {
+                return Asked::Other;
+            };
+            let ids = leases.iter().step_by(2);
+            Asked::Settle(ids.take(count.parse().unwrap_or(0)).cloned().collect())
+        } else {
+            Asked::Other
+        }
+    }
+
+    fn read_reply(&self, asked: Asked, reply: OwnedFrame) {
+        // An error has done nothing.
+        if !matches!(reply, OwnedFrame::Array(_)) {
+            return;
+        }
+        let mut leases = self.lock();
+        let reply: Vec<String> = texts(reply).collect();
+        match asked {
+            Asked::Lease(asked) => {
+                let taken = asked.into_iter().filter(|id| !reply.contains(id));
+                taken.for_each(|id| leases.take(id));
+            }
+            Asked::Settle(asked) => {
+                let stored = ["applied", "duplicate"].map(str::to_owned);
+                if reply.first().is_some_and(|first| stored.contains(first)) {
+                    asked.into_iter().for_each(|id| leases.settle(id));
+                }
+            }
+            Asked::Other => {}
+        }
+    }
+}
+
+/// What a call is to do about which leases.
+#[derive(Debug)]
+enum Asked {
+    Lease(Vec<String>),
+    Settle(Vec<String>),
+    Other,
+}
+
+/// One connection, on which replies come in the order of their calls.
+#[derive(Debug)]
+pub struct Conversation {
+    tap: Tap,
+    calls: Vec<u8>,
+    replies: Vec<u8>,
+    asked: VecDeque<Asked>,
+}
+
+impl Conversation {
+    /// Hears bytes on their way to Redis.
+    pub fn hear_calls(&mut self, bytes: &[u8]) {
+        self.calls.extend(bytes);
+        for call in frames(&mut self.calls) {
+            self.asked.push_back(self.tap.read_call(call));
+        }
+    }
+
+    /// Hears bytes on their way from Redis.
+    pub fn hear_replies(&mut self, bytes: &[u8]) {
+        self.replies.extend(bytes);
+        for reply in frames(&mut self.replies) {
+            if let Some(asked) = self.asked.pop_front() {
+                self.tap.read_reply(asked, reply);
+            }
+        }
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        for asked in self.asked.drain(..) {
+            self.tap.lock().leave_unanswered(asked);
+        }
+    }
+}
+
+/// The whole frames at the beginning of what came; the rest stays.
+fn frames(bytes: &mut Vec<u8>) -> Vec<OwnedFrame> {
+    let mut frames = Vec::new();
+    let mut at = 0;
+    while let Ok(Some((frame, length))) = decode(&bytes[at..]) {
+        frames.push(frame);
+        at += length;
+    }
+    bytes.drain(..at);
+    frames
+}
+
+/// The texts of an array; none of anything else.
+fn texts(frame: OwnedFrame) -> impl Iterator<Item = String> {
+    let parts = match frame {
+        OwnedFrame::Array(parts) => parts,
+        _ => Vec::new(),
+    };
+    parts.into_iter().map(|part| match part {
+        OwnedFrame::BulkString(text) => String::from_utf8_lossy(&text).into_owned(),
+        _ => String::new(),
+    })
+}
+
+#[cfg(test)]
+#[path = "tap_tests.rs"]
+mod tests;
