@@ -27,7 +27,7 @@ fn document(algorithm: &Description) -> Value {
             "/invoke": invoke.clone(),
             named: invoke,
             "/healthz": { "get": text_operation("Whether the instance lives", &[("200", "It does")]) },
-            "/readyz": { "get": text_operation("Whether everything it depends on answers", &[
+            "/readyz": { "get": text_operation("Whether everything it depends on is well", &[
                 ("200", "Everything does; a line for each"),
                 ("503", "Something does not; a line for each"),
             ]) },

@@ -90,7 +90,7 @@ async fn answer(
             let answer = Answer::ok(id, "text/plain; charset=utf-8", b"ok\n".to_vec());
             (Ok(answer), None)
         }
-        (Route::Readiness, ready) => (Ok(readiness::answer(ready, id).await), None),
+        (Route::Readiness, ready) => (Ok(readiness::answer(instance, ready, id).await), None),
         // The reasons are in the log and in /readyz: they may name what a
         // caller has no business to know.
         (_, Err(_)) => {

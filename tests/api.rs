@@ -346,12 +346,12 @@ async fn readiness_names_the_dependency_that_does_not_answer() -> Result {
     let ready = service.request(Method::GET, "/readyz").send().await?;
     assert_eq!(ready.status(), 200);
     let lines = ready.text().await?;
-    assert!(lines.contains("redis: ok"), "{lines}");
+    assert!(lines.contains("redis: ok (redis://127.0.0.1:"), "{lines}");
     service.redis.hang()?;
     let ready = service.request(Method::GET, "/readyz").send().await?;
     assert_eq!(ready.status(), 503);
     let lines = ready.text().await?;
-    assert!(lines.contains("redis: 127.0.0.1:"), "{lines}");
+    assert!(lines.contains("redis: redis://127.0.0.1:"), "{lines}");
     assert!(lines.contains("no answer within 300 ms"), "{lines}");
     service.redis.resume()?;
     Ok(())

@@ -120,17 +120,25 @@ async fn attempt(instance: &Instance, ready: &Ready) -> Result<(), StoreError> {
         let arguments = call.arguments.len();
         log::write(Level::Debug, "flushed", json!({ "arguments": arguments }));
         if !refused.is_empty() {
-            let fields = json!({ "refused": refused });
-            log::write(Level::Error, "increments_refused", fields);
+            // Every line is a loss; a key that goes on refusing is no news.
+            let level = match ready.writer.borrow_mut().note_refused(&refused) {
+                true => Level::Error,
+                false => Level::Info,
+            };
+            log::write(level, "increments_refused", json!({ "refused": refused }));
         }
         return Ok(());
     }
 }
 
+/// Logs what is the matter when it begins or changes, not at every attempt.
 fn note_failure(ready: &Ready, error: &StoreError) {
-    ready.writer.borrow_mut().record_failure();
-    let fields = json!({ "reason": error.to_string() });
-    log::write(Level::Debug, "flush_failed", fields);
+    let reason = error.to_string();
+    let level = match ready.writer.borrow_mut().record_failure(&reason) {
+        true => Level::Warn,
+        false => Level::Debug,
+    };
+    log::write(level, "flush_failed", json!({ "reason": reason }));
 }
 
 fn give_up(ready: &Ready, error: &StoreError) {

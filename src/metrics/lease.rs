@@ -45,9 +45,21 @@ pub async fn take(instance: &Instance, ready: &Rc<Ready>, endpoint: &str) -> Opt
 }
 
 fn give_up(ready: &Ready, error: &StoreError) {
+    let reason = match error {
+        // Whatever was left of it when the last call was made.
+        StoreError::Timeout(_) => StoreError::Timeout(ready.config.lease_timeout).to_string(),
+        other => other.to_string(),
+    };
     let mut writer = ready.writer.borrow_mut();
-    writer.give_up_leases();
     writer.record_unleased();
-    let fields = json!({ "reason": error.to_string() });
-    log::write(Level::Warn, "lease_given_up", fields);
+    // Once for all who waited at the same time, and at a level that tells what
+    // is known already from what is new.
+    if writer.waits_for_leases() {
+        let level = match writer.lease_trouble() == Some(&reason) {
+            true => Level::Info,
+            false => Level::Warn,
+        };
+        log::write(level, "lease_given_up", json!({ "reason": reason }));
+    }
+    writer.give_up_leases(reason);
 }

@@ -6,6 +6,7 @@
 //! - [`lease`]: what is said to Redis before an execution begins
 //! - [`flush`]: when they are written, retried, and given to the log
 //! - [`redis`]: the one connection, and calls on it that end in time
+//! - [`trouble`]: what is the matter with it, in words
 
 use std::rc::Rc;
 
@@ -24,6 +25,7 @@ pub mod flush;
 pub mod lease;
 pub mod redis;
 pub mod register;
+pub mod trouble;
 pub mod writer;
 
 /// Counts a finished request, and its execution and the lease of that one if it

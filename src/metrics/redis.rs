@@ -17,19 +17,20 @@ use thiserror::Error;
 use crate::{
     clock::{Mark, wait, within},
     config::RedisConfig,
+    metrics::trouble::in_words,
 };
 
 /// Why a call has no answer.
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// Spin does not let the component reach this host.
-    #[error("the manifest's allowed_outbound_hosts does not allow redis://{0}")]
+    #[error("the manifest's allowed_outbound_hosts does not allow {0}")]
     Denied(String),
     /// No answer came in time.
     #[error("no answer within {} ms", .0.as_millis())]
     Timeout(Duration),
     /// Redis, or the way to it, reported this.
-    #[error("{0}")]
+    #[error("{}", in_words(.0))]
     Redis(String),
     /// The script answered what it never answers.
     #[error(transparent)]
@@ -80,17 +81,6 @@ impl Store {
             }
             other => other,
         }
-    }
-
-    /// Checks that Redis answers.
-    ///
-    /// # Errors
-    /// What is in the way.
-    pub async fn ping(&self) -> Result<(), String> {
-        self.execute("PING", Vec::new(), self.config.timeout)
-            .await
-            .map(|_pong| ())
-            .map_err(|error| error.to_string())
     }
 
     async fn execute(
@@ -167,7 +157,7 @@ impl Store {
         match error {
             // Spin says so of a host that is not allowed as well; the address
             // itself was built from checked parts.
-            Error::InvalidAddress => StoreError::Denied(self.config.authority()),
+            Error::InvalidAddress => StoreError::Denied(self.config.shown()),
             Error::TooManyConnections => StoreError::Redis("too many connections".to_owned()),
             Error::TypeError => StoreError::Redis("unexpected type".to_owned()),
             Error::Other(reason) => StoreError::Redis(reason),

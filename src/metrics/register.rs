@@ -38,7 +38,7 @@ pub async fn ensure(instance: &Instance, ready: &Ready, limit: Duration) -> Resu
     }
     let set = |state| ready.writer.borrow_mut().set_registration(state);
     set(Registration::UnderWay);
-    let registered = register(instance, ready, limit).await;
+    let registered = again(instance, ready, limit).await;
     set(match registered {
         Ok(()) => Registration::Done,
         Err(_) => Registration::Missing,
@@ -46,7 +46,13 @@ pub async fn ensure(instance: &Instance, ready: &Ready, limit: Duration) -> Resu
     registered
 }
 
-async fn register(instance: &Instance, ready: &Ready, limit: Duration) -> Result<(), StoreError> {
+/// Registers the families, whether they are or not; every wait ends after
+/// `limit`. It changes nothing where they are, and needs what every write of
+/// metrics needs: a Redis that accepts them.
+///
+/// # Errors
+/// Redis did not answer, or refused.
+pub async fn again(instance: &Instance, ready: &Ready, limit: Duration) -> Result<(), StoreError> {
     let endpoints = [routes::INVOKE, routes::INVOKE_NAMED];
     let script = &instance.scripts.register;
     let prefix = &ready.config.prefix;

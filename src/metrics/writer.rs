@@ -5,6 +5,8 @@
 //! is frozen, and sent again under the same id until it is answered or given
 //! up; what is recorded meanwhile waits for the next one.
 
+use std::collections::BTreeSet;
+
 use functional_scaffold_schema::{
     batch::{Batch, BatchId, Leased, SentBatch},
     catalog::{Catalog, Execution, FlushOutcome, Request},
@@ -33,8 +35,11 @@ pub struct Writer {
     answered: u64,
     registration: Registration,
     flushing: bool,
-    leases_answered: bool,
-    batches_answered: bool,
+    leases_suspended: bool,
+    lease_trouble: Option<String>,
+    batch_trouble: Option<String>,
+    logged: u64,
+    refusing_keys: BTreeSet<String>,
 }
 
 /// How far the registration of an instance's families is.
@@ -72,8 +77,11 @@ impl Writer {
             answered: 0,
             registration: Registration::Missing,
             flushing: false,
-            leases_answered: true,
-            batches_answered: true,
+            leases_suspended: false,
+            lease_trouble: None,
+            batch_trouble: None,
+            logged: 0,
+            refusing_keys: BTreeSet::new(),
         }
     }
 
@@ -93,19 +101,44 @@ impl Writer {
     /// not acknowledged, until Redis has answered for a batch.
     #[must_use]
     pub fn waits_for_leases(&self) -> bool {
-        self.leases_answered
+        !self.leases_suspended
+    }
+
+    /// Why a lease was last not acknowledged, if one was not.
+    #[must_use]
+    pub fn lease_trouble(&self) -> Option<&str> {
+        self.lease_trouble.as_deref()
     }
 
     /// Whether a response may wait for its batch: not after an attempt that
     /// failed, until Redis has answered for a batch.
     #[must_use]
     pub fn waits_for_batches(&self) -> bool {
-        self.batches_answered
+        self.batch_trouble.is_none()
     }
 
-    /// Redis did not acknowledge a lease in time.
-    pub fn give_up_leases(&mut self) {
-        self.leases_answered = false;
+    /// Why the last attempt to store a batch failed, if it did.
+    #[must_use]
+    pub fn batch_trouble(&self) -> Option<&str> {
+        self.batch_trouble.as_deref()
+    }
+
+    /// Whether something is not stored yet.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.frozen.is_some() || !self.pending.is_empty() || !self.finished.is_empty()
+    }
+
+    /// How many batches were given to the log.
+    #[must_use]
+    pub fn logged(&self) -> u64 {
+        self.logged
+    }
+
+    /// Redis did not acknowledge a lease in time, for this reason.
+    pub fn give_up_leases(&mut self, reason: String) {
+        self.leases_suspended = true;
+        self.lease_trouble = Some(reason);
     }
 
     /// Counts an execution that begins without an acknowledged lease.
@@ -155,9 +188,8 @@ impl Writer {
     /// Ends a flush if nothing is left to write.
     #[must_use]
     pub fn end_flushing(&mut self) -> bool {
-        let done = self.frozen.is_none() && self.pending.is_empty() && self.finished.is_empty();
-        self.flushing = !done;
-        done
+        self.flushing = self.is_waiting();
+        !self.flushing
     }
 
     /// The batch to send: the frozen one, or else all that waits, frozen now.
@@ -190,17 +222,29 @@ impl Writer {
     pub fn acknowledge(&mut self, duplicate: bool) {
         self.frozen = None;
         self.answered = self.freezes;
-        self.leases_answered = true;
-        self.batches_answered = true;
+        self.leases_suspended = false;
+        self.batch_trouble = None;
         if duplicate {
             self.record_flush(FlushOutcome::Duplicate, 1);
         }
     }
 
-    /// An attempt to store the frozen batch failed.
-    pub fn record_failure(&mut self) {
-        self.batches_answered = false;
+    /// An attempt to store the frozen batch failed, for this reason. Whether
+    /// it is another one than that of the attempt before.
+    pub fn record_failure(&mut self, reason: &str) -> bool {
         self.record_flush(FlushOutcome::Failed, 1);
+        let another = self.batch_trouble.as_deref() != Some(reason);
+        self.batch_trouble = Some(reason.to_owned());
+        another
+    }
+
+    /// These increments of a stored batch could not be applied, each a text that
+    /// begins with its key. Whether one of the keys had refused none before.
+    pub fn note_refused(&mut self, refused: &[String]) -> bool {
+        let keys = refused.iter().filter_map(|text| text.split(' ').next());
+        let known = self.refusing_keys.len();
+        self.refusing_keys.extend(keys.map(str::to_owned));
+        self.refusing_keys.len() > known
     }
 
     /// The frozen batch was not stored, because these leases have run out:
@@ -224,6 +268,7 @@ impl Writer {
         // The one with the requests that wait, and the one before it if any.
         let logged = 1 + u64::from(frozen.is_some());
         self.record_flush(FlushOutcome::Logged, logged);
+        self.logged += logged;
         self.rename(nonces[0], now);
         let waiting = self.freeze().cloned();
         self.frozen = None;
@@ -383,16 +428,26 @@ mod tests {
         let mut writer = writer();
         let waits = |writer: &Writer| (writer.waits_for_leases(), writer.waits_for_batches());
         assert_eq!(waits(&writer), (true, true));
-        writer.give_up_leases();
+        writer.give_up_leases("hung".to_owned());
         assert_eq!(waits(&writer), (false, true));
         record(&mut writer);
-        writer.record_failure();
+        assert!(writer.record_failure("full"), "that is new");
+        assert!(!writer.record_failure("full"), "that is known");
         assert_eq!(waits(&writer), (false, false));
         assert!(writer.freeze().is_some());
         writer.acknowledge(true);
         assert_eq!(waits(&writer), (true, true));
         let next = writer.freeze().expect("the duplicate is counted");
         assert_eq!(sum(next, "m:flush_counter"), 1);
+    }
+
+    #[test]
+    fn a_key_that_goes_on_refusing_is_no_news() {
+        let mut writer = writer();
+        let refused = |key: &str| [format!("{key} outcome=\"x\": WRONGTYPE")];
+        assert!(writer.note_refused(&refused("m:a")));
+        assert!(!writer.note_refused(&refused("m:a")));
+        assert!(writer.note_refused(&refused("m:b")));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The exporter, and its output as somebody else's parser reads it.
+//! The exporter, its replay, and its output as somebody else's parser reads it.
 
 use std::{
     collections::BTreeMap,
@@ -65,6 +65,18 @@ impl Exporter {
         let response = reqwest::get(self.url("/metrics")).await?;
         Ok(response.error_for_status()?.text().await?)
     }
+}
+
+/// Stores the batches that a log holds, as an operator would.
+///
+/// # Errors
+/// Not all of them could be stored.
+pub fn replay(redis_port: u16, log: &str) -> anyhow::Result<()> {
+    let mut command = Command::new(workspace_binary("functional-scaffold-exporter")?);
+    command
+        .arg("replay")
+        .env("REDIS_PORT", redis_port.to_string());
+    feed(&mut command, log, "run `cargo xtask build`").map(drop)
 }
 
 /// Parses an exposition with Python's `prometheus_client`, the reference.

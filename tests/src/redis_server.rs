@@ -1,16 +1,18 @@
 //! A redis-server of one's own, on a free port, with its data in a temporary
 //! folder.
 
-use std::{
-    collections::BTreeMap,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, path::Path, process::Command, time::Duration};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::process::{Process, free_port, poll_until};
+
+/// Who the tests are to it: whatever is done to the default user, who the
+/// programs under test are, does not lock the tests out.
+const TESTER: &str = "tester";
+
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A running redis-server.
 #[derive(Debug)]
@@ -28,12 +30,13 @@ impl RedisServer {
     pub fn start() -> anyhow::Result<Self> {
         let port = free_port()?;
         let data = TempDir::new()?;
-        let process = launch(port, &data)?;
-        Ok(Self {
+        let server = Self {
+            process: launch(port, &data, &[])?,
             port,
             data,
-            process,
-        })
+        };
+        server.wait_until_it_answers()?;
+        Ok(server)
     }
 
     /// The port it listens on.
@@ -47,11 +50,35 @@ impl RedisServer {
     /// # Errors
     /// It does not come back.
     pub fn restart(&mut self) -> anyhow::Result<()> {
+        self.relaunch(&[])?;
+        self.wait_until_it_answers()
+    }
+
+    /// Kills it and starts it on the same data with further arguments. It may
+    /// not answer yet: that is the caller's to wait for.
+    ///
+    /// # Errors
+    /// There is no redis-server any more.
+    pub fn relaunch(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
         self.process.signal(Signal::KILL)?;
         // It dies of the signal, so there is no exit code.
         let _ = self.process.wait(Duration::from_secs(5));
-        self.process = launch(self.port, &self.data)?;
+        self.process = launch(self.port, &self.data, arguments)?;
         Ok(())
+    }
+
+    /// Waits until it answers a `PING`.
+    ///
+    /// # Errors
+    /// It does not within ten seconds.
+    pub fn wait_until_it_answers(&self) -> anyhow::Result<()> {
+        poll_until(Duration::from_secs(10), || self.call::<()>(&["PING"]))
+    }
+
+    /// The folder of its data.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.data.path()
     }
 
     /// Stops it without ending it: it accepts connections and answers nothing.
@@ -75,8 +102,10 @@ impl RedisServer {
     /// # Errors
     /// Redis's own.
     pub fn call<T: redis::FromRedisValue>(&self, command: &[&str]) -> anyhow::Result<T> {
-        let client = redis::Client::open(("127.0.0.1", self.port))?;
-        let mut connection = client.get_connection_with_timeout(Duration::from_secs(2))?;
+        let address = format!("redis://{TESTER}:{TESTER}@127.0.0.1:{}", self.port);
+        let client = redis::Client::open(address)?;
+        let mut connection = client.get_connection_with_timeout(ANSWER_TIMEOUT)?;
+        connection.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         let mut call = redis::cmd(command[0]);
         call.arg(&command[1..]);
         Ok(call.query(&mut connection)?)
@@ -93,24 +122,18 @@ impl RedisServer {
     }
 }
 
-fn launch(port: u16, data: &TempDir) -> anyhow::Result<Process> {
+fn launch(port: u16, data: &TempDir, arguments: &[&str]) -> anyhow::Result<Process> {
     let mut command = Command::new("redis-server");
     command
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--save", "", "--appendonly", "yes"])
         .args(["--appendfsync", "always", "--dir"])
-        .arg(data.path());
-    let process = Process::start(
+        .arg(data.path())
+        .args(["--user", TESTER, "on", &format!(">{TESTER}")])
+        .args(["~*", "&*", "+@all"])
+        .args(arguments);
+    Process::start(
         &mut command,
         "install it with `apt-get install redis-server`",
-    )?;
-    let began = Instant::now();
-    poll_until(Duration::from_secs(10), || {
-        let client = redis::Client::open(("127.0.0.1", port))?;
-        let mut connection = client.get_connection_with_timeout(Duration::from_secs(1))?;
-        redis::cmd("PING")
-            .query::<String>(&mut connection)
-            .map_err(|error| anyhow::anyhow!("redis-server after {:?}: {error}", began.elapsed()))
-    })?;
-    Ok(process)
+    )
 }
