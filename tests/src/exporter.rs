@@ -57,6 +57,12 @@ impl Exporter {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
+    /// Where it listens, as Prometheus wants a target.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// Scrapes the metrics' text.
     ///
     /// # Errors

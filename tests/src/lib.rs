@@ -6,6 +6,8 @@
 //! - [`redis_server`]: a redis-server of one's own
 //! - [`app`]: the application on the runtime that `SCAFFOLD_RUNTIME` names
 //! - [`exporter`]: the exporter, and its output as others parse it
+//! - [`prometheus`]: a Prometheus with the configuration of `monitoring/`
+//! - [`expressions`]: every PromQL expression of dashboards and documents
 //! - [`client`]: requests, and the ledger of what was answered
 //! - [`chaos`]: load and faults together, and whether every count is right
 //!
@@ -19,7 +21,9 @@ pub mod app;
 pub mod chaos;
 pub mod client;
 pub mod exporter;
+pub mod expressions;
 pub mod process;
+pub mod prometheus;
 pub mod redis_server;
 
 use std::path::PathBuf;

@@ -3,7 +3,7 @@
 //!
 //! # Layout
 //!
-//! - `up`, `build`, `test`, `chaos`: the commands
+//! - `up`, `build`, `test`, `chaos`, `prometheus_rule`: the commands
 //! - `wasm_toolchain`: the two ways to build for `wasm32-wasip2`
 //! - `requirements`: what the tests need from the machine
 //! - `runtime`: the dev host or the Spin CLI
@@ -23,6 +23,7 @@ mod child;
 mod debian;
 mod interrupt;
 mod probe;
+mod prometheus_rule;
 mod redis_container;
 mod redis_server;
 mod redis_settings;
@@ -48,6 +49,7 @@ enum Command {
     Build(build::Build),
     Test(test::Test),
     Chaos(chaos::Chaos),
+    PrometheusRule(prometheus_rule::PrometheusRule),
 }
 
 /// What may be done to the machine.
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
             Command::Build(build) => build.run(),
             Command::Test(test) => test.run(),
             Command::Chaos(chaos) => chaos.run(),
+            Command::PrometheusRule(rule) => rule.run(),
         });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

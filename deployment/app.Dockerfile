@@ -1,0 +1,47 @@
+# The app, built in the repository's root; two runtimes to choose from:
+#
+#     docker build -f deployment/app.Dockerfile --target spin .
+#     docker build -f deployment/app.Dockerfile --target devhost .
+
+# --- The components. One package at a time: built together, each would get the
+# features of dependencies that another wants.
+FROM rust:1.95-bookworm AS components
+RUN rustup target add wasm32-wasip2
+WORKDIR /source
+COPY . .
+RUN cargo build --locked --release --target wasm32-wasip2 --package functional-scaffold \
+    && cargo build --locked --release --target wasm32-wasip2 --package prime-check
+
+# --- On Spin. Its image is Debian's (slim) with /usr/local/bin/spin as the entry
+# point, and root as the user.
+FROM ghcr.io/spinframework/spin:v4.1.0 AS spin
+WORKDIR /app
+COPY spin.toml ./
+COPY --from=components /source/target/wasm32-wasip2/release/*.wasm target/wasm32-wasip2/release/
+USER 65532:65532
+ENV HOME=/tmp
+EXPOSE 8000
+# No state directory: nothing is kept in the container, and logs go to its
+# standard error. What is compiled is in /tmp while it runs.
+CMD ["up", "--from", "spin.toml", "--state-dir", "", "--listen", "0.0.0.0:8000"]
+# There is no HTTP client in the image. A check counts as a request to /healthz.
+HEALTHCHECK --interval=30s --timeout=3s --start-period=30s \
+    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8000 && printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ code _ <&3 && [[ $code == 200 ]]"]
+
+# --- On the dev host.
+FROM rust:1.95-bookworm AS devhost-build
+WORKDIR /source
+COPY . .
+RUN cargo build --locked --release --package functional-scaffold-devhost
+
+FROM debian:bookworm-slim AS devhost
+WORKDIR /app
+COPY --from=devhost-build /source/target/release/devhost /usr/local/bin/devhost
+COPY spin.toml ./
+COPY --from=components /source/target/wasm32-wasip2/release/*.wasm target/wasm32-wasip2/release/
+USER 65532:65532
+EXPOSE 8000
+ENTRYPOINT ["/usr/local/bin/devhost"]
+CMD ["up", "--from", "spin.toml", "--listen", "0.0.0.0:8000"]
+HEALTHCHECK --interval=30s --timeout=3s --start-period=30s \
+    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8000 && printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ code _ <&3 && [[ $code == 200 ]]"]

@@ -1,0 +1,76 @@
+//! `cargo xtask prometheus-rule`: the rules of monitoring/ as the resource in
+//! which prometheus-operator wants them. A test holds them in step.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+const RULES: [&str; 2] = ["monitoring/recording.yaml", "monitoring/alerts/rules.yaml"];
+const RESOURCE: &str = "deployment/spinkube/prometheus-rule.yaml";
+
+const HEAD: &str = "\
+# Made of monitoring/recording.yaml and monitoring/alerts/rules.yaml by
+#
+#     cargo xtask prometheus-rule
+#
+# It may want a label here that the operator's ruleSelector names (`release: …`
+# with the Helm chart).
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: functional-scaffold
+spec:
+  groups:
+";
+
+/// Write the rules of monitoring/ to deployment/spinkube/prometheus-rule.yaml.
+#[derive(Args)]
+pub(crate) struct PrometheusRule {}
+
+impl PrometheusRule {
+    /// Runs the command.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read or written.
+    pub(crate) fn run(self) -> Result<()> {
+        let mut rules = Vec::new();
+        for file in RULES {
+            rules.push(fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?);
+        }
+        fs::write(RESOURCE, resource(&rules)).with_context(|| format!("cannot write {RESOURCE}"))
+    }
+}
+
+/// The resource with the groups of all files. Lines are moved, not parsed: so
+/// comments stay, and xtask needs no YAML.
+fn resource(rules: &[String]) -> String {
+    let mut resource = HEAD.to_owned();
+    for rules in rules {
+        let groups = rules.split_once("\ngroups:\n");
+        for line in groups.map_or("", |(_, groups)| groups).lines() {
+            let indent = if line.is_empty() { "" } else { "  " };
+            resource.push_str(&format!("{indent}{line}\n"));
+        }
+    }
+    resource
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_resource_holds_the_rules_of_monitoring() {
+        let read = |file: &str| {
+            let file = format!("{}/../{file}", env!("CARGO_MANIFEST_DIR"));
+            fs::read_to_string(&file).expect(&file)
+        };
+        let expected = resource(&RULES.map(read));
+        assert!(expected.contains("    - name: functional_scaffold_totals\n"));
+        assert!(expected.contains("        - alert: HighErrorRate\n"));
+        let hint = "run `cargo xtask prometheus-rule`";
+        assert!(read(RESOURCE) == expected, "{RESOURCE} is old; {hint}");
+    }
+}
