@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Debug,
+    time::Instant,
 };
 
 use anyhow::ensure;
@@ -18,7 +19,7 @@ impl World {
         let counters = self.store.counters(&self.keys)?;
         agree("counters", &counters, &self.model.counters)?;
         let kept = self.store.kept()?;
-        let elapsed = i64::try_from(self.began.elapsed().as_millis())?;
+        let began = self.began;
         let lease_time = kept.lease_time().unwrap_or(0);
         let open = kept.open.iter().map(|(member, due)| {
             let id = Lease::decode(member)?.id;
@@ -29,7 +30,7 @@ impl World {
         let expected = expected
             .iter()
             .map(|(id, (_, due))| (id.clone(), due - self.model.lease_time));
-        agree_on_times("open leases", &open, &expected.collect(), elapsed)?;
+        agree_on_times("open leases", &open, &expected.collect(), began)?;
 
         let now = self.store.time()?;
         let closed = kept.closed.into_iter().map(|(id, until)| (id, until - now));
@@ -40,7 +41,7 @@ impl World {
             "closed leases",
             &closed.collect(),
             &expected.collect(),
-            elapsed,
+            began,
         )?;
 
         for (&started_at, expected) in &self.model.applied {
@@ -55,7 +56,7 @@ impl World {
             agree("applied ids", &last, &numbers.collect())?;
             let what = BTreeMap::from([(started_at.to_string(), left)]);
             let expected = BTreeMap::from([(started_at.to_string(), expected.until - wall)]);
-            agree_on_times("applied ids", &what, &expected, elapsed)?;
+            agree_on_times("applied ids", &what, &expected, began)?;
         }
         let pattern = format!("{}applied:*", self.store.prefix);
         let buckets: Vec<String> = self.store.call(&["KEYS", &pattern])?;
@@ -153,8 +154,10 @@ fn agree_on_times(
     what: &str,
     store: &BTreeMap<String, i64>,
     model: &BTreeMap<String, i64>,
-    elapsed: i64,
+    began: Instant,
 ) -> Result {
+    // Now, after both were read.
+    let elapsed = i64::try_from(began.elapsed().as_millis())?;
     // The clock is kept ten times a second, and ends are whole milliseconds.
     const SLACK: i64 = 110;
     let same = store.len() == model.len()

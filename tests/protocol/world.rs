@@ -59,7 +59,8 @@ pub(crate) enum Step {
     LeaseArrives { index: usize },
     /// A copy of a batch that was delayed arrives; nobody waits for the answer.
     BatchArrives { index: usize },
-    /// An instance gives its frozen batch to the log, and takes a new name.
+    /// An instance gives its frozen batch, or what waits, to the log, and takes a
+    /// new name.
     GiveUp { instance: usize },
     /// A batch is applied from the log, where it stays.
     Replay { index: usize },
@@ -385,6 +386,7 @@ impl World {
     }
 
     fn flush(&mut self, instance: usize, fate: Fate) -> Result {
+        let instance = self.with_something(instance);
         self.freeze(instance);
         let Some(letter) = self.instances[instance].frozen.clone() else {
             return Ok(());
@@ -416,6 +418,16 @@ impl World {
         }
     }
 
+    /// This instance, or else the next one that has something to write.
+    fn with_something(&self, instance: usize) -> usize {
+        let following = (instance..INSTANCES).chain(0..instance);
+        let mut full = following.filter(|&next| {
+            let of = &self.instances[next];
+            of.frozen.is_some() || !of.waiting.is_empty() || !of.finished.is_empty()
+        });
+        full.next().unwrap_or(instance)
+    }
+
     fn freeze(&mut self, instance: usize) {
         let of = &mut self.instances[instance];
         if of.frozen.is_some() || (of.waiting.is_empty() && of.finished.is_empty()) {
@@ -442,6 +454,8 @@ impl World {
     }
 
     fn give_up(&mut self, instance: usize) {
+        let instance = self.with_something(instance);
+        self.freeze(instance);
         if let Some(letter) = self.instances[instance].frozen.take() {
             let given_up = self.age;
             self.log.push(Logged { letter, given_up });
