@@ -163,16 +163,18 @@ impl RedisSettings {
 pub(crate) fn unknown_variables(known: &BTreeSet<&str>) -> Result<Vec<String>> {
     let in_environment = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let in_file = read_env_file()?.into_keys();
-    let is_unknown = |name: &String| {
-        let name = name.strip_prefix(SPIN_PREFIX);
-        name.is_some_and(|name| !known.contains(name.to_ascii_lowercase().as_str()))
-    };
-    let unknown = in_environment.filter(is_unknown).chain(
+    let unknown = in_environment.filter(|name| !is_known(name, known)).chain(
         in_file
-            .filter(is_unknown)
+            .filter(|name| !is_known(name, known))
             .map(|name| format!("{name} in .env")),
     );
     Ok(unknown.collect())
+}
+
+/// What is not meant for Spin is not for us to know.
+fn is_known(name: &str, known: &BTreeSet<&str>) -> bool {
+    name.strip_prefix(SPIN_PREFIX)
+        .is_none_or(|name| known.contains(name.to_ascii_lowercase().as_str()))
 }
 
 /// Whether requests need an API key.
@@ -230,6 +232,14 @@ mod tests {
             text,
             "SPIN_VARIABLE_REDIS_PORT in .env is \"redis\"; it must be a port"
         );
+    }
+
+    #[test]
+    fn a_misspelt_variable_is_unknown() {
+        let known = BTreeSet::from(["redis_host"]);
+        assert!(is_known("SPIN_VARIABLE_REDIS_HOST", &known));
+        assert!(is_known("REDIS_HSOT", &known));
+        assert!(!is_known("SPIN_VARIABLE_REDIS_HSOT", &known));
     }
 
     #[test]

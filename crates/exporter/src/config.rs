@@ -330,8 +330,14 @@ impl RedisOptions {
             "REDIS_CA_FILE is for TLS: set REDIS_TLS=true, or REDIS_URL to a rediss:// one"
         );
         let read = || format!("cannot read REDIS_CA_FILE {}", file.display());
-        let authority = std::fs::read(file).with_context(read)?;
-        Ok(Some(authority))
+        let authority = std::fs::read_to_string(file).with_context(read)?;
+        // The client would trust nobody, and not say why.
+        ensure!(
+            authority.contains("-----BEGIN CERTIFICATE-----"),
+            "REDIS_CA_FILE {} holds no certificate in PEM",
+            file.display()
+        );
+        Ok(Some(authority.into_bytes()))
     }
 
     fn password(&self) -> anyhow::Result<Option<String>> {

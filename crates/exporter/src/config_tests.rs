@@ -93,6 +93,8 @@ fn tls_is_an_option_or_a_url() {
     assert!(both.contains("which one holds"), "{both}");
     let none = refusal(&["--redis-tls", "--redis-ca-file", "/nowhere"]);
     assert!(none.contains("/nowhere"), "{none}");
+    let empty = refusal(&["--redis-tls", "--redis-ca-file", "/dev/null"]);
+    assert!(empty.contains("no certificate"), "{empty}");
 }
 
 #[test]
