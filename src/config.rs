@@ -37,6 +37,8 @@ pub struct RedisConfig {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// Whether it is reached over TLS.
+    pub tls: bool,
     /// Number of the database.
     pub database: u32,
     /// ACL user; empty for the default user.
@@ -63,12 +65,21 @@ impl RedisConfig {
             (true, true) => String::new(),
             _ => format!("{}:{}@", encode(&self.username), encode(&self.password)),
         };
-        format!("redis://{user_info}{}/{}", self.authority(), self.database)
+        let (scheme, authority) = (self.scheme(), self.authority());
+        format!("{scheme}://{user_info}{authority}/{}", self.database)
     }
 
-    /// Host and port, as they may be shown.
+    /// The address as it may be shown, and as `allowed_outbound_hosts` has it.
     #[must_use]
-    pub fn authority(&self) -> String {
+    pub fn shown(&self) -> String {
+        format!("{}://{}", self.scheme(), self.authority())
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.tls { "rediss" } else { "redis" }
+    }
+
+    fn authority(&self) -> String {
         if self.host.contains(':') && !self.host.starts_with('[') {
             format!("[{}]:{}", self.host, self.port)
         } else {
@@ -114,13 +125,14 @@ pub struct ConfigError {
 
 const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
 
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 16] = [
     "metrics_backend",
     "metrics_durability",
     "lease_timeout_ms",
     "execution_limit_ms",
     "redis_host",
     "redis_port",
+    "redis_tls",
     "redis_metrics_db",
     "redis_username",
     "redis_password",
@@ -165,11 +177,13 @@ impl Config {
             values,
             errors: Vec::new(),
         };
+        reader.refuse_empty(&["redis_host", "redis_port"]);
         let config = Self {
             backend: reader.backend(),
             redis: RedisConfig {
                 host: reader.host(),
                 port: reader.integer("redis_port", 6379, 1..=u16::MAX),
+                tls: reader.boolean("redis_tls", false),
                 database: reader.integer("redis_metrics_db", 0, 0..=65_535),
                 username: reader.text("redis_username", ""),
                 password: reader.text("redis_password", ""),
@@ -210,6 +224,17 @@ impl Reader<'_> {
             .to_owned()
     }
 
+    /// Refuses an empty value of those that `allowed_outbound_hosts` is built
+    /// from: the host would not parse it, and deny every address.
+    fn refuse_empty(&mut self, names: &[&'static str]) {
+        for name in names {
+            if self.values.get(name).is_some_and(String::is_empty) {
+                let reason = "must not be empty: allowed_outbound_hosts is built from it";
+                self.refuse(name, reason.to_owned());
+            }
+        }
+    }
+
     fn integer<T>(
         &mut self,
         name: &'static str,
@@ -243,6 +268,18 @@ impl Reader<'_> {
         range: std::ops::RangeInclusive<u64>,
     ) -> Duration {
         Duration::from_millis(self.integer(name, default, range))
+    }
+
+    fn boolean(&mut self, name: &'static str, default: bool) -> bool {
+        match self.text(name, "").as_str() {
+            "" => default,
+            "true" => true,
+            "false" => false,
+            other => {
+                self.refuse(name, format!("{other:?} is not true or false"));
+                default
+            }
+        }
     }
 
     fn backend(&mut self) -> Backend {
@@ -313,7 +350,7 @@ mod tests {
 
     #[test]
     fn every_variable_has_a_default() {
-        let config = config(&[("api_key", ""), ("redis_port", "")]).ok();
+        let config = config(&[("api_key", ""), ("redis_tls", "")]).ok();
         let config = config.expect("nothing is wrong");
         assert_eq!(config.redis.url(), "redis://127.0.0.1:6379/0");
         assert_eq!(config.max_body_bytes, 1 << 20);
@@ -327,9 +364,12 @@ mod tests {
             ("metrics_durability", "sure"),
             ("lease_timeout_ms", "0"),
             ("execution_limit_ms", "99"),
+            ("redis_host", ""),
             ("redis_host", "redis://x"),
+            ("redis_port", ""),
             ("redis_port", "0"),
             ("redis_port", "65536"),
+            ("redis_tls", "yes"),
             ("redis_metrics_db", "-1"),
             ("redis_timeout_ms", "0"),
             ("flush_interval_ms", "501"),
@@ -344,6 +384,14 @@ mod tests {
         }
         let both = config(&[("redis_port", "x"), ("log_level", "y")]);
         assert_eq!(both.err().map(|errors| errors.len()), Some(2));
+    }
+
+    #[test]
+    fn tls_is_a_scheme_of_its_own() {
+        let config = config(&[("redis_tls", "true"), ("redis_password", "s3cret")]).ok();
+        let redis = config.expect("nothing is wrong").redis;
+        assert_eq!(redis.url(), "rediss://:s3cret@127.0.0.1:6379/0");
+        assert_eq!(redis.shown(), "rediss://127.0.0.1:6379");
     }
 
     #[test]

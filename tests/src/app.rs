@@ -20,6 +20,8 @@ pub struct AppOptions {
     pub variables: Vec<(&'static str, String)>,
     /// Further arguments of `up`.
     pub arguments: Vec<String>,
+    /// The runtime's own environment variables.
+    pub environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl AppOptions {
@@ -30,6 +32,7 @@ impl AppOptions {
             manifest: repository().join("spin.toml"),
             variables: vec![("redis_port", redis_port.to_string())],
             arguments: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -69,7 +72,8 @@ impl App {
             .arg("--from")
             .arg(&options.manifest)
             .args(["--listen", &format!("127.0.0.1:{port}")])
-            .args(&options.arguments);
+            .args(&options.arguments)
+            .envs(options.environment.iter().cloned());
         for (name, value) in &options.variables {
             let name = format!("SPIN_VARIABLE_{}", name.to_uppercase());
             command.env(name, value);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     io::Write as _,
     process::{Command, Stdio},
     time::Duration,
@@ -30,10 +31,19 @@ impl Exporter {
     /// # Errors
     /// It is not built, or does not answer.
     pub async fn start(redis_port: u16) -> anyhow::Result<Self> {
+        Self::start_with(redis_port, &[]).await
+    }
+
+    /// The same with further environment variables.
+    ///
+    /// # Errors
+    /// It is not built, or does not answer.
+    pub async fn start_with(redis_port: u16, variables: &[(&str, &OsStr)]) -> anyhow::Result<Self> {
         let port = free_port()?;
         let mut command = Command::new(workspace_binary("functional-scaffold-exporter")?);
         command
             .env("REDIS_PORT", redis_port.to_string())
+            .envs(variables.iter().copied())
             .env("EXPORTER_LISTEN", format!("127.0.0.1:{port}"));
         let process = Process::start(&mut command, "run `cargo xtask build`")?;
         let exporter = Self {

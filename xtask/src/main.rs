@@ -5,6 +5,7 @@
 //!
 //! - `up`, `build`, `test`, `chaos`, `prometheus_rule`: the commands
 //! - `wasm_toolchain`: the two ways to build for `wasm32-wasip2`
+//! - `manifest`: what `up` has to know of `spin.toml`
 //! - `requirements`: what the tests need from the machine
 //! - `runtime`: the dev host or the Spin CLI
 //! - `redis_server`, `redis_container`: which Redis, and starting it
@@ -22,6 +23,7 @@ mod chaos;
 mod child;
 mod debian;
 mod interrupt;
+mod manifest;
 mod probe;
 mod prometheus_rule;
 mod redis_container;

@@ -26,6 +26,15 @@ pub(crate) fn http_ok(address: SocketAddr, path: &str) -> Result<()> {
     Ok(())
 }
 
+/// Sees to it that something listens there.
+///
+/// # Errors
+///
+/// What happened instead.
+pub(crate) fn connects(host: &str, port: u16) -> Result<()> {
+    connect(resolve(host, port)?).map(drop)
+}
+
 /// Who asks Redis.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Credentials<'a> {
@@ -41,10 +50,7 @@ pub(crate) struct Credentials<'a> {
 ///
 /// What happened instead; what Redis said begins with `Redis says`.
 pub(crate) fn redis_pong(host: &str, port: u16, credentials: Credentials<'_>) -> Result<()> {
-    let addresses = (host, port).to_socket_addrs();
-    let mut addresses = addresses.with_context(|| format!("cannot resolve {host}"))?;
-    let address = addresses.next().context("the host has no address")?;
-    let mut replies = BufReader::new(connect(address)?);
+    let mut replies = BufReader::new(connect(resolve(host, port)?)?);
     if let Some(password) = credentials.password {
         let name_and_password = credentials.username.into_iter().chain([password]);
         let auth: Vec<&str> = ["AUTH"].into_iter().chain(name_and_password).collect();
@@ -62,6 +68,12 @@ pub(crate) fn is_redis(port: u16) -> bool {
         Ok(()) => true,
         Err(error) => error.to_string().starts_with("Redis says \"-"),
     }
+}
+
+fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
+    let addresses = (host, port).to_socket_addrs();
+    let mut addresses = addresses.with_context(|| format!("cannot resolve {host}"))?;
+    addresses.next().context("the host has no address")
 }
 
 fn connect(address: SocketAddr) -> Result<TcpStream> {

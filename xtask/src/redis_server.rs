@@ -49,11 +49,20 @@ impl RedisServer {
         let credentials = settings.credentials();
         if let Some(host) = settings.host() {
             let port = settings.port()?;
-            probe::redis_pong(host, port, credentials).with_context(|| {
+            // Whether it answers over TLS, app and exporter see: xtask has none.
+            let answers = match settings.tls() {
+                true => probe::connects(host, port),
+                false => probe::redis_pong(host, port, credentials),
+            };
+            answers.with_context(|| {
                 format!("REDIS_HOST names the Redis at {host}:{port}, which does not answer")
             })?;
             return Ok(Self::Named);
         }
+        ensure!(
+            !settings.tls(),
+            "REDIS_TLS is for a Redis that REDIS_HOST names; it is not set"
+        );
         ensure!(
             credentials.username.is_none(),
             "REDIS_USERNAME is for a Redis that REDIS_HOST names; it is not set"
@@ -128,6 +137,11 @@ impl RedisServer {
         }
         words.push(format!("-p {port}"));
         words.extend(settings.database().map(|number| format!("-n {number}")));
+        if settings.tls() {
+            words.push("--tls".to_owned());
+            let authority = settings.certificate_authority();
+            words.extend(authority.map(|file| format!("--cacert {}", file.display())));
+        }
         let credentials = settings.credentials();
         words.extend(credentials.username.map(|name| format!("--user {name}")));
         words.extend(credentials.password.map(|_| "--askpass".to_owned()));

@@ -2,8 +2,9 @@
 //! (`SPIN_VARIABLE_REDIS_HOST`, `REDIS_HOST`); here they come from one place,
 //! so that the two never look at different databases.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
+use std::ffi::OsString;
 use std::io::ErrorKind;
 
 use anyhow::{Context, Result};
@@ -14,9 +15,10 @@ use crate::probe::Credentials;
 const SPIN_PREFIX: &str = "SPIN_VARIABLE_";
 
 /// Settings that app and exporter share, by the names the exporter reads.
-const SHARED: [&str; 6] = [
+const SHARED: [&str; 7] = [
     "REDIS_HOST",
     "REDIS_PORT",
+    "REDIS_TLS",
     "REDIS_METRICS_DB",
     "REDIS_USERNAME",
     "REDIS_PASSWORD",
@@ -26,7 +28,14 @@ const SHARED: [&str; 6] = [
 /// Settings as given, so far as they are given.
 #[derive(Debug, Default)]
 pub(crate) struct RedisSettings {
-    values: BTreeMap<&'static str, String>,
+    values: BTreeMap<&'static str, Given>,
+}
+
+#[derive(Debug)]
+struct Given {
+    value: String,
+    /// The variable that it was given in, as the user knows it.
+    variable: String,
 }
 
 impl RedisSettings {
@@ -49,16 +58,19 @@ impl RedisSettings {
         for name in SHARED {
             let spin_name = format!("{SPIN_PREFIX}{name}");
             let given = [
-                environment(name),
-                environment(&spin_name),
-                file.get(&spin_name).cloned(),
+                (environment(name), name.to_owned()),
+                (environment(&spin_name), spin_name.clone()),
+                (
+                    file.get(&spin_name).cloned(),
+                    format!("{spin_name} in .env"),
+                ),
             ];
-            let mut given = given
-                .into_iter()
-                .flatten()
-                .filter(|value| !value.is_empty());
-            if let Some(value) = given.next() {
-                values.insert(name, value);
+            let mut given = given.into_iter().filter_map(|(value, variable)| {
+                let value = value.filter(|value| !value.is_empty())?;
+                Some(Given { value, variable })
+            });
+            if let Some(given) = given.next() {
+                values.insert(name, given);
             }
         }
         Self { values }
@@ -75,11 +87,23 @@ impl RedisSettings {
     ///
     /// When it is not a port.
     pub(crate) fn port(&self) -> Result<u16> {
-        let Some(port) = self.get("REDIS_PORT") else {
+        let Some(Given { value, variable }) = self.values.get("REDIS_PORT") else {
             return Ok(6379);
         };
-        let number = port.parse();
-        number.with_context(|| format!("REDIS_PORT is {port:?}; it must be a port"))
+        let number = value.parse();
+        number.with_context(|| format!("{variable} is {value:?}; it must be a port"))
+    }
+
+    /// Whether it is reached over TLS. Other values than `true` and `false` are
+    /// refused by the exporter and the app.
+    pub(crate) fn tls(&self) -> bool {
+        self.get("REDIS_TLS") == Some("true")
+    }
+
+    /// The file with the authorities to trust, which only the exporter takes
+    /// from a variable of its own.
+    pub(crate) fn certificate_authority(&self) -> Option<OsString> {
+        env::var_os("REDIS_CA_FILE").filter(|file| !file.is_empty())
     }
 
     /// The number of the database.
@@ -102,27 +126,55 @@ impl RedisSettings {
 
     /// The same settings, at another address.
     pub(crate) fn at(mut self, host: &str, port: u16) -> Self {
-        self.values.insert("REDIS_HOST", host.to_owned());
-        self.values.insert("REDIS_PORT", port.to_string());
+        for (name, value) in [
+            ("REDIS_HOST", host.to_owned()),
+            ("REDIS_PORT", port.to_string()),
+        ] {
+            let variable = name.to_owned();
+            self.values.insert(name, Given { value, variable });
+        }
         self
     }
 
     /// Environment variables for the app.
     pub(crate) fn for_app(&self) -> impl Iterator<Item = (String, &str)> {
         let values = self.values.iter();
-        values.map(|(name, value)| (format!("{SPIN_PREFIX}{name}"), value.as_str()))
+        values.map(|(name, given)| (format!("{SPIN_PREFIX}{name}"), given.value.as_str()))
     }
 
     /// Environment variables for the exporter.
     pub(crate) fn for_exporter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.values
             .iter()
-            .map(|(name, value)| (*name, value.as_str()))
+            .map(|(name, given)| (*name, given.value.as_str()))
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        self.values.get(name).map(String::as_str)
+        self.values.get(name).map(|given| given.value.as_str())
     }
+}
+
+/// Variables for Spin that the app does not have: misspelt, most likely. Spin
+/// says nothing of them.
+///
+/// # Errors
+///
+/// When `.env` cannot be read.
+pub(crate) fn unknown_variables(known: &BTreeSet<&str>) -> Result<Vec<String>> {
+    let in_environment = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let in_file = read_env_file()?.into_keys();
+    let unknown = in_environment.filter(|name| !is_known(name, known)).chain(
+        in_file
+            .filter(|name| !is_known(name, known))
+            .map(|name| format!("{name} in .env")),
+    );
+    Ok(unknown.collect())
+}
+
+/// What is not meant for Spin is not for us to know.
+fn is_known(name: &str, known: &BTreeSet<&str>) -> bool {
+    name.strip_prefix(SPIN_PREFIX)
+        .is_none_or(|name| known.contains(name.to_ascii_lowercase().as_str()))
 }
 
 /// Whether requests need an API key.
@@ -169,6 +221,25 @@ mod tests {
         let exporter: Vec<_> = settings.for_exporter().collect();
         assert!(exporter.contains(&("REDIS_METRICS_DB", "3")));
         assert!(exporter.contains(&("REDIS_PORT", "6380")));
+    }
+
+    #[test]
+    fn a_wrong_port_is_named_as_it_was_given() {
+        let file = file(&[("SPIN_VARIABLE_REDIS_PORT", "redis")]);
+        let error = RedisSettings::from_sources(|_| None, &file).port();
+        let text = error.expect_err("it is no port").to_string();
+        assert_eq!(
+            text,
+            "SPIN_VARIABLE_REDIS_PORT in .env is \"redis\"; it must be a port"
+        );
+    }
+
+    #[test]
+    fn a_misspelt_variable_is_unknown() {
+        let known = BTreeSet::from(["redis_host"]);
+        assert!(is_known("SPIN_VARIABLE_REDIS_HOST", &known));
+        assert!(is_known("REDIS_HSOT", &known));
+        assert!(!is_known("SPIN_VARIABLE_REDIS_HSOT", &known));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::address;
 use crate::build;
 use crate::child::{Child, describe_end};
 use crate::interrupt::{self, Interrupted};
+use crate::manifest::Manifest;
 use crate::probe;
 use crate::redis_server::{self, RedisServer};
 use crate::redis_settings::{self, RedisSettings};
@@ -28,8 +29,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Build everything, and run Redis, the app and the exporter until Ctrl-C.
 ///
-/// Redis is the one that REDIS_HOST names (with REDIS_PORT, REDIS_USERNAME and
-/// REDIS_PASSWORD); else one is started, with its data in .functional-scaffold/:
+/// Redis is the one that REDIS_HOST names (with REDIS_PORT, REDIS_USERNAME,
+/// REDIS_PASSWORD, and for TLS REDIS_TLS and REDIS_CA_FILE); else one is started, with its data in .functional-scaffold/:
 /// redis-server or valkey-server, Debian's package (installed if we are root),
 /// or a Docker container. App and exporter get the same settings, from the
 /// environment or from .env.
@@ -76,8 +77,14 @@ impl Up {
     pub(crate) fn run(self) -> Result<()> {
         let plan = self.plan()?;
         plan.check_ports()?;
+        let manifest = Manifest::read()?;
+        for name in redis_settings::unknown_variables(&manifest.variables())? {
+            eprintln!("warning: {name} is no variable of spin.toml; it changes nothing");
+        }
         let mut steps = Steps::default();
-        if !plan.up.no_build {
+        if plan.up.no_build {
+            manifest.check_built()?;
+        } else {
             build::build(&mut steps, plan.up.install)?;
             // A build takes minutes, and ports do not wait.
             plan.check_ports()?;
@@ -134,6 +141,10 @@ impl Plan {
 
         let mut app = self.runtime.up(self.up.listen);
         app.envs(settings.for_app());
+        // What the exporter trusts, whatever runs the app is to trust, too.
+        if let Some(file) = settings.certificate_authority() {
+            app.env("SSL_CERT_FILE", file);
+        }
         children.0.push(Child::spawn("the app", &mut app)?);
         let address = address::reached_at(self.up.listen);
         children.wait_until(|| probe::http_ok(address, "/healthz"))?;

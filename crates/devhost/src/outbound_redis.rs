@@ -3,7 +3,8 @@
 //! It owns connections and commands, as Spin has them: a TCP connection at
 //! each open, no time-out on anything, commands of one connection multiplexed,
 //! the connection closed with its resource. Bounding a wait is the
-//! component's business, here as there.
+//! component's business, here as there. `rediss://` trusts what the machine
+//! does, or the file that `SSL_CERT_FILE` names.
 
 use std::fmt::Display;
 use std::sync::Arc;

@@ -1,11 +1,14 @@
 //! Every option, as a flag and as an environment variable, and the checks that
 //! need more than one of them. Owns names, defaults and help; opens nothing but
-//! the password's file.
+//! the files of the password and of the certificate authority.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::{Context as _, bail, ensure};
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
+use anyhow::{Context as _, ensure};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use functional_scaffold_schema::protocol::DEFAULT_PREFIX;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 use tracing::level_filters::LevelFilter;
@@ -83,8 +86,9 @@ Examples:
   functional-scaffold-exporter --redis-host redis.internal --redis-db 2
   REDIS_PASSWORD_FILE=/run/secrets/redis functional-scaffold-exporter --listen 0.0.0.0:8001
 
-A flag wins over its environment variable. An empty REDIS_URL, REDIS_USERNAME,
-REDIS_PASSWORD, REDIS_PASSWORD_FILE or EXPORTER_STATE_FILE counts as not set.
+A flag wins over its environment variable. An empty REDIS_URL, REDIS_TLS,
+REDIS_CA_FILE, REDIS_USERNAME, REDIS_PASSWORD, REDIS_PASSWORD_FILE or
+EXPORTER_STATE_FILE counts as not set.
 
 A Redis user of its own needs no more than this:
   ACL SETUSER exporter on >PASSWORD ~metrics:* +ping +select +hscan +zscan
@@ -105,6 +109,16 @@ pub struct RedisOptions {
     /// Port of Redis.
     #[arg(long, global = true, env, value_name = "PORT", default_value = "6379", value_parser = port)]
     pub redis_port: u16,
+
+    /// Whether Redis is reached over TLS. Its certificate has to name the host
+    /// and to be trusted.
+    #[arg(long, global = true, env, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean, action = ArgAction::Set)]
+    pub redis_tls: bool,
+
+    /// File with the certificates (PEM) of the authorities that are trusted with
+    /// Redis's own, instead of those that this machine trusts.
+    #[arg(long, global = true, env, value_name = "FILE")]
+    pub redis_ca_file: Option<PathBuf>,
 
     /// Number of the Redis database that holds the metrics.
     #[arg(long, global = true, env = "REDIS_METRICS_DB", value_name = "NUMBER", default_value = "0", value_parser = clap::value_parser!(i64).range(0..))]
@@ -129,10 +143,10 @@ pub struct RedisOptions {
     #[arg(long, global = true, env, value_name = "FILE")]
     pub redis_password_file: Option<PathBuf>,
 
-    /// Redis as a URL, instead of host and port: redis://user:password@redis.internal:6379/2
-    /// or redis+unix:///run/redis.sock?db=2. What it leaves out (user,
-    /// password, database) is taken from the other options. TLS (rediss://) is
-    /// not supported yet.
+    /// Redis as a URL, instead of host, port and TLS:
+    /// redis://user:password@redis.internal:6379/2, rediss://… for TLS, or
+    /// redis+unix:///run/redis.sock?db=2. What it leaves out (user, password,
+    /// database) is taken from the other options.
     #[arg(long, global = true, env, value_name = "URL", hide_env_values = true)]
     pub redis_url: Option<String>,
 
@@ -222,6 +236,8 @@ pub struct Config {
     pub listen: String,
     /// Where Redis is, with database and credentials.
     pub redis: ConnectionInfo,
+    /// Certificates (PEM) of the authorities to trust, instead of the machine's.
+    pub redis_ca: Option<Vec<u8>>,
     /// Longest wait for a connection and for each reply.
     pub redis_timeout: Duration,
     /// Longest time that a scrape may take.
@@ -246,6 +262,7 @@ impl Cli {
         let redis = self.redis.connection_info()?;
         Ok(Config {
             listen: self.serve.listen,
+            redis_ca: self.redis.certificate_authority(&redis)?,
             redis,
             redis_timeout: Duration::from_millis(self.redis.redis_timeout_ms),
             scrape_timeout: Duration::from_millis(self.serve.scrape_timeout_ms),
@@ -265,6 +282,14 @@ impl RedisOptions {
                 let mut info = (self.redis_host.as_str(), self.redis_port)
                     .into_connection_info()
                     .context("unusable host or port of Redis")?;
+                if self.redis_tls {
+                    info.addr = ConnectionAddr::TcpTls {
+                        host: self.redis_host.clone(),
+                        port: self.redis_port,
+                        insecure: false,
+                        tls_params: None,
+                    };
+                }
                 info.redis.db = self.redis_db;
                 info
             }
@@ -280,11 +305,18 @@ impl RedisOptions {
 
     /// The URL itself never enters an error: it may hold the password.
     fn info_from_url(&self, text: &str) -> anyhow::Result<ConnectionInfo> {
-        let url = redis::parse_redis_url(text)
-            .context("REDIS_URL is not a URL that begins with redis:// or redis+unix://")?;
-        if matches!(url.scheme(), "rediss" | "valkeys") {
-            bail!("REDIS_URL begins with rediss://, and TLS is not supported yet");
-        }
+        let url = redis::parse_redis_url(text).context(
+            "REDIS_URL is not a URL that begins with redis://, rediss:// or redis+unix://",
+        )?;
+        let over_tls = matches!(url.scheme(), "rediss" | "valkeys");
+        ensure!(
+            over_tls || !self.redis_tls,
+            "REDIS_TLS is set, and REDIS_URL does not begin with rediss://: which one holds?"
+        );
+        ensure!(
+            url.fragment().is_none(),
+            "REDIS_URL ends with #…: certificates are always checked"
+        );
         let mut info = url
             .clone()
             .into_connection_info()
@@ -299,13 +331,28 @@ impl RedisOptions {
         Ok(info)
     }
 
+    fn certificate_authority(&self, redis: &ConnectionInfo) -> anyhow::Result<Option<Vec<u8>>> {
+        let Some(file) = given_file(self.redis_ca_file.as_deref()) else {
+            return Ok(None);
+        };
+        ensure!(
+            matches!(redis.addr, ConnectionAddr::TcpTls { .. }),
+            "REDIS_CA_FILE is for TLS: set REDIS_TLS=true, or REDIS_URL to a rediss:// one"
+        );
+        let read = || format!("cannot read REDIS_CA_FILE {}", file.display());
+        let authority = std::fs::read_to_string(file).with_context(read)?;
+        // The client would trust nobody, and not say why.
+        ensure!(
+            authority.contains("-----BEGIN CERTIFICATE-----"),
+            "REDIS_CA_FILE {} holds no certificate in PEM",
+            file.display()
+        );
+        Ok(Some(authority.into_bytes()))
+    }
+
     fn password(&self) -> anyhow::Result<Option<String>> {
         let password = given(self.redis_password.as_deref());
-        let file = self
-            .redis_password_file
-            .as_deref()
-            .filter(|file| !file.as_os_str().is_empty());
-        let Some(file) = file else {
+        let Some(file) = given_file(self.redis_password_file.as_deref()) else {
             return Ok(password.map(str::to_owned));
         };
         ensure!(
@@ -324,6 +371,18 @@ impl RedisOptions {
 /// a Compose file gives.
 fn given(text: Option<&str>) -> Option<&str> {
     text.filter(|text| !text.is_empty())
+}
+
+fn given_file(file: Option<&Path>) -> Option<&Path> {
+    file.filter(|file| !file.as_os_str().is_empty())
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "true" => Ok(true),
+        "false" | "" => Ok(false),
+        _ => Err("not true or false".to_owned()),
+    }
 }
 
 fn port(text: &str) -> Result<u16, String> {

@@ -72,6 +72,32 @@ fn a_url_goes_before_host_and_port_and_the_rest_fills_it() {
 }
 
 #[test]
+fn tls_is_an_option_or_a_url() {
+    let over_tls = |arguments: &[&str]| {
+        let addr = check(arguments).expect("valid options").redis.addr;
+        matches!(
+            addr,
+            ConnectionAddr::TcpTls {
+                insecure: false,
+                ..
+            }
+        )
+    };
+    assert!(over_tls(&["--redis-tls"]));
+    assert!(over_tls(&["--redis-tls=true"]));
+    assert!(over_tls(&["--redis-url", "rediss://h"]));
+    assert!(over_tls(&["--redis-url", "rediss://h", "--redis-tls"]));
+    assert!(!over_tls(&["--redis-tls="]));
+    assert!(!over_tls(&["--redis-url", "redis://h"]));
+    let both = refusal(&["--redis-url", "redis://h", "--redis-tls"]);
+    assert!(both.contains("which one holds"), "{both}");
+    let none = refusal(&["--redis-tls", "--redis-ca-file", "/nowhere"]);
+    assert!(none.contains("/nowhere"), "{none}");
+    let empty = refusal(&["--redis-tls", "--redis-ca-file", "/dev/null"]);
+    assert!(empty.contains("no certificate"), "{empty}");
+}
+
+#[test]
 fn options_of_redis_hold_before_and_after_the_command() {
     let address = |arguments: &[&str]| redis(arguments).0;
     assert_eq!(address(&["--redis-host", "h", "replay", "f"]), "h:6379");
@@ -101,10 +127,9 @@ fn the_password_may_be_in_a_file() {
 #[test]
 fn wrong_values_are_refused_with_a_reason_and_without_a_secret() {
     for (arguments, reason) in [
-        (
-            ["--redis-url", "rediss://:s3cret@h"],
-            "TLS is not supported",
-        ),
+        (["--redis-url", "rediss://:s3cret@h#insecure"], "#"),
+        (["--redis-tls=yes", "--redis-tls=yes"], "not true or false"),
+        (["--redis-ca-file", "ca.pem"], "REDIS_TLS=true"),
         (["--redis-url", "http://:s3cret@h"], "begins with redis://"),
         (["--redis-url", "s3cret"], "begins with redis://"),
         (["--redis-url", "redis://:s3cret@h/db"], "database number"),

@@ -5,7 +5,9 @@
 
 use std::{fmt, time::Duration};
 
-use redis::{AsyncConnectionConfig, ErrorKind, RedisError, aio::MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, ErrorKind, RedisError, TlsCertificates, aio::MultiplexedConnection,
+};
 use thiserror::Error;
 use tokio::{sync::Mutex, time::timeout};
 
@@ -135,11 +137,21 @@ impl Redis {
     /// Opens nothing yet.
     ///
     /// # Errors
-    /// The client refuses the address.
+    /// The client refuses the address, or a certificate of the authority.
     pub fn new(config: &Config) -> Result<Self, Failure> {
         let secret = config.redis.redis.password.clone();
-        let client = redis::Client::open(config.redis.clone())
-            .map_err(|error| failure(&error, secret.as_deref()))?;
+        let address = config.redis.clone();
+        let client = match &config.redis_ca {
+            None => redis::Client::open(address),
+            Some(authority) => redis::Client::build_with_tls(
+                address,
+                TlsCertificates {
+                    client_tls: None,
+                    root_cert: Some(authority.clone()),
+                },
+            ),
+        };
+        let client = client.map_err(|error| failure(&error, secret.as_deref()))?;
         Ok(Self {
             client,
             limit: config.redis_timeout,
