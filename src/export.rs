@@ -22,6 +22,6 @@ impl Guest for Component {
     async fn handle(request: Request) -> Result<Response, ErrorCode> {
         let (head, body) = wasi_http::from_wasi_request(request);
         let answer = service::serve(head, body).await;
-        wasi_http::into_wasi_response(answer).await
+        wasi_http::into_wasi_response(answer)
     }
 }

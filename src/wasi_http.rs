@@ -1,11 +1,7 @@
 //! WASI's HTTP requests and responses, to and from plain types. The hot path:
 //! everything here is counted in host calls. Decides nothing about content.
 
-use std::{
-    future::{Future as _, poll_fn},
-    task::Poll,
-    time::Duration,
-};
+use std::time::Duration;
 
 use spin_sdk::{
     wasip3::{
@@ -186,7 +182,7 @@ async fn discard(mut stream: StreamReader<u8>) {
 ///
 /// # Errors
 /// The host refuses a header or the status code.
-pub async fn into_wasi_response(answer: Answer) -> Result<Response, ErrorCode> {
+pub fn into_wasi_response(answer: Answer) -> Result<Response, ErrorCode> {
     let mut headers = vec![
         ("content-type".to_owned(), answer.content_type.into()),
         (
@@ -208,20 +204,10 @@ pub async fn into_wasi_response(answer: Answer) -> Result<Response, ErrorCode> {
     response
         .set_status_code(answer.code)
         .map_err(|()| internal("status code"))?;
-    // Dropping the writer of the trailers writes that there are none.
-    drop(trailers);
-
-    let mut write = Box::pin(async move {
+    wit_bindgen::spawn(async move {
         writer.write_all(answer.body).await;
+        drop(trailers);
     });
-    let mut written = false;
-    poll_fn(|context| {
-        written = write.as_mut().poll(context).is_ready();
-        Poll::Ready(())
-    })
-    .await;
-    if !written {
-        wit_bindgen::spawn(write);
-    }
+    wit_bindgen::spawn(async {});
     Ok(response)
 }
