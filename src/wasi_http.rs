@@ -11,7 +11,7 @@ use spin_sdk::{
     wit_bindgen::{self, StreamReader, StreamResult},
 };
 
-use crate::{answer::Answer, clock::within};
+use crate::{answer::Answer, clock::within, turn};
 
 /// What a request says before its body.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -176,9 +176,9 @@ async fn discard(mut stream: StreamReader<u8>) {
 
 /// Hands an answer to the host.
 ///
-/// The body carries its length, and its write is started before the response
-/// is returned: head and body then leave in one piece. In two, the second
-/// waits for the client's delayed acknowledgement, 40 ms on plain Spin.
+/// The body carries its length, and is written in the turn that returns the
+/// response: head and body then leave in one piece ([`turn`]). In two, the
+/// second waits for the client's delayed acknowledgement, 40 ms on plain Spin.
 ///
 /// # Errors
 /// The host refuses a header or the status code.
@@ -206,8 +206,9 @@ pub fn into_wasi_response(answer: Answer) -> Result<Response, ErrorCode> {
         .map_err(|()| internal("status code"))?;
     wit_bindgen::spawn(async move {
         writer.write_all(answer.body).await;
+        // Writes that there are none.
         drop(trailers);
     });
-    wit_bindgen::spawn(async {});
+    turn::end_in_waiting();
     Ok(response)
 }
