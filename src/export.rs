@@ -10,7 +10,7 @@ use spin_sdk::wasip3::{
     http::types::{ErrorCode, Request, Response},
 };
 
-use crate::{service, wasi_http};
+use crate::{service, turn, wasi_http};
 
 struct Component;
 
@@ -21,7 +21,7 @@ spin_sdk::wasip3::http::service::export!(Component with_types_in spin_sdk::wasip
 impl Guest for Component {
     async fn handle(request: Request) -> Result<Response, ErrorCode> {
         let (head, body) = wasi_http::from_wasi_request(request);
-        let answer = service::serve(head, body).await;
-        wasi_http::into_wasi_response(answer).await
+        let answer = turn::fresh(service::serve(head, body)).await;
+        wasi_http::into_wasi_response(answer)
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use functional_scaffold_schema::{catalog::Catalog, protocol::Script};
 use serde_json::json;
-use spin_sdk::wasip3::random::random::get_random_u64;
+use spin_sdk::{wasip3::random::random::get_random_u64, wit_bindgen};
 
 use crate::{
     algorithm::{self, Description},
@@ -102,6 +102,9 @@ impl Instance {
         // them too, and one of the results is kept: waiting for another
         // request's task would cost every request more than that.
         let loaded = Config::load().await;
+        // The host takes up a new request's first yield at once, and reading
+        // the variables leaves it in no state to respond: see `turn::fresh`.
+        wit_bindgen::yield_async().await;
         self.ready
             .get_or_init(|| self.prepare(loaded).map(Rc::new).map_err(Rc::from))
             .clone()

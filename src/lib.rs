@@ -4,6 +4,7 @@
 //! # Layout
 //! A request passes from top to bottom:
 //! - [`wasi_http`]: WASI's requests and responses, to and from plain types
+//! - [`turn`]: what makes a response leave in one piece
 //! - [`service`]: one request, from routing to counting
 //! - [`routes`]: which path and method means what
 //! - [`invoke`]: running the algorithm on a body
@@ -35,4 +36,5 @@ pub mod openapi;
 pub mod readiness;
 pub mod routes;
 pub mod service;
+pub mod turn;
 pub mod wasi_http;

@@ -1,11 +1,7 @@
 //! WASI's HTTP requests and responses, to and from plain types. The hot path:
 //! everything here is counted in host calls. Decides nothing about content.
 
-use std::{
-    future::{Future as _, poll_fn},
-    task::Poll,
-    time::Duration,
-};
+use std::time::Duration;
 
 use spin_sdk::{
     wasip3::{
@@ -15,7 +11,7 @@ use spin_sdk::{
     wit_bindgen::{self, StreamReader, StreamResult},
 };
 
-use crate::{answer::Answer, clock::within};
+use crate::{answer::Answer, clock::within, turn};
 
 /// What a request says before its body.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -180,13 +176,13 @@ async fn discard(mut stream: StreamReader<u8>) {
 
 /// Hands an answer to the host.
 ///
-/// The body carries its length, and its write is started before the response
-/// is returned: head and body then leave in one piece. In two, the second
-/// waits for the client's delayed acknowledgement, 40 ms on plain Spin.
+/// The body carries its length, and is written in the turn that returns the
+/// response: head and body then leave in one piece ([`turn`]). In two, the
+/// second waits for the client's delayed acknowledgement, 40 ms on plain Spin.
 ///
 /// # Errors
 /// The host refuses a header or the status code.
-pub async fn into_wasi_response(answer: Answer) -> Result<Response, ErrorCode> {
+pub fn into_wasi_response(answer: Answer) -> Result<Response, ErrorCode> {
     let mut headers = vec![
         ("content-type".to_owned(), answer.content_type.into()),
         (
@@ -208,20 +204,11 @@ pub async fn into_wasi_response(answer: Answer) -> Result<Response, ErrorCode> {
     response
         .set_status_code(answer.code)
         .map_err(|()| internal("status code"))?;
-    // Dropping the writer of the trailers writes that there are none.
-    drop(trailers);
-
-    let mut write = Box::pin(async move {
+    wit_bindgen::spawn(async move {
         writer.write_all(answer.body).await;
+        // Writes that there are none.
+        drop(trailers);
     });
-    let mut written = false;
-    poll_fn(|context| {
-        written = write.as_mut().poll(context).is_ready();
-        Poll::Ready(())
-    })
-    .await;
-    if !written {
-        wit_bindgen::spawn(write);
-    }
+    turn::end_in_waiting();
     Ok(response)
 }

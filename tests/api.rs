@@ -1,6 +1,10 @@
 //! Each route and each documented error, over HTTP, and that each is counted.
 
-use std::time::Duration;
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::Duration,
+};
 
 use functional_scaffold_tests::{
     app::{App, AppOptions},
@@ -215,6 +219,44 @@ async fn wrong_paths_and_methods_are_problems_and_counted() -> Result {
             1,
         ),
     ])
+}
+
+#[test]
+fn a_response_leaves_in_one_piece() -> Result {
+    const REQUESTS: usize = 200;
+    // Another thread of the host may now and then come between head and body.
+    const MOST_IN_PIECES: usize = 10;
+
+    for durability in ["relaxed", "exact", "strict"] {
+        let service = Service::start(&[("metrics_durability", durability)])?;
+        let mut connection = TcpStream::connect(("127.0.0.1", service.app.port()))?;
+        connection.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let body = r#"{"number": 17}"#;
+        let request = format!(
+            "POST /invoke HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut in_pieces = 0;
+        for _ in 0..REQUESTS {
+            connection.write_all(request.as_bytes())?;
+            let mut response = Vec::new();
+            let mut pieces = 0;
+            while !response.ends_with(b"}") {
+                let mut piece = [0; 4096];
+                let length = connection.read(&mut piece)?;
+                anyhow::ensure!(length > 0, "closed after {response:?}");
+                response.extend_from_slice(&piece[..length]);
+                pieces += 1;
+            }
+            assert!(response.starts_with(b"HTTP/1.1 200 "));
+            in_pieces += usize::from(pieces > 1);
+        }
+        assert!(
+            in_pieces <= MOST_IN_PIECES,
+            "{in_pieces} of {REQUESTS} in {durability} mode"
+        );
+    }
+    Ok(())
 }
 
 #[tokio::test]
