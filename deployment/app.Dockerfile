@@ -42,6 +42,7 @@ COPY --from=components /source/target/wasm32-wasip2/release/*.wasm target/wasm32
 USER 65532:65532
 EXPOSE 8000
 ENTRYPOINT ["/usr/local/bin/devhost"]
-CMD ["up", "--from", "spin.toml", "--listen", "0.0.0.0:8000"]
+# No cache, which would want a folder to write to.
+CMD ["up", "--from", "spin.toml", "--disable-cache", "--listen", "0.0.0.0:8000"]
 HEALTHCHECK --interval=30s --timeout=3s --start-period=30s \
     CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8000 && printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ code _ <&3 && [[ $code == 200 ]]"]
