@@ -8,7 +8,7 @@ use functional_scaffold_schema::{lease::Lease, protocol::lease_call};
 use serde_json::json;
 
 use crate::{
-    clock::Mark,
+    clock::Deadline,
     config::{Backend, Durability},
     instance::{Instance, Ready},
     log::{self, Level},
@@ -29,8 +29,8 @@ pub async fn take(instance: &Instance, ready: &Rc<Ready>, endpoint: &str) -> Opt
         ready.writer.borrow_mut().record_unleased();
         return None;
     }
-    let deadline = Mark::now().after(config.lease_timeout);
-    if let Err(error) = register::ensure(instance, ready, config.lease_timeout).await {
+    let deadline = Deadline::after(config.lease_timeout);
+    if let Err(error) = register::ensure(instance, ready, deadline).await {
         give_up(ready, &error);
         return None;
     }
@@ -38,7 +38,7 @@ pub async fn take(instance: &Instance, ready: &Rc<Ready>, endpoint: &str) -> Opt
     let lease = ready.writer.borrow_mut().lease(endpoint, limit);
     let call = lease_call(&config.prefix, std::slice::from_ref(&lease));
     let script = &instance.scripts.lease;
-    if let Err(error) = ready.store.call(script, &call, deadline.remaining()).await {
+    if let Err(error) = ready.store.call(script, &call, deadline).await {
         give_up(ready, &error);
     }
     Some(lease)
@@ -46,8 +46,11 @@ pub async fn take(instance: &Instance, ready: &Rc<Ready>, endpoint: &str) -> Opt
 
 fn give_up(ready: &Ready, error: &StoreError) {
     let mut writer = ready.writer.borrow_mut();
-    writer.give_up_leases();
     writer.record_unleased();
-    let fields = json!({ "reason": error.to_string() });
-    log::write(Level::Warn, "lease_given_up", fields);
+    // The requests that waited beside the first one are no news.
+    if writer.waits_for_leases() {
+        writer.give_up_leases();
+        let fields = json!({ "reason": error.to_string() });
+        log::write(Level::Warn, "lease_given_up", fields);
+    }
 }

@@ -6,6 +6,7 @@
 //! - [`lease`]: what is said to Redis before an execution begins
 //! - [`flush`]: when they are written, retried, and given to the log
 //! - [`redis`]: the one connection, and calls on it that end in time
+//! - [`single_flight`]: work that one request does for all of the instance
 
 use std::rc::Rc;
 
@@ -24,6 +25,7 @@ pub mod flush;
 pub mod lease;
 pub mod redis;
 pub mod register;
+pub mod single_flight;
 pub mod writer;
 
 /// Counts a finished request, and its execution and the lease of that one if it
@@ -46,7 +48,7 @@ pub async fn record(
         (ticket, writer.waits_for_batches())
     };
     if strict && waits {
-        flush::answered(instance, ready, ticket, ready.config.redis.timeout).await;
+        flush::answered(instance, ready, ticket).await;
     }
     let mut writer = ready.writer.borrow_mut();
     if !writer.is_answered(ticket) && writer.begin_flushing() {

@@ -2,51 +2,46 @@
 //! a crash is counted under a name that the exporter knows, or else before its
 //! first batch.
 
-use std::time::Duration;
-
 use functional_scaffold_schema::protocol::register_call;
 use spin_sdk::wasip3::random::random::get_random_u64;
 
 use crate::{
-    clock::{Mark, wait},
+    clock::Deadline,
     instance::{Instance, Ready},
-    metrics::{redis::StoreError, writer::Registration},
+    metrics::redis::StoreError,
     routes,
 };
 
-/// Registers the families, unless they are; every wait ends after `limit`.
+/// Registers the families, unless they are. Who waits for another request to do
+/// so shares its success or failure: in an outage each wait would follow on the
+/// one before it otherwise.
 ///
 /// # Errors
 /// Redis did not answer; the next one who needs it tries again.
-pub async fn ensure(instance: &Instance, ready: &Ready, limit: Duration) -> Result<(), StoreError> {
-    // How often it looks whether another request is through with it.
-    const LOOK: Duration = Duration::from_millis(1);
-
-    let mut deadline = None;
-    loop {
-        let registration = ready.writer.borrow().registration();
-        match registration {
-            Registration::Done => return Ok(()),
-            Registration::Missing => break,
-            Registration::UnderWay => {}
-        }
-        let deadline = *deadline.get_or_insert_with(|| Mark::now().after(limit));
-        if deadline.remaining().is_zero() {
-            return Err(StoreError::Timeout(limit));
-        }
-        wait(LOOK).await;
+pub async fn ensure(
+    instance: &Instance,
+    ready: &Ready,
+    deadline: Deadline,
+) -> Result<(), StoreError> {
+    if ready.writer.borrow().is_registered() {
+        return Ok(());
     }
-    let set = |state| ready.writer.borrow_mut().set_registration(state);
-    set(Registration::UnderWay);
-    let registered = register(instance, ready, limit).await;
-    set(match registered {
-        Ok(()) => Registration::Done,
-        Err(_) => Registration::Missing,
-    });
-    registered
+    let Some(_flight) = ready.registering.begin() else {
+        let ended = deadline.bounds(ready.registering.ended()).await;
+        ended.ok_or(StoreError::Timeout(deadline.limit()))?;
+        let registered = ready.writer.borrow().is_registered();
+        return registered.then_some(()).ok_or(StoreError::Elsewhere);
+    };
+    register(instance, ready, deadline).await?;
+    ready.writer.borrow_mut().set_registered();
+    Ok(())
 }
 
-async fn register(instance: &Instance, ready: &Ready, limit: Duration) -> Result<(), StoreError> {
+async fn register(
+    instance: &Instance,
+    ready: &Ready,
+    deadline: Deadline,
+) -> Result<(), StoreError> {
     let endpoints = [routes::INVOKE, routes::INVOKE_NAMED];
     let script = &instance.scripts.register;
     let prefix = &ready.config.prefix;
@@ -56,7 +51,7 @@ async fn register(instance: &Instance, ready: &Ready, limit: Duration) -> Result
         let zero_cells = writer.zero_cells(&endpoints);
         register_call(prefix, epoch, &writer.families(), &zero_cells)
     };
-    let standing = ready.store.call(script, &call, limit).await?;
+    let standing = ready.store.call(script, &call, deadline).await?;
     let call = {
         let mut writer = ready.writer.borrow_mut();
         let own_layouts = writer.adopt(&standing);
@@ -65,6 +60,6 @@ async fn register(instance: &Instance, ready: &Ready, limit: Duration) -> Result
         }
         register_call(prefix, epoch, &own_layouts, &writer.zero_cells(&endpoints))
     };
-    ready.store.call(script, &call, limit).await?;
+    ready.store.call(script, &call, deadline).await?;
     Ok(())
 }
