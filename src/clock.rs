@@ -25,17 +25,44 @@ impl Mark {
     pub fn nanos_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
+}
 
-    /// The mark `duration` from this one.
+/// The end of what may be waited for, in one wait or in several in a row.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    limit: Duration,
+    at: u64,
+}
+
+impl Deadline {
+    /// The deadline `limit` from now. One host call.
     #[must_use]
-    pub fn after(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(nanos(duration)))
+    pub fn after(limit: Duration) -> Self {
+        Self {
+            limit,
+            at: monotonic_clock::now().saturating_add(nanos(limit)),
+        }
     }
 
-    /// How long it is until this mark; zero if it has passed.
+    /// The wait as it was granted.
+    #[must_use]
+    pub fn limit(self) -> Duration {
+        self.limit
+    }
+
+    /// What is left of it; zero if it has passed. One host call.
     #[must_use]
     pub fn remaining(self) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(Self::now().0))
+        Duration::from_nanos(self.at.saturating_sub(monotonic_clock::now()))
+    }
+
+    /// Awaits `future` until the deadline; starts nothing after it.
+    pub async fn bounds<T>(self, future: impl Future<Output = T>) -> Option<T> {
+        let remaining = self.remaining();
+        if remaining.is_zero() {
+            return None;
+        }
+        within(remaining, future).await
     }
 }
 

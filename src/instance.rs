@@ -15,7 +15,7 @@ use crate::{
     clock,
     config::{Config, ConfigError},
     log::{self, Level},
-    metrics::{redis::Store, writer::Writer},
+    metrics::{redis::Store, single_flight::SingleFlight, writer::Writer},
 };
 
 /// The instance's state.
@@ -50,6 +50,10 @@ pub struct Ready {
     pub writer: RefCell<Writer>,
     /// The Redis that they are written to.
     pub store: Store,
+    /// The registration of the families.
+    pub registering: SingleFlight,
+    /// The write of a batch.
+    pub writing: SingleFlight,
 }
 
 thread_local! {
@@ -131,6 +135,8 @@ impl Instance {
                 self.started_at,
             )),
             store: Store::new(config.redis.clone()),
+            registering: SingleFlight::default(),
+            writing: SingleFlight::default(),
             algorithm,
             config,
         })

@@ -5,9 +5,10 @@ use std::rc::Rc;
 
 use crate::{
     answer::Answer,
+    clock::Deadline,
     config::{Backend, Durability},
     instance::{Instance, Ready},
-    metrics::register,
+    metrics::{redis::StoreError, register},
 };
 
 /// What is said of something, and whether it is well.
@@ -62,7 +63,12 @@ async fn states(instance: &Instance, ready: &Ready) -> Vec<(&'static str, State)
 /// So this makes a write that changes nothing.
 async fn redis(instance: &Instance, ready: &Ready) -> State {
     let address = ready.config.redis.shown();
-    match register::again(instance, ready, ready.config.redis.timeout).await {
+    let deadline = Deadline::after(ready.config.redis.timeout);
+    let registered = register::again(instance, ready, deadline).await;
+    if matches!(registered, Err(StoreError::Timeout(_))) {
+        ready.store.close();
+    }
+    match registered {
         Ok(()) => Ok(format!("{address} takes writes")),
         Err(error) => Err(format!("{address}: {error}")),
     }

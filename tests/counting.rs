@@ -102,8 +102,12 @@ async fn one_batch_counts_many_requests() -> Result {
 
 async fn script_calls_per_request(durability: &str) -> Result<f64> {
     let redis = RedisServer::start()?;
-    let options = AppOptions::with_redis(redis.port());
-    let app = App::start(&options.variable("metrics_durability", durability))?;
+    let options = AppOptions::with_redis(redis.port())
+        .variable("metrics_durability", durability)
+        // Longer than any pause of a busy machine: executions that do not get
+        // their lease in time make no calls for a while.
+        .variable("lease_timeout_ms", "1000");
+    let app = App::start(&options)?;
     let kinds = [Kind::invoke(r#"{"number": 17}"#)];
     let ledger = load(&app.url(""), &kinds, CONCURRENCY, Until::Requests(5_000)).await?;
     poll_until(SETTLED, || {

@@ -1,7 +1,10 @@
 //! What happens to responses and counts when Redis hangs, dies, forgets, or
 //! refuses.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use functional_scaffold_schema::batch::{Batch, SentBatch};
 use functional_scaffold_tests::{
@@ -84,6 +87,26 @@ async fn a_hung_redis_fails_no_response_and_loses_no_count() -> Result {
     assert!(during.total() > 0);
     assert!(!app.log("batch_not_stored")?.is_empty());
     nothing_is_lost(&redis, &app, &all)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_wait_for_a_hung_redis_together_stop_together() -> Result {
+    // The longest there is, so that two waits in a row differ from one on the
+    // slowest machine.
+    const LEASE_TIMEOUT: Duration = Duration::from_secs(1);
+
+    let redis = RedisServer::start()?;
+    redis.hang()?;
+    let options = AppOptions::with_redis(redis.port());
+    let app = App::start(&options.variable("lease_timeout_ms", "1000"))?;
+    let began = Instant::now();
+    let ledger = invoke(&app, Until::Requests(CONCURRENCY)).await?;
+    let took = began.elapsed();
+    redis.resume()?;
+    assert_eq!(ledger.unanswered, 0);
+    assert!(took >= LEASE_TIMEOUT, "{took:?}: nobody waited");
+    assert!(took < 2 * LEASE_TIMEOUT, "{took:?}: somebody waited twice");
+    nothing_is_lost(&redis, &app, &ledger)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,4 @@
-//! When increments are written, retried, and given to the log. One flush runs
-//! in an instance at a time, as work that goes on after a response.
+//! When increments are written, retried, and given to the log.
 
 use std::{rc::Rc, time::Duration};
 
@@ -12,7 +11,7 @@ use serde_json::json;
 use spin_sdk::wasip3::random::random::get_random_u64;
 
 use crate::{
-    clock::{Mark, unix_seconds, wait},
+    clock::{Deadline, unix_seconds, wait},
     instance::{Instance, Ready},
     log::{self, Level},
     metrics::{redis::StoreError, register, writer::Ticket},
@@ -26,7 +25,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// The pause before a failed write is tried again.
 const BACKOFF: Duration = Duration::from_millis(50);
 
-/// Writes what is recorded until nothing is left.
+/// Writes what is recorded until nothing is left, as work that goes on after a
+/// response.
 pub async fn run(instance: Rc<Instance>, ready: Rc<Ready>) {
     loop {
         // Requests that finish meanwhile go into the same batch.
@@ -38,55 +38,71 @@ pub async fn run(instance: Rc<Instance>, ready: Rc<Ready>) {
     }
 }
 
-/// Waits until the batch of a request is answered for, or `limit` has passed.
-/// Meanwhile it writes itself, if nobody else does.
-pub async fn answered(instance: &Rc<Instance>, ready: &Rc<Ready>, ticket: Ticket, limit: Duration) {
-    // How often it looks whether another request's flush is through: waking
-    // across requests would cost every request more.
-    const LOOK: Duration = Duration::from_millis(1);
-
-    let deadline = Mark::now().after(limit);
+/// Waits until the batch of a request is answered for, for `redis_timeout_ms`
+/// at the most, and no longer than Redis is known to answer. Writes it itself
+/// as soon as no other write is under way.
+pub async fn answered(instance: &Instance, ready: &Ready, ticket: Ticket) {
+    let deadline = Deadline::after(ready.config.redis.timeout);
     loop {
-        if ready.writer.borrow().is_answered(ticket) || deadline.remaining().is_zero() {
+        let waits = {
+            let writer = ready.writer.borrow();
+            !writer.is_answered(ticket) && writer.waits_for_batches()
+        };
+        if !waits {
             return;
         }
-        let flushing = !ready.writer.borrow_mut().begin_flushing();
-        if flushing {
-            wait(LOOK).await;
+        let Some(_flight) = ready.writing.begin() else {
+            // It began before this wait and takes no longer.
+            ready.writing.ended().await;
             continue;
-        }
-        if let Err(error) = attempt(instance, ready).await {
-            note_failure(ready, &error);
-        }
-        if !ready.writer.borrow_mut().end_flushing() {
-            // What is left is written after this response.
-            spin_sdk::wit_bindgen::spawn(run(Rc::clone(instance), Rc::clone(ready)));
-        }
+        };
+        // What fails is tried again after the response.
+        let _ = attempt(instance, ready, deadline).await;
     }
 }
 
 /// Stores one batch, or gives everything to the log.
 async fn flush(instance: &Instance, ready: &Ready) {
-    let deadline = Mark::now().after(LINGER);
+    let linger = Deadline::after(LINGER);
     loop {
-        match attempt(instance, ready).await {
-            Ok(()) => return,
-            Err(error) => {
-                note_failure(ready, &error);
-                let exhausted = deadline.remaining() <= BACKOFF;
-                if exhausted || matches!(error, StoreError::Denied(_)) {
-                    give_up(ready, &error);
-                    return;
-                }
-            }
+        let Some(flight) = ready.writing.begin() else {
+            ready.writing.ended().await;
+            continue;
+        };
+        let timeout = ready.config.redis.timeout.min(linger.remaining());
+        let Err(error) = attempt(instance, ready, Deadline::after(timeout)).await else {
+            return;
+        };
+        let exhausted = linger.remaining() <= BACKOFF;
+        if exhausted || matches!(error, StoreError::Denied(_)) {
+            give_up(ready, &error);
+            return;
         }
+        drop(flight);
         wait(BACKOFF).await;
     }
 }
 
-async fn attempt(instance: &Instance, ready: &Ready) -> Result<(), StoreError> {
-    let limit = ready.config.redis.timeout;
-    register::ensure(instance, ready, limit).await?;
+/// Sends the batch. Only for whom it is under way: see [`Ready::writing`].
+async fn attempt(instance: &Instance, ready: &Ready, deadline: Deadline) -> Result<(), StoreError> {
+    let result = send(instance, ready, deadline).await;
+    if let Err(error) = &result {
+        let reason = error.to_string();
+        // What is the matter is news when it begins or changes.
+        let level = match ready.writer.borrow_mut().record_failure(&reason) {
+            true => Level::Warn,
+            false => Level::Debug,
+        };
+        log::write(level, "flush_failed", json!({ "reason": reason }));
+        if matches!(error, StoreError::Timeout(_)) {
+            ready.store.close();
+        }
+    }
+    result
+}
+
+async fn send(instance: &Instance, ready: &Ready, deadline: Deadline) -> Result<(), StoreError> {
+    register::ensure(instance, ready, deadline).await?;
     loop {
         let call = {
             let mut writer = ready.writer.borrow_mut();
@@ -101,7 +117,7 @@ async fn attempt(instance: &Instance, ready: &Ready) -> Result<(), StoreError> {
             )
         };
         let script = &instance.scripts.apply;
-        let reply = ready.store.call(script, &call, limit).await?;
+        let reply = ready.store.call(script, &call, deadline).await?;
         let refused = match applied_from_reply(reply).map_err(StoreError::Reply)? {
             Applied::Late(leases) => {
                 ready.writer.borrow_mut().remove_late(&leases);
@@ -129,16 +145,6 @@ async fn attempt(instance: &Instance, ready: &Ready) -> Result<(), StoreError> {
         }
         return Ok(());
     }
-}
-
-/// Logs what is the matter when it begins or changes, not at every attempt.
-fn note_failure(ready: &Ready, error: &StoreError) {
-    let reason = error.to_string();
-    let level = match ready.writer.borrow_mut().record_failure(&reason) {
-        true => Level::Warn,
-        false => Level::Debug,
-    };
-    log::write(level, "flush_failed", json!({ "reason": reason }));
 }
 
 fn give_up(ready: &Ready, error: &StoreError) {

@@ -8,7 +8,7 @@ use functional_scaffold_schema::{lease::Lease, protocol::lease_call};
 use serde_json::json;
 
 use crate::{
-    clock::Mark,
+    clock::Deadline,
     config::{Backend, Durability},
     instance::{Instance, Ready},
     log::{self, Level},
@@ -29,8 +29,8 @@ pub async fn take(instance: &Instance, ready: &Rc<Ready>, endpoint: &str) -> Opt
         ready.writer.borrow_mut().record_unleased();
         return None;
     }
-    let deadline = Mark::now().after(config.lease_timeout);
-    if let Err(error) = register::ensure(instance, ready, config.lease_timeout).await {
+    let deadline = Deadline::after(config.lease_timeout);
+    if let Err(error) = register::ensure(instance, ready, deadline).await {
         give_up(ready, &error);
         return None;
     }
@@ -38,18 +38,14 @@ pub async fn take(instance: &Instance, ready: &Rc<Ready>, endpoint: &str) -> Opt
     let lease = ready.writer.borrow_mut().lease(endpoint, limit);
     let call = lease_call(&config.prefix, std::slice::from_ref(&lease));
     let script = &instance.scripts.lease;
-    if let Err(error) = ready.store.call(script, &call, deadline.remaining()).await {
+    if let Err(error) = ready.store.call(script, &call, deadline).await {
         give_up(ready, &error);
     }
     Some(lease)
 }
 
 fn give_up(ready: &Ready, error: &StoreError) {
-    let reason = match error {
-        // Whatever was left of it when the last call was made.
-        StoreError::Timeout(_) => StoreError::Timeout(ready.config.lease_timeout).to_string(),
-        other => other.to_string(),
-    };
+    let reason = error.to_string();
     let mut writer = ready.writer.borrow_mut();
     writer.record_unleased();
     // Once for all who waited at the same time, and at a level that tells what
@@ -60,6 +56,6 @@ fn give_up(ready: &Ready, error: &StoreError) {
             false => Level::Warn,
         };
         log::write(level, "lease_given_up", json!({ "reason": reason }));
+        writer.give_up_leases(reason);
     }
-    writer.give_up_leases(reason);
 }

@@ -6,7 +6,8 @@
 //! - [`lease`]: what is said to Redis before an execution begins
 //! - [`flush`]: when they are written, retried, and given to the log
 //! - [`redis`]: the one connection, and calls on it that end in time
-//! - [`trouble`]: what is the matter with it, in words
+//! - [`single_flight`]: work that one request does for all of the instance
+//! - [`trouble`]: what is the matter with Redis, in words
 
 use std::rc::Rc;
 
@@ -25,6 +26,7 @@ pub mod flush;
 pub mod lease;
 pub mod redis;
 pub mod register;
+pub mod single_flight;
 pub mod trouble;
 pub mod writer;
 
@@ -48,7 +50,7 @@ pub async fn record(
         (ticket, writer.waits_for_batches())
     };
     if strict && waits {
-        flush::answered(instance, ready, ticket, ready.config.redis.timeout).await;
+        flush::answered(instance, ready, ticket).await;
     }
     let mut writer = ready.writer.borrow_mut();
     if !writer.is_answered(ticket) && writer.begin_flushing() {

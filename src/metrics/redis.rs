@@ -4,20 +4,16 @@
 //! across requests. Spin bounds no wait, so every one is bounded here; a call
 //! that was given up may still be executed when Redis comes back.
 
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use functional_scaffold_schema::protocol::{Call, ReplyError, Script};
 use spin_sdk::redis::{Connection, Error, RedisParameter, RedisResult};
 use thiserror::Error;
 
 use crate::{
-    clock::{Mark, wait, within},
+    clock::Deadline,
     config::RedisConfig,
-    metrics::trouble::in_words,
+    metrics::{single_flight::SingleFlight, trouble::in_words},
 };
 
 /// Why a call has no answer.
@@ -32,6 +28,9 @@ pub enum StoreError {
     /// Redis, or the way to it, reported this.
     #[error("{}", in_words(.0))]
     Redis(String),
+    /// Another request was at it, and failed.
+    #[error("another request's attempt failed")]
+    Elsewhere,
     /// The script answered what it never answers.
     #[error(transparent)]
     Reply(ReplyError),
@@ -42,7 +41,7 @@ pub struct Store {
     config: RedisConfig,
     url: String,
     connection: RefCell<Option<Rc<Connection>>>,
-    opening: Cell<bool>,
+    opening: SingleFlight,
 }
 
 impl Store {
@@ -53,97 +52,87 @@ impl Store {
             url: config.url(),
             config,
             connection: RefCell::new(None),
-            opening: Cell::new(false),
+            opening: SingleFlight::default(),
         }
     }
 
     /// Calls a script by its digest, and by its source where Redis does not
-    /// know it: after a restart, or on the very first call. Every wait in it
-    /// ends after `limit`.
+    /// know it: after a restart, or on the very first call.
     ///
     /// # Errors
-    /// See [`StoreError`]. The connection is closed where it may be at fault, so
-    /// that the next call opens another.
+    /// See [`StoreError`]. The connection is closed where it is at fault, so
+    /// that the next call opens another; whether a time-out is its fault, the
+    /// caller knows.
     pub async fn call(
         &self,
         script: &Script,
         call: &Call,
-        limit: Duration,
+        deadline: Deadline,
     ) -> Result<Vec<String>, StoreError> {
         let parameters = |script| parameters(script, call);
         let by_digest = self
-            .execute("EVALSHA", parameters(&script.sha), limit)
+            .execute("EVALSHA", parameters(&script.sha), deadline)
             .await;
         match by_digest {
             Err(StoreError::Redis(reason)) if is_noscript(&reason) => {
-                self.execute("EVAL", parameters(&script.source), limit)
+                self.execute("EVAL", parameters(&script.source), deadline)
                     .await
             }
             other => other,
         }
     }
 
+    /// Closes the connection, so that the next call opens another.
+    pub fn close(&self) {
+        self.connection.take();
+    }
+
     async fn execute(
         &self,
         command: &str,
         parameters: Vec<RedisParameter>,
-        limit: Duration,
+        deadline: Deadline,
     ) -> Result<Vec<String>, StoreError> {
-        let connection = self.connection(limit).await?;
-        let reply = within(limit, connection.execute(command, parameters)).await;
+        let connection = self.connection(deadline).await?;
+        let reply = deadline.bounds(connection.execute(command, parameters));
+        let reply = reply.await;
         match reply {
             Some(Ok(results)) => Ok(results.into_iter().map(text_of_result).collect()),
             Some(Err(error)) => {
                 let error = self.store_error(error);
                 let healthy = matches!(&error, StoreError::Redis(reason) if is_noscript(reason));
                 if !healthy {
-                    self.close(&connection);
+                    self.discard(&connection);
                 }
                 Err(error)
             }
-            None => {
-                // A shorter wait says nothing of the connection.
-                if limit >= self.config.timeout {
-                    self.close(&connection);
-                }
-                Err(StoreError::Timeout(limit))
-            }
+            None => Err(StoreError::Timeout(deadline.limit())),
         }
     }
 
     /// The kept connection, or a new one. One task opens at a time: otherwise
     /// every flush during an outage would open one more.
-    async fn connection(&self, limit: Duration) -> Result<Rc<Connection>, StoreError> {
-        // How often a task looks whether another one has opened.
-        const LOOK: Duration = Duration::from_millis(2);
-
-        let mut deadline = None;
+    async fn connection(&self, deadline: Deadline) -> Result<Rc<Connection>, StoreError> {
+        let timeout = || StoreError::Timeout(deadline.limit());
         loop {
             if let Some(connection) = self.connection.borrow().as_ref() {
                 return Ok(Rc::clone(connection));
             }
-            if !self.opening.get() {
-                break;
-            }
-            let deadline = *deadline.get_or_insert_with(|| Mark::now().after(limit));
-            if deadline.remaining().is_zero() {
-                return Err(StoreError::Timeout(limit));
-            }
-            wait(LOOK).await;
+            let Some(_flight) = self.opening.begin() else {
+                let ended = deadline.bounds(self.opening.ended()).await;
+                ended.ok_or_else(timeout)?;
+                continue;
+            };
+            let opened = deadline.bounds(Connection::open(&self.url)).await;
+            let opened = opened.ok_or_else(timeout)?;
+            let connection = Rc::new(opened.map_err(|error| self.store_error(error))?);
+            *self.connection.borrow_mut() = Some(Rc::clone(&connection));
+            return Ok(connection);
         }
-        let _opening = Opening::begin(&self.opening);
-        let opened = within(limit, Connection::open(&self.url)).await;
-        let connection = match opened {
-            Some(Ok(connection)) => Rc::new(connection),
-            Some(Err(error)) => return Err(self.store_error(error)),
-            None => return Err(StoreError::Timeout(limit)),
-        };
-        *self.connection.borrow_mut() = Some(Rc::clone(&connection));
-        Ok(connection)
     }
 
     /// Closes the connection, unless another has taken its place already.
-    fn close(&self, connection: &Rc<Connection>) {
+    fn discard(&self, connection: &Rc<Connection>) {
         let mut kept = self.connection.borrow_mut();
         if kept
             .as_ref()
@@ -162,23 +151,6 @@ impl Store {
             Error::TypeError => StoreError::Redis("unexpected type".to_owned()),
             Error::Other(reason) => StoreError::Redis(reason),
         }
-    }
-}
-
-/// Marks that a connection is being opened, until dropped: also where the
-/// opening is given up.
-struct Opening<'a>(&'a Cell<bool>);
-
-impl<'a> Opening<'a> {
-    fn begin(flag: &'a Cell<bool>) -> Self {
-        flag.set(true);
-        Self(flag)
-    }
-}
-
-impl Drop for Opening<'_> {
-    fn drop(&mut self) {
-        self.0.set(false);
     }
 }
 

@@ -2,57 +2,52 @@
 //! a crash is counted under a name that the exporter knows, or else before its
 //! first batch.
 
-use std::time::Duration;
-
 use functional_scaffold_schema::protocol::register_call;
 use spin_sdk::wasip3::random::random::get_random_u64;
 
 use crate::{
-    clock::{Mark, wait},
+    clock::Deadline,
     instance::{Instance, Ready},
-    metrics::{redis::StoreError, writer::Registration},
+    metrics::redis::StoreError,
     routes,
 };
 
-/// Registers the families, unless they are; every wait ends after `limit`.
+/// Registers the families, unless they are. Who waits for another request to do
+/// so shares its success or failure: in an outage each wait would follow on the
+/// one before it otherwise.
 ///
 /// # Errors
 /// Redis did not answer; the next one who needs it tries again.
-pub async fn ensure(instance: &Instance, ready: &Ready, limit: Duration) -> Result<(), StoreError> {
-    // How often it looks whether another request is through with it.
-    const LOOK: Duration = Duration::from_millis(1);
-
-    let mut deadline = None;
-    loop {
-        let registration = ready.writer.borrow().registration();
-        match registration {
-            Registration::Done => return Ok(()),
-            Registration::Missing => break,
-            Registration::UnderWay => {}
-        }
-        let deadline = *deadline.get_or_insert_with(|| Mark::now().after(limit));
-        if deadline.remaining().is_zero() {
-            return Err(StoreError::Timeout(limit));
-        }
-        wait(LOOK).await;
+pub async fn ensure(
+    instance: &Instance,
+    ready: &Ready,
+    deadline: Deadline,
+) -> Result<(), StoreError> {
+    if ready.writer.borrow().is_registered() {
+        return Ok(());
     }
-    let set = |state| ready.writer.borrow_mut().set_registration(state);
-    set(Registration::UnderWay);
-    let registered = again(instance, ready, limit).await;
-    set(match registered {
-        Ok(()) => Registration::Done,
-        Err(_) => Registration::Missing,
-    });
-    registered
+    let Some(_flight) = ready.registering.begin() else {
+        let ended = deadline.bounds(ready.registering.ended()).await;
+        ended.ok_or(StoreError::Timeout(deadline.limit()))?;
+        let registered = ready.writer.borrow().is_registered();
+        return registered.then_some(()).ok_or(StoreError::Elsewhere);
+    };
+    again(instance, ready, deadline).await?;
+    ready.writer.borrow_mut().set_registered();
+    Ok(())
 }
 
-/// Registers the families, whether they are or not; every wait ends after
-/// `limit`. It changes nothing where they are, and needs what every write of
-/// metrics needs: a Redis that accepts them.
+/// Registers the families, whether they are or not. It changes nothing where
+/// they are, and needs what every write of metrics needs: a Redis that accepts
+/// them.
 ///
 /// # Errors
 /// Redis did not answer, or refused.
-pub async fn again(instance: &Instance, ready: &Ready, limit: Duration) -> Result<(), StoreError> {
+pub async fn again(
+    instance: &Instance,
+    ready: &Ready,
+    deadline: Deadline,
+) -> Result<(), StoreError> {
     let endpoints = [routes::INVOKE, routes::INVOKE_NAMED];
     let script = &instance.scripts.register;
     let prefix = &ready.config.prefix;
@@ -62,7 +57,7 @@ pub async fn again(instance: &Instance, ready: &Ready, limit: Duration) -> Resul
         let zero_cells = writer.zero_cells(&endpoints);
         register_call(prefix, epoch, &writer.families(), &zero_cells)
     };
-    let standing = ready.store.call(script, &call, limit).await?;
+    let standing = ready.store.call(script, &call, deadline).await?;
     let call = {
         let mut writer = ready.writer.borrow_mut();
         let own_layouts = writer.adopt(&standing);
@@ -71,6 +66,6 @@ pub async fn again(instance: &Instance, ready: &Ready, limit: Duration) -> Resul
         }
         register_call(prefix, epoch, &own_layouts, &writer.zero_cells(&endpoints))
     };
-    ready.store.call(script, &call, limit).await?;
+    ready.store.call(script, &call, deadline).await?;
     Ok(())
 }

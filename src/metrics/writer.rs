@@ -33,24 +33,13 @@ pub struct Writer {
     frozen: Option<SentBatch>,
     freezes: u64,
     answered: u64,
-    registration: Registration,
+    registered: bool,
     flushing: bool,
     leases_suspended: bool,
     lease_trouble: Option<String>,
     batch_trouble: Option<String>,
     logged: u64,
     refusing_keys: BTreeSet<String>,
-}
-
-/// How far the registration of an instance's families is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Registration {
-    /// It has not begun, or failed.
-    Missing,
-    /// A request sees to it.
-    UnderWay,
-    /// It stands.
-    Done,
 }
 
 /// Names the batch that a finished request goes with.
@@ -75,7 +64,7 @@ impl Writer {
             frozen: None,
             freezes: 0,
             answered: 0,
-            registration: Registration::Missing,
+            registered: false,
             flushing: false,
             leases_suspended: false,
             lease_trouble: None,
@@ -179,7 +168,8 @@ impl Writer {
         self.answered >= ticket.0
     }
 
-    /// Whether the caller is to flush: true once, until [`Self::end_flushing`].
+    /// Whether the caller is to flush after its response: true once, until
+    /// [`Self::end_flushing`].
     #[must_use]
     pub fn begin_flushing(&mut self) -> bool {
         !std::mem::replace(&mut self.flushing, true)
@@ -286,15 +276,15 @@ impl Writer {
             .record_flushes(&mut self.pending, outcome, attempts);
     }
 
-    /// How far the families' registration is.
+    /// Whether the families' registration stands.
     #[must_use]
-    pub fn registration(&self) -> Registration {
-        self.registration
+    pub fn is_registered(&self) -> bool {
+        self.registered
     }
 
-    /// Notes how far the families' registration is.
-    pub fn set_registration(&mut self, registration: Registration) {
-        self.registration = registration;
+    /// Notes that the families' registration stands.
+    pub fn set_registered(&mut self) {
+        self.registered = true;
     }
 
     /// Registration fields and families.
