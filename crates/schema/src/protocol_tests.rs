@@ -1,0 +1,177 @@
+//! Tests of the calls and replies.
+
+use super::*;
+use crate::{batch::Leased, catalog::Catalog};
+
+fn id() -> BatchId {
+    BatchId {
+        started_at: 1_200,
+        nonce: 0xab,
+        sequence: 7,
+    }
+}
+
+fn lease() -> Lease {
+    Lease {
+        id: "ab/1".into(),
+        millis: 35_000,
+        count: vec![("m:c".into(), "f".into())],
+    }
+}
+
+#[test]
+fn an_apply_call_names_every_key_and_counts_every_field() {
+    let mut increments = Batch::default();
+    increments.inc("m:a", "x=\"1\"", 2);
+    increments.inc("m:b", "y=\"1\"|sum", 3);
+    let mut of_lease = Batch::default();
+    of_lease.inc("m:b", "y=\"1\"|sum", 4);
+    of_lease.inc("m:b", "y=\"1\"|1", 1);
+    let second = Lease {
+        id: "ab/2".into(),
+        ..lease()
+    };
+    let of_leases = [(lease(), of_lease), (second.clone(), Batch::default())];
+    let leased = of_leases.map(|(lease, increments)| Leased { lease, increments });
+    let batch = SentBatch {
+        id: id(),
+        increments,
+        leased: leased.into(),
+    };
+    let call = apply_call("m:", &batch, &["m:c", "m:a"]);
+    assert_eq!(
+        call.keys,
+        [
+            "m:applied:1200",
+            "m:state",
+            "m:leases",
+            "m:closed_leases",
+            "m:a",
+            "m:b",
+            "m:c"
+        ]
+    );
+    let members = [lease().encode(), second.encode()];
+    assert_eq!(
+        call.arguments,
+        [
+            "00000000000000ab",
+            "7",
+            "7200",
+            "2",
+            &members[0],
+            &members[1],
+            "ab/1",
+            "ab/2",
+            "1",
+            "x=\"1\"",
+            "2",
+            "2",
+            "y=\"1\"|1",
+            "1",
+            "y=\"1\"|sum",
+            "7",
+            "0"
+        ]
+    );
+    let parts: Vec<_> = call.parts().collect();
+    assert_eq!(parts.len(), 1 + 7 + 17);
+    assert_eq!(parts[0], b"7");
+}
+
+#[test]
+fn lease_and_settle_calls_share_their_first_keys() {
+    let taken = lease_call("m:", &[lease()]);
+    let settled = settle_call("m:", 7, 9, ["m:a", "m:b"]);
+    assert_eq!(taken.keys, ["m:state", "m:leases", "m:closed_leases"]);
+    assert_eq!(taken.keys, settled.keys[..3]);
+    assert_eq!(settled.keys[3..], ["m:a", "m:b"]);
+    assert_eq!(taken.arguments, ["ab/1", "35000", &lease().encode()]);
+    assert_eq!(settled.arguments, ["7200000", "0000000000000007", "9"]);
+}
+
+#[test]
+fn an_offset_call_adds_to_hashes_beside_those_it_is_about() {
+    let mut lost = Batch::default();
+    lost.inc("m:a", "x=\"1\"", 2);
+    lost.inc("other", "|sum", 3);
+    let call = offset_call("m:", "e", None, "n", &lost);
+    assert_eq!(call.keys, ["m:state", "m:offset:m:a", "m:offset:other"]);
+    assert_eq!(
+        call.arguments,
+        ["e", "", "n", "1", "x=\"1\"", "2", "1", "|sum", "3"]
+    );
+    let again = offset_call("m:", "e", Some("v"), "n", &lost);
+    assert_eq!(again.arguments[1], "v");
+}
+
+#[test]
+fn a_register_call_names_every_key_and_counts_every_field() {
+    let catalog = Catalog::new("m:");
+    let families: Vec<_> = catalog
+        .families()
+        .into_iter()
+        .map(|family| (family.name.clone(), family.clone()))
+        .collect();
+    let zeros: Vec<_> = catalog
+        .zero_cells("a", &["/invoke"])
+        .into_iter()
+        .map(|(key, field)| (key.to_owned(), field))
+        .collect();
+    let call = register_call("m:", 7, &families, &zeros);
+    assert_eq!(
+        call.keys[..3],
+        ["m:families", "m:state", "m:request_counter"]
+    );
+    assert_eq!(call.keys.len(), 2 + 8);
+    assert_eq!(call.arguments.len(), 1 + 3 * 8 + zeros.len());
+    assert_eq!(call.arguments[1], "http_requests_total");
+    assert_eq!(call.arguments[3], "1");
+    assert_eq!(call.arguments[4], zeros[4].1);
+}
+
+#[test]
+fn replies_are_read_or_refused() {
+    let read =
+        |reply: &[&str]| applied_from_reply(reply.iter().map(|&text| text.to_owned()).collect());
+    assert_eq!(
+        read(&["applied", "k f: WRONGTYPE"]),
+        Ok(Applied::Stored {
+            refused: vec!["k f: WRONGTYPE".into()]
+        })
+    );
+    assert_eq!(read(&["duplicate"]), Ok(Applied::Duplicate));
+    assert_eq!(
+        read(&["late", "ab/1"]),
+        Ok(Applied::Late(vec!["ab/1".into()]))
+    );
+    let settled = |skip: &str| {
+        let reply = ["e", "2", "17", skip, "k f: WRONGTYPE"];
+        settled_from_reply(reply.map(str::to_owned).to_vec())
+    };
+    let expected = |next_skip| Settled {
+        epoch: "e".into(),
+        leases: 2,
+        lease_time_millis: 17,
+        next_skip,
+        refused: vec!["k f: WRONGTYPE".into()],
+    };
+    assert_eq!(settled(""), Ok(expected(None)));
+    assert_eq!(settled("30"), Ok(expected(Some(30))));
+    assert!(settled("x").is_err());
+    let added = |reply: &[&str]| {
+        offset_added_from_reply(reply.iter().map(|&text| text.to_owned()).collect())
+    };
+    let refused = vec!["k f: ERR".into()];
+    assert_eq!(
+        added(&["added", "k f: ERR"]),
+        Ok(OffsetAdded::Added { refused })
+    );
+    assert_eq!(added(&["overtaken"]), Ok(OffsetAdded::Overtaken));
+    for reply in [&[][..], &["OK"], &["overtaken", "x"]] {
+        assert!(added(reply).is_err(), "{reply:?}");
+    }
+    for reply in [&[][..], &["OK"], &["duplicate", "x"], &["late"]] {
+        assert!(read(reply).is_err(), "{reply:?}");
+    }
+}
