@@ -88,8 +88,7 @@ async fn every_answer_is_counted_once_in_redis_and_on_the_exporter() -> Result {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_batch_counts_many_requests() -> Result {
     // At 32 connections and 10 ms a batch holds some 20 requests; the bounds
-    // leave room for a slow machine and for plain Spin, where responses after
-    // a lease wait for the client, but not for a batch a request.
+    // leave room for a slow machine, but not for a batch a request.
     let calls = script_calls_per_request("relaxed").await?;
     assert!(calls <= 0.3, "{calls} script calls a request");
     let calls = script_calls_per_request("exact").await?;
