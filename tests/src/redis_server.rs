@@ -70,9 +70,9 @@ impl RedisServer {
     /// Waits until it answers a `PING`.
     ///
     /// # Errors
-    /// It does not within ten seconds.
+    /// It does not within half a minute.
     pub fn wait_until_it_answers(&self) -> anyhow::Result<()> {
-        poll_until(Duration::from_secs(10), || self.call::<()>(&["PING"]))
+        poll_until(Duration::from_secs(30), || self.call::<()>(&["PING"]))
     }
 
     /// The folder of its data.
