@@ -14,16 +14,18 @@
 //! - [`marks`]: the highest value served of each series, so that none steps back
 //! - [`reader`]: one read of every family
 //! - [`offences`]: what could not be served, counted and logged once
-//! - [`scrape`]: one read for all the scrapes that wait, and its text
+//! - [`scrape`]: one read for all the scrapes that wait
+//! - [`snapshot`]: what they show of it, in each format
 //! - [`self_metrics`]: the exporter's own metrics
 //! - [`http`]: the routes
+//! - [`negotiate`]: which format a request wants, and in what time
 //! - [`page`]: the front page
 //! - [`serve`]: the process: listens, stops on a signal
 //! - [`replay`]: the command that stores batches found in a log
 //! - [`log_lines`]: the lines of that log, and the batches in them
 //!
 //! A scrape flows `http → scrape → reader → scan → connection`, and its result
-//! back the same way. What the stored bytes mean, and how they are written for
+//! back the same way, as a `snapshot`. What the stored bytes mean, and how they are written for
 //! Prometheus, is `functional-scaffold-schema`'s.
 
 #![forbid(unsafe_code)]
@@ -35,6 +37,7 @@ pub mod labels;
 pub mod leases;
 pub mod log_lines;
 pub mod marks;
+pub mod negotiate;
 pub mod offences;
 pub mod page;
 pub mod reader;
@@ -46,3 +49,4 @@ pub mod script;
 pub mod self_metrics;
 pub mod serve;
 pub mod settle;
+pub mod snapshot;

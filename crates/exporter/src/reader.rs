@@ -132,7 +132,10 @@ impl Found {
             reading.families.extend(merged);
             for layout in refused {
                 reading.offences.add(&name, reason::LAYOUT, || {
-                    format!("layout with key {:?} has no bound in common", layout.key)
+                    format!(
+                        "layout with key {:?}: its type or scale is another",
+                        layout.key
+                    )
                 });
             }
         }

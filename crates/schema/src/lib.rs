@@ -11,7 +11,8 @@
 //! - [`protocol`]: Redis keys, scripts and their arguments and replies
 //! - [`cell`]: one field of a metric hash, encoded and decoded
 //! - [`series`]: fields read from Redis put together into series
-//! - [`exposition`]: the Prometheus text format
+//! - `number`: numbers as Prometheus writes them
+//! - [`exposition`]: the text format and OpenMetrics
 //!
 //! Data flows `catalog → batch → protocol` on the way into Redis and
 //! `cell → series → exposition` on the way out. The contract between the two
@@ -26,5 +27,6 @@ pub mod exposition;
 pub mod family;
 pub mod labels;
 pub mod lease;
+mod number;
 pub mod protocol;
 pub mod series;

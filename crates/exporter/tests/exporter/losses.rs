@@ -55,7 +55,7 @@ fn no_series_steps_back_and_later_increments_are_served() {
     let names = [
         "jobs_total{k=\"a\"}",
         "jobs_total{k=\"b\"}",
-        "job_seconds_bucket{le=\"1\"}",
+        "job_seconds_bucket{le=\"1.0\"}",
         "job_seconds_count",
         "job_seconds_sum",
         "queued",
