@@ -10,6 +10,8 @@ use functional_scaffold_schema::protocol::DEFAULT_PREFIX;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 use tracing::level_filters::LevelFilter;
 
+use crate::commands::{SeriesCommand, WipeOptions};
+
 const MAX_TIMEOUT_MS: u64 = 600_000;
 
 /// Redis takes a longer pause between two scripts, of 5 s, for a time in which
@@ -53,6 +55,14 @@ pub enum Command {
     /// code is 0 if all of them are stored.
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay(ReplayOptions),
+    /// List what is in the store, or remove some of it.
+    #[command(subcommand)]
+    Series(SeriesCommand),
+    /// Begin a new epoch: every count begins at 0.
+    ///
+    /// Prometheus sees it as a restart. Registrations and leases stay, and what
+    /// was stored before is not stored again.
+    Wipe(WipeOptions),
 }
 
 const REPLAY_EXAMPLES: &str = "\

@@ -1,16 +1,18 @@
 //! Serves the metric families found in Redis to Prometheus. It exports what is
 //! registered there, not a list of its own. It writes no counts but those of
-//! leases that ran out, and of batches that it is told to replay from a log.
+//! leases that ran out, and of batches that it is told to replay from a log, and
+//! removes what it is told to.
 //!
 //! # Layout
 //! - [`config`]: every option, from flags and environment
+//! - [`commands`]: the options of what it does beside serving
 //! - [`connection`]: the connection to Redis, and how it can fail
 //! - [`script`]: one call of a Lua script
 //! - [`scan`]: one hash or sorted set, page by page
 //! - [`registry`]: the registrations found, and which of them can be served
 //! - [`settle`]: settles leases that ran out, at every read and in between
 //! - [`leases`]: what is in flight, from the open leases
-//! - [`labels`]: one label of a label set
+//! - [`labels`]: the labels of a label set
 //! - [`marks`]: the highest value served of each series, so that none steps back
 //! - [`reader`]: one read of every family
 //! - [`offences`]: what could not be served, counted and logged once
@@ -23,6 +25,10 @@
 //! - [`serve`]: the process: listens, stops on a signal
 //! - [`replay`]: the command that stores batches found in a log
 //! - [`log_lines`]: the lines of that log, and the batches in them
+//! - [`series`]: the command that lists and removes series
+//! - [`inventory`]: what is in a store, for such commands
+//! - [`selector`]: what such a command is to be about
+//! - [`wipe`]: the command that begins a new epoch
 //!
 //! A scrape flows `http → scrape → reader → scan → connection`, and its result
 //! back the same way, as a `snapshot`. What the stored bytes mean, and how they are written for
@@ -30,9 +36,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod commands;
 pub mod config;
 pub mod connection;
 pub mod http;
+pub mod inventory;
 pub mod labels;
 pub mod leases;
 pub mod log_lines;
@@ -46,7 +54,10 @@ pub mod replay;
 pub mod scan;
 pub mod scrape;
 pub mod script;
+pub mod selector;
 pub mod self_metrics;
+pub mod series;
 pub mod serve;
 pub mod settle;
 pub mod snapshot;
+pub mod wipe;

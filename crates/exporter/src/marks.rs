@@ -11,8 +11,8 @@
 //! for increments that were written after the last read and lost before the
 //! next: those nobody has seen.
 //!
-//! A series that is gone is one that stepped back to 0: it stays served. Only
-//! another epoch, or a start of the exporter, forgets it. Memory is that of the
+//! A series that is gone is one that stepped back to 0: it stays served. Only its
+//! removal by hand, another epoch, or a start of the exporter forgets it. Memory is that of the
 //! series there have been in an epoch.
 
 use std::{
@@ -22,6 +22,7 @@ use std::{
 
 use functional_scaffold_schema::{
     family::{Family, Kind},
+    removal::Removed,
     series::{FamilySeries, Histogram, Series},
 };
 
@@ -39,6 +40,8 @@ pub struct Marks {
     hashes: HashMap<(String, String), HashMarks>,
     /// Families that were logged.
     logged: HashSet<String>,
+    /// The number of the last removal that was heard of.
+    removals: i64,
 }
 
 #[derive(Debug)]
@@ -51,6 +54,15 @@ struct HashMarks {
 enum SeriesMarks {
     Counters(Held<CounterMark>),
     Histograms(Held<HistogramMark>),
+}
+
+impl SeriesMarks {
+    fn forget(&mut self, gone: &HashSet<&str>) {
+        match self {
+            Self::Counters(marks) => marks.retain(|(labels, _)| !gone.contains(&**labels)),
+            Self::Histograms(marks) => marks.retain(|(labels, _)| !gone.contains(&**labels)),
+        }
+    }
 }
 
 /// Marks by label set, in order.
@@ -70,6 +82,34 @@ impl Marks {
             epoch: epoch.map(str::to_owned),
             ..Self::default()
         };
+    }
+
+    /// The number of the last removal that was heard of in this epoch.
+    #[must_use]
+    pub fn removals(&self) -> i64 {
+        self.removals
+    }
+
+    /// Forgets what was removed by hand, by the removals' numbers. They have to
+    /// be read before the hashes: otherwise what is gone may be held up once
+    /// more, and what was read before it went be remembered anew.
+    pub fn forget(&mut self, removals: &[(Removed, i64)]) {
+        let mut whole = HashSet::new();
+        let mut sets: HashMap<&str, HashSet<&str>> = HashMap::new();
+        for (removed, number) in removals {
+            self.removals = self.removals.max(*number);
+            match &removed.labels {
+                Some(labels) => drop(sets.entry(&removed.key).or_default().insert(labels)),
+                None => drop(whole.insert(removed.key.as_str())),
+            }
+        }
+        self.hashes
+            .retain(|(_, key), _| !whole.contains(key.as_str()));
+        for ((_, key), hash) in &mut self.hashes {
+            if let Some(gone) = sets.get(key.as_str()) {
+                hash.marks.forget(gone);
+            }
+        }
     }
 
     /// Raises what was read of one hash to what was served before, with the

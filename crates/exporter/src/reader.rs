@@ -5,8 +5,9 @@
 use std::{sync::Arc, time::Duration};
 
 use functional_scaffold_schema::{
-    cell::CellError,
+    cell::{CellError, decode_value},
     protocol::{Settled, families_key, leases_key, state_key},
+    removal::{Removed, removed_key},
     series::{FamilySeries, SeriesReader, merge_layouts},
 };
 use redis::{RedisError, aio::MultiplexedConnection};
@@ -19,7 +20,7 @@ use crate::{
     connection::{Failure, Reason, Redis},
     leases::{EXECUTIONS, OpenLeases},
     marks::Marks,
-    offences::{LEASES, Offences, REGISTRY, STATE, reason},
+    offences::{LEASES, Offences, REGISTRY, REMOVED, STATE, reason},
     registry::{self, Registered},
     scan::{ScanError, Scanner},
     settle::Settler,
@@ -75,7 +76,8 @@ pub async fn read(
         let lease = timeout_at(deadline, redis.lease())
             .await
             .unwrap_or_else(|_elapsed| Err(Failure::timeout(plan.limit)))?;
-        let reading = read_over(lease.connection.clone(), redis, plan, settler);
+        let seen = marks.removals();
+        let reading = read_over(lease.connection.clone(), redis, plan, settler, seen);
         let failure = match timeout_at(deadline, reading).await {
             Ok(Ok(found)) => return Ok(found.hold(marks)),
             Ok(Err(failure)) => failure,
@@ -103,6 +105,8 @@ struct Found {
     /// The time that the leases' scores are compared with, if any are settled.
     lease_time_millis: Option<i64>,
     state: State,
+    /// What was removed since the last read, with its number.
+    removals: Vec<(Removed, i64)>,
     offences: Offences,
 }
 
@@ -124,6 +128,7 @@ impl Found {
             ..Reading::default()
         };
         marks.enter(self.state.epoch.as_deref());
+        marks.forget(&self.removals);
         for (name, mut layouts) in self.families {
             for layout in &mut layouts {
                 reading.regressions += marks.hold(layout);
@@ -159,9 +164,14 @@ async fn read_over(
     redis: &Redis,
     plan: &Plan,
     settler: &Settler,
+    seen: i64,
 ) -> Result<Found, Failure> {
     loop {
         let mut found = Found::default();
+        // Before the hashes; see `Marks::forget`.
+        found.removals = removals(&mut connection, plan, seen, &mut found.offences)
+            .await
+            .map_err(|error| redis.failure(&error))?;
         let registered = registered(connection.clone(), plan, &mut found.offences)
             .await
             .map_err(|error| redis.failure(&error))?;
@@ -234,6 +244,39 @@ async fn state(
         epoch,
         flushed_millis: flushed.and_then(|text| text.parse().ok()),
     })
+}
+
+/// Members of a sorted set with their scores.
+type Members = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// What was removed after the removal `seen`, with the removals' numbers.
+async fn removals(
+    connection: &mut MultiplexedConnection,
+    plan: &Plan,
+    seen: i64,
+    offences: &mut Offences,
+) -> Result<Vec<(Removed, i64)>, RedisError> {
+    let key = removed_key(&plan.prefix);
+    let read: Result<Members, RedisError> = redis::cmd("ZRANGEBYSCORE")
+        .arg(&key)
+        .arg(format!("({seen}"))
+        .arg("+inf")
+        .arg("WITHSCORES")
+        .query_async(connection)
+        .await;
+    let read = read.map_err(|error| ScanError::of(error, &key));
+    let members = readable(read, REMOVED, offences)?.unwrap_or_default();
+    let mut removals = Vec::with_capacity(members.len());
+    for (member, number) in members {
+        match (Removed::decode(&member), decode_value(&number)) {
+            (Ok(removed), Ok(number)) => removals.push((removed, number)),
+            _ => offences.add(REMOVED, reason::REMOVAL, || {
+                let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                format!("member {:?}, number {:?}", text(&member), text(&number))
+            }),
+        }
+    }
+    Ok(removals)
 }
 
 async fn read_families(

@@ -9,6 +9,7 @@
 //! - [`batch`]: increments not yet stored, and the identity of one write of them
 //! - [`lease`]: what is counted of an execution that is never heard of again
 //! - [`protocol`]: Redis keys, scripts and their arguments and replies
+//! - [`removal`]: what is taken out of the store by hand
 //! - [`cell`]: one field of a metric hash, encoded and decoded
 //! - [`series`]: fields read from Redis put together into series
 //! - `number`: numbers as Prometheus writes them
@@ -29,4 +30,5 @@ pub mod labels;
 pub mod lease;
 mod number;
 pub mod protocol;
+pub mod removal;
 pub mod series;

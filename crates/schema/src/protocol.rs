@@ -7,6 +7,7 @@ use crate::{
     batch::{BatchId, SentBatch},
     family::Family,
     lease::Lease,
+    removal::removed_key,
 };
 
 /// The prefix of every key unless another is configured.
@@ -31,7 +32,7 @@ pub struct Script {
 }
 
 impl Script {
-    fn new(parts: &[&str]) -> Self {
+    pub(crate) fn new(parts: &[&str]) -> Self {
         let source = parts.concat();
         let sha = sha1_smol::Sha1::from(&source).digest().to_string();
         Self { source, sha }
@@ -121,6 +122,23 @@ pub fn closed_leases_key(prefix: &str) -> String {
     format!("{prefix}closed_leases")
 }
 
+/// Whether a key is one that the protocol keeps for itself, and so no family's.
+#[must_use]
+pub fn is_own_key(prefix: &str, key: &str) -> bool {
+    let own = [
+        families_key(prefix),
+        state_key(prefix),
+        leases_key(prefix),
+        closed_leases_key(prefix),
+        removed_key(prefix),
+    ];
+    let many = ["applied:", "offset:"];
+    own.iter().any(|own| own == key)
+        || key
+            .strip_prefix(prefix)
+            .is_some_and(|rest| many.iter().any(|many| rest.starts_with(many)))
+}
+
 /// The call that takes leases before their executions begin.
 #[must_use]
 pub fn lease_call(prefix: &str, leases: &[Lease]) -> Call {
@@ -144,7 +162,7 @@ pub fn settle_call<'a>(
     keys.extend(countable.into_iter().map(str::to_owned));
     Call {
         keys,
-        arguments: vec![(REMEMBERED_SECONDS * 1000).to_string(), epoch_text(epoch)],
+        arguments: vec![(REMEMBERED_SECONDS * 1000).to_string(), random_text(epoch)],
     }
 }
 
@@ -271,7 +289,7 @@ pub fn register_call(
     zero_cells: &[(String, String)],
 ) -> Call {
     let mut keys = vec![families_key(prefix), state_key(prefix)];
-    let mut arguments = vec![epoch_text(epoch)];
+    let mut arguments = vec![random_text(epoch)];
     for (field, family) in families {
         let zeros: Vec<_> = zero_cells
             .iter()
@@ -285,8 +303,8 @@ pub fn register_call(
     Call { keys, arguments }
 }
 
-fn epoch_text(epoch: u64) -> String {
-    format!("{epoch:016x}")
+pub(crate) fn random_text(random: u64) -> String {
+    format!("{random:016x}")
 }
 
 #[cfg(test)]

@@ -10,9 +10,12 @@
 //! - [`losses`]: what is served when Redis lost writes, or was wiped
 //! - [`replay`]: batches stored from a log
 //! - [`properties`]: the same for made-up stores of any bytes
+//! - [`series`]: series listed and removed, and stores wiped
+//! - [`documented`]: families written as docs/redis-protocol.md says
 //! - [`process`]: options, start and stop
 
 mod client;
+mod documented;
 mod exposition;
 mod faults;
 mod leases;
@@ -21,5 +24,6 @@ mod parsers;
 mod process;
 mod properties;
 mod replay;
+mod series;
 mod serving;
 mod support;
