@@ -10,7 +10,7 @@ use functional_scaffold_schema::protocol::DEFAULT_PREFIX;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 use tracing::level_filters::LevelFilter;
 
-use crate::commands::{SeriesCommand, WipeOptions};
+use crate::commands::{PushOptions, SeriesCommand, WipeOptions};
 
 const MAX_TIMEOUT_MS: u64 = 600_000;
 
@@ -55,6 +55,12 @@ pub enum Command {
     /// code is 0 if all of them are stored.
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay(ReplayOptions),
+    /// Relay the families to a Pushgateway, as one group.
+    ///
+    /// Reads what a scrape reads, at every interval, and replaces the group. Let
+    /// Prometheus scrape the Pushgateway with honor_labels: true, and not the
+    /// exporter of the same store as well.
+    Push(PushOptions),
     /// List what is in the store, or remove some of it.
     #[command(subcommand)]
     Series(SeriesCommand),

@@ -25,6 +25,8 @@
 //! - [`serve`]: the process: listens, stops on a signal
 //! - [`replay`]: the command that stores batches found in a log
 //! - [`log_lines`]: the lines of that log, and the batches in them
+//! - [`push`]: the command that relays the families to a Pushgateway
+//! - [`pushgateway`]: one push
 //! - [`series`]: the command that lists and removes series
 //! - [`inventory`]: what is in a store, for such commands
 //! - [`selector`]: what such a command is to be about
@@ -48,6 +50,8 @@ pub mod marks;
 pub mod negotiate;
 pub mod offences;
 pub mod page;
+pub mod push;
+pub mod pushgateway;
 pub mod reader;
 pub mod registry;
 pub mod replay;

@@ -100,6 +100,13 @@ pub fn is_metric_name(name: &str) -> bool {
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
+/// Whether a series may have a label of this name of its own: a metric name that
+/// is not reserved.
+#[must_use]
+pub fn is_label_name(name: &str) -> bool {
+    check_label_name(name).is_ok()
+}
+
 fn check_label_name(name: &str) -> Result<(), LabelsError> {
     if !is_metric_name(name) {
         return Err(LabelsError::Name(name.to_owned()));

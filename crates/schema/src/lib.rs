@@ -13,6 +13,7 @@
 //! - [`cell`]: one field of a metric hash, encoded and decoded
 //! - [`series`]: fields read from Redis put together into series
 //! - `number`: numbers as Prometheus writes them
+//! - [`pushgateway`]: where a group of metrics lives in a Pushgateway
 //! - [`exposition`]: the text format and OpenMetrics
 //!
 //! Data flows `catalog → batch → protocol` on the way into Redis and
@@ -30,5 +31,6 @@ pub mod labels;
 pub mod lease;
 mod number;
 pub mod protocol;
+pub mod pushgateway;
 pub mod removal;
 pub mod series;

@@ -11,6 +11,7 @@ use flate2::read::GzDecoder;
 use crate::{
     client::{Answer, ask},
     parsers::{Parser, Sample, check_with_promtool, read},
+    prometheus::Server,
     support::{Exporter, Redis, families_of, sample, wait_for},
 };
 
@@ -290,6 +291,28 @@ fn awkward_families_and_labels_are_read_as_they_were_written() {
         text.matches("functional_scaffold_decode_errors{").count(),
         REFUSED.len()
     );
+}
+
+#[test]
+fn a_real_prometheus_takes_awkward_families() {
+    let redis = Redis::start();
+    write_awkward(&redis);
+    let exporter = Exporter::start(redis.port);
+    let prometheus = Server::prometheus(&[exporter.address]);
+    wait_for("scrape", || prometheus.query("up").filter(|&up| up > 0.0));
+    let values = awkward_values().len();
+    for (query, value) in [
+        ("count(plain_total)", values as f64),
+        ("count(no_suffix)", values as f64),
+        ("sum(plain_total{v='a\\nb\\r\\nc\\td'})", 7.0),
+        ("sum(time_seconds_bucket{v='NaN',le='1.0'})", 2.0),
+        ("split_sum", 17.0),
+        ("functional_scaffold_redis_up", 1.0),
+    ] {
+        assert_eq!(prometheus.query(query), Some(value), "{query}");
+    }
+    // It asked for OpenMetrics: there the sums that may shrink are missing.
+    assert_eq!(prometheus.query("below_zero_sum"), None);
 }
 
 #[test]

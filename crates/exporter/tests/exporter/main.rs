@@ -12,6 +12,8 @@
 //! - [`properties`]: the same for made-up stores of any bytes
 //! - [`series`]: series listed and removed, and stores wiped
 //! - [`documented`]: families written as docs/redis-protocol.md says
+//! - [`relay`]: what is relayed to a Pushgateway
+//! - [`prometheus`]: a real Prometheus and a real Pushgateway
 //! - [`process`]: options, start and stop
 
 mod client;
@@ -22,7 +24,9 @@ mod leases;
 mod losses;
 mod parsers;
 mod process;
+mod prometheus;
 mod properties;
+mod relay;
 mod replay;
 mod series;
 mod serving;
