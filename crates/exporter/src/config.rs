@@ -10,6 +10,8 @@ use functional_scaffold_schema::protocol::DEFAULT_PREFIX;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 use tracing::level_filters::LevelFilter;
 
+use crate::commands::{PushOptions, SeriesCommand, WipeOptions};
+
 const MAX_TIMEOUT_MS: u64 = 600_000;
 
 /// Redis takes a longer pause between two scripts, of 5 s, for a time in which
@@ -53,6 +55,20 @@ pub enum Command {
     /// code is 0 if all of them are stored.
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay(ReplayOptions),
+    /// Relay the families to a Pushgateway, as one group.
+    ///
+    /// Reads what a scrape reads, at every interval, and replaces the group. Let
+    /// Prometheus scrape the Pushgateway with honor_labels: true, and not the
+    /// exporter of the same store as well.
+    Push(PushOptions),
+    /// List what is in the store, or remove some of it.
+    #[command(subcommand)]
+    Series(SeriesCommand),
+    /// Begin a new epoch: every count begins at 0.
+    ///
+    /// Prometheus sees it as a restart. Registrations and leases stay, and what
+    /// was stored before is not stored again.
+    Wipe(WipeOptions),
 }
 
 const REPLAY_EXAMPLES: &str = "\
@@ -174,8 +190,8 @@ pub struct ServeOptions {
 
     /// File for what was served last, written before each answer. With it, a
     /// counter does not step back either when the exporter and Redis end
-    /// together (a power cut) and Redis comes back with less. Each exporter needs
-    /// one of its own.
+    /// together (a power cut) and Redis comes back with less. Each exporter, also
+    /// one that pushes, needs one of its own.
     #[arg(long, env = "EXPORTER_STATE_FILE", value_name = "FILE")]
     pub state_file: Option<PathBuf>,
 }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
-use functional_scaffold_schema::exposition::CONTENT_TYPE;
+use tokio::task::spawn_blocking;
 
-use crate::{connection::Redis, page, scrape::Scraper};
+use crate::{connection::Redis, negotiate, page, scrape::Scraper};
 
 /// What the routes need.
 #[derive(Clone)]
@@ -45,9 +45,22 @@ async fn index() -> Response {
 
 /// Always 200: that Redis is down is a sample, so that the scrape's other
 /// samples arrive and an alert can tell Redis from the exporter.
-async fn metrics(State(services): State<Services>) -> Response {
-    let snapshot = services.scraper.scrape().await;
-    ([(header::CONTENT_TYPE, CONTENT_TYPE)], snapshot.text()).into_response()
+async fn metrics(State(services): State<Services>, asked: HeaderMap) -> Response {
+    let (format, gzip) = (negotiate::format(&asked), negotiate::gzip(&asked));
+    let limit = negotiate::scrape_timeout(&asked);
+    let snapshot = services.scraper.scrape(limit).await;
+    // With many series, to write and compress them takes a while.
+    let Ok(body) = spawn_blocking(move || snapshot.body(format, gzip)).await else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let mut headers = HeaderMap::new();
+    let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
+    set(header::CONTENT_TYPE, format.content_type());
+    set(header::VARY, "accept, accept-encoding");
+    if gzip {
+        set(header::CONTENT_ENCODING, "gzip");
+    }
+    (headers, body).into_response()
 }
 
 /// Touches nothing else: a Redis that is down is no reason to restart the

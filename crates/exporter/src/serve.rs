@@ -46,12 +46,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         .context("the listener has no address")?;
     let totals = Arc::new(Totals::default());
     let settler = Arc::new(Settler::new(&config.prefix, Arc::clone(&totals)));
-    let plan = Plan {
-        prefix: config.prefix,
-        scan_count: config.scan_count,
-        limit: config.scrape_timeout,
-        state_file: config.state_file,
-    };
+    let plan = Plan::of(&config);
     // It ends with the runtime.
     tokio::spawn(settle_again_and_again(
         Arc::clone(&redis),
