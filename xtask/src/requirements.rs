@@ -19,7 +19,7 @@ struct Requirement {
     is_met: fn() -> bool,
 }
 
-const REQUIREMENTS: [Requirement; 5] = [
+const REQUIREMENTS: [Requirement; 7] = [
     Requirement {
         what: "rustfmt",
         how: "rustup component add rustfmt",
@@ -44,6 +44,16 @@ const REQUIREMENTS: [Requirement; 5] = [
         what: "a python3 with prometheus_client",
         how: "apt-get install python3-prometheus-client",
         is_met: || pythons().any(|python| succeeds(&mut imports_prometheus_client(python))),
+    },
+    Requirement {
+        what: "prometheus-pushgateway",
+        how: "apt-get install prometheus-pushgateway",
+        is_met: || which::which("prometheus-pushgateway").is_ok(),
+    },
+    Requirement {
+        what: "openssl",
+        how: "apt-get install openssl",
+        is_met: || which::which("openssl").is_ok(),
     },
 ];
 

@@ -12,6 +12,7 @@
 //! - [`properties`]: the same for made-up stores of any bytes
 //! - [`series`]: series listed and removed, and stores wiped
 //! - [`documented`]: families written as docs/redis-protocol.md says
+//! - [`exposure`]: who may ask, and those who take too long
 //! - [`relay`]: what is relayed to a Pushgateway
 //! - [`prometheus`]: a real Prometheus and a real Pushgateway
 //! - [`process`]: options, start and stop
@@ -19,6 +20,7 @@
 mod client;
 mod documented;
 mod exposition;
+mod exposure;
 mod faults;
 mod leases;
 mod losses;
