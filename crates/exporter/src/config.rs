@@ -1,6 +1,6 @@
 //! Every option, as a flag and as an environment variable, and the checks that
 //! need more than one of them. Owns names, defaults and help; opens nothing but
-//! the password's file.
+//! files with secrets.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -10,7 +10,10 @@ use functional_scaffold_schema::protocol::DEFAULT_PREFIX;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 use tracing::level_filters::LevelFilter;
 
-use crate::commands::{PushOptions, SeriesCommand, WipeOptions};
+use crate::{
+    commands::{PushOptions, SeriesCommand, WipeOptions},
+    exposure::{Exposure, ExposureOptions},
+};
 
 const MAX_TIMEOUT_MS: u64 = 600_000;
 
@@ -36,6 +39,9 @@ pub struct Cli {
     /// How they are served.
     #[command(flatten)]
     pub serve: ServeOptions,
+    /// How safely.
+    #[command(flatten)]
+    pub exposure: ExposureOptions,
     /// What is logged.
     #[command(flatten)]
     pub log: LogOptions,
@@ -250,6 +256,8 @@ pub struct Config {
     pub settle_interval: Duration,
     /// Where what was served last is kept, if it is.
     pub state_file: Option<PathBuf>,
+    /// Who may ask, and how.
+    pub exposure: Exposure,
 }
 
 impl Cli {
@@ -269,6 +277,7 @@ impl Cli {
             scan_count: self.serve.scan_count,
             settle_interval: Duration::from_millis(self.serve.settle_interval_ms),
             state_file: (self.serve.state_file).filter(|file| !file.as_os_str().is_empty()),
+            exposure: self.exposure.check()?,
         })
     }
 }

@@ -23,6 +23,12 @@
 //! - [`scrape`]: one read for all the scrapes that wait
 //! - [`snapshot`]: what they show of it, in each format
 //! - [`self_metrics`]: the exporter's own metrics
+//! - [`exposure`]: the options for an exporter that others can reach
+//! - [`auth`]: who may ask
+//! - [`tls`]: certificate and key
+//! - [`listen`]: connections, and when they are cut off
+//! - [`impatient`]: a connection that fails when nobody reads
+//! - [`paced`]: a body that is handed out piece by piece
 //! - [`http`]: the routes
 //! - [`negotiate`]: which format a request wants, and in what time
 //! - [`page`]: the front page
@@ -42,21 +48,26 @@
 
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod commands;
 pub mod config;
 pub mod connection;
+pub mod exposure;
 mod found;
 mod hash_marks;
 pub mod http;
+pub mod impatient;
 pub mod inventory;
 pub mod labels;
 pub mod leases;
+pub mod listen;
 pub mod log_lines;
 mod mark;
 pub mod marks;
 pub mod negotiate;
 pub mod offences;
 pub mod offsets;
+pub mod paced;
 pub mod page;
 pub mod push;
 pub mod pushgateway;
@@ -73,4 +84,5 @@ pub mod serve;
 pub mod settle;
 pub mod snapshot;
 pub mod state_file;
+pub mod tls;
 pub mod wipe;

@@ -13,6 +13,7 @@
 //! - [`removals`]: series removed of which something is remembered, and wiped
 //! - [`series`]: series listed and removed, and stores wiped
 //! - [`documented`]: families written as docs/redis-protocol.md says
+//! - [`exposure`]: who may ask, and those who take too long
 //! - [`relay`]: what is relayed to a Pushgateway
 //! - [`prometheus`]: a real Prometheus and a real Pushgateway
 //! - [`process`]: options, start and stop
@@ -20,6 +21,7 @@
 mod client;
 mod documented;
 mod exposition;
+mod exposure;
 mod faults;
 mod leases;
 mod losses;

@@ -49,11 +49,16 @@ impl Server {
 
     /// A Prometheus that scrapes these addresses every second.
     pub(crate) fn prometheus(targets: &[SocketAddr]) -> Self {
+        Self::prometheus_with(targets, "scheme: http")
+    }
+
+    /// The same with further lines of its scrape configuration.
+    pub(crate) fn prometheus_with(targets: &[SocketAddr], further: &str) -> Self {
         let targets: Vec<String> = targets.iter().map(|target| format!("'{target}'")).collect();
         let config = format!(
             "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\n\
              scrape_configs:\n\
-             - job_name: scraped\n  honor_labels: true\n  \
+             - job_name: scraped\n  honor_labels: true\n  {further}\n  \
              static_configs: [{{targets: [{}]}}]\n",
             targets.join(",")
         );

@@ -269,7 +269,7 @@ impl Exporter {
         };
         exporter.address = wait_for("address in the exporter's log", || {
             let log = exporter.log();
-            let (_, rest) = log.split_once("serving http://")?;
+            let (_, rest) = log.split_once("serving http")?.1.split_once("://")?;
             rest.split_once("/metrics")?.0.parse().ok()
         });
         exporter
