@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use functional_scaffold_schema::{
     batch::{Batch, BatchId, SentBatch},
     lease::Lease,
@@ -13,6 +13,7 @@ use functional_scaffold_schema::{
         closed_leases_key, lease_call, leases_key, offset_added_from_reply, offset_call,
         settle_call, settled_from_reply, state_key,
     },
+    removal::{remove_series_call, wipe_call},
 };
 use functional_scaffold_tests::redis_server::RedisServer;
 use redis::{Connection, FromRedisValue, Value};
@@ -169,6 +170,22 @@ impl Store {
         let call = offset_call(&self.prefix, epoch, version, next, lost);
         let reply = self.script(&Script::offset(), &call)?;
         Ok(offset_added_from_reply(reply)?)
+    }
+
+    /// Removes series, as the exporter's command does.
+    pub(crate) fn remove(&mut self, random: u64, key: &str, sets: &[String]) -> Result {
+        let call = remove_series_call(&self.prefix, random, key, sets, sets);
+        let foreign = self.script(&Script::remove(), &call)?;
+        ensure!(foreign.is_empty(), "no hash: {foreign:?}");
+        Ok(())
+    }
+
+    /// Wipes metric hashes, as the exporter's command does.
+    pub(crate) fn wipe(&mut self, epoch: u64, keys: &[&str]) -> Result {
+        let call = wipe_call(&self.prefix, epoch, keys.iter().copied());
+        let foreign = self.script(&Script::wipe(), &call)?;
+        ensure!(foreign.is_empty(), "no hash: {foreign:?}");
+        Ok(())
     }
 
     /// Lets `millis` pass by Redis's clock; negative ones are a step back.

@@ -30,6 +30,14 @@ const LEASE: CallScript = |fixture| {
     fixture.store.lease(&leases).map(|_reply| ())
 };
 const SETTLE: CallScript = |fixture| fixture.settle().map(|_reply| ());
+const REMOVE: CallScript = |fixture| {
+    let crashed = &fixture.lease(1, 0).count[0];
+    (fixture.store).remove(7, &crashed.0, std::slice::from_ref(&crashed.1))
+};
+const WIPE: CallScript = |fixture| {
+    let key = fixture.catalog.families()[0].key.clone();
+    fixture.store.wipe(7, &[&key])
+};
 
 /// A store with some of everything: a batch, leases that ran out and one that
 /// did not, and ids closed long ago, which the next script is to forget. Its
@@ -71,7 +79,7 @@ fn a_script_is_refused_whole_while_redis_is_read_only() -> Result {
     let lease = fixture.lease(2, 0);
     let batch = fixture.batch(2, &[&lease]);
     fixture.store.call::<()>(&["REPLICAOF", "127.0.0.1", "1"])?;
-    for call in [APPLY, APPLY_WITHOUT_LEASES, LEASE, SETTLE] {
+    for call in [APPLY, APPLY_WITHOUT_LEASES, LEASE, SETTLE, REMOVE, WIPE] {
         assert_refused_whole(&mut fixture, call, "read only replica")?;
     }
     fixture.store.call::<()>(&["REPLICAOF", "NO", "ONE"])?;
@@ -96,7 +104,7 @@ fn a_script_is_refused_whole_while_redis_cannot_save() -> Result {
         ensure!(info.contains("rdb_last_bgsave_status:err"), "{info}");
         Ok(())
     })?;
-    for call in [APPLY, APPLY_WITHOUT_LEASES, LEASE, SETTLE] {
+    for call in [APPLY, APPLY_WITHOUT_LEASES, LEASE, SETTLE, REMOVE, WIPE] {
         assert_refused_whole(&mut fixture, call, "MISCONF")?;
     }
     let go_on = ["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"];
@@ -114,7 +122,7 @@ fn a_batch_is_refused_whole_while_redis_is_full() -> Result {
     fixture
         .store
         .call::<()>(&["CONFIG", "SET", "maxmemory", "1"])?;
-    for call in [APPLY, APPLY_WITHOUT_LEASES, LEASE] {
+    for call in [APPLY, APPLY_WITHOUT_LEASES, LEASE, REMOVE, WIPE] {
         assert_refused_whole(&mut fixture, call, "maxmemory")?;
     }
     fixture
@@ -143,12 +151,13 @@ fn leases_are_settled_once_also_while_redis_is_full() -> Result {
 
 #[test]
 fn keys_of_a_wrong_type_refuse_a_script_whole() -> Result {
-    let all = [APPLY, APPLY_WITHOUT_LEASES, LEASE, SETTLE].as_slice();
+    let all = [APPLY, APPLY_WITHOUT_LEASES, LEASE, SETTLE, REMOVE, WIPE].as_slice();
     for (key, calls) in [
         ("m:applied:1200", &all[..2]),
         ("m:state", all),
-        ("m:leases", all),
-        ("m:closed_leases", all),
+        ("m:leases", &all[..4]),
+        ("m:closed_leases", &all[..4]),
+        ("m:removed", &[REMOVE]),
     ] {
         for call in calls {
             let mut fixture = furnished()?;

@@ -19,7 +19,7 @@ struct Requirement {
     is_met: fn() -> bool,
 }
 
-const REQUIREMENTS: [Requirement; 8] = [
+const REQUIREMENTS: [Requirement; 10] = [
     Requirement {
         what: "rustfmt",
         how: "rustup component add rustfmt",
@@ -59,6 +59,16 @@ const REQUIREMENTS: [Requirement; 8] = [
         what: "kubernetes-validate",
         how: "pip install kubernetes-validate",
         is_met: || on_path("kubernetes-validate"),
+    },
+    Requirement {
+        what: "prometheus-pushgateway",
+        how: "apt-get install prometheus-pushgateway",
+        is_met: || on_path("prometheus-pushgateway"),
+    },
+    Requirement {
+        what: "openssl",
+        how: "apt-get install openssl",
+        is_met: || on_path("openssl"),
     },
 ];
 

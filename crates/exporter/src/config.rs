@@ -1,6 +1,6 @@
 //! Every option, as a flag and as an environment variable, and the checks that
 //! need more than one of them. Owns names, defaults and help; opens nothing but
-//! the files of the password and of the certificate authority.
+//! files with secrets and of the certificate authority.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,6 +12,11 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStri
 use functional_scaffold_schema::protocol::DEFAULT_PREFIX;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 use tracing::level_filters::LevelFilter;
+
+use crate::{
+    commands::{PushOptions, SeriesCommand, WipeOptions},
+    exposure::{Exposure, ExposureOptions},
+};
 
 const MAX_TIMEOUT_MS: u64 = 600_000;
 
@@ -37,6 +42,9 @@ pub struct Cli {
     /// How they are served.
     #[command(flatten)]
     pub serve: ServeOptions,
+    /// How safely.
+    #[command(flatten)]
+    pub exposure: ExposureOptions,
     /// What is logged.
     #[command(flatten)]
     pub log: LogOptions,
@@ -56,6 +64,20 @@ pub enum Command {
     /// code is 0 if all of them are stored.
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay(ReplayOptions),
+    /// Relay the families to a Pushgateway, as one group.
+    ///
+    /// Reads what a scrape reads, at every interval, and replaces the group. Let
+    /// Prometheus scrape the Pushgateway with honor_labels: true, and not the
+    /// exporter of the same store as well.
+    Push(PushOptions),
+    /// List what is in the store, or remove some of it.
+    #[command(subcommand)]
+    Series(SeriesCommand),
+    /// Begin a new epoch: every count begins at 0.
+    ///
+    /// Prometheus sees it as a restart. Registrations and leases stay, and what
+    /// was stored before is not stored again.
+    Wipe(WipeOptions),
 }
 
 const REPLAY_EXAMPLES: &str = "\
@@ -188,8 +210,8 @@ pub struct ServeOptions {
 
     /// File for what was served last, written before each answer. With it, a
     /// counter does not step back either when the exporter and Redis end
-    /// together (a power cut) and Redis comes back with less. Each exporter needs
-    /// one of its own.
+    /// together (a power cut) and Redis comes back with less. Each exporter, also
+    /// one that pushes, needs one of its own.
     #[arg(long, env = "EXPORTER_STATE_FILE", value_name = "FILE")]
     pub state_file: Option<PathBuf>,
 }
@@ -250,6 +272,8 @@ pub struct Config {
     pub settle_interval: Duration,
     /// Where what was served last is kept, if it is.
     pub state_file: Option<PathBuf>,
+    /// Who may ask, and how.
+    pub exposure: Exposure,
 }
 
 impl Cli {
@@ -270,6 +294,7 @@ impl Cli {
             scan_count: self.serve.scan_count,
             settle_interval: Duration::from_millis(self.serve.settle_interval_ms),
             state_file: (self.serve.state_file).filter(|file| !file.as_os_str().is_empty()),
+            exposure: self.exposure.check()?,
         })
     }
 }

@@ -5,9 +5,10 @@
 use std::sync::Arc;
 
 use functional_scaffold_schema::{
-    cell::CellError,
+    cell::{CellError, decode_value},
     family::{Family, Kind},
     protocol::{families_key, leases_key, offset_key, state_key},
+    removal::{Removed, removed_key},
     series::{FamilySeries, SeriesReader, merge_layouts},
 };
 use redis::{RedisError, aio::MultiplexedConnection};
@@ -16,7 +17,8 @@ use tokio::task::JoinSet;
 use crate::{
     connection::{Failure, Reason, Redis},
     leases::{EXECUTIONS, OpenLeases},
-    offences::{LEASES, Offences, REGISTRY, STATE, reason},
+    marks::Marks,
+    offences::{LEASES, Offences, REGISTRY, REMOVED, STATE, reason},
     reader::Plan,
     registry::{self, Registered},
     scan::{ScanError, Scanner},
@@ -33,6 +35,8 @@ pub(crate) struct Found {
     /// The time that the leases' scores are compared with, if any are settled.
     pub(crate) lease_time_millis: Option<i64>,
     pub(crate) state: State,
+    /// What was removed since the last read, with its number.
+    pub(crate) removals: Vec<(Removed, i64)>,
     pub(crate) offences: Offences,
 }
 
@@ -40,19 +44,20 @@ pub(crate) struct Found {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct State {
     pub(crate) epoch: Option<String>,
-    /// The version of the offsets.
+    /// The version of the offsets; a removal is a new one, too.
     pub(crate) offsets: Option<String>,
     pub(crate) flushed_millis: Option<i64>,
 }
 
 /// Reads until the epoch and the offsets' version were the same before and after:
 /// what was read of two stores together means nothing, nor do counts with the
-/// offsets of others.
+/// offsets of others, nor what was removed meanwhile.
 pub(crate) async fn read_once(
     connection: &mut MultiplexedConnection,
     redis: &Redis,
     plan: &Plan,
     settler: &Settler,
+    marks: &Marks,
 ) -> Result<Found, Failure> {
     loop {
         let mut found = Found::default();
@@ -63,6 +68,10 @@ pub(crate) async fn read_once(
         found.lease_time_millis = settled.map(|settled| settled.lease_time_millis);
         // What is said of the state's key is said after the families.
         let before = state(connection, plan, &mut Offences::default())
+            .await
+            .map_err(|error| redis.failure(&error))?;
+        let heard = marks.removals(before.epoch.as_deref());
+        found.removals = removals(connection, plan, heard, &mut found.offences)
             .await
             .map_err(|error| redis.failure(&error))?;
         read_families(connection, redis, plan, registered, &mut found).await?;
@@ -123,6 +132,39 @@ async fn state(
         offsets,
         flushed_millis: flushed.and_then(|text| text.parse().ok()),
     })
+}
+
+/// Members of a sorted set with their scores.
+type Members = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// What was removed after the removal `heard`, with the removals' numbers.
+async fn removals(
+    connection: &mut MultiplexedConnection,
+    plan: &Plan,
+    heard: i64,
+    offences: &mut Offences,
+) -> Result<Vec<(Removed, i64)>, RedisError> {
+    let key = removed_key(&plan.prefix);
+    let read: Result<Members, RedisError> = redis::cmd("ZRANGEBYSCORE")
+        .arg(&key)
+        .arg(format!("({heard}"))
+        .arg("+inf")
+        .arg("WITHSCORES")
+        .query_async(connection)
+        .await;
+    let read = read.map_err(|error| ScanError::of(error, &key));
+    let members = readable(read, REMOVED, offences)?.unwrap_or_default();
+    let mut removals = Vec::with_capacity(members.len());
+    for (member, number) in members {
+        match (Removed::decode(&member), decode_value(&number)) {
+            (Ok(removed), Ok(number)) => removals.push((removed, number)),
+            _ => offences.add(REMOVED, reason::REMOVAL, || {
+                let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                format!("member {:?}, number {:?}", text(&member), text(&number))
+            }),
+        }
+    }
+    Ok(removals)
 }
 
 async fn read_families(

@@ -1,18 +1,20 @@
-//! The routes. Owns paths, status codes and content types; what is behind a
-//! route is owned elsewhere.
+//! The routes. Owns paths, status codes and content types, and which routes are
+//! open to everybody; what is behind a route is owned elsewhere.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::State,
-    http::{StatusCode, header},
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::{Next, from_fn_with_state},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
-use functional_scaffold_schema::exposition::CONTENT_TYPE;
+use tokio::{sync::Semaphore, task::spawn_blocking, time::Instant};
 
-use crate::{connection::Redis, page, scrape::Scraper};
+use crate::{auth::Auth, connection::Redis, negotiate, paced::Paced, page, scrape::Scraper};
 
 /// What the routes need.
 #[derive(Clone)]
@@ -21,18 +23,42 @@ pub struct Services {
     pub scraper: Scraper,
     /// Behind `/readyz`.
     pub redis: Arc<Redis>,
+    /// Who may ask; None is everybody.
+    pub auth: Option<Arc<Auth>>,
+    /// One for each scrape that is served at once.
+    pub places: Arc<Semaphore>,
+    /// How long a client may take a response in.
+    pub client_timeout: Duration,
 }
 
 /// Every route. `GET` ones also answer `HEAD`; another method is 405, another
-/// path 404.
+/// path 404. What a load balancer or kubelet asks is open to everybody.
 pub fn router(services: Services) -> Router {
-    Router::new()
+    let guarded = Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
         .fallback(not_found)
-        .with_state(services)
+        .layer(from_fn_with_state(services.clone(), authorize));
+    let open = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz));
+    guarded.merge(open).with_state(services)
+}
+
+async fn authorize(State(services): State<Services>, request: Request, next: Next) -> Response {
+    let Some(auth) = &services.auth else {
+        return next.run(request).await;
+    };
+    if auth.allows(request.headers()) {
+        return next.run(request).await;
+    }
+    let mut refusal = (StatusCode::UNAUTHORIZED, "credentials are needed\n").into_response();
+    for challenge in auth.challenges() {
+        refusal
+            .headers_mut()
+            .append(header::WWW_AUTHENTICATE, challenge);
+    }
+    refusal
 }
 
 async fn index() -> Response {
@@ -44,10 +70,34 @@ async fn index() -> Response {
 }
 
 /// Always 200: that Redis is down is a sample, so that the scrape's other
-/// samples arrive and an alert can tell Redis from the exporter.
-async fn metrics(State(services): State<Services>) -> Response {
-    let snapshot = services.scraper.scrape().await;
-    ([(header::CONTENT_TYPE, CONTENT_TYPE)], snapshot.text()).into_response()
+/// samples arrive and an alert can tell Redis from the exporter. But 503 where
+/// too many scrapes are under way: they hold the memory of what they send.
+async fn metrics(State(services): State<Services>, asked: HeaderMap) -> Response {
+    let Ok(place) = Arc::clone(&services.places).try_acquire_owned() else {
+        let soon = [(header::RETRY_AFTER, "1")];
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            soon,
+            "too many scrapes at once\n",
+        )
+            .into_response();
+    };
+    let (format, gzip) = (negotiate::format(&asked), negotiate::gzip(&asked));
+    let limit = negotiate::scrape_timeout(&asked);
+    let snapshot = services.scraper.scrape(limit).await;
+    // With many series, to write and compress them takes a while.
+    let Ok(body) = spawn_blocking(move || snapshot.body(format, gzip)).await else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let mut headers = HeaderMap::new();
+    let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
+    set(header::CONTENT_TYPE, format.content_type());
+    set(header::VARY, "accept, accept-encoding");
+    if gzip {
+        set(header::CONTENT_ENCODING, "gzip");
+    }
+    let deadline = Instant::now() + services.client_timeout;
+    (headers, Body::new(Paced::new(body, deadline, place))).into_response()
 }
 
 /// Touches nothing else: a Redis that is down is no reason to restart the
@@ -59,10 +109,15 @@ async fn healthz() -> &'static str {
 async fn readyz(State(services): State<Services>) -> (StatusCode, String) {
     match services.redis.ping().await {
         Ok(()) => (StatusCode::OK, "redis: ok\n".into()),
-        Err(failure) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("redis: {} ({failure})\n", failure.reason.label()),
-        ),
+        Err(failure) => {
+            let reason = failure.reason.label();
+            // It may name hosts and users, and this route asks for no credentials.
+            let text = match services.auth {
+                Some(_) => format!("redis: {reason}\n"),
+                None => format!("redis: {reason} ({failure})\n"),
+            };
+            (StatusCode::SERVICE_UNAVAILABLE, text)
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! One label of a label set. Label sets are written and checked by
+//! The labels of a label set. Label sets are written and checked by
 //! `functional-scaffold-schema`; nothing is checked here.
 
 /// The label `name` as it is written in the label set, `name="value"`, which
@@ -16,6 +16,20 @@ pub fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
         }
         rest = following.strip_prefix(',')?;
     }
+}
+
+/// Splits at the commas that are in no value.
+pub fn split(labels: &str) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    labels.split(move |character: char| {
+        match character {
+            '"' if !escaped => quoted = !quoted,
+            ',' if !quoted => return true,
+            _ => {}
+        }
+        escaped = character == '\\' && !escaped;
+        false
+    })
 }
 
 /// The value of a label that [`label`] found, without quotes and escapes.

@@ -8,8 +8,9 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use clap::Parser as _;
 use functional_scaffold_exporter::{
+    commands::SeriesCommand,
     config::{Cli, Command, Config, LogFormat, LogOptions},
-    replay, serve,
+    push, replay, series, serve, wipe,
 };
 
 /// How long a task that cannot be stopped (a DNS look-up) may hold up the end
@@ -42,17 +43,25 @@ fn run(mut cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 async fn obey(command: Option<Command>, config: Config) -> anyhow::Result<ExitCode> {
-    let Some(Command::Replay(options)) = command else {
-        serve::serve(config).await?;
-        return Ok(ExitCode::SUCCESS);
-    };
-    let report = replay::replay(config, &options).await?;
-    print!("{report}");
-    Ok(if report.all_stored() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    match command {
+        None => serve::serve(config).await?,
+        Some(Command::Replay(options)) => {
+            let report = replay::replay(config, &options).await?;
+            print!("{report}");
+            if !report.all_stored() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Some(Command::Push(options)) => push::push(config, &options).await?,
+        Some(Command::Series(SeriesCommand::List(options))) => {
+            series::list(&config, &options).await?;
+        }
+        Some(Command::Series(SeriesCommand::Remove(options))) => {
+            series::remove(&config, &options).await?;
+        }
+        Some(Command::Wipe(options)) => wipe::wipe(&config, &options).await?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn start_log(options: &LogOptions) {

@@ -1,9 +1,9 @@
 //! The mark of one series: what was read of it last, and what is added to that.
 //! Owns what a step back of a counter and of a histogram is; of which series
-//! there are marks is [`crate::marks`]'s.
+//! there are marks is [`crate::hash_marks`]'.
 
 use functional_scaffold_schema::{
-    cell::{CARRY, le_of_bound, push_bucket, push_sum, push_sum_carry},
+    cell::{CARRY, fields_of_series},
     family::Family,
     series::Histogram,
 };
@@ -152,20 +152,18 @@ impl Mark for HistogramMark {
     }
 
     fn cells(value: &Histogram, labels: &str, family: &Family, mut take: impl FnMut(&str, u64)) {
-        let mut with = |push: &dyn Fn(&mut String), value: u64| {
-            let mut field = labels.to_owned();
-            push(&mut field);
-            take(&field, value);
-        };
-        let les = family.bounds.iter().copied().map(le_of_bound);
-        for (le, &count) in les.chain(["+Inf".to_owned()]).zip(&value.buckets) {
-            with(&|field| push_bucket(field, &le), count);
-        }
-        let carry = i128::from(CARRY);
-        let (sum, carries) = (value.sum % carry, value.sum / carry);
-        if let (Ok(sum), Ok(carries)) = (u64::try_from(sum), u64::try_from(carries)) {
-            with(&push_sum, sum);
-            with(&push_sum_carry, carries);
+        let carry = u128::from(CARRY.unsigned_abs());
+        let sum = u128::try_from(value.sum).ok();
+        let part = |part: Option<u128>| part.and_then(|part| u64::try_from(part).ok());
+        let sums = [
+            part(sum.map(|sum| sum % carry)),
+            part(sum.map(|sum| sum / carry)),
+        ];
+        let values = value.buckets.iter().copied().map(Some).chain(sums);
+        for (field, value) in fields_of_series(family, labels).iter().zip(values) {
+            if let Some(value) = value {
+                take(field, value);
+            }
         }
     }
 

@@ -17,22 +17,20 @@
 //! Redis does not take it, it is held here.
 //!
 //! A series that is gone is one that stepped back to 0: it stays served. Only
-//! another epoch forgets it. Memory is that of the series there have been in an
-//! epoch.
+//! another epoch forgets it, and its removal by hand, of which the store keeps a
+//! journal. Memory is that of the series there have been in an epoch.
 
-use std::{
-    cmp::Ordering,
-    collections::{HashMap, HashSet},
-};
+use std::collections::{HashMap, HashSet};
 
 use functional_scaffold_schema::{
     batch::Batch,
     family::{Family, Kind},
-    series::{FamilySeries, Series, SeriesReader},
+    removal::Removed,
+    series::{FamilySeries, SeriesReader},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::mark::{CounterMark, HistogramMark, Mark};
+use crate::hash_marks::HashMarks;
 
 /// What was served within an epoch, as cells of the hashes that it was read of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,6 +39,8 @@ pub struct Served {
     /// Each hash's family: its name and its registration.
     families: Vec<(String, String)>,
     cells: Batch,
+    /// The number of the last removal that was heard of.
+    removals: i64,
 }
 
 /// The marks of one epoch.
@@ -51,26 +51,13 @@ pub struct Marks {
     hashes: HashMap<(String, String), HashMarks>,
     /// Families that were logged.
     logged: HashSet<String>,
+    /// The number of the last removal that was heard of.
+    removals: i64,
     /// Whether something is added to what is read.
     holds: bool,
     /// Whether that may be in Redis by now.
     handed_over: bool,
 }
-
-#[derive(Debug)]
-struct HashMarks {
-    family: Family,
-    marks: SeriesMarks,
-}
-
-#[derive(Debug)]
-enum SeriesMarks {
-    Counters(Held<CounterMark>),
-    Histograms(Held<HistogramMark>),
-}
-
-/// Marks by label set, in order.
-type Held<M> = Vec<(Box<str>, M)>;
 
 impl Marks {
     /// Forgets everything if this is another epoch. A store without one cannot
@@ -91,6 +78,34 @@ impl Marks {
         };
     }
 
+    /// The number of the last removal that was heard of, in this epoch.
+    #[must_use]
+    pub fn removals(&self, epoch: Option<&str>) -> i64 {
+        if self.epoch.as_deref() == epoch {
+            self.removals
+        } else {
+            0
+        }
+    }
+
+    /// Forgets what was removed by hand, by the removals' numbers: before what
+    /// was read after them is held.
+    pub fn forget(&mut self, removals: &[(Removed, i64)]) {
+        let mut sets: HashMap<&str, HashSet<&str>> = HashMap::new();
+        for (removed, number) in removals {
+            self.removals = self.removals.max(*number);
+            match &removed.labels {
+                Some(labels) => drop(sets.entry(&removed.key).or_default().insert(labels)),
+                None => self.hashes.retain(|(_, key), _| *key != removed.key),
+            }
+        }
+        for ((_, key), marks) in &mut self.hashes {
+            if let Some(gone) = sets.get(key.as_str()) {
+                marks.forget(gone);
+            }
+        }
+    }
+
     /// Raises what was read of one hash to what was served before, with the
     /// series that are gone put back, and gives how many series stepped back.
     /// Gauges stay as they are.
@@ -98,34 +113,19 @@ impl Marks {
         if self.epoch.is_none() || layout.family.kind == Kind::Gauge {
             return 0;
         }
-        let FamilySeries { family, series } = layout;
-        let hash = (family.name.clone(), family.key.clone());
+        let hash = (layout.family.name.clone(), layout.family.key.clone());
         let held = self
             .hashes
             .entry(hash)
-            .or_insert_with(|| HashMarks::new(family, series));
-        if !held.family.same_layout(family) {
-            // Registered anew by hand: its cells mean something else now.
-            *held = HashMarks::new(family, series);
-        }
-        let back = match (&mut held.marks, series) {
-            (SeriesMarks::Counters(marks), Series::Values(values)) => {
-                hold_all(marks, values, family)
-            }
-            (SeriesMarks::Histograms(marks), Series::Histograms(values)) => {
-                hold_all(marks, values, family)
-            }
-            // One kind has one form of series, and the layout is the same.
-            (SeriesMarks::Counters(_), Series::Histograms(_))
-            | (SeriesMarks::Histograms(_), Series::Values(_)) => Back::default(),
-        };
+            .or_insert_with(|| HashMarks::new(&layout.family, &layout.series));
+        let back = held.hold(layout);
+        let name = &layout.family.name;
         if let Some(example) = &back.example
-            && self.logged.insert(family.name.clone())
+            && self.logged.insert(name.clone())
         {
             tracing::warn!(
                 series = back.series,
-                "Redis lost writes: family {} stepped back, among others at {{{example}}}; it is served from its highest values on",
-                family.name
+                "Redis lost writes: family {name} stepped back, among others at {{{example}}}; it is served from its highest values on"
             );
         }
         self.holds |= back.series > 0;
@@ -141,16 +141,12 @@ impl Marks {
             return None;
         }
         let mut offsets = Batch::default();
-        for ((_, key), HashMarks { family, marks }) in &self.hashes {
-            let take = |field: &str, by: u64| {
+        for ((_, key), marks) in &self.hashes {
+            marks.offsets(|field, by| {
                 if by > 0 {
                     offsets.inc(key, field, by);
                 }
-            };
-            match marks {
-                SeriesMarks::Counters(marks) => offsets_of(marks, family, take),
-                SeriesMarks::Histograms(marks) => offsets_of(marks, family, take),
-            }
+            });
         }
         self.handed_over = true;
         Some(offsets)
@@ -168,14 +164,11 @@ impl Marks {
             epoch: self.epoch.clone()?,
             families: Vec::with_capacity(self.hashes.len()),
             cells: Batch::default(),
+            removals: self.removals,
         };
-        for ((name, key), HashMarks { family, marks }) in &self.hashes {
-            served.families.push((name.clone(), family.encode()));
-            let take = |field: &str, value: u64| served.cells.inc(key, field, value);
-            match marks {
-                SeriesMarks::Counters(marks) => served_of(marks, family, take),
-                SeriesMarks::Histograms(marks) => served_of(marks, family, take),
-            }
+        for ((name, key), marks) in &self.hashes {
+            served.families.push((name.clone(), marks.family.encode()));
+            marks.served(|field, value| served.cells.inc(key, field, value));
         }
         // The hashes are in no order, and what did not change is not written.
         served.families.sort_unstable();
@@ -189,6 +182,7 @@ impl Marks {
     pub fn restore(served: &Served) -> anyhow::Result<Self> {
         let mut marks = Self::default();
         marks.enter(Some(&served.epoch));
+        marks.removals = served.removals;
         for (name, registration) in &served.families {
             let family = Family::decode(name, registration.as_bytes())?;
             let mut series = SeriesReader::new(family.clone());
@@ -203,104 +197,8 @@ impl Marks {
 
     fn fold(&mut self) {
         self.holds = false;
-        for held in self.hashes.values_mut() {
-            match &mut held.marks {
-                SeriesMarks::Counters(marks) => marks.iter_mut().for_each(|(_, mark)| mark.fold()),
-                SeriesMarks::Histograms(marks) => {
-                    marks.iter_mut().for_each(|(_, mark)| mark.fold());
-                }
-            }
-        }
+        self.hashes.values_mut().for_each(HashMarks::fold);
     }
-}
-
-fn offsets_of<M: Mark>(marks: &Held<M>, family: &Family, mut take: impl FnMut(&str, u64)) {
-    for (labels, mark) in marks {
-        if let Some(offset) = mark.offset() {
-            M::cells(offset, labels, family, &mut take);
-        }
-    }
-}
-
-fn served_of<M: Mark>(marks: &Held<M>, family: &Family, mut take: impl FnMut(&str, u64)) {
-    for (labels, mark) in marks {
-        M::cells(&mark.served(), labels, family, &mut take);
-    }
-}
-
-impl HashMarks {
-    fn new(family: &Family, series: &Series) -> Self {
-        Self {
-            family: family.clone(),
-            marks: match series {
-                Series::Values(_) => SeriesMarks::Counters(Vec::new()),
-                Series::Histograms(_) => SeriesMarks::Histograms(Vec::new()),
-            },
-        }
-    }
-}
-
-/// What stepped back in one hash.
-#[derive(Debug, Default)]
-struct Back {
-    series: u64,
-    example: Option<String>,
-}
-
-impl Back {
-    fn add(&mut self, labels: &str) {
-        self.series += 1;
-        if self.example.is_none() {
-            self.example = Some(labels.to_owned());
-        }
-    }
-}
-
-/// Holds every series of a hash. Both lists are in order of label sets, so one
-/// walk compares them, and a read without new or lost series moves nothing.
-fn hold_all<M: Mark>(
-    marks: &mut Held<M>,
-    values: &mut Vec<(Box<str>, M::Value)>,
-    family: &Family,
-) -> Back {
-    let mut back = Back::default();
-    let mut gone = Vec::new();
-    let mut new = Vec::new();
-    let mut held = marks.iter_mut().peekable();
-    for (labels, value) in values.iter_mut() {
-        let mark = loop {
-            let Some(next) = held.peek() else { break None };
-            match next.0.cmp(labels) {
-                Ordering::Less => gone.extend(held.next()),
-                Ordering::Equal => break held.next(),
-                Ordering::Greater => break None,
-            }
-        };
-        match mark {
-            Some((_, mark)) => {
-                if mark.hold(value, family) {
-                    back.add(labels);
-                }
-            }
-            None => new.push((labels.clone(), M::new(value))),
-        }
-    }
-    gone.extend(held);
-    if !gone.is_empty() {
-        for (labels, mark) in gone {
-            let mut value = mark.nothing();
-            if mark.hold(&mut value, family) {
-                back.add(labels);
-            }
-            values.push((labels.clone(), value));
-        }
-        values.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
-    }
-    if !new.is_empty() {
-        marks.append(&mut new);
-        marks.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
-    }
-    back
 }
 
 #[cfg(test)]

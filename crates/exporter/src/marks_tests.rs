@@ -1,6 +1,6 @@
 //! Tests of the marks.
 
-use functional_scaffold_schema::series::Histogram;
+use functional_scaffold_schema::series::{Histogram, Series};
 
 use super::*;
 
@@ -244,4 +244,38 @@ fn marks_are_restored_from_what_was_served() {
     assert_eq!(marks.hold(&mut none), 1);
     assert_eq!(none, histograms);
     assert_eq!(marks.served(), Some(served));
+}
+
+fn removed(key: &str, labels: Option<&str>, number: i64) -> (Removed, i64) {
+    let (key, labels) = (key.to_owned(), labels.map(str::to_owned));
+    (Removed { key, labels }, number)
+}
+
+#[test]
+fn what_was_removed_begins_at_0() {
+    let mut marks = Marks::default();
+    marks.enter(Some("e"));
+    marks.hold(&mut counter(&[("a", 5), ("b", 5), ("c", 5)]));
+    // What is held here is forgotten, too.
+    marks.hold(&mut counter(&[("a", 3), ("b", 5), ("c", 5)]));
+    let removals = [
+        removed("k", Some("b"), 8),
+        removed("k", Some("a"), 7),
+        removed("other", None, 3),
+        removed("other", Some("c"), 3),
+    ];
+    marks.forget(&removals);
+    assert_eq!(marks.removals(Some("e")), 8);
+    let mut read = counter(&[("a", 1)]);
+    assert_eq!(marks.hold(&mut read), 1);
+    assert_eq!(read, counter(&[("a", 1), ("c", 5)]));
+    marks.forget(&[removed("k", None, 9)]);
+    let mut read = counter(&[("c=\"1\"", 1)]);
+    assert_eq!(marks.hold(&mut read), 0);
+    assert_eq!(read, counter(&[("c=\"1\"", 1)]));
+    // Nothing has been heard of those of another epoch.
+    assert_eq!(marks.removals(Some("f")), 0);
+    let served = marks.served().expect("there is an epoch");
+    let marks = Marks::restore(&served).expect("it is whole");
+    assert_eq!(marks.removals(Some("e")), 9);
 }

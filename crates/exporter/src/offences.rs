@@ -23,6 +23,8 @@ pub const REGISTRY: &str = "(families)";
 pub const LEASES: &str = "(leases)";
 /// The label of what concerns the hash that keeps clock and epoch.
 pub const STATE: &str = "(state)";
+/// The label of what concerns the sorted set of what was removed by hand.
+pub const REMOVED: &str = "(removed)";
 /// The label of registrations whose name is no metric name.
 const INVALID_NAME: &str = "(invalid name)";
 /// The label of the families beyond [`MAX_FAMILIES`].
@@ -41,6 +43,8 @@ pub mod reason {
     pub const LAYOUT: &str = "layout";
     /// A member of the sorted set of open leases is no lease of an execution.
     pub const LEASE: &str = "lease";
+    /// A member of the sorted set of what was removed says nothing of that.
+    pub const REMOVAL: &str = "removal";
     /// More than are looked at.
     pub const TOO_MANY: &str = "too_many";
     /// The key is of another type than it should be.
@@ -93,7 +97,7 @@ impl Offences {
     }
 
     fn tally(&mut self, family: &str, reason: &'static str) -> &mut Tally {
-        let own = [REGISTRY, LEASES, STATE, OTHER_FAMILIES].contains(&family);
+        let own = [REGISTRY, LEASES, STATE, REMOVED, OTHER_FAMILIES].contains(&family);
         let label = if !own && !is_metric_name(family) {
             INVALID_NAME
         } else if self.by_family.len() < MAX_FAMILIES || self.by_family.contains_key(family) {

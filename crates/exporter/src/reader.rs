@@ -9,6 +9,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
+    config::Config,
     connection::{Failure, Reason, Redis},
     found::{Found, State, read_once},
     marks::Marks,
@@ -54,6 +55,19 @@ pub struct Plan {
     pub limit: Duration,
     /// Where what was served last is kept, if it is.
     pub state_file: Option<PathBuf>,
+}
+
+impl Plan {
+    /// What the options say.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        Self {
+            prefix: config.prefix.clone(),
+            scan_count: config.scan_count,
+            limit: config.scrape_timeout,
+            state_file: config.state_file.clone(),
+        }
+    }
 }
 
 /// Reads Redis, and keeps what a read needs of those before it.
@@ -127,7 +141,14 @@ impl Reader {
     ) -> Result<Reading, Failure> {
         let mut regressions = 0;
         for rounds_left in (0..MAX_ROUNDS).rev() {
-            let found = read_once(&mut connection, &self.redis, &self.plan, &self.settler).await?;
+            let found = read_once(
+                &mut connection,
+                &self.redis,
+                &self.plan,
+                &self.settler,
+                &self.marks,
+            )
+            .await?;
             let State { epoch, offsets, .. } = found.state.clone();
             let mut reading = found.hold(&mut self.marks);
             regressions = reading.regressions.max(regressions);
@@ -163,6 +184,7 @@ impl Found {
             ..Reading::default()
         };
         marks.enter(self.state.epoch.as_deref());
+        marks.forget(&self.removals);
         for (name, mut layouts) in self.families {
             for layout in &mut layouts {
                 reading.regressions += marks.hold(layout);
@@ -171,7 +193,10 @@ impl Found {
             reading.families.extend(merged);
             for layout in refused {
                 reading.offences.add(&name, reason::LAYOUT, || {
-                    format!("layout with key {:?} has no bound in common", layout.key)
+                    format!(
+                        "layout with key {:?}: its type or scale is another",
+                        layout.key
+                    )
                 });
             }
         }

@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use functional_scaffold_schema::family::{Family, Kind, LAYOUT_SEPARATOR};
+use functional_scaffold_schema::{
+    exposition::sample_suffixes,
+    family::{Family, Kind, LAYOUT_SEPARATOR},
+};
 
 use crate::{
     offences::{Offences, reason},
@@ -105,11 +108,7 @@ fn compatible(layouts: Vec<Family>, offences: &mut Offences) -> Vec<Family> {
 /// Takes the names of a family's samples, unless one is taken: a counter
 /// `x_count` beside a histogram `x` would give the same series twice.
 fn claim(taken: &mut HashSet<String>, name: &str, kind: Kind, offences: &mut Offences) -> bool {
-    let suffixes: &[&str] = match kind {
-        Kind::Histogram => &["", "_bucket", "_sum", "_count"],
-        Kind::Counter | Kind::Gauge => &[""],
-    };
-    let names: Vec<String> = suffixes
+    let names: Vec<String> = sample_suffixes(kind)
         .iter()
         .map(|suffix| format!("{name}{suffix}"))
         .collect();

@@ -1,13 +1,12 @@
-//! One read of Redis for all the scrapes that wait for one, and its text. Owns
-//! who shares what with whom; how Redis is read is [`crate::reader`]'s.
+//! One read of Redis for all the scrapes that wait for one. Owns who shares what
+//! with whom, and for how long is waited; how Redis is read is [`crate::reader`]'s,
+//! what a scrape shows of it [`crate::snapshot`]'s.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use axum::body::Bytes;
-use functional_scaffold_schema::exposition::write_family;
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
@@ -17,63 +16,16 @@ use crate::{
     connection::{Failure, Reason, Redis},
     offences::OffenceLog,
     reader::{Plan, Reader, Reading},
-    self_metrics::{self, ScrapeFigures, Totals},
+    self_metrics::Totals,
     settle::Settler,
+    snapshot::Snapshot,
 };
 
-/// About the length of a line, to reserve room for all of them at once.
-const LINE_BYTES: usize = 96;
+/// What a scrape's own limit is cut by, so that the answer is there in time.
+const MARGIN: Duration = Duration::from_millis(500);
 /// Scrapes that wait for the next read. Further ones wait to be among them,
 /// within their own limit.
 const MAX_QUEUED: usize = 1024;
-
-/// What a scrape shows.
-#[derive(Debug)]
-pub struct Snapshot {
-    reading: Result<Reading, Failure>,
-    duration: Duration,
-    totals: Arc<Totals>,
-    text: OnceLock<Bytes>,
-}
-
-impl Snapshot {
-    fn new(reading: Result<Reading, Failure>, began: Instant, totals: &Arc<Totals>) -> Arc<Self> {
-        Arc::new(Self {
-            reading,
-            duration: began.elapsed(),
-            totals: Arc::clone(totals),
-            text: OnceLock::new(),
-        })
-    }
-
-    /// The snapshot in the text format 0.0.4, written once for all who share it.
-    #[must_use]
-    pub fn text(&self) -> Bytes {
-        self.text.get_or_init(|| self.write().into()).clone()
-    }
-
-    fn write(&self) -> String {
-        let nothing = Reading::default();
-        let reading = self.reading.as_ref().unwrap_or(&nothing);
-        let figures = ScrapeFigures {
-            up: self.reading.is_ok(),
-            duration: self.duration,
-            families: reading.families.len(),
-            series: reading.families.iter().map(|one| one.series.len()).sum(),
-            cells: reading.cells,
-            offences: &reading.offences,
-            oldest_lease_age_seconds: reading.oldest_lease_age_seconds,
-            last_flush_seconds: reading.flushed_millis.map(|millis| millis as f64 / 1000.0),
-        };
-        let lines = usize::try_from(reading.cells).unwrap_or(0);
-        let mut out = String::with_capacity(4096 + lines.saturating_mul(LINE_BYTES));
-        self_metrics::write(&mut out, &self.totals, &figures);
-        for family in reading.in_flight.iter().chain(&reading.families) {
-            write_family(&mut out, family);
-        }
-        out
-    }
-}
 
 type Waiting = oneshot::Sender<Arc<Snapshot>>;
 
@@ -111,21 +63,28 @@ impl Scraper {
     /// passed a cell that was written before the scrape arrived, and what was
     /// counted before a scrape must be in it.
     ///
-    /// A scrape that is not served within the limit shows Redis as down.
-    pub async fn scrape(&self) -> Arc<Snapshot> {
+    /// A scrape that is not served within the limit, or within what it `asked`
+    /// for, shows Redis as down.
+    pub async fn scrape(&self, asked: Option<Duration>) -> Arc<Snapshot> {
         let began = Instant::now();
+        let limit = asked.map_or(self.limit, |asked| self.limit.min(in_time_for(asked)));
         let asking = async {
             let (reply, answer) = oneshot::channel();
             self.queue.send(reply).await.ok()?;
             answer.await.ok()
         };
-        let failure = match timeout(self.limit, asking).await {
+        let failure = match timeout(limit, asking).await {
             Ok(Some(snapshot)) => return snapshot,
             Ok(None) => Failure::new(Reason::Internal, "the reading task has ended".into()),
-            Err(_elapsed) => Failure::timeout(self.limit),
+            Err(_elapsed) => Failure::timeout(limit),
         };
         Snapshot::new(Err(failure), began, &self.totals)
     }
+}
+
+/// What is left of a limit for the read.
+fn in_time_for(asked: Duration) -> Duration {
+    asked.saturating_sub(MARGIN).max(asked / 2)
 }
 
 async fn read_for_all(

@@ -2,13 +2,12 @@
 //! is counted elsewhere.
 
 use std::{
-    fmt::Write as _,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use functional_scaffold_schema::{
-    exposition::{write_help_line, write_sample_line, write_type_line},
+    exposition::{Exposition, Metadata},
     family::Kind,
     labels::write_labels,
 };
@@ -76,7 +75,7 @@ pub struct ScrapeFigures<'a> {
 }
 
 /// Appends the exporter's own metrics to an exposition.
-pub fn write(out: &mut String, totals: &Totals, figures: &ScrapeFigures<'_>) {
+pub fn write(out: &mut Exposition, totals: &Totals, figures: &ScrapeFigures<'_>) {
     let version = concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"");
     gauge(
         out,
@@ -162,13 +161,13 @@ pub fn write(out: &mut String, totals: &Totals, figures: &ScrapeFigures<'_>) {
 
 /// A family of which help and type are written.
 struct Begun<'a> {
-    out: &'a mut String,
+    out: &'a mut Exposition,
     name: String,
 }
 
 impl Begun<'_> {
     fn sample(&mut self, labels: &str, value: f64) {
-        write_sample_line(self.out, &self.name, labels, value);
+        self.out.write_sample(&self.name, labels, value);
     }
 
     fn sample_by_reason(&mut self, counts: &[AtomicU64; Reason::ALL.len()]) {
@@ -181,25 +180,33 @@ impl Begun<'_> {
     }
 }
 
-fn gauge<'a>(out: &'a mut String, name: &str, help: &str) -> Begun<'a> {
+fn gauge<'a>(out: &'a mut Exposition, name: &str, help: &str) -> Begun<'a> {
     begin(out, name, Kind::Gauge, help)
 }
 
-fn counter<'a>(out: &'a mut String, name: &str, help: &str) -> Begun<'a> {
+fn counter<'a>(out: &'a mut Exposition, name: &str, help: &str) -> Begun<'a> {
     begin(out, name, Kind::Counter, help)
 }
 
-fn begin<'a>(out: &'a mut String, name: &str, kind: Kind, help: &str) -> Begun<'a> {
-    let mut full = String::from(RESERVED_PREFIX);
-    // Writing to a String cannot fail.
-    let _ = full.write_str(name);
-    write_help_line(out, &full, help);
-    write_type_line(out, &full, kind);
-    Begun { out, name: full }
+fn begin<'a>(out: &'a mut Exposition, name: &str, kind: Kind, help: &str) -> Begun<'a> {
+    let name = format!("{RESERVED_PREFIX}{name}");
+    out.write_metadata(&Metadata {
+        name: &name,
+        kind,
+        help,
+        unit: if name.ends_with("_seconds") {
+            "seconds"
+        } else {
+            ""
+        },
+    });
+    Begun { out, name }
 }
 
 #[cfg(test)]
 mod tests {
+    use functional_scaffold_schema::exposition::Format;
+
     use super::*;
     use crate::offences::Offences;
 
@@ -222,8 +229,9 @@ mod tests {
             oldest_lease_age_seconds: Some(0.5),
             last_flush_seconds: Some(1_753_000_000.25),
         };
-        let mut out = String::new();
+        let mut out = Exposition::begin(Format::Text, [], 0);
         write(&mut out, &totals, &figures);
+        let out = out.finish();
         let samples: Vec<_> = out.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(
             samples,

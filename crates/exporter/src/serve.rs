@@ -1,21 +1,22 @@
 //! The process: listens, serves, stops on a signal. Owns the order of start
 //! and stop; the routes are [`crate::http`]'s.
 
-use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use axum::serve::ListenerExt as _;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::oneshot,
+    sync::{Semaphore, oneshot},
     time::timeout,
 };
 
 use crate::{
     config::Config,
     connection::Redis,
+    exposure::Exposure,
     http::{Services, router},
+    listen::Server,
     reader::Plan,
     scrape::Scraper,
     self_metrics::Totals,
@@ -46,12 +47,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         .context("the listener has no address")?;
     let totals = Arc::new(Totals::default());
     let settler = Arc::new(Settler::new(&config.prefix, Arc::clone(&totals)));
-    let plan = Plan {
-        prefix: config.prefix,
-        scan_count: config.scan_count,
-        limit: config.scrape_timeout,
-        state_file: config.state_file,
-    };
+    let plan = Plan::of(&config);
     // It ends with the runtime.
     tokio::spawn(settle_again_and_again(
         Arc::clone(&redis),
@@ -62,24 +58,36 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let scraper = Scraper::start(Arc::clone(&redis), settler, plan, totals);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        "serving http://{address}/metrics from Redis at {}",
+        "serving {}://{address}/metrics from Redis at {}",
+        if config.exposure.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        },
         redis.address()
     );
+    warn_of_eavesdroppers(&config.exposure, address);
 
-    let listener = listener.tap_io(|stream| {
-        // Without it, the end of a large response waits for the client's
-        // delayed acknowledgement. It is only speed: a failure is ignored.
-        let _ = stream.set_nodelay(true);
-    });
     let (stopping, stopped) = oneshot::channel::<()>();
-    let server = axum::serve(listener, router(Services { scraper, redis }))
-        .with_graceful_shutdown(async move {
-            let _ = stopped.await;
-        })
-        .into_future();
-    let mut server = pin!(server);
+    let client_timeout = config.exposure.client_timeout;
+    let server = Server {
+        listener,
+        routes: router(Services {
+            scraper,
+            redis,
+            auth: config.exposure.auth.map(Arc::new),
+            places: Arc::new(Semaphore::new(config.exposure.max_scrapes)),
+            client_timeout,
+        }),
+        tls: config.exposure.tls,
+        client_timeout,
+    };
+    let mut server = pin!(server.serve(async move {
+        let _ = stopped.await;
+    }));
     tokio::select! {
-        ended = &mut server => return ended.context("the server ended"),
+        // It only ends when it is told to.
+        () = &mut server => {}
         name = stop => tracing::info!("stopping on {name}"),
     }
     // It cannot be gone: the server that holds the other end has not ended.
@@ -88,6 +96,14 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::warn!("requests under way were cut off after {STOP_GRACE:?}");
     }
     Ok(())
+}
+
+fn warn_of_eavesdroppers(exposure: &Exposure, address: SocketAddr) {
+    if exposure.auth.is_some() && exposure.tls.is_none() && !address.ip().is_loopback() {
+        tracing::warn!(
+            "credentials come over {address} without TLS (--tls-cert-file, --tls-key-file)"
+        );
+    }
 }
 
 /// The name of the signal that asks the process to stop. The signals are

@@ -46,6 +46,19 @@ pub enum Cell<'a> {
     },
 }
 
+impl<'a> Cell<'a> {
+    /// The label set of its series.
+    #[must_use]
+    pub fn labels(&self) -> &'a str {
+        match *self {
+            Self::Value { labels }
+            | Self::Bucket { labels, .. }
+            | Self::Sum { labels }
+            | Self::SumCarry { labels } => labels,
+        }
+    }
+}
+
 /// Why a field or its value cannot be served.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum CellError {
@@ -110,10 +123,18 @@ pub fn push_sum(labels: &mut String) {
     labels.push_str(SUM);
 }
 
-/// Makes a label set the field of a sum's carry.
-pub fn push_sum_carry(labels: &mut String) {
-    labels.push(SEPARATOR);
-    labels.push_str(SUM_CARRY);
+/// Every field that a series of `family` may have, with each bound written as
+/// [`le_of_bound`] writes it: of a histogram its buckets in order, `+Inf`
+/// included, its sum and the sum's carry.
+#[must_use]
+pub fn fields_of_series(family: &Family, labels: &str) -> Vec<String> {
+    if family.kind != Kind::Histogram {
+        return vec![labels.to_owned()];
+    }
+    let les = family.bounds.iter().map(|&le| le_of_bound(le));
+    les.chain(["+Inf", SUM, SUM_CARRY].map(str::to_owned))
+        .map(|suffix| format!("{labels}{SEPARATOR}{suffix}"))
+        .collect()
 }
 
 /// Reads a field of `family`'s hash.
@@ -245,6 +266,21 @@ mod tests {
             decode_field(&family(Kind::Counter), b"a=\"1\""),
             Ok(Cell::Value { labels: "a=\"1\"" })
         );
+    }
+
+    #[test]
+    fn every_field_of_a_series_is_one_of_it() {
+        for kind in [Kind::Counter, Kind::Histogram] {
+            let family = family(kind);
+            let fields = fields_of_series(&family, "a=\"1\"");
+            for field in &fields {
+                let cell = decode_field(&family, field.as_bytes()).expect("a field");
+                assert_eq!(cell.labels(), "a=\"1\"");
+            }
+            let suffixes = usize::from(kind == Kind::Histogram) * 2;
+            let buckets = if kind == Kind::Histogram { 5 } else { 1 };
+            assert_eq!(fields.len(), buckets + suffixes);
+        }
     }
 
     #[test]

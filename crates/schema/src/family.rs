@@ -152,7 +152,8 @@ impl Family {
     }
 
     fn check(&self) -> Result<(), FamilyError> {
-        if !is_metric_name(&self.name) {
+        // A counter is named by what is before its `_total`.
+        if !is_metric_name(&self.name) || self.name == "_total" {
             return Err(FamilyError::Name(self.name.clone()));
         }
         if self.key.is_empty() {
@@ -226,6 +227,7 @@ mod tests {
             ("a", r#"{"type":"counter","key":"k","colour":"red"}"#),
             ("0a", r#"{"type":"counter","key":"k"}"#),
             ("", r#"{"type":"counter","key":"k"}"#),
+            ("_total", r#"{"type":"counter","key":"k"}"#),
         ] {
             assert!(
                 Family::decode(field, json.as_bytes()).is_err(),

@@ -2,8 +2,6 @@
 //! values escaped. A label set is stored in this form, so that a scrape copies
 //! it instead of building it. Owns writing and checking; no set type is kept.
 
-use std::fmt::Write as _;
-
 use thiserror::Error;
 
 /// Why a text is not a label set in canonical form.
@@ -102,6 +100,13 @@ pub fn is_metric_name(name: &str) -> bool {
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
+/// Whether a series may have a label of this name of its own: a metric name that
+/// is not reserved.
+#[must_use]
+pub fn is_label_name(name: &str) -> bool {
+    check_label_name(name).is_ok()
+}
+
 fn check_label_name(name: &str) -> Result<(), LabelsError> {
     if !is_metric_name(name) {
         return Err(LabelsError::Name(name.to_owned()));
@@ -128,16 +133,6 @@ fn value_end(bytes: &[u8], start: usize) -> Result<usize, LabelsError> {
             Some(_) => at += 1,
         }
     }
-}
-
-/// Appends `name="value"` for a bucket's `le`, after `labels` if there are any.
-pub(crate) fn write_with_le(out: &mut String, labels: &str, le: &str) {
-    out.push_str(labels);
-    if !labels.is_empty() {
-        out.push(',');
-    }
-    // Writing to a String cannot fail.
-    let _ = write!(out, "le=\"{le}\"");
 }
 
 #[cfg(test)]

@@ -9,9 +9,12 @@
 //! - [`batch`]: increments not yet stored, and the identity of one write of them
 //! - [`lease`]: what is counted of an execution that is never heard of again
 //! - [`protocol`]: Redis keys, scripts and their arguments and replies
+//! - [`removal`]: what is taken out of the store by hand
 //! - [`cell`]: one field of a metric hash, encoded and decoded
 //! - [`series`]: fields read from Redis put together into series
-//! - [`exposition`]: the Prometheus text format
+//! - `number`: numbers as Prometheus writes them
+//! - [`pushgateway`]: where a group of metrics lives in a Pushgateway
+//! - [`exposition`]: the text format and OpenMetrics
 //!
 //! Data flows `catalog → batch → protocol` on the way into Redis and
 //! `cell → series → exposition` on the way out. The contract between the two
@@ -26,5 +29,8 @@ pub mod exposition;
 pub mod family;
 pub mod labels;
 pub mod lease;
+mod number;
 pub mod protocol;
+pub mod pushgateway;
+pub mod removal;
 pub mod series;

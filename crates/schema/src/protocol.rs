@@ -9,6 +9,7 @@ use crate::{
     batch::{Batch, BatchId, SentBatch},
     family::Family,
     lease::Lease,
+    removal::removed_key,
 };
 
 /// The prefix of every key unless another is configured.
@@ -34,7 +35,7 @@ pub struct Script {
 }
 
 impl Script {
-    fn new(parts: &[&str]) -> Self {
+    pub(crate) fn new(parts: &[&str]) -> Self {
         let source = parts.concat();
         let sha = sha1_smol::Sha1::from(&source).digest().to_string();
         Self { source, sha }
@@ -139,6 +140,23 @@ pub fn leases_key(prefix: &str) -> String {
 #[must_use]
 pub fn closed_leases_key(prefix: &str) -> String {
     format!("{prefix}closed_leases")
+}
+
+/// Whether a key is one that the protocol keeps for itself, and so no family's.
+#[must_use]
+pub fn is_own_key(prefix: &str, key: &str) -> bool {
+    let own = [
+        families_key(prefix),
+        state_key(prefix),
+        leases_key(prefix),
+        closed_leases_key(prefix),
+        removed_key(prefix),
+    ];
+    let many = ["applied:", "offset:"];
+    own.iter().any(|own| own == key)
+        || key
+            .strip_prefix(prefix)
+            .is_some_and(|rest| many.iter().any(|many| rest.starts_with(many)))
 }
 
 /// The call that takes leases before their executions begin.
@@ -371,7 +389,7 @@ pub fn register_call(
     Call { keys, arguments }
 }
 
-fn random_text(random: u64) -> String {
+pub(crate) fn random_text(random: u64) -> String {
     format!("{random:016x}")
 }
 

@@ -168,10 +168,11 @@ impl HistogramCells {
 
 /// Adds up the layouts of one family, which components of different versions
 /// wrote to different hashes. Histograms are served on the bounds that all
-/// layouts share, so that no bucket claims a bound it did not count.
+/// layouts share, so that no bucket claims a bound it did not count; `+Inf` is
+/// always shared, and with it count and sum.
 ///
 /// Gives back the layouts that cannot be added to the first (another type or
-/// scale, or no bound in common): they are to be reported, not served.
+/// scale): they are to be reported, not served.
 #[must_use]
 pub fn merge_layouts(mut layouts: Vec<FamilySeries>) -> (Option<FamilySeries>, Vec<Family>) {
     if layouts.len() < 2 {
@@ -185,10 +186,8 @@ pub fn merge_layouts(mut layouts: Vec<FamilySeries>) -> (Option<FamilySeries>, V
     for other in layouts {
         let comparable =
             other.family.kind == merged.family.kind && other.family.scale == merged.family.scale;
-        let shared = shared_bounds(&merged.family.bounds, &other.family.bounds);
-        let same_shape = merged.family.kind != Kind::Histogram || !shared.is_empty();
-        if comparable && same_shape {
-            add(&mut merged, other, shared);
+        if comparable {
+            add(&mut merged, other);
         } else {
             refused.push(other.family);
         }
@@ -203,7 +202,7 @@ fn shared_bounds(left: &[f64], right: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-fn add(merged: &mut FamilySeries, other: FamilySeries, shared: Vec<f64>) {
+fn add(merged: &mut FamilySeries, other: FamilySeries) {
     match (&mut merged.series, other.series) {
         (Series::Values(left), Series::Values(right)) => {
             left.extend(right);
@@ -217,6 +216,7 @@ fn add(merged: &mut FamilySeries, other: FamilySeries, shared: Vec<f64>) {
             });
         }
         (Series::Histograms(left), Series::Histograms(right)) => {
+            let shared = shared_bounds(&merged.family.bounds, &other.family.bounds);
             let mut all: Vec<_> = left
                 .drain(..)
                 .map(|(labels, histogram)| {
@@ -365,11 +365,46 @@ mod tests {
     #[test]
     fn layouts_that_cannot_be_added_are_given_back() {
         let first = read(family(Kind::Histogram, &[1.0]), &[("|1", "1")]);
-        let second = read(family(Kind::Histogram, &[2.0]), &[("|2", "1")]);
+        let mut second = first.clone();
+        second.family.scale = 1000;
         let third = read(family(Kind::Counter, &[]), &[("", "1")]);
         let (merged, refused) = merge_layouts(vec![first.clone(), second, third]);
         assert_eq!(merged, Some(first));
         assert_eq!(refused.len(), 2);
+    }
+
+    #[test]
+    fn layouts_without_a_bound_in_common_share_count_and_sum() {
+        let layout = |bounds: &[f64], cells| read(family(Kind::Histogram, bounds), cells);
+        let (merged, refused) = merge_layouts(vec![
+            layout(
+                &[1.0, 2.0],
+                &[
+                    ("a=\"x\"|1", "1"),
+                    ("a=\"x\"|+Inf", "2"),
+                    ("a=\"x\"|sum", "9"),
+                ],
+            ),
+            layout(
+                &[3.0],
+                &[("a=\"x\"|3", "4"), ("a=\"x\"|sum", "8"), ("b=\"y\"|3", "5")],
+            ),
+            // What is lost with the first two is not found again.
+            layout(&[1.0, 3.0], &[("a=\"x\"|1", "8"), ("a=\"x\"|sum", "1")]),
+        ]);
+        let merged = merged.expect("they can be added");
+        assert!(refused.is_empty() && merged.family.bounds.is_empty());
+        let histogram = |count, sum| Histogram {
+            buckets: [count].into(),
+            sum,
+        };
+        assert_eq!(
+            merged.series,
+            Series::Histograms(vec![
+                ("a=\"x\"".into(), histogram(15, 18)),
+                ("b=\"y\"".into(), histogram(5, 0))
+            ])
+        );
     }
 
     proptest! {

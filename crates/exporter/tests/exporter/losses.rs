@@ -9,7 +9,7 @@ use crate::support::{Exporter, Redis, families_of, free_port, sample, wait_for};
 const REGRESSIONS: &str = "functional_scaffold_regressions_total";
 const UP: &str = "functional_scaffold_redis_up";
 
-fn redis_with_families() -> Redis {
+pub(crate) fn redis_with_families() -> Redis {
     let redis = Redis::start();
     write_families(&redis);
     redis
@@ -40,16 +40,16 @@ fn write_families(redis: &Redis) {
     ]);
 }
 
-fn add(redis: &Redis, key: &str, field: &str, by: &str) {
+pub(crate) fn add(redis: &Redis, key: &str, field: &str, by: &str) {
     redis.cli(&["HINCRBY", key, field, by]);
 }
 
-fn served(exporter: &Exporter, names: &[&str]) -> Vec<Option<f64>> {
+pub(crate) fn served(exporter: &Exporter, names: &[&str]) -> Vec<Option<f64>> {
     let text = exporter.metrics();
     names.iter().map(|name| sample(&text, name)).collect()
 }
 
-fn all(values: &[f64]) -> Vec<Option<f64>> {
+pub(crate) fn all(values: &[f64]) -> Vec<Option<f64>> {
     values.iter().copied().map(Some).collect()
 }
 
@@ -60,7 +60,7 @@ fn no_series_steps_back_and_later_increments_are_served() {
     let names = [
         "jobs_total{k=\"a\"}",
         "jobs_total{k=\"b\"}",
-        "job_seconds_bucket{le=\"1\"}",
+        "job_seconds_bucket{le=\"1.0\"}",
         "job_seconds_count",
         "job_seconds_sum",
         "queued",
@@ -119,7 +119,7 @@ fn a_store_that_was_wiped_begins_anew() {
     assert_eq!(served(&exporter, &names), now);
 }
 
-fn offset(redis: &Redis, key: &str, field: &str) -> String {
+pub(crate) fn offset(redis: &Redis, key: &str, field: &str) -> String {
     let key = format!("metrics:offset:{key}");
     redis.cli(&["HGET", &key, field]).trim().to_owned()
 }
@@ -131,7 +131,7 @@ fn what_was_lost_stays_served_after_a_restart_and_by_another_exporter() {
     let names = [
         "jobs_total{k=\"a\"}",
         "jobs_total{k=\"b\"}",
-        "job_seconds_bucket{le=\"1\"}",
+        "job_seconds_bucket{le=\"1.0\"}",
         "job_seconds_count",
         "job_seconds_sum",
     ];
@@ -299,7 +299,7 @@ fn copy(from: &str, to: &str) {
 fn no_series_steps_back_after_a_power_cut() {
     let (cut, redis) = PowerCut::start();
     let [exporter, other] = [(); 2].map(|()| Exporter::start(redis.port));
-    let names = ["jobs_total{k=\"a\"}", "job_seconds_bucket{le=\"1\"}"];
+    let names = ["jobs_total{k=\"a\"}", "job_seconds_bucket{le=\"1.0\"}"];
     assert_eq!(served(&exporter, &names), all(&[100.0, 50.0]));
     cut.sync();
     add(&redis, "metrics:jobs", "k=\"a\"", "1000");
@@ -327,7 +327,7 @@ fn an_exporter_that_ends_with_redis_knows_from_its_file_what_it_served() {
     let with_file = [("EXPORTER_STATE_FILE", file.as_str())];
     let names = [
         "jobs_total{k=\"a\"}",
-        "job_seconds_bucket{le=\"1\"}",
+        "job_seconds_bucket{le=\"1.0\"}",
         "job_seconds_sum",
     ];
     let exporter = Exporter::start_with(redis.port, &with_file);

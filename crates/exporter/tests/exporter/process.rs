@@ -81,6 +81,12 @@ fn help_names_every_variable_and_shows_no_secret() {
         "EXPORTER_SCRAPE_TIMEOUT_MS",
         "EXPORTER_SCAN_COUNT",
         "EXPORTER_SETTLE_INTERVAL_MS",
+        "EXPORTER_AUTH_BEARER_FILE",
+        "EXPORTER_AUTH_BASIC_FILE",
+        "EXPORTER_TLS_CERT_FILE",
+        "EXPORTER_TLS_KEY_FILE",
+        "EXPORTER_MAX_SCRAPES",
+        "EXPORTER_CLIENT_TIMEOUT_MS",
         "EXPORTER_LOG_LEVEL",
         "EXPORTER_LOG_FORMAT",
     ] {

@@ -2,7 +2,7 @@
 //! them on drop. Whatever is missing on the machine fails a test by its name.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -16,6 +16,8 @@ use functional_scaffold_schema::{
     protocol::{Call, DEFAULT_PREFIX, Script, lease_call, register_call},
 };
 use tempfile::TempDir;
+
+use crate::client::ask;
 
 /// How long anything may take on a slow machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -138,6 +140,19 @@ impl Redis {
         text
     }
 
+    /// Sets many cells (key, field, value) of any bytes at once.
+    pub(crate) fn set_cells<F: redis::ToRedisArgs>(&self, cells: &[(&str, F, &str)]) {
+        let client = redis::Client::open(("127.0.0.1", self.port)).expect("an address");
+        let mut connection = client.get_connection().expect("it listens");
+        for some in cells.chunks(10_000) {
+            let mut all = redis::pipe();
+            for (key, field, value) in some {
+                all.cmd("HSET").arg(*key).arg(field).arg(*value).ignore();
+            }
+            all.exec(&mut connection).expect("set");
+        }
+    }
+
     /// Calls a script as the api component does; its reply.
     pub(crate) fn call(&self, script: &Script, call: &Call) -> String {
         let parts = call
@@ -254,7 +269,7 @@ impl Exporter {
         };
         exporter.address = wait_for("address in the exporter's log", || {
             let log = exporter.log();
-            let (_, rest) = log.split_once("serving http://")?;
+            let (_, rest) = log.split_once("serving http")?.1.split_once("://")?;
             rest.split_once("/metrics")?.0.parse().ok()
         });
         exporter
@@ -285,19 +300,7 @@ impl Exporter {
     }
 
     pub(crate) fn request(&self, method: &str, path: &str) -> Response {
-        let mut stream = TcpStream::connect(self.address).expect("the exporter listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
-        let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        stream.write_all(head.as_bytes()).expect("sent");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).expect("an answer in time");
-        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        Response {
-            status: status.expect("a status"),
-            head: head.to_ascii_lowercase(),
-            body: body.to_owned(),
-        }
+        ask(self.address, &format!("{method} {path}"), &[]).into()
     }
 
     pub(crate) fn get(&self, path: &str) -> Response {

@@ -1,0 +1,221 @@
+//! Who may ask: bearer tokens, and users with passwords, from files. Owns how a
+//! request's credentials are compared; which routes are open is [`crate::http`]'s.
+
+use std::{fmt, path::Path};
+
+use anyhow::{Context as _, ensure};
+use axum::http::{HeaderMap, HeaderValue, header};
+use base64::{
+    Engine as _,
+    alphabet::STANDARD,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use subtle::ConstantTimeEq as _;
+
+/// Some clients leave the padding out.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// The credentials of which each request must carry one. No `Debug` on purpose.
+#[derive(Clone, Default)]
+pub struct Auth {
+    tokens: Vec<String>,
+    /// Each `user:password`.
+    users: Vec<String>,
+}
+
+/// What is wrong with a line of a file; never the line.
+#[derive(Debug)]
+struct BadLine {
+    number: usize,
+    why: &'static str,
+}
+
+impl fmt::Display for BadLine {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "line {}: {}", self.number, self.why)
+    }
+}
+
+impl std::error::Error for BadLine {}
+
+impl Auth {
+    /// Reads the files that are given: a token a line, a `user:password` a line.
+    /// Empty lines are ignored; several lines are for a change of secrets.
+    ///
+    /// # Errors
+    /// A file cannot be read, has no secret, or a line that is none. No error
+    /// shows one.
+    pub fn read(bearer: Option<&Path>, basic: Option<&Path>) -> anyhow::Result<Option<Self>> {
+        let mut auth = Self::default();
+        if let Some(path) = bearer {
+            auth.tokens = secrets(path, |line| {
+                let fit = line.bytes().all(|byte| byte.is_ascii_graphic());
+                (!fit).then_some("a token is of visible ASCII characters")
+            })?;
+        }
+        if let Some(path) = basic {
+            auth.users = secrets(path, |line| {
+                let user = line.split_once(':').map_or("", |(user, _)| user);
+                user.is_empty().then_some("not of the form user:password")
+            })?;
+        }
+        Ok((bearer.is_some() || basic.is_some()).then_some(auth))
+    }
+
+    /// Whether a request may pass. It takes as long for any wrong secret of one
+    /// length.
+    #[must_use]
+    pub fn allows(&self, headers: &HeaderMap) -> bool {
+        let Some((scheme, credentials)) = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split_once(' '))
+        else {
+            return false;
+        };
+        let credentials = credentials.trim();
+        if scheme.eq_ignore_ascii_case("bearer") {
+            any_is(&self.tokens, credentials.as_bytes())
+        } else if scheme.eq_ignore_ascii_case("basic") {
+            let user = BASE64.decode(credentials).unwrap_or_default();
+            any_is(&self.users, &user)
+        } else {
+            false
+        }
+    }
+
+    /// The `WWW-Authenticate` headers of a refusal.
+    pub fn challenges(&self) -> impl Iterator<Item = HeaderValue> {
+        let schemes = [
+            (&self.tokens, "Bearer"),
+            (&self.users, "Basic realm=\"exporter\""),
+        ];
+        schemes
+            .into_iter()
+            .filter(|(secrets, _)| !secrets.is_empty())
+            .map(|(_, scheme)| HeaderValue::from_static(scheme))
+    }
+}
+
+/// Compares with all of them, so that the time does not say which one it is.
+fn any_is(secrets: &[String], given: &[u8]) -> bool {
+    secrets
+        .iter()
+        .map(|secret| secret.as_bytes().ct_eq(given))
+        .fold(subtle::Choice::from(0), |any, one| any | one)
+        .into()
+}
+
+fn secrets(
+    path: &Path,
+    check: impl Fn(&str) -> Option<&'static str>,
+) -> anyhow::Result<Vec<String>> {
+    let read = || {
+        let text = std::fs::read_to_string(path)?;
+        let mut secrets = Vec::new();
+        for (n, line) in text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.is_empty())
+        {
+            if let Some(why) = check(line) {
+                return Err(BadLine { number: n + 1, why }.into());
+            }
+            secrets.push(line.to_owned());
+        }
+        ensure!(!secrets.is_empty(), "no secret in it");
+        Ok(secrets)
+    };
+    read().with_context(|| format!("cannot use {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn auth() -> Auth {
+        Auth {
+            tokens: vec!["t0ken".into(), "other".into()],
+            users: vec!["us er:pass:wörd".into()],
+        }
+    }
+
+    fn allows(auth: &Auth, value: &str) -> bool {
+        let mut headers = HeaderMap::new();
+        let value = HeaderValue::from_bytes(value.as_bytes()).expect("a header");
+        headers.insert(header::AUTHORIZATION, value);
+        auth.allows(&headers)
+    }
+
+    #[test]
+    fn one_of_the_secrets_is_needed() {
+        assert!(!auth().allows(&HeaderMap::new()));
+        // us er:pass:wörd
+        let basic = "dXMgZXI6cGFzczp3w7ZyZA";
+        for (value, allowed) in [
+            ("Bearer t0ken", true),
+            ("bearer  other ", true),
+            (&format!("Basic {basic}=="), true),
+            (&format!("BASIC {basic}"), true),
+            ("Bearer", false),
+            ("Bearer ", false),
+            ("Bearer t0ke", false),
+            ("Bearer t0kenn", false),
+            ("Bearer T0KEN", false),
+            ("t0ken", false),
+            ("Basic t0ken", false),
+            ("Basic dXMgZXI6", false),
+            ("Basic \u{e9}", false),
+            (&format!("Bearer {basic}"), false),
+            ("Digest t0ken", false),
+        ] {
+            assert_eq!(allows(&auth(), value), allowed, "{value}");
+        }
+        // Without users, an empty one is none of them.
+        let tokens = Auth {
+            users: Vec::new(),
+            ..auth()
+        };
+        assert!(!allows(&tokens, "Basic "));
+        assert_eq!(tokens.challenges().count(), 1);
+    }
+
+    #[test]
+    fn files_hold_a_secret_a_line_and_errors_hold_none() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("secrets");
+        let read = |text: &str, basic: bool| {
+            std::fs::write(&file, text).expect("written");
+            let path = Some(file.as_path());
+            let read = match basic {
+                true => Auth::read(None, path),
+                false => Auth::read(path, None),
+            };
+            read.map_err(|error| format!("{error:#}"))
+        };
+        let tokens = read("\nt0ken\r\nother", false).expect("two");
+        assert_eq!(tokens.map(|auth| auth.tokens), Some(auth().tokens));
+        let users = read("us er:pass:wörd\n", true).expect("one");
+        assert_eq!(users.map(|auth| auth.users), Some(auth().users));
+        assert!(matches!(Auth::read(None, None), Ok(None)));
+        for (text, basic, why) in [
+            ("", false, "no secret"),
+            ("\n\n", true, "no secret"),
+            ("fine\ns3cret s3cret", false, "line 2"),
+            ("s3cret", true, "line 1: not of the form"),
+            (":s3cret", true, "line 1"),
+        ] {
+            let Err(error) = read(text, basic) else {
+                panic!("accepted {text:?}");
+            };
+            assert!(error.contains(why) && error.contains("secrets"), "{error}");
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+        let missing = Auth::read(Some(Path::new("/nowhere")), None);
+        let error = missing.err().map(|error| format!("{error:#}"));
+        assert!(error.is_some_and(|error| error.contains("/nowhere")));
+    }
+}

@@ -1,0 +1,430 @@
+//! What is served in each format, as others read it, whatever Redis holds.
+
+use std::{
+    collections::BTreeMap,
+    io::Read as _,
+    time::{Duration, Instant},
+};
+
+use flate2::read::GzDecoder;
+
+use crate::{
+    client::{Answer, ask},
+    parsers::{Parser, Sample, check_with_promtool, read},
+    prometheus::Server,
+    support::{Exporter, Redis, families_of, sample, wait_for},
+};
+
+const OPEN_METRICS: (&str, &str) = ("accept", "application/openmetrics-text; version=1.0.0");
+
+fn scrape(exporter: &Exporter, headers: &[(&str, &str)]) -> Answer {
+    let answer = ask(exporter.address, "GET /metrics", headers);
+    assert_eq!(answer.status, 200);
+    answer
+}
+
+/// Label values that a careless writer of the formats would break on.
+fn awkward_values() -> Vec<String> {
+    let values = [
+        "plain",
+        " ",
+        " leading and trailing ",
+        "\"",
+        "\\",
+        "\\\\\"\\n",
+        "\n",
+        "a\nb\r\nc\td",
+        "\u{0}\u{1}\u{7f}",
+        "é, 漢字, \u{1f980}",
+        "\u{202e}right to left",
+        "\u{2028}\u{feff}",
+        "}",
+        "{a=\"b\"} 1",
+        " # {a=\"b\"} 1",
+        "# EOF",
+        ",",
+        "a=\"b\",c=\"d\"",
+        "x|sum",
+        "|+Inf",
+        "NaN",
+        "+Inf",
+    ];
+    let long = "long ".repeat(10_000);
+    values
+        .iter()
+        .map(|&value| value.to_owned())
+        .chain([long])
+        .collect()
+}
+
+fn escaped(value: &str) -> String {
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+    value.replace('\n', "\\n")
+}
+
+/// Families as hand-written as they come, with awkward labels, bounds and
+/// values, and what is not to be served between them.
+fn write_awkward(redis: &Redis) {
+    for (name, json) in [
+        (
+            "plain_total",
+            r#"{"type":"counter","key":"k:plain","help":"A \\ \"quoted\"\nhelp é."}"#,
+        ),
+        ("no_suffix", r#"{"type":"counter","key":"k:no_suffix"}"#),
+        ("clash", r#"{"type":"gauge","key":"k:clash"}"#),
+        ("clash_total", r#"{"type":"counter","key":"k:clash_total"}"#),
+        ("made_created", r#"{"type":"gauge","key":"k:made"}"#),
+        ("made_total", r#"{"type":"counter","key":"k:made_total"}"#),
+        (
+            "gauge_total",
+            r#"{"type":"gauge","key":"k:gauge","scale":1000}"#,
+        ),
+        ("thirds", r#"{"type":"gauge","key":"k:thirds","scale":3}"#),
+        (
+            "size_bytes_total",
+            r#"{"type":"counter","key":"k:size","unit":"bytes"}"#,
+        ),
+        (
+            "other_unit",
+            r#"{"type":"gauge","key":"k:other","unit":"seconds"}"#,
+        ),
+        (
+            "time_seconds",
+            r#"{"type":"histogram","key":"k:time","unit":"seconds","bounds":[0.00005,0.5,1,1000000],"scale":1000000000}"#,
+        ),
+        (
+            "below_zero",
+            r#"{"type":"histogram","key":"k:below","bounds":[-1,0,1]}"#,
+        ),
+        (
+            "shrunk",
+            r#"{"type":"histogram","key":"k:shrunk","bounds":[1]}"#,
+        ),
+        (
+            "split",
+            r#"{"type":"histogram","key":"k:split","bounds":[1,2]}"#,
+        ),
+        (
+            "split@2",
+            r#"{"type":"histogram","key":"k:split@2","bounds":[3]}"#,
+        ),
+        (
+            "empty",
+            r#"{"type":"histogram","key":"k:empty","bounds":[1]}"#,
+        ),
+        // Not to be served.
+        ("_total", r#"{"type":"counter","key":"k:plain2"}"#),
+        ("0digit", r#"{"type":"counter","key":"k:plain2"}"#),
+        ("with space", r#"{"type":"counter","key":"k:plain2"}"#),
+        ("with\nline", r#"{"type":"counter","key":"k:plain2"}"#),
+        ("é", r#"{"type":"counter","key":"k:plain2"}"#),
+        (
+            "time_seconds_count",
+            r#"{"type":"counter","key":"k:plain2"}"#,
+        ),
+        (
+            "time_seconds_created",
+            r#"{"type":"gauge","key":"k:plain2"}"#,
+        ),
+        (
+            "functional_scaffold_redis_up",
+            r#"{"type":"gauge","key":"k:plain2"}"#,
+        ),
+        ("summary", r#"{"type":"summary","key":"k:plain2"}"#),
+    ] {
+        redis.cli(&["HSET", "metrics:families", name, json]);
+    }
+    let mut cells = Vec::new();
+    for value in awkward_values() {
+        let label = format!("v=\"{}\"", escaped(&value));
+        for key in ["k:plain", "k:no_suffix", "k:thirds", "k:size"] {
+            cells.push((key, label.clone(), "7"));
+        }
+        for (suffix, count) in [("|0.5", "2"), ("|+Inf", "1"), ("|sum", "1500000001")] {
+            cells.push(("k:time", format!("{label}{suffix}"), count));
+        }
+    }
+    redis.set_cells(&cells);
+    for (key, cells) in [
+        ("k:clash", &["", "2"][..]),
+        ("k:clash_total", &["", "3"]),
+        ("k:made", &["", "4"]),
+        ("k:made_total", &["", "9223372036854775807"]),
+        ("k:gauge", &["", "-9223372036854775808"]),
+        ("k:other", &["x=\"1\"", "5"]),
+        ("k:below", &["|-1", "1", "|1", "2", "|sum", "-3"]),
+        ("k:shrunk", &["|1", "1", "|sum", "-1"]),
+        ("k:split", &["|1", "1", "|+Inf", "2", "|sum", "9"]),
+        ("k:split@2", &["|3", "4", "|sum", "8"]),
+        // Not to be served: one cell each.
+        (
+            "k:plain",
+            &[
+                "le=\"1\"",
+                "1",
+                "__name__=\"x\"",
+                "1",
+                "9=\"x\"",
+                "1",
+                "é=\"x\"",
+                "1",
+                "a=\"\"",
+                "1",
+                "b=\"1\",a=\"1\"",
+                "1",
+                "a=\"1\",a=\"2\"",
+                "1",
+                "a=\"\\t\"",
+                "1",
+                "a=1",
+                "1",
+                "a",
+                "1",
+                "nan=\"1\"",
+                "NaN",
+                "inf=\"1\"",
+                "+Inf",
+                "float=\"1\"",
+                "1.5",
+                "minus=\"1\"",
+                "-1",
+                "big=\"1\"",
+                "9223372036854775808",
+                "empty=\"1\"",
+                "",
+            ],
+        ),
+        (
+            "k:time",
+            &["|0.7", "1", "le=\"1\"|0.5", "1", "x=\"1\"", "1"],
+        ),
+    ] {
+        redis.cli(&[&["HSET", key], cells].concat());
+    }
+}
+
+/// The cells that [`write_awkward`] writes and nobody can serve, by family.
+const REFUSED: [(&str, f64); 10] = [
+    ("family=\"plain_total\",reason=\"labels\"", 10.0),
+    ("family=\"plain_total\",reason=\"value\"", 6.0),
+    ("family=\"time_seconds\",reason=\"bucket\"", 2.0),
+    ("family=\"time_seconds\",reason=\"labels\"", 1.0),
+    (
+        "family=\"time_seconds_count\",reason=\"name_collision\"",
+        1.0,
+    ),
+    (
+        "family=\"time_seconds_created\",reason=\"name_collision\"",
+        1.0,
+    ),
+    (
+        "family=\"functional_scaffold_redis_up\",reason=\"name_collision\"",
+        1.0,
+    ),
+    ("family=\"summary\",reason=\"registration\"", 1.0),
+    ("family=\"_total\",reason=\"registration\"", 1.0),
+    ("family=\"(invalid name)\",reason=\"registration\"", 4.0),
+];
+
+fn value_of(samples: &[Sample], name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    let labels: BTreeMap<String, String> = labels
+        .iter()
+        .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let found = samples
+        .iter()
+        .find(|(of, set, _)| of == name && *set == labels);
+    found.map(|&(_, _, value)| value)
+}
+
+#[test]
+fn awkward_families_and_labels_are_read_as_they_were_written() {
+    let redis = Redis::start();
+    write_awkward(&redis);
+    let exporter = Exporter::start(redis.port);
+    let text = scrape(&exporter, &[]).text();
+    let open_metrics = scrape(&exporter, &[OPEN_METRICS]).text();
+    check_with_promtool(&text);
+    for (parser, exposition) in [(Parser::Text, &text), (Parser::OpenMetrics, &open_metrics)] {
+        let samples = read(parser, exposition);
+        for value in awkward_values() {
+            let label = ("v", value.as_str());
+            let get = |name, more: &[_]| value_of(&samples, name, &[&[label], more].concat());
+            assert_eq!(get("plain_total", &[]), Some(7.0), "{parser:?} {value:?}");
+            assert_eq!(get("time_seconds_count", &[]), Some(3.0), "{value:?}");
+            assert_eq!(get("time_seconds_sum", &[]), Some(1.500_000_001));
+            for (le, count) in [
+                ("5e-05", 0.0),
+                ("0.5", 2.0),
+                ("1.0", 2.0),
+                ("1e+06", 2.0),
+                ("+Inf", 3.0),
+            ] {
+                let bucket = get("time_seconds_bucket", &[("le", le)]);
+                assert_eq!(bucket, Some(count), "{parser:?} {value:?} {le}");
+            }
+        }
+        for (name, value) in [
+            ("clash", 2.0),
+            ("clash_total", 3.0),
+            ("made_created", 4.0),
+            ("made_total", 9_223_372_036_854_775_807.0),
+            ("gauge_total", -9_223_372_036_854_775.808),
+            ("split_count", 7.0),
+            ("split_sum", 17.0),
+        ] {
+            assert_eq!(
+                value_of(&samples, name, &[]),
+                Some(value),
+                "{parser:?} {name}"
+            );
+        }
+        let inf = value_of(&samples, "below_zero_bucket", &[("le", "+Inf")]);
+        assert_eq!(inf, Some(3.0));
+        assert!(exposition.contains("# TYPE empty histogram\n"));
+    }
+    for (labels, count) in REFUSED {
+        let name = format!("functional_scaffold_decode_errors{{{labels}}}");
+        assert_eq!(sample(&text, &name), Some(count), "{name}");
+    }
+    assert_eq!(
+        text.matches("functional_scaffold_decode_errors{").count(),
+        REFUSED.len()
+    );
+}
+
+#[test]
+fn a_real_prometheus_takes_awkward_families() {
+    let redis = Redis::start();
+    write_awkward(&redis);
+    let exporter = Exporter::start(redis.port);
+    let prometheus = Server::prometheus(&[exporter.address]);
+    wait_for("scrape", || prometheus.query("up").filter(|&up| up > 0.0));
+    let values = awkward_values().len();
+    for (query, value) in [
+        ("count(plain_total)", values as f64),
+        ("count(no_suffix)", values as f64),
+        ("sum(plain_total{v='a\\nb\\r\\nc\\td'})", 7.0),
+        ("sum(time_seconds_bucket{v='NaN',le='1.0'})", 2.0),
+        ("split_sum", 17.0),
+        ("functional_scaffold_redis_up", 1.0),
+    ] {
+        assert_eq!(prometheus.query(query), Some(value), "{query}");
+    }
+    // It asked for OpenMetrics: there the sums that may shrink are missing.
+    assert_eq!(prometheus.query("below_zero_sum"), None);
+}
+
+#[test]
+fn series_are_the_same_in_both_formats() {
+    let redis = Redis::start();
+    write_awkward(&redis);
+    let exporter = Exporter::start(redis.port);
+    let samples = |answer: Answer| -> Vec<String> {
+        families_of(&answer.text())
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            // OpenMetrics has no sums that may shrink.
+            .filter(|line| !(line.starts_with("below_zero") || line.starts_with("shrunk")))
+            .map(str::to_owned)
+            .collect()
+    };
+    let text = samples(scrape(&exporter, &[]));
+    let open_metrics = samples(scrape(&exporter, &[OPEN_METRICS]));
+    assert!(text.len() > 150, "{}", text.len());
+    assert_eq!(text, open_metrics);
+}
+
+#[test]
+fn open_metrics_is_what_the_specification_says() {
+    let redis = Redis::start();
+    for (name, json) in [
+        (
+            "jobs_total",
+            r#"{"type":"counter","key":"k:j","help":"Jobs \"done\"."}"#,
+        ),
+        (
+            "sent_bytes_total",
+            r#"{"type":"counter","key":"k:s","unit":"bytes"}"#,
+        ),
+        ("odd", r#"{"type":"counter","key":"k:o"}"#),
+    ] {
+        redis.cli(&["HSET", "metrics:families", name, json]);
+    }
+    redis.cli(&["HSET", "k:j", "", "1"]);
+    redis.cli(&["HSET", "k:o", "", "2"]);
+    let exporter = Exporter::start(redis.port);
+    let answer = scrape(&exporter, &[OPEN_METRICS]);
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/openmetrics-text; version=1.0.0; charset=utf-8")
+    );
+    let text = answer.text();
+    assert_eq!(
+        families_of(&text),
+        "# HELP jobs Jobs \\\"done\\\".\n# TYPE jobs counter\njobs_total 1\n\
+         # TYPE odd unknown\nodd 2\n\
+         # TYPE sent_bytes counter\n# UNIT sent_bytes bytes\n# EOF\n"
+    );
+    assert!(text.contains("# UNIT functional_scaffold_scrape_duration_seconds seconds\n"));
+    assert!(text.contains("# TYPE functional_scaffold_redis_reads counter\n"));
+}
+
+#[test]
+fn the_body_is_compressed_for_those_who_want_it() {
+    let redis = Redis::start();
+    write_awkward(&redis);
+    let exporter = Exporter::start(redis.port);
+    let compressed = scrape(&exporter, &[("accept-encoding", "gzip")]);
+    assert_eq!(compressed.header("content-encoding"), Some("gzip"));
+    assert_eq!(compressed.header("vary"), Some("accept, accept-encoding"));
+    let length = compressed.body.len().to_string();
+    assert_eq!(compressed.header("content-length"), Some(length.as_str()));
+    let mut text = String::new();
+    GzDecoder::new(&compressed.body[..])
+        .read_to_string(&mut text)
+        .expect("gzip");
+    let plain = scrape(&exporter, &[("accept-encoding", "gzip;q=0")]);
+    assert_eq!(plain.header("content-encoding"), None);
+    assert!(families_of(&text) == families_of(&plain.text()));
+    assert!(compressed.body.len() * 3 < plain.body.len());
+}
+
+#[test]
+fn head_says_what_get_would_send() {
+    let redis = Redis::start();
+    let exporter = Exporter::start(redis.port);
+    for headers in [&[][..], &[OPEN_METRICS], &[("accept-encoding", "gzip")]] {
+        let get = scrape(&exporter, headers);
+        let head = ask(exporter.address, "HEAD /metrics", headers);
+        assert_eq!((head.status, head.body.len()), (200, 0));
+        assert!(head.header("content-length").is_some(), "{}", head.head);
+        for name in ["content-type", "content-encoding", "vary"] {
+            assert_eq!(head.header(name), get.header(name), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_scrape_is_answered_within_the_time_that_it_says() {
+    let redis = Redis::start();
+    let exporter = Exporter::start(redis.port);
+    scrape(&exporter, &[]);
+    redis.signal("STOP");
+    let began = Instant::now();
+    let hurried = [("x-prometheus-scrape-timeout-seconds", "1.0")];
+    let answer = scrape(&exporter, &hurried);
+    let took = began.elapsed();
+    // Half a second is left for the answer's way.
+    assert!(took >= Duration::from_millis(500), "{took:?}");
+    assert!(took < Duration::from_millis(950), "{took:?}");
+    let text = answer.text();
+    assert_eq!(sample(&text, "functional_scaffold_redis_up"), Some(0.0));
+    redis.signal("CONT");
+    // It is not for ever, and a longer time than the exporter's own changes nothing.
+    let patient = [("x-prometheus-scrape-timeout-seconds", "3600")];
+    wait_for("Redis", || {
+        let text = scrape(&exporter, &patient).text();
+        (sample(&text, "functional_scaffold_redis_up") == Some(1.0)).then_some(())
+    });
+}

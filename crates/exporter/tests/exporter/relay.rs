@@ -1,0 +1,297 @@
+//! What is relayed to a Pushgateway.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener},
+    process::{Child, Command, Output, Stdio},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use functional_scaffold_schema::{
+    batch::{Batch, BatchId, SentBatch},
+    catalog::{Catalog, Request},
+    protocol::{DEFAULT_PREFIX, Script, apply_call},
+};
+
+use crate::{
+    prometheus::Server,
+    support::{Exporter, Redis, exporter_command, free_port, sample, wait_for},
+};
+
+fn push_command(redis_port: u16, to: &str, options: &[&str]) -> Command {
+    let mut command = exporter_command();
+    command
+        .env("REDIS_PORT", redis_port.to_string())
+        .args(["push", "--to", to])
+        .args(options)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn push_once(redis: &Redis, to: &str, options: &[&str]) -> Output {
+    let mut command = push_command(redis.port, to, &[&["--once"], options].concat());
+    command.output().expect("it runs")
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A relay that runs on; killed on drop.
+struct Relay(Child);
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Relay {
+    fn start(redis: &Redis, to: &str, options: &[&str]) -> Self {
+        let mut command = push_command(redis.port, to, options);
+        Self(command.stderr(Stdio::null()).spawn().expect("it starts"))
+    }
+}
+
+fn url(address: SocketAddr) -> String {
+    format!("http://{address}")
+}
+
+/// Counts requests as instances do: a batch each of some of them.
+fn count_requests(redis: &Redis, requests: u64) {
+    let catalog = Catalog::new(DEFAULT_PREFIX);
+    for (sequence, some) in (0..requests).collect::<Vec<_>>().chunks(50).enumerate() {
+        let mut increments = Batch::default();
+        for n in some {
+            let request = Request {
+                method: "POST",
+                endpoint: "/invoke",
+                code: if n % 10 == 0 { 422 } else { 200 },
+                duration_nanos: n * 1_000_000,
+            };
+            catalog.record_request(&mut increments, &request);
+        }
+        let id = BatchId {
+            started_at: 1_700_000_000,
+            nonce: sequence as u64,
+            sequence: 1,
+        };
+        let batch = SentBatch {
+            id,
+            increments,
+            leased: Vec::new(),
+        };
+        redis.call(&Script::apply(), &apply_call(DEFAULT_PREFIX, &batch, &[]));
+    }
+}
+
+#[test]
+fn what_was_counted_is_what_prometheus_sees_through_a_pushgateway() {
+    let redis = Redis::start();
+    redis.register("a");
+    let pushgateway = Server::pushgateway(&[]);
+    let prometheus = Server::prometheus(&[pushgateway.address]);
+    let _relay = Relay::start(&redis, &url(pushgateway.address), &["--interval", "200ms"]);
+    count_requests(&redis, 1000);
+    wait_for("1,000 requests in Prometheus", || {
+        (prometheus.query("sum(http_requests_total)") == Some(1000.0)).then_some(())
+    });
+    for (query, value) in [
+        ("sum(http_requests_total{status='rejected'})", 100.0),
+        ("http_request_duration_seconds_count", 1000.0),
+        ("http_request_duration_seconds_bucket{le='+Inf'}", 1000.0),
+        ("http_request_duration_seconds_sum", 499.5),
+        (
+            "count(count by (job) (http_requests_total{job='functional-scaffold'}))",
+            1.0,
+        ),
+        ("push_failure_time_seconds", 0.0),
+    ] {
+        assert_eq!(prometheus.query(query), Some(value), "{query}");
+    }
+}
+
+#[test]
+fn a_group_is_replaced_and_its_counters_never_go_backwards() {
+    let redis = Redis::start();
+    let json = r#"{"type":"counter","key":"metrics:jobs"}"#;
+    redis.cli(&["HSET", "metrics:families", "jobs_total", json]);
+    redis.cli(&["HSET", "metrics:jobs", "k=\"a\"", "10", "k=\"b\"", "5"]);
+    let pushgateway = Server::pushgateway(&[]);
+    let options = [
+        "--interval",
+        "100ms",
+        "--job",
+        "a/b",
+        "--grouping",
+        "instance=",
+    ];
+    let _relay = Relay::start(&redis, &url(pushgateway.address), &options);
+    let served = |name: &str| sample(&pushgateway.get("/metrics").text(), name);
+    let a = "jobs_total{instance=\"\",job=\"a/b\",k=\"a\"}";
+    let b = "jobs_total{instance=\"\",job=\"a/b\",k=\"b\"}";
+    wait_for("first push", || (served(a) == Some(10.0)).then_some(()));
+    // Redis loses writes: those that were pushed stay.
+    redis.cli(&["HSET", "metrics:jobs", "k=\"a\"", "4"]);
+    redis.cli(&["HINCRBY", "metrics:jobs", "k=\"b\"", "1"]);
+    wait_for("a push after the loss", || {
+        assert!(served(a) >= Some(10.0));
+        (served(b) == Some(6.0)).then_some(())
+    });
+    assert_eq!(served(a), Some(10.0));
+    // An exporter beside it serves the same.
+    let exporter = Exporter::start(redis.port);
+    let text = exporter.metrics();
+    assert_eq!(sample(&text, "jobs_total{k=\"a\"}"), Some(10.0));
+    let remove = exporter_command()
+        .env("REDIS_PORT", redis.port.to_string())
+        .args(["series", "remove", "--yes", "jobs_total{k=\"b\"}"])
+        .output();
+    assert!(remove.expect("it runs").status.success());
+    wait_for("a group without it", || served(b).is_none().then_some(()));
+    assert_eq!(served(a), Some(10.0));
+}
+
+#[test]
+fn what_was_pushed_is_known_to_the_next_push_by_its_file() {
+    let redis = Redis::start();
+    let json = r#"{"type":"counter","key":"metrics:jobs"}"#;
+    redis.cli(&["HSET", "metrics:families", "jobs_total", json]);
+    let pushgateway = Server::pushgateway(&[]);
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("state.json");
+    for stored in ["10", "4"] {
+        redis.cli(&["HSET", "metrics:jobs", "", stored]);
+        let mut command = push_command(redis.port, &url(pushgateway.address), &["--once"]);
+        let output = command.env("EXPORTER_STATE_FILE", &file).output();
+        let output = output.expect("it runs");
+        assert!(output.status.success(), "{}", errors(&output));
+        let text = pushgateway.get("/metrics").text();
+        let name = "jobs_total{instance=\"\",job=\"functional-scaffold\"}";
+        assert_eq!(sample(&text, name), Some(10.0), "{text}");
+    }
+}
+
+#[test]
+fn leases_are_settled_by_a_relay_alone() {
+    let redis = Redis::start();
+    redis.register("a");
+    let pushgateway = Server::pushgateway(&[]);
+    let _relay = Relay::start(&redis, &url(pushgateway.address), &["--interval", "1h"]);
+    redis.lease("1", "a", 1);
+    let crashed = "algorithm=\"a\",status=\"crashed\"";
+    wait_for("settled lease", || {
+        let count = redis.cli(&["HGET", "metrics:algorithm_counter", crashed]);
+        (count == "1\n").then_some(())
+    });
+}
+
+/// A server that takes requests one by one and gives these answers, whole.
+fn answering(answers: Vec<&'static str>) -> (SocketAddr, JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("its address");
+    let serving = thread::spawn(move || {
+        let mut requests = Vec::new();
+        for answer in answers {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut request = Vec::new();
+            let mut some = [0; 4096];
+            while !request.windows(4).any(|four| four == b"\r\n\r\n") {
+                let read = stream.read(&mut some).expect("a request");
+                assert!(read > 0, "a request that ends");
+                request.extend_from_slice(&some[..read]);
+            }
+            requests.push(String::from_utf8_lossy(&request).into_owned());
+            let head = "connection: close\r\ncontent-length: 0\r\n\r\n";
+            let _ = stream.write_all(format!("HTTP/1.1 {answer}\r\n{head}").as_bytes());
+        }
+        requests
+    });
+    (address, serving)
+}
+
+#[test]
+fn what_may_pass_is_tried_again_and_what_is_refused_is_not() {
+    let redis = Redis::start();
+    let (address, serving) = answering(vec!["503 x", "500 x", "202 x"]);
+    let to = format!("http://us%40er:s3cret@{address}/prefix/");
+    let pushed = push_once(&redis, &to, &["--job", "j", "--grouping", "a=x y"]);
+    assert_eq!(pushed.status.code(), Some(0), "{}", errors(&pushed));
+    let requests = serving.join().expect("no panic");
+    for request in requests {
+        let path = "PUT /prefix/metrics/job/j/a@base64/eCB5 HTTP/1.1\r\n";
+        assert!(request.starts_with(path), "{request}");
+        // us@er:s3cret
+        let credentials = "authorization: Basic dXNAZXI6czNjcmV0\r\n";
+        assert!(request.contains(credentials), "{request}");
+        assert!(request.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"));
+        assert!(!request.contains("us%40er"), "{request}");
+    }
+
+    let (address, serving) = answering(vec!["401 x"]);
+    let to = format!("http://user:s3cret@{address}");
+    let refused = push_once(&redis, &to, &[]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        errors(&refused).contains("answered 401"),
+        "{}",
+        errors(&refused)
+    );
+    serving.join().expect("no panic");
+}
+
+#[test]
+fn a_push_that_cannot_be_fails_in_time_without_a_secret() {
+    let redis = Redis::start();
+    let nobody = free_port();
+    let url = format!("http://user:s3cret@127.0.0.1:{nobody}");
+    for (to, options, reason) in [
+        (
+            url.as_str(),
+            &["--interval", "1s"][..],
+            "Connection refused",
+        ),
+        ("ftp://user:s3cret@h", &[], "http://"),
+        ("s3cret", &[], "relative URL"),
+        (
+            url.as_str(),
+            &["--redis-port", &nobody.to_string()],
+            "cannot read Redis",
+        ),
+    ] {
+        let began = Instant::now();
+        let failed = push_once(&redis, to, options);
+        let errors = errors(&failed);
+        assert_eq!(failed.status.code(), Some(1), "{errors}");
+        assert!(errors.contains(reason), "{errors}");
+        assert!(!errors.contains("s3cret"), "{errors}");
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+}
+
+#[test]
+fn what_a_pushgateway_refuses_is_said() {
+    let redis = Redis::start();
+    let pushgateway = Server::pushgateway(&[]);
+    let to = url(pushgateway.address);
+    let push = |kind: &str, job: &str| {
+        let json = format!(r#"{{"type":"{kind}","key":"k"}}"#);
+        redis.cli(&["HSET", "metrics:families", "jobs_total", &json]);
+        redis.cli(&["HSET", "k", "", "1"]);
+        push_once(&redis, &to, &["--job", job])
+    };
+    assert!(push("counter", "a").status.success());
+    let refused = push("gauge", "b");
+    let errors = errors(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{errors}");
+    let said = "answered 400: pushed metrics are invalid or inconsistent";
+    assert!(errors.contains(said), "{errors}");
+}

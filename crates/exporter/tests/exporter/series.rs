@@ -1,0 +1,362 @@
+//! Series listed and removed, and stores wiped.
+
+use std::process::Output;
+
+use crate::support::{Exporter, Redis, exporter_command, families_of, sample};
+
+const REGRESSIONS: &str = "functional_scaffold_regressions_total";
+
+fn run(redis: &Redis, arguments: &[&str]) -> Output {
+    exporter_command()
+        .env("REDIS_PORT", redis.port.to_string())
+        .args(arguments)
+        .output()
+        .expect("it runs")
+}
+
+/// What it prints, if it succeeds.
+pub(crate) fn said(redis: &Redis, arguments: &[&str]) -> String {
+    let output = run(redis, arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// What it complains of, since it fails.
+fn complaint(redis: &Redis, arguments: &[&str]) -> String {
+    let output = run(redis, arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    String::from_utf8(output.stderr).expect("UTF-8")
+}
+
+fn redis_with_families() -> Redis {
+    let redis = Redis::start();
+    for (field, json) in [
+        ("jobs_total", r#"{"type":"counter","key":"metrics:jobs"}"#),
+        ("queued", r#"{"type":"gauge","key":"elsewhere"}"#),
+        (
+            "job_seconds",
+            r#"{"type":"histogram","key":"metrics:time","bounds":[0.5,1]}"#,
+        ),
+        (
+            "job_seconds@2",
+            r#"{"type":"histogram","key":"metrics:time@2","bounds":[1,2]}"#,
+        ),
+    ] {
+        redis.cli(&["HSET", "metrics:families", field, json]);
+    }
+    let jobs = [
+        "a=\"1\",b=\"x, y\"",
+        "7",
+        "a=\"1\",b=\"}\"",
+        "8",
+        "a=\"2\"",
+        "9",
+    ];
+    redis.cli(&[&["HSET", "metrics:jobs"], &jobs[..]].concat());
+    redis.cli(&["HSET", "elsewhere", "", "5"]);
+    let first = [
+        "a=\"1\"|0.5",
+        "1",
+        "a=\"1\"|sum",
+        "3",
+        "a=\"2\"|1e0",
+        "4",
+        "a=\"2\"|sum_carry",
+        "1",
+    ];
+    redis.cli(&[&["HSET", "metrics:time"], &first[..]].concat());
+    redis.cli(&[
+        "HSET",
+        "metrics:time@2",
+        "a=\"1\"|2",
+        "2",
+        "a=\"1\"|sum",
+        "1",
+    ]);
+    redis
+}
+
+#[test]
+fn lists_what_selectors_name() {
+    let redis = redis_with_families();
+    let all = "job_seconds{a=\"1\"}\njob_seconds{a=\"2\"}\n\
+        jobs_total{a=\"1\",b=\"x, y\"}\njobs_total{a=\"1\",b=\"}\"}\njobs_total{a=\"2\"}\n\
+        queued{}\n";
+    assert_eq!(said(&redis, &["series", "list"]), all);
+    assert_eq!(
+        said(
+            &redis,
+            &[
+                "series",
+                "list",
+                "queued",
+                "jobs_total{b=\"x, y\", a=\"1\"}"
+            ]
+        ),
+        "jobs_total{a=\"1\",b=\"x, y\"}\nqueued{}\n"
+    );
+    assert_eq!(said(&redis, &["series", "list", "jobs_total{a=\"3\"}"]), "");
+    assert_eq!(
+        said(&redis, &["series", "list", "--families"]),
+        "job_seconds\thistogram\t2\njobs_total\tcounter\t3\nqueued\tgauge\t1\n"
+    );
+    assert!(complaint(&redis, &["series", "list", "jobs"]).contains("\"jobs\""));
+    // Every line selects what it names.
+    for line in all.lines() {
+        assert_eq!(said(&redis, &["series", "list", line]), format!("{line}\n"));
+    }
+}
+
+#[test]
+fn nothing_is_removed_unless_it_is_meant() {
+    let redis = redis_with_families();
+    let exporter = Exporter::start(redis.port);
+    let before = families_of(&exporter.metrics());
+    let selector = "jobs_total{a=\"1\"}";
+    let series = "jobs_total{a=\"1\",b=\"x, y\"}\njobs_total{a=\"1\",b=\"}\"}\n";
+    assert_eq!(
+        said(&redis, &["series", "remove", "--dry-run", selector]),
+        series
+    );
+    let unsaid = run(&redis, &["series", "remove", selector]);
+    assert_eq!(String::from_utf8_lossy(&unsaid.stdout), series);
+    assert!(complaint(&redis, &["series", "remove", selector]).contains("--yes"));
+    assert!(complaint(&redis, &["wipe"]).contains("--yes"));
+    for nothing in ["jobs_total{a=\"3\"}", "no_such", "no_such{}"] {
+        // Nor is anything else that is named beside it.
+        let arguments = ["series", "remove", "--yes", "queued", nothing];
+        assert!(complaint(&redis, &arguments).contains("no"), "{nothing}");
+    }
+    assert_eq!(families_of(&exporter.metrics()), before);
+}
+
+#[test]
+fn a_series_that_is_removed_is_gone_and_begins_at_0_when_it_is_born_again() {
+    let redis = redis_with_families();
+    let exporter = Exporter::start(redis.port);
+    // Another that looks later.
+    let other = Exporter::start(redis.port);
+    exporter.metrics();
+    other.metrics();
+    let remove = [
+        "series",
+        "remove",
+        "--yes",
+        "jobs_total{b=\"}\"}",
+        "job_seconds{a=\"2\"}",
+    ];
+    assert_eq!(
+        said(&redis, &remove),
+        "job_seconds{a=\"2\"}\njobs_total{a=\"1\",b=\"}\"}\n"
+    );
+    let text = families_of(&exporter.metrics());
+    assert!(!text.contains('}') || !text.contains("b=\"}\""), "{text}");
+    assert!(!text.contains("job_seconds_count{a=\"2\"}"), "{text}");
+    assert_eq!(sample(&text, "jobs_total{a=\"2\"}"), Some(9.0));
+    assert_eq!(sample(&text, "job_seconds_count{a=\"1\"}"), Some(3.0));
+    assert_eq!(
+        redis.cli(&["HEXISTS", "metrics:time", "a=\"2\"|sum_carry"]),
+        "0\n"
+    );
+
+    redis.cli(&["HINCRBY", "metrics:jobs", "a=\"1\",b=\"}\"", "1"]);
+    redis.cli(&["HINCRBY", "metrics:time", "a=\"2\"|0.5", "1"]);
+    // The others are still held where Redis loses writes.
+    redis.cli(&["HINCRBY", "metrics:jobs", "a=\"2\"", "-4"]);
+    // The second finds in Redis what the first made up for.
+    for (exporter, regressions) in [(&exporter, 1.0), (&other, 0.0)] {
+        let text = exporter.metrics();
+        for (name, value) in [
+            ("jobs_total{a=\"1\",b=\"}\"}", 1.0),
+            ("jobs_total{a=\"2\"}", 9.0),
+            ("job_seconds_count{a=\"2\"}", 1.0),
+            ("job_seconds_sum{a=\"2\"}", 0.0),
+            (REGRESSIONS, regressions),
+        ] {
+            assert_eq!(sample(&text, name), Some(value), "{name}");
+        }
+    }
+    // It was forgotten once, not at every read: now it is held like any other.
+    redis.cli(&["HINCRBY", "metrics:jobs", "a=\"1\",b=\"}\"", "-1"]);
+    let text = exporter.metrics();
+    assert_eq!(sample(&text, "jobs_total{a=\"1\",b=\"}\"}"), Some(1.0));
+}
+
+#[test]
+fn a_family_is_removed_with_all_its_layouts() {
+    let redis = redis_with_families();
+    let exporter = Exporter::start(redis.port);
+    exporter.metrics();
+    assert_eq!(
+        said(&redis, &["series", "remove", "--yes", "job_seconds"]),
+        "job_seconds\n"
+    );
+    assert!(!exporter.metrics().contains("job_seconds"));
+    assert_eq!(
+        redis.cli(&["EXISTS", "metrics:time", "metrics:time@2"]),
+        "0\n"
+    );
+    let json = r#"{"type":"histogram","key":"metrics:time","bounds":[0.5,1]}"#;
+    redis.cli(&["HSETNX", "metrics:families", "job_seconds", json]);
+    redis.cli(&["HINCRBY", "metrics:time", "a=\"1\"|1", "1"]);
+    let text = exporter.metrics();
+    assert_eq!(sample(&text, "job_seconds_count{a=\"1\"}"), Some(1.0));
+    assert_eq!(sample(&text, REGRESSIONS), Some(0.0));
+}
+
+#[test]
+fn the_series_of_a_family_are_removed_without_its_registration() {
+    let redis = redis_with_families();
+    let exporter = Exporter::start(redis.port);
+    exporter.metrics();
+    said(&redis, &["series", "remove", "--yes", "jobs_total{}"]);
+    let text = exporter.metrics();
+    assert!(text.contains("# TYPE jobs_total counter\n") && !text.contains("\njobs_total"));
+}
+
+#[test]
+fn what_is_not_the_familys_own_is_left() {
+    let redis = redis_with_families();
+    redis.cli(&["SET", "text", "x"]);
+    for (field, json) in [
+        ("text_total", r#"{"type":"counter","key":"text"}"#),
+        ("twin_total", r#"{"type":"counter","key":"metrics:jobs"}"#),
+        ("state", r#"{"type":"gauge","key":"metrics:families"}"#),
+        ("broken", "{"),
+    ] {
+        redis.cli(&["HSET", "metrics:families", field, json]);
+        said(&redis, &["series", "remove", "--yes", field]);
+        assert_eq!(
+            redis.cli(&["HEXISTS", "metrics:families", field]),
+            "0\n",
+            "{field}"
+        );
+    }
+    assert_eq!(redis.cli(&["GET", "text"]), "x\n");
+    assert_eq!(redis.cli(&["HLEN", "metrics:jobs"]), "3\n");
+    assert_eq!(redis.cli(&["HLEN", "metrics:families"]), "4\n");
+}
+
+#[test]
+fn many_series_are_removed_in_pieces() {
+    let redis = Redis::start();
+    let json = r#"{"type":"counter","key":"k"}"#;
+    redis.cli(&["HSET", "metrics:families", "many_total", json]);
+    let cells: Vec<_> = (0..5000)
+        .map(|n| ("k", format!("n=\"{n}\",odd=\"{}\"", n % 2), "1"))
+        .collect();
+    redis.set_cells(&cells);
+    let exporter = Exporter::start(redis.port);
+    exporter.metrics();
+    said(
+        &redis,
+        &["series", "remove", "--yes", "many_total{odd=\"1\"}"],
+    );
+    let text = exporter.metrics();
+    assert_eq!(sample(&text, "functional_scaffold_series"), Some(2500.0));
+    assert!(!text.contains("odd=\"1\""));
+    assert_eq!(redis.calls("hdel"), 2 * 2500);
+}
+
+#[test]
+fn a_wipe_is_a_true_reset_that_keeps_registrations_and_what_is_in_flight() {
+    let redis = redis_with_families();
+    redis.register("a");
+    redis.lease("1", "a", 60_000);
+    let exporter = Exporter::start(redis.port);
+    let other = Exporter::start(redis.port);
+    exporter.metrics();
+    other.metrics();
+    said(&redis, &["wipe", "--yes"]);
+    redis.cli(&["HINCRBY", "metrics:jobs", "a=\"2\"", "1"]);
+    for exporter in [&exporter, &other] {
+        let text = exporter.metrics();
+        for (name, value) in [
+            ("jobs_total{a=\"2\"}", Some(1.0)),
+            ("jobs_total{a=\"1\",b=\"}\"}", None),
+            ("queued", None),
+            ("algorithm_executions_in_flight{algorithm=\"a\"}", Some(1.0)),
+            (REGRESSIONS, Some(0.0)),
+        ] {
+            assert_eq!(sample(&text, name), value, "{name}");
+        }
+        assert!(text.contains("# TYPE job_seconds histogram\n"));
+    }
+}
+
+#[test]
+fn two_exporters_serve_the_same() {
+    let redis = redis_with_families();
+    let one = Exporter::start(redis.port);
+    let two = Exporter::start(redis.port);
+    let same = |what: &str| {
+        let (one, two) = (families_of(&one.metrics()), families_of(&two.metrics()));
+        assert_eq!(one, two, "{what}");
+        assert!(one.contains("jobs_total"), "{what}");
+    };
+    same("as it is");
+    for n in 1..=20 {
+        redis.cli(&["HINCRBY", "metrics:jobs", "a=\"2\"", "3"]);
+        redis.cli(&["HINCRBY", "metrics:time", &format!("a=\"{n}\"|1"), "1"]);
+        if n % 3 == 0 {
+            // Only one of them sees this state.
+            one.metrics();
+        }
+        same("with later counts");
+    }
+    redis.cli(&["HSET", "metrics:jobs", "a=\"2\"", "1"]);
+    same("after lost writes");
+    said(
+        &redis,
+        &["series", "remove", "--yes", "jobs_total{a=\"2\"}"],
+    );
+    same("after a removal");
+    said(&redis, &["wipe", "--yes"]);
+    redis.cli(&["HINCRBY", "metrics:jobs", "a=\"2\"", "3"]);
+    same("after a wipe");
+}
+
+#[test]
+fn the_rights_in_the_help_are_enough() {
+    let redis = redis_with_families();
+    let words = |arguments: &[&str], from: &str| -> Vec<String> {
+        let help = said(&redis, arguments);
+        let (_, rest) = help.split_once(from).expect("the help says it");
+        rest.split_whitespace()
+            .map(|right| right.trim_end_matches('.').to_owned())
+            .take_while(|right| right.starts_with(['+', '~', '\\']))
+            .collect()
+    };
+    let serve = words(&["--help"], ">PASSWORD");
+    let more = words(&["series", "remove", "--help"], "exporter needs");
+    assert!(serve.len() > 10 && more.len() == 7, "{serve:?} {more:?}");
+    let mut command = vec!["ACL", "SETUSER", "operator", "on", ">s3cret"];
+    command.extend(serve.iter().chain(&more).map(String::as_str));
+    redis.cli(&command);
+    // Its key is none that this user may touch.
+    redis.cli(&["HDEL", "metrics:families", "queued"]);
+    for arguments in [
+        &[
+            "series",
+            "remove",
+            "--yes",
+            "jobs_total{a=\"2\"}",
+            "job_seconds",
+        ][..],
+        &["wipe", "--yes"],
+    ] {
+        let output = exporter_command()
+            .env("REDIS_PORT", redis.port.to_string())
+            .envs([("REDIS_USERNAME", "operator"), ("REDIS_PASSWORD", "s3cret")])
+            .args(arguments)
+            .output()
+            .expect("it runs");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {errors}");
+    }
+    assert_eq!(
+        redis.cli(&["EXISTS", "metrics:jobs", "metrics:time"]),
+        "0\n"
+    );
+}
