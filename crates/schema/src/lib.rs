@@ -5,6 +5,7 @@
 //! # Layout
 //! - [`family`]: a metric family as registered in Redis
 //! - [`catalog`]: the families that every algorithm service writes
+//! - [`tally`]: finished requests and executions, counted by kind
 //! - [`labels`]: label sets in exposition syntax, written and checked
 //! - [`batch`]: increments not yet stored, and the identity of one write of them
 //! - [`lease`]: what is counted of an execution that is never heard of again
@@ -13,7 +14,7 @@
 //! - [`series`]: fields read from Redis put together into series
 //! - [`exposition`]: the Prometheus text format
 //!
-//! Data flows `catalog → batch → protocol` on the way into Redis and
+//! Data flows `tally → catalog → batch → protocol` on the way into Redis and
 //! `cell → series → exposition` on the way out. The contract between the two
 //! is documented for other writers in `docs/redis-protocol.md`.
 
@@ -28,3 +29,4 @@ pub mod labels;
 pub mod lease;
 pub mod protocol;
 pub mod series;
+pub mod tally;
