@@ -2,10 +2,7 @@
 
 use std::rc::Rc;
 
-use functional_scaffold_schema::{
-    catalog::{Execution, Request},
-    lease::Lease,
-};
+use functional_scaffold_schema::{catalog::Request, lease::LeaseEntry};
 use serde::Serialize;
 
 use crate::{
@@ -55,13 +52,7 @@ pub async fn serve(head: RequestHead, body: RequestBody) -> Answer {
         duration_nanos: nanos,
     };
     if let Ok(ready) = &ready {
-        let execution = executed.as_ref().map(|(executed, _)| Execution {
-            algorithm: &ready.algorithm.name,
-            status: executed.status,
-            duration_nanos: executed.nanos,
-        });
-        let lease = executed.as_ref().and_then(|(_, lease)| lease.clone());
-        metrics::record(&instance, ready, &request, execution.as_ref(), lease).await;
+        metrics::record(&instance, ready, &request, executed).await;
     }
     log_request(&head, &answer, nanos);
     answer
@@ -76,7 +67,10 @@ struct Asked<'a> {
 }
 
 /// What is answered, and the execution that took place with its lease.
-type Answered = (Result<Answer, Problem>, Option<(Executed, Option<Lease>)>);
+type Answered = (
+    Result<Answer, Problem>,
+    Option<(Executed, Option<LeaseEntry>)>,
+);
 
 async fn answer(
     instance: &Rc<Instance>,

@@ -4,7 +4,7 @@ use std::{rc::Rc, time::Duration};
 
 use functional_scaffold_schema::{
     batch::SentBatch,
-    protocol::{Applied, applied_from_reply, apply_call},
+    protocol::{Applied, applied_from_reply, apply_total_call},
 };
 use serde::Serialize;
 use serde_json::json;
@@ -106,14 +106,18 @@ async fn send(instance: &Instance, ready: &Ready, deadline: Deadline) -> Result<
     loop {
         let call = {
             let mut writer = ready.writer.borrow_mut();
-            let keys = writer.crash_keys().map(str::to_owned);
-            let Some(batch) = writer.freeze() else {
+            let countable = writer.crash_keys().map(str::to_owned);
+            let Some(frozen) = writer.freeze() else {
                 return Ok(());
             };
-            apply_call(
-                &ready.config.prefix,
-                batch,
-                &keys.each_ref().map(String::as_str),
+            let countable = countable.each_ref().map(String::as_str);
+            let prefix = &ready.config.prefix;
+            apply_total_call(
+                prefix,
+                &frozen.id,
+                frozen.leases(),
+                &frozen.total,
+                &countable,
             )
         };
         let script = &instance.scripts.apply;

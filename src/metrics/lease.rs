@@ -2,9 +2,7 @@
 //! that one which dies with its instance is still counted. An execution never
 //! waits longer for its lease than it was given, and runs all the same.
 
-use std::rc::Rc;
-
-use functional_scaffold_schema::{lease::Lease, protocol::lease_call};
+use functional_scaffold_schema::{lease::LeaseEntry, protocol::lease_entry_call};
 use serde_json::json;
 
 use crate::{
@@ -20,7 +18,11 @@ use crate::{
 /// None if no lease is wanted, or Redis did not answer the last time. A lease
 /// that was not acknowledged in time is given all the same: its call may still
 /// land, and so the batch with the result has to close it.
-pub async fn take(instance: &Instance, ready: &Rc<Ready>, endpoint: &str) -> Option<Lease> {
+pub async fn take(
+    instance: &Instance,
+    ready: &Ready,
+    endpoint: &'static str,
+) -> Option<LeaseEntry> {
     let config = &ready.config;
     if config.backend == Backend::Off || config.durability == Durability::Relaxed {
         return None;
@@ -36,7 +38,7 @@ pub async fn take(instance: &Instance, ready: &Rc<Ready>, endpoint: &str) -> Opt
     }
     let limit = u64::try_from(config.execution_limit.as_millis()).unwrap_or(u64::MAX);
     let lease = ready.writer.borrow_mut().lease(endpoint, limit);
-    let call = lease_call(&config.prefix, std::slice::from_ref(&lease));
+    let call = lease_entry_call(&config.prefix, std::slice::from_ref(&lease));
     let script = &instance.scripts.lease;
     if let Err(error) = ready.store.call(script, &call, deadline).await {
         give_up(ready, &error);

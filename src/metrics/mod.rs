@@ -11,15 +11,13 @@
 
 use std::rc::Rc;
 
-use functional_scaffold_schema::{
-    catalog::{Execution, Request},
-    lease::Lease,
-};
+use functional_scaffold_schema::{catalog::Request, lease::LeaseEntry};
 use spin_sdk::wit_bindgen;
 
 use crate::{
     config::{Backend, Durability},
     instance::{Instance, Ready},
+    invoke::Executed,
 };
 
 pub mod flush;
@@ -36,17 +34,16 @@ pub mod writer;
 pub async fn record(
     instance: &Rc<Instance>,
     ready: &Rc<Ready>,
-    request: &Request<'_>,
-    execution: Option<&Execution<'_>>,
-    lease: Option<Lease>,
+    request: &Request<'static>,
+    executed: Option<(Executed, Option<LeaseEntry>)>,
 ) {
     if ready.config.backend == Backend::Off {
         return;
     }
-    let strict = ready.config.durability == Durability::Strict && execution.is_some();
+    let strict = ready.config.durability == Durability::Strict && executed.is_some();
     let (ticket, waits) = {
         let mut writer = ready.writer.borrow_mut();
-        let ticket = writer.record(request, execution, lease);
+        let ticket = writer.record(request, executed);
         (ticket, writer.waits_for_batches())
     };
     if strict && waits {

@@ -9,10 +9,13 @@ use std::collections::BTreeSet;
 
 use functional_scaffold_schema::{
     batch::{Batch, BatchId, Leased, SentBatch},
-    catalog::{Catalog, Execution, FlushOutcome, Request},
+    catalog::{Catalog, FlushOutcome, Request},
     family::Family,
-    lease::Lease,
+    lease::{Lease, LeaseEntry, LeaseForm},
+    tally::Tally,
 };
+
+use crate::invoke::Executed;
 
 /// How much longer than the execution limit a lease runs, in milliseconds: for
 /// the flush that settles it, and for the pause between two scripts that does
@@ -28,9 +31,10 @@ pub struct Writer {
     started_at: u64,
     sequence: u64,
     leases: u64,
-    pending: Batch,
-    finished: Vec<Leased>,
-    frozen: Option<SentBatch>,
+    /// By endpoint.
+    lease_forms: Vec<(&'static str, LeaseForm)>,
+    pending: Pending,
+    frozen: Option<Frozen>,
     freezes: u64,
     answered: u64,
     registered: bool,
@@ -40,6 +44,56 @@ pub struct Writer {
     batch_trouble: Option<String>,
     logged: u64,
     refusing_keys: BTreeSet<String>,
+}
+
+/// What was recorded, before it is put as cells.
+#[derive(Debug, Default)]
+struct Pending {
+    /// What has no lease.
+    tally: Tally<'static>,
+    /// Apart from the others, because one whose lease ran out is counted
+    /// already.
+    finished: Vec<Finished>,
+    /// What went otherwise than planned.
+    troubles: Batch,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.tally.is_empty() && self.finished.is_empty() && self.troubles.is_empty()
+    }
+}
+
+/// A finished execution that had a lease.
+#[derive(Debug)]
+struct Finished {
+    lease: LeaseEntry,
+    request: Request<'static>,
+    executed: Executed,
+}
+
+impl Finished {
+    fn record(&self, tally: &mut Tally<'static>) {
+        tally.record_request(&self.request);
+        tally.record_execution(self.executed.status, self.executed.nanos);
+    }
+}
+
+/// A batch that is to be sent as it is until it is answered.
+#[derive(Debug)]
+pub struct Frozen {
+    /// Its id.
+    pub id: BatchId,
+    /// Everything it adds.
+    pub total: Batch,
+    pending: Pending,
+}
+
+impl Frozen {
+    /// The leases that it settles.
+    pub fn leases(&self) -> impl ExactSizeIterator<Item = &LeaseEntry> + Clone {
+        self.pending.finished.iter().map(|finished| &finished.lease)
+    }
 }
 
 /// Names the batch that a finished request goes with.
@@ -59,8 +113,8 @@ impl Writer {
             started_at,
             sequence: 0,
             leases: 0,
-            pending: Batch::default(),
-            finished: Vec::new(),
+            lease_forms: Vec::new(),
+            pending: Pending::default(),
             frozen: None,
             freezes: 0,
             answered: 0,
@@ -77,13 +131,17 @@ impl Writer {
     /// A lease for an execution on behalf of a request to `endpoint`, which may
     /// take `limit_millis` milliseconds.
     #[must_use]
-    pub fn lease(&mut self, endpoint: &str, limit_millis: u64) -> Lease {
+    pub fn lease(&mut self, endpoint: &'static str, limit_millis: u64) -> LeaseEntry {
         self.leases += 1;
-        Lease {
-            id: format!("{:016x}/{}", self.nonce, self.leases),
-            millis: limit_millis + LEASE_MARGIN_MS,
-            count: self.catalog.crash_cells(&self.algorithm, endpoint),
+        let id = format!("{:016x}/{}", self.nonce, self.leases);
+        if let Some((_, form)) = self.lease_forms.iter().find(|form| form.0 == endpoint) {
+            return form.entry(id);
         }
+        let count = self.catalog.crash_cells(&self.algorithm, endpoint);
+        let form = LeaseForm::new(limit_millis + LEASE_MARGIN_MS, count);
+        let lease = form.entry(id);
+        self.lease_forms.push((endpoint, form));
+        lease
     }
 
     /// Whether an execution is to wait for its lease: not after one that was
@@ -115,7 +173,7 @@ impl Writer {
     /// Whether something is not stored yet.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        self.frozen.is_some() || !self.pending.is_empty() || !self.finished.is_empty()
+        self.frozen.is_some() || !self.pending.is_empty()
     }
 
     /// How many batches were given to the log.
@@ -133,31 +191,29 @@ impl Writer {
     /// Counts an execution that begins without an acknowledged lease.
     pub fn record_unleased(&mut self) {
         self.catalog
-            .record_unleased(&mut self.pending, &self.algorithm);
+            .record_unleased(&mut self.pending.troubles, &self.algorithm);
     }
 
     /// Adds a finished request, and its execution and the lease of that one if
-    /// it had them: also a lease that was given up, which may still land. The
-    /// batch is bounded by its cells: every label value comes from a bounded
-    /// set.
+    /// it had them: also a lease that was given up, which may still land.
     pub fn record(
         &mut self,
-        request: &Request<'_>,
-        execution: Option<&Execution<'_>>,
-        lease: Option<Lease>,
+        request: &Request<'static>,
+        executed: Option<(Executed, Option<LeaseEntry>)>,
     ) -> Ticket {
-        let mut increments = Batch::default();
-        let batch = if lease.is_some() {
-            &mut increments
-        } else {
-            &mut self.pending
-        };
-        self.catalog.record_request(batch, request);
-        if let Some(execution) = execution {
-            self.catalog.record_execution(batch, execution);
-        }
-        if let Some(lease) = lease {
-            self.finished.push(Leased { lease, increments });
+        let pending = &mut self.pending;
+        match executed {
+            Some((executed, Some(lease))) => pending.finished.push(Finished {
+                lease,
+                request: *request,
+                executed,
+            }),
+            Some((executed, None)) => {
+                pending.tally.record_request(request);
+                let Executed { status, nanos } = executed;
+                pending.tally.record_execution(status, nanos);
+            }
+            None => pending.tally.record_request(request),
         }
         Ticket(self.freezes + 1)
     }
@@ -184,22 +240,32 @@ impl Writer {
 
     /// The batch to send: the frozen one, or else all that waits, frozen now.
     #[must_use]
-    pub fn freeze(&mut self) -> Option<&SentBatch> {
-        let waiting = !(self.pending.is_empty() && self.finished.is_empty());
-        if self.frozen.is_none() && waiting {
+    pub fn freeze(&mut self) -> Option<&Frozen> {
+        if self.frozen.is_none() && !self.pending.is_empty() {
             self.sequence += 1;
             self.freezes += 1;
-            self.frozen = Some(SentBatch {
+            let pending = std::mem::take(&mut self.pending);
+            self.frozen = Some(Frozen {
                 id: BatchId {
                     started_at: self.started_at,
                     nonce: self.nonce,
                     sequence: self.sequence,
                 },
-                increments: std::mem::take(&mut self.pending),
-                leased: std::mem::take(&mut self.finished),
+                total: self.total(&pending),
+                pending,
             });
         }
         self.frozen.as_ref()
+    }
+
+    fn total(&self, pending: &Pending) -> Batch {
+        let mut tally = pending.tally.clone();
+        for finished in &pending.finished {
+            finished.record(&mut tally);
+        }
+        let mut total = pending.troubles.clone();
+        tally.add_to(&mut total, &self.catalog, &self.algorithm);
+        total
     }
 
     /// The keys in which a lease that runs out is counted.
@@ -241,11 +307,17 @@ impl Writer {
     /// their executions are counted as crashed. It is to be sent without them,
     /// under the same id: what was sent before can never be stored any more.
     pub fn remove_late(&mut self, ids: &[String]) {
-        if let Some(frozen) = &mut self.frozen {
-            let late = frozen.remove_late(ids);
-            self.catalog
-                .record_late(&mut frozen.increments, &self.algorithm, late);
-        }
+        let Some(mut frozen) = self.frozen.take() else {
+            return;
+        };
+        let finished = &mut frozen.pending.finished;
+        let before = finished.len();
+        finished.retain(|finished| !ids.contains(&finished.lease.id));
+        let late = (before - finished.len()) as u64;
+        let troubles = &mut frozen.pending.troubles;
+        self.catalog.record_late(troubles, &self.algorithm, late);
+        frozen.total = self.total(&frozen.pending);
+        self.frozen = Some(frozen);
     }
 
     /// Gives up everything that is not stored, to be logged. `nonces` are
@@ -260,11 +332,39 @@ impl Writer {
         self.record_flush(FlushOutcome::Logged, logged);
         self.logged += logged;
         self.rename(nonces[0], now);
-        let waiting = self.freeze().cloned();
-        self.frozen = None;
+        let _ = self.freeze();
+        let waiting = self.frozen.take();
         self.answered = self.freezes;
         self.rename(nonces[1], now);
-        frozen.into_iter().chain(waiting).collect()
+        let given_up = frozen.into_iter().chain(waiting);
+        given_up.map(|frozen| self.sent(frozen)).collect()
+    }
+
+    /// The batch as it stands in the log.
+    fn sent(&self, frozen: Frozen) -> SentBatch {
+        let pending = frozen.pending;
+        let cells = |tally: &Tally<'_>, mut cells| {
+            tally.add_to(&mut cells, &self.catalog, &self.algorithm);
+            cells
+        };
+        let leased = pending.finished.iter().map(|finished| {
+            let Finished { lease, request, .. } = finished;
+            let mut tally = Tally::default();
+            finished.record(&mut tally);
+            Leased {
+                lease: Lease {
+                    id: lease.id.clone(),
+                    millis: lease.millis,
+                    count: self.catalog.crash_cells(&self.algorithm, request.endpoint),
+                },
+                increments: cells(&tally, Batch::default()),
+            }
+        });
+        SentBatch {
+            id: frozen.id,
+            leased: leased.collect(),
+            increments: cells(&pending.tally, pending.troubles),
+        }
     }
 
     fn rename(&mut self, nonce: u64, now: u64) {
@@ -273,7 +373,7 @@ impl Writer {
 
     fn record_flush(&mut self, outcome: FlushOutcome, attempts: u64) {
         self.catalog
-            .record_flushes(&mut self.pending, outcome, attempts);
+            .record_flushes(&mut self.pending.troubles, outcome, attempts);
     }
 
     /// Whether the families' registration stands.
@@ -325,17 +425,18 @@ impl Writer {
                 }
             };
             if key != family.key {
-                self.pending.rename_key(&family.key, &key);
+                self.pending.troubles.rename_key(&family.key, &key);
                 family.key = key;
             }
         }
+        self.lease_forms.clear();
         own_layouts
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use functional_scaffold_schema::family::Kind;
+    use functional_scaffold_schema::{catalog::ExecutionStatus, family::Kind};
 
     use super::*;
 
@@ -343,30 +444,41 @@ mod tests {
         Writer::new(Catalog::new("m:"), "a".into(), 7, 100)
     }
 
-    const REQUEST: Request<'_> = Request {
+    const REQUEST: Request<'static> = Request {
         method: "POST",
         endpoint: "/invoke",
         code: 200,
         duration_nanos: 1,
     };
 
+    const EXECUTED: Executed = Executed {
+        status: ExecutionStatus::Success,
+        nanos: 1,
+    };
+
     fn record(writer: &mut Writer) -> Ticket {
-        writer.record(&REQUEST, None, None)
+        writer.record(&REQUEST, None)
     }
 
     fn record_leased(writer: &mut Writer) -> String {
         let lease = writer.lease("/invoke", 1000);
         let id = lease.id.clone();
-        let _ticket = writer.record(&REQUEST, None, Some(lease));
+        let _ticket = writer.record(&REQUEST, Some((EXECUTED, Some(lease))));
         id
     }
 
-    fn count(batch: &SentBatch) -> u64 {
-        sum(batch, "m:request_counter")
+    /// What goes to Redis: id, total and leases.
+    fn as_sent(writer: &mut Writer) -> Option<(BatchId, Batch, Vec<LeaseEntry>)> {
+        let frozen = writer.freeze()?;
+        let leases = frozen.leases().cloned().collect();
+        Some((frozen.id.clone(), frozen.total.clone(), leases))
     }
 
-    fn sum(batch: &SentBatch, key: &str) -> u64 {
-        let total = batch.total();
+    fn count(total: &Batch) -> u64 {
+        sum(total, "m:request_counter")
+    }
+
+    fn sum(total: &Batch, key: &str) -> u64 {
         let cells = total.cells().filter(|(found, _, _)| found.starts_with(key));
         cells.map(|(_, _, by)| by).sum()
     }
@@ -374,19 +486,22 @@ mod tests {
     #[test]
     fn a_sent_batch_is_frozen_until_it_is_answered() {
         let mut writer = writer();
-        assert_eq!(writer.freeze(), None);
+        assert_eq!(as_sent(&mut writer), None);
         let ticket = record(&mut writer);
         record_leased(&mut writer);
-        let first = writer.freeze().cloned().expect("two requests wait");
+        let first = as_sent(&mut writer);
         let later = record(&mut writer);
-        assert_eq!(writer.freeze(), Some(&first), "a retry sends the same");
+        assert_eq!(as_sent(&mut writer), first, "a retry sends the same");
         assert!(!writer.is_answered(ticket));
         writer.acknowledge(false);
         assert!(writer.is_answered(ticket));
         assert!(!writer.is_answered(later), "it goes with the next batch");
-        let second = writer.freeze().expect("the other request waits");
-        assert_eq!((first.id.sequence, second.id.sequence), (1, 2));
-        assert_eq!((count(&first), count(second)), (2, 1));
+        let (first, second) = (first, as_sent(&mut writer));
+        let (first, first_total, leases) = first.expect("two requests wait");
+        let (second, second_total, _) = second.expect("the other request waits");
+        assert_eq!((first.sequence, second.sequence), (1, 2));
+        assert_eq!((count(&first_total), count(&second_total)), (2, 1));
+        assert_eq!(leases.len(), 1);
     }
 
     #[test]
@@ -394,23 +509,28 @@ mod tests {
         let mut writer = writer();
         let late = record_leased(&mut writer);
         record_leased(&mut writer);
-        let id = writer.freeze().map(|batch| batch.id.clone());
+        let (id, total, _) = as_sent(&mut writer).expect("two requests wait");
+        assert_eq!(count(&total), 2);
         writer.remove_late(&[late]);
-        let batch = writer.freeze().expect("one request is left");
-        assert_eq!(Some(&batch.id), id.as_ref(), "the same id");
-        assert_eq!((count(batch), sum(batch, "m:late_counter")), (1, 1));
+        let (same_id, total, leases) = as_sent(&mut writer).expect("one request is left");
+        assert_eq!(same_id, id);
+        assert_eq!((count(&total), sum(&total, "m:late_counter")), (1, 1));
+        assert_eq!(leases.len(), 1);
     }
 
     #[test]
     fn a_lease_says_what_a_crash_counts() {
         let mut writer = writer();
         let lease = writer.lease("/invoke", 30_000);
+        assert_ne!(lease.id, writer.lease("/invoke", 30_000).id);
+        let lease = Lease::decode(&lease.member).expect("it is a lease");
         assert_eq!(lease.millis, 35_000);
         let keys: Vec<_> = lease.count.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(keys, writer.crash_keys());
         assert!(lease.count[0].1.contains("code=\"500\""));
         assert!(lease.count[1].1.contains("status=\"crashed\""));
-        assert_ne!(lease.id, writer.lease("/invoke", 30_000).id);
+        let other = writer.lease("/invoke/{algorithm}", 30_000);
+        assert!(other.member.contains("/invoke/{algorithm}"));
     }
 
     #[test]
@@ -428,7 +548,7 @@ mod tests {
         writer.acknowledge(true);
         assert_eq!(waits(&writer), (true, true));
         let next = writer.freeze().expect("the duplicate is counted");
-        assert_eq!(sum(next, "m:flush_counter"), 1);
+        assert_eq!(sum(&next.total, "m:flush_counter"), 1);
     }
 
     #[test]
@@ -444,14 +564,18 @@ mod tests {
     fn giving_up_hands_over_everything_and_takes_a_new_name() {
         let mut writer = writer();
         record(&mut writer);
-        let frozen = writer.freeze().cloned().expect("one request waits");
+        record_leased(&mut writer);
+        let (id, total, leases) = as_sent(&mut writer).expect("two requests wait");
         record(&mut writer);
         record_leased(&mut writer);
         let given_up = writer.give_up([8, 9], 200);
         assert_eq!(given_up.len(), 2);
-        assert_eq!(given_up[0], frozen);
-        assert_eq!(count(&given_up[1]), 2);
-        assert_eq!(sum(&given_up[1], "m:flush_counter"), 2, "both are logged");
+        assert_eq!((&given_up[0].id, given_up[0].total()), (&id, total));
+        assert_eq!(LeaseEntry::from(&given_up[0].leased[0].lease), leases[0]);
+        assert_eq!(count(&given_up[0].leased[0].increments), 1);
+        let waiting = given_up[1].total();
+        assert_eq!(count(&waiting), 2);
+        assert_eq!(sum(&waiting, "m:flush_counter"), 2, "both are logged");
         let names: Vec<_> = given_up.iter().map(|batch| batch.id.nonce).collect();
         assert_eq!(names, [7, 8], "neither makes the other look applied");
         assert!(writer.begin_flushing());
@@ -497,7 +621,7 @@ mod tests {
         assert!(fields[0].starts_with("http_request_duration_seconds@"));
         assert!(fields[1].starts_with("algorithm_executions_total@"));
         let batch = writer.freeze().expect("one request waits");
-        let keys: Vec<_> = batch.increments.hashes().map(|(key, _)| key).collect();
+        let keys: Vec<_> = batch.total.hashes().map(|(key, _)| key).collect();
         assert_eq!(keys, ["m:elsewhere", own[0].1.key.as_str()]);
     }
 

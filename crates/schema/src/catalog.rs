@@ -6,6 +6,7 @@ use crate::{
     cell,
     family::{Family, Kind},
     labels::write_labels,
+    tally::{Durations, Tally},
 };
 
 /// Inclusive upper bounds of the latency buckets in nanoseconds, 50 µs to 10 s.
@@ -319,36 +320,63 @@ impl Catalog {
 
     /// Counts a finished request into `batch`.
     pub fn record_request(&self, batch: &mut Batch, request: &Request<'_>) {
-        let mut labels = String::with_capacity(96);
-        write_request_labels(&mut labels, request.method, request.endpoint, request.code);
-        batch.inc(&self.requests.key, &labels, 1);
-
-        labels.clear();
-        write_labels(
-            &mut labels,
-            &[("endpoint", request.endpoint), ("method", request.method)],
-        );
-        self.observe(
-            batch,
-            &self.request_durations,
-            labels,
-            request.duration_nanos,
-        );
+        let mut tally = Tally::default();
+        tally.record_request(request);
+        tally.add_to(batch, self, "");
     }
 
     /// Counts a finished execution into `batch`. A crashed one has no
     /// duration: it enters no histogram.
     pub fn record_execution(&self, batch: &mut Batch, execution: &Execution<'_>) {
-        let labels = execution_labels(execution.algorithm, execution.status);
-        batch.inc(&self.executions.key, &labels, 1);
-        if execution.status != ExecutionStatus::Crashed {
-            self.observe(
-                batch,
-                &self.execution_durations,
-                algorithm_label(execution.algorithm),
-                execution.duration_nanos,
-            );
-        }
+        let mut tally = Tally::default();
+        tally.record_execution(execution.status, execution.duration_nanos);
+        tally.add_to(batch, self, execution.algorithm);
+    }
+
+    pub(crate) fn count_requests(
+        &self,
+        batch: &mut Batch,
+        method: &str,
+        endpoint: &str,
+        code: u16,
+        count: u64,
+    ) {
+        let mut labels = String::with_capacity(96);
+        write_request_labels(&mut labels, method, endpoint, code);
+        batch.inc(&self.requests.key, &labels, count);
+    }
+
+    pub(crate) fn add_request_durations(
+        &self,
+        batch: &mut Batch,
+        method: &str,
+        endpoint: &str,
+        durations: &Durations,
+    ) {
+        let mut labels = String::with_capacity(64);
+        write_labels(&mut labels, &[("endpoint", endpoint), ("method", method)]);
+        self.add_durations(batch, &self.request_durations, labels, durations);
+    }
+
+    pub(crate) fn count_executions(
+        &self,
+        batch: &mut Batch,
+        algorithm: &str,
+        status: ExecutionStatus,
+        count: u64,
+    ) {
+        let labels = execution_labels(algorithm, status);
+        batch.inc(&self.executions.key, &labels, count);
+    }
+
+    pub(crate) fn add_execution_durations(
+        &self,
+        batch: &mut Batch,
+        algorithm: &str,
+        durations: &Durations,
+    ) {
+        let labels = algorithm_label(algorithm);
+        self.add_durations(batch, &self.execution_durations, labels, durations);
     }
 
     /// Counts an execution that began without an acknowledged lease.
@@ -366,15 +394,26 @@ impl Catalog {
         batch.inc(&self.flushes.key, &outcome_label(outcome), attempts);
     }
 
-    fn observe(&self, batch: &mut Batch, family: &Family, labels: String, nanos: u64) {
-        let bucket = LATENCY_BOUNDS_NANOS.partition_point(|&bound| bound < nanos);
-        let labels_length = labels.len();
-        let mut field = labels;
-        cell::push_bucket(&mut field, &self.latency_le[bucket]);
-        batch.inc(&family.key, &field, 1);
-        field.truncate(labels_length);
-        cell::push_sum(&mut field);
-        batch.inc(&family.key, &field, nanos);
+    fn add_durations(
+        &self,
+        batch: &mut Batch,
+        family: &Family,
+        mut field: String,
+        durations: &Durations,
+    ) {
+        let labels_length = field.len();
+        let buckets = durations.buckets.iter().zip(&self.latency_le);
+        let mut observed = false;
+        for (&count, le) in buckets.filter(|(count, _)| **count > 0) {
+            observed = true;
+            cell::push_bucket(&mut field, le);
+            batch.inc(&family.key, &field, count);
+            field.truncate(labels_length);
+        }
+        if observed {
+            cell::push_sum(&mut field);
+            batch.inc(&family.key, &field, durations.sum_nanos);
+        }
     }
 }
 

@@ -32,6 +32,65 @@ impl Lease {
     }
 }
 
+/// A lease as Redis is given it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseEntry {
+    /// Its id.
+    pub id: String,
+    /// How long it runs at the most, in milliseconds.
+    pub millis: u64,
+    /// The member of the sorted set: the lease, encoded.
+    pub member: String,
+}
+
+impl From<&Lease> for LeaseEntry {
+    fn from(lease: &Lease) -> Self {
+        Self {
+            id: lease.id.clone(),
+            millis: lease.millis,
+            member: lease.encode(),
+        }
+    }
+}
+
+/// What the leases on executions of one kind have in common: all but their
+/// ids. Encoded once, since that costs more than all else about a lease.
+#[derive(Debug, Clone)]
+pub struct LeaseForm {
+    millis: u64,
+    /// What follows the id in a member.
+    rest: String,
+}
+
+/// How a member begins that [`Lease::encode`] gives.
+const BEFORE_ID: &str = "{\"id\":\"";
+
+impl LeaseForm {
+    /// The form of leases that run for `millis` and count `count`.
+    #[must_use]
+    pub fn new(millis: u64, count: Vec<(String, String)>) -> Self {
+        let id = String::new();
+        let rest = Lease { id, millis, count }
+            .encode()
+            .split_off(BEFORE_ID.len());
+        Self { millis, rest }
+    }
+
+    /// The lease of this form with an id of letters, digits and slashes.
+    #[must_use]
+    pub fn entry(&self, id: String) -> LeaseEntry {
+        let mut member = String::with_capacity(BEFORE_ID.len() + id.len() + self.rest.len());
+        member.push_str(BEFORE_ID);
+        member.push_str(&id);
+        member.push_str(&self.rest);
+        LeaseEntry {
+            id,
+            millis: self.millis,
+            member,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -47,6 +106,16 @@ mod tests {
         ) {
             let lease = Lease { id, millis, count };
             prop_assert_eq!(Lease::decode(&lease.encode()).ok(), Some(lease));
+        }
+
+        #[test]
+        fn a_form_gives_what_the_lease_itself_does(
+            id in "[0-9a-f]{0,16}/[0-9]{0,9}",
+            millis in any::<u64>(),
+            count in prop::collection::vec((any::<String>(), any::<String>()), 0..4),
+        ) {
+            let entry = LeaseForm::new(millis, count.clone()).entry(id.clone());
+            prop_assert_eq!(entry, LeaseEntry::from(&Lease { id, millis, count }));
         }
 
         #[test]

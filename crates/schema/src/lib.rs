@@ -5,6 +5,7 @@
 //! # Layout
 //! - [`family`]: a metric family as registered in Redis
 //! - [`catalog`]: the families that every algorithm service writes
+//! - [`tally`]: finished requests and executions, counted by kind
 //! - [`labels`]: label sets in exposition syntax, written and checked
 //! - [`batch`]: increments not yet stored, and the identity of one write of them
 //! - [`lease`]: what is counted of an execution that is never heard of again
@@ -16,7 +17,7 @@
 //! - [`pushgateway`]: where a group of metrics lives in a Pushgateway
 //! - [`exposition`]: the text format and OpenMetrics
 //!
-//! Data flows `catalog → batch → protocol` on the way into Redis and
+//! Data flows `tally → catalog → batch → protocol` on the way into Redis and
 //! `cell → series → exposition` on the way out. The contract between the two
 //! is documented for other writers in `docs/redis-protocol.md`.
 
@@ -34,3 +35,4 @@ pub mod protocol;
 pub mod pushgateway;
 pub mod removal;
 pub mod series;
+pub mod tally;

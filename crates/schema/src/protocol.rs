@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::{
     batch::{Batch, BatchId, SentBatch},
     family::Family,
-    lease::Lease,
+    lease::{Lease, LeaseEntry},
     removal::removed_key,
 };
 
@@ -162,10 +162,23 @@ pub fn is_own_key(prefix: &str, key: &str) -> bool {
 /// The call that takes leases before their executions begin.
 #[must_use]
 pub fn lease_call(prefix: &str, leases: &[Lease]) -> Call {
+    let entries: Vec<_> = leases.iter().map(LeaseEntry::from).collect();
+    lease_entry_call(prefix, &entries)
+}
+
+/// The same of leases that are encoded already.
+#[must_use]
+pub fn lease_entry_call(prefix: &str, leases: &[LeaseEntry]) -> Call {
     let keys = lease_keys(prefix).to_vec();
     let arguments = leases
         .iter()
-        .flat_map(|lease| [lease.id.clone(), lease.millis.to_string(), lease.encode()])
+        .flat_map(|lease| {
+            [
+                lease.id.clone(),
+                lease.millis.to_string(),
+                lease.member.clone(),
+            ]
+        })
         .collect();
     Call { keys, arguments }
 }
@@ -202,19 +215,31 @@ fn lease_keys(prefix: &str) -> [String; 3] {
 /// those that count in the batch's keys and `countable` ones.
 #[must_use]
 pub fn apply_call(prefix: &str, batch: &SentBatch, countable: &[&str]) -> Call {
-    let total = batch.total();
-    let mut keys = vec![applied_key(prefix, &batch.id)];
+    let leases = batch.leased.iter().map(|leased| &leased.lease);
+    let leases: Vec<_> = leases.map(LeaseEntry::from).collect();
+    apply_total_call(prefix, &batch.id, leases.iter(), &batch.total(), countable)
+}
+
+/// The same of a batch that settles `leases` and adds `total` in all.
+#[must_use]
+pub fn apply_total_call<'a>(
+    prefix: &str,
+    id: &BatchId,
+    leases: impl ExactSizeIterator<Item = &'a LeaseEntry> + Clone,
+    total: &Batch,
+    countable: &[&str],
+) -> Call {
+    let mut keys = vec![applied_key(prefix, id)];
     keys.extend(lease_keys(prefix));
-    let mut arguments = Vec::with_capacity(8 + 2 * (batch.leased.len() + total.len()));
+    let mut arguments = Vec::with_capacity(8 + 2 * (leases.len() + total.len()));
     arguments.extend([
-        batch.id.writer(),
-        batch.id.sequence.to_string(),
+        id.writer(),
+        id.sequence.to_string(),
         REMEMBERED_SECONDS.to_string(),
-        batch.leased.len().to_string(),
+        leases.len().to_string(),
     ]);
-    let leases = || batch.leased.iter().map(|leased| &leased.lease);
-    arguments.extend(leases().map(Lease::encode));
-    arguments.extend(leases().map(|lease| lease.id.clone()));
+    arguments.extend(leases.clone().map(|lease| lease.member.clone()));
+    arguments.extend(leases.map(|lease| lease.id.clone()));
     for (key, fields) in total.hashes() {
         keys.push(key.to_owned());
         push_increments(&mut arguments, fields);
