@@ -88,6 +88,11 @@ impl Scene {
                 sleep(time).await;
                 self.proxy.cut();
             }
+            Fault::DelayCalls(time) => {
+                self.proxy.hold();
+                sleep(time).await;
+                self.proxy.release();
+            }
             Fault::KillRuntime => {
                 block_in_place(|| self.runtime.kill_and_start_again())?;
                 let to = self.began.elapsed();
