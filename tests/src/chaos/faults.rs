@@ -80,7 +80,7 @@ impl Scene {
             Fault::CutConnections => {
                 self.proxy.cut();
                 // It is noticed at the next call, and the one after it succeeds.
-                self.events.slow.push(from);
+                self.events.cuts.push(from);
                 return Ok(());
             }
             Fault::DropReplies(time) => {
