@@ -22,8 +22,8 @@ use tokio::signal::unix::{SignalKind, signal};
 /// ports, ended at the end. 16 clients send executions that succeed, fail, refuse
 /// their input, trap, or loop for ever. Meanwhile, one at a time: Redis is killed
 /// (-9) and started again, or stopped for up to 3 s; connections to it are cut;
-/// its replies are dropped after it did what was asked; the runtime is killed
-/// (-9) and started again.
+/// its replies are dropped after it did what was asked; what is sent to it comes
+/// late; the runtime is killed (-9) and started again.
 ///
 /// In calm times nothing traps or loops and the runtime lives; these requests
 /// take another route (/invoke/{algorithm}), so that they are counted apart and

@@ -80,13 +80,18 @@ impl Scene {
             Fault::CutConnections => {
                 self.proxy.cut();
                 // It is noticed at the next call, and the one after it succeeds.
-                self.events.slow.push(from);
+                self.events.cuts.push(from);
                 return Ok(());
             }
             Fault::DropReplies(time) => {
                 self.proxy.mute();
                 sleep(time).await;
                 self.proxy.cut();
+            }
+            Fault::DelayCalls(time) => {
+                self.proxy.hold();
+                sleep(time).await;
+                self.proxy.release();
             }
             Fault::KillRuntime => {
                 block_in_place(|| self.runtime.kill_and_start_again())?;

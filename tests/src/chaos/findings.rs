@@ -9,9 +9,9 @@ use super::{
     ledger::{Kind, Outcome, execution_labels, request_labels},
     load::Part,
     replay::{Logged, Report},
-    risk::{Answers, Tally},
     schedule::Mood,
     stored::{Cells, Stored},
+    tally::{Answers, Tally},
     tap::Leases,
     watcher::Watched,
 };

@@ -8,6 +8,7 @@
 //! - [`load`]: the requests, and what was answered to each
 //! - [`ledger`]: one request as the client saw it, and what it may count as
 //! - [`risk`]: which answers a death or a loss may take back; pure
+//! - [`tally`]: the ledger summed up, with what is at risk; pure
 //! - [`verdict`]: what differs from what the mode promises; pure
 //! - [`lease_verdict`]: the same of the leases that passed; pure
 //! - [`findings`]: a run as its verdict sees it, and as it is printed
@@ -35,6 +36,7 @@ pub mod run;
 pub mod runtime;
 pub mod schedule;
 pub mod stored;
+pub mod tally;
 pub mod tap;
 pub mod verdict;
 pub mod watcher;

@@ -1,5 +1,6 @@
-//! The way from the application to Redis, with switches: open, shut, or one on
-//! which Redis hears everything and nobody hears Redis.
+//! The way from the application to Redis, with switches: open, shut, one on
+//! which Redis hears everything and nobody hears Redis, or one on which it hears
+//! things late.
 
 use std::sync::{
     Arc,
@@ -30,8 +31,12 @@ enum Way {
 #[derive(Debug, Clone, Copy)]
 struct Switch {
     way: Way,
-    /// Connections of another generation are cut.
+    /// Of the connections that are taken now.
     generation: u64,
+    /// Connections of generations before this one are cut.
+    cut_before: u64,
+    /// What is sent on connections of generations before this one waits.
+    held_before: u64,
 }
 
 /// A running proxy. Ended on drop.
@@ -55,6 +60,8 @@ impl Proxy {
         let (switch, _) = watch::channel(Switch {
             way: Way::Open,
             generation: 0,
+            cut_before: 0,
+            held_before: 0,
         });
         let swallowed = Arc::new(AtomicU64::new(0));
         let tap = Tap::default();
@@ -93,24 +100,35 @@ impl Proxy {
 
     /// Cuts every connection, and takes new ones.
     pub fn cut(&self) {
-        self.turn(Way::Open, true);
+        self.switch.send_modify(|switch| {
+            switch.way = Way::Open;
+            switch.generation += 1;
+            switch.cut_before = switch.generation;
+        });
     }
 
     /// Takes no new connection until [`Self::cut`].
     pub fn refuse(&self) {
-        self.turn(Way::Shut, false);
+        self.switch.send_modify(|switch| switch.way = Way::Shut);
     }
 
     /// Drops what Redis sends, on all connections, until [`Self::cut`].
     pub fn mute(&self) {
-        self.turn(Way::Mute, false);
+        self.switch.send_modify(|switch| switch.way = Way::Mute);
     }
 
-    fn turn(&self, way: Way, cut: bool) {
+    /// Holds what is sent to Redis on the connections that there are, until
+    /// [`Self::release`]; also after the application has closed them.
+    pub fn hold(&self) {
         self.switch.send_modify(|switch| {
-            switch.way = way;
-            switch.generation += u64::from(cut);
+            switch.generation += 1;
+            switch.held_before = switch.generation;
         });
+    }
+
+    /// Passes on what was held.
+    pub fn release(&self) {
+        self.switch.send_modify(|switch| switch.held_before = 0);
     }
 }
 
@@ -151,8 +169,8 @@ impl Link {
         let mut talk = self.tap.listen();
         let mut switch = self.switch.clone();
         tokio::select! {
-            () = self.pass_on(&mut application, &mut redis, &mut talk) => {}
-            _ = switch.wait_for(|now| now.generation != generation) => {}
+            () = self.pass_on(&mut application, &mut redis, &mut talk, generation) => {}
+            _ = switch.wait_for(|now| generation < now.cut_before) => {}
         }
         drop(application);
         // What Redis still answers nobody is told; but it was done.
@@ -168,11 +186,17 @@ impl Link {
         application: &mut TcpStream,
         redis: &mut TcpStream,
         talk: &mut Conversation,
+        generation: u64,
     ) {
         let (mut call, mut reply) = (vec![0; BUFFER_BYTES], vec![0; BUFFER_BYTES]);
+        let mut held = false;
         loop {
             let passed = tokio::select! {
-                read = application.read(&mut call) => match read {
+                now = self.hold_turns(generation, held) => {
+                    held = now;
+                    Ok(())
+                }
+                read = application.read(&mut call), if !held => match read {
                     Ok(read @ 1..) => {
                         talk.hear_calls(&call[..read]);
                         redis.write_all(&call[..read]).await
@@ -196,6 +220,14 @@ impl Link {
                 return;
             }
         }
+    }
+
+    /// Waits until a connection's calls are held, or not any more.
+    async fn hold_turns(&self, generation: u64, held: bool) -> bool {
+        let mut switch = self.switch.clone();
+        let turned = switch.wait_for(|now| (generation < now.held_before) != held);
+        // The other end is gone with the proxy, which releases.
+        turned.await.is_ok_and(|_switch| !held)
     }
 
     fn is_mute(&self) -> bool {

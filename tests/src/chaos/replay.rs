@@ -23,7 +23,9 @@ use crate::workspace_binary;
 
 use super::runtime;
 
-/// How often the shipper looks for new lines.
+/// How often the shipper looks for new lines: so long that the instance which
+/// gave a batch up may write others before that one is replayed.
+const SHIP: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
 /// Redis is never away for so long; the command's own patience.
 const END_TIMEOUT: Duration = Duration::from_secs(40);
@@ -149,6 +151,16 @@ struct Switch {
     abandon: AtomicBool,
 }
 
+impl Switch {
+    /// Waits for so long, or until no more will be written.
+    fn wait(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while !self.stop.load(Ordering::Relaxed) && Instant::now() < deadline {
+            thread::sleep(LOOK);
+        }
+    }
+}
+
 impl Shipper {
     /// Follows the application's outputs in a folder.
     ///
@@ -228,7 +240,7 @@ impl Follower {
             } else if stopping {
                 break;
             } else {
-                thread::sleep(LOOK);
+                switch.wait(SHIP);
             }
         }
         self.finish(switch)

@@ -9,18 +9,12 @@
 //! While Redis does not answer at once, counts wait for longer, and executions
 //! run without a lease: then an answer at risk may not be counted at all.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    ops::Add,
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use super::{
     Durability,
-    ledger::{Entry, Kind, Outcome, execution_labels},
+    ledger::{Entry, Outcome},
     runtime,
-    schedule::Mood,
-    stored::Stored,
 };
 
 /// For how long an answer may wait for its count while Redis answers at once:
@@ -39,8 +33,6 @@ const TROUBLED_WINDOW: Duration = Duration::from_millis(2_500);
 pub const TROUBLE_LASTS: Duration = Duration::from_millis(1_200);
 /// How much later than it happened the client may have seen something.
 const LAG: Duration = Duration::from_millis(100);
-/// Examples that are kept of what nothing explains.
-const MAX_EXAMPLES: usize = 5;
 
 /// A stretch of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,138 +65,23 @@ pub struct Events {
     pub kills: Vec<Span>,
     /// Redis did not answer.
     pub troubles: Vec<Span>,
+    /// The connections to Redis were cut, and may be opened again.
+    pub cuts: Vec<Duration>,
     /// A lease was not acknowledged in time: something was slow.
     pub slow: Vec<Duration>,
     /// What was stored then is forgotten.
     pub forgotten: Vec<Span>,
 }
 
-/// What the requests may count as.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Of the kinds whose executions end.
-    pub ending: BTreeMap<(Mood, Kind), Answers>,
-    /// Requests sent that are to crash.
-    pub fatal: i64,
-    /// Of these, how many crashed under a lease at the least.
-    pub surely_crashed: i64,
-    /// What no death explains: requests without an answer of the application,
-    /// and how many there were.
-    pub unexplained: (Vec<String>, usize),
-}
-
-/// The requests of one kind whose executions end.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Answers {
-    /// Answered by the application.
-    pub answered: i64,
-    /// Of these, how many may be counted as crashed, or not at all.
-    pub retractable: i64,
-    /// Of these, how many may not be counted at all.
-    pub losable: i64,
-    /// Sent, and not answered by the application: to be counted as what they
-    /// are, as crashed, or not at all.
-    pub unsure: i64,
-}
-
-impl Tally {
-    /// The answers of a kind in a mood, all zero if there are none.
-    #[must_use]
-    pub fn of(&self, mood: Mood, kind: Kind) -> Answers {
-        self.ending.get(&(mood, kind)).copied().unwrap_or_default()
-    }
-
-    /// Of both moods.
-    #[must_use]
-    pub fn of_both(&self, kind: Kind) -> Answers {
-        self.of(Mood::Calm, kind) + self.of(Mood::Deadly, kind)
-    }
-
-    /// Answered executions that are not counted as what was answered.
-    #[must_use]
-    pub fn taken_back(&self, stored: &Stored) -> i64 {
-        let missing = Kind::ENDING.map(|kind| {
-            let counted = stored.executions.get(&execution_labels(kind.status()));
-            self.of_both(kind).answered - counted.copied().unwrap_or_default()
-        });
-        missing.iter().map(|missing| missing.max(&0)).sum()
-    }
-
-    /// How many of these there may be.
-    #[must_use]
-    pub fn retractable(&self) -> i64 {
-        self.ending.values().map(|kind| kind.retractable).sum()
-    }
-
-    /// All requests that were sent.
-    #[must_use]
-    pub fn sent(&self) -> i64 {
-        let ending = self.ending.values();
-        self.fatal + ending.map(|kind| kind.answered + kind.unsure).sum::<i64>()
-    }
-}
-
-impl Add for Answers {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            answered: self.answered + other.answered,
-            retractable: self.retractable + other.retractable,
-            losable: self.losable + other.losable,
-            unsure: self.unsure + other.unsure,
-        }
-    }
-}
-
-/// Sums up the requests.
-#[must_use]
-pub fn tally(entries: &[Entry], events: &Events, durability: Durability) -> Tally {
-    let risk = Risk::new(entries, events, durability);
-    let mut tally = Tally::default();
-    for entry in entries {
-        if !risk.explains(entry) {
-            let (examples, count) = &mut tally.unexplained;
-            *count += 1;
-            if examples.len() < MAX_EXAMPLES {
-                examples.push(format!("{entry:?}"));
-            }
-        }
-        if entry.outcome == Outcome::Refused {
-            continue;
-        }
-        if entry.kind.is_fatal() {
-            tally.fatal += 1;
-            continue;
-        }
-        let kind = tally.ending.entry((entry.mood, entry.kind)).or_default();
-        if entry.instance().is_none() {
-            kind.unsure += 1;
-            continue;
-        }
-        kind.answered += 1;
-        let forgotten = risk.is_forgotten(entry);
-        let at_risk = risk.is_at_risk(entry);
-        let doubtful = risk.is_doubtful(span(entry));
-        let (retractable, losable) = match durability {
-            Durability::Relaxed => (at_risk, at_risk),
-            Durability::Exact => (at_risk, at_risk && doubtful),
-            Durability::Strict => (at_risk && doubtful, at_risk && doubtful),
-        };
-        kind.retractable += i64::from(retractable || forgotten);
-        kind.losable += i64::from(losable || forgotten);
-    }
-    if durability != Durability::Relaxed {
-        tally.surely_crashed = risk.surely_crashed(entries);
-    }
-    tally
-}
-
-struct Risk<'a> {
+/// What is known of when something may have been taken back.
+#[derive(Debug)]
+pub struct Risk<'a> {
+    durability: Durability,
     events: &'a Events,
     /// In which instances may have died, by their beginnings.
     deaths: Vec<Span>,
     longest: Duration,
+    cuts: Vec<Duration>,
     slow: Vec<Duration>,
     well_window: Duration,
     instances: HashMap<u64, Life>,
@@ -219,12 +96,16 @@ struct Life {
 }
 
 impl<'a> Risk<'a> {
-    fn new(entries: &[Entry], events: &'a Events, durability: Durability) -> Self {
+    /// Looks at all requests of a run.
+    #[must_use]
+    pub fn new(entries: &[Entry], events: &'a Events, durability: Durability) -> Self {
         let fatal = entries.iter().filter(|entry| is_death(entry)).map(span);
         let mut deaths: Vec<_> = fatal.chain(events.kills.iter().copied()).collect();
         deaths.sort_by_key(|death| death.from);
         let longest = deaths.iter().map(|death| death.to - death.from).max();
-        let mut slow = events.slow.clone();
+        let mut cuts = events.cuts.clone();
+        cuts.sort_unstable();
+        let mut slow = [&*cuts, &*events.slow].concat();
         slow.sort_unstable();
         let mut instances: HashMap<u64, Life> = HashMap::new();
         for entry in entries {
@@ -235,9 +116,11 @@ impl<'a> Risk<'a> {
             }
         }
         Self {
+            durability,
             events,
             deaths,
             longest: longest.unwrap_or_default(),
+            cuts,
             slow,
             well_window: match durability {
                 Durability::Relaxed => SLOW_WINDOW,
@@ -257,13 +140,33 @@ impl<'a> Risk<'a> {
             .filter(move |death| death.meets(span))
     }
 
-    fn explains(&self, entry: &Entry) -> bool {
+    /// Whether a death explains what came back.
+    #[must_use]
+    pub fn explains(&self, entry: &Entry) -> bool {
         let around = span(entry).widened(LAG, LAG);
         match entry.outcome {
             Outcome::Answer { .. } => true,
             Outcome::HostError | Outcome::NoAnswer => self.deaths_in(around).next().is_some(),
             Outcome::Refused => self.events.kills.iter().any(|kill| kill.meets(around)),
         }
+    }
+
+    /// Whether an answer may be counted as crashed or not at all, and whether it
+    /// may be not counted at all.
+    #[must_use]
+    pub fn of(&self, entry: &Entry) -> (bool, bool) {
+        let during = span(entry);
+        let at_risk = self.is_at_risk(entry);
+        let (retractable, losable) = match self.durability {
+            Durability::Relaxed => (at_risk, at_risk),
+            Durability::Exact => (at_risk, at_risk && self.may_be_unleased(during)),
+            Durability::Strict => {
+                let unwritten = at_risk && self.may_be_unwritten(during);
+                (unwritten, unwritten)
+            }
+        };
+        let forgotten = self.is_forgotten(entry);
+        (retractable || forgotten, losable || forgotten)
     }
 
     /// From an answer until it is surely counted.
@@ -299,8 +202,14 @@ impl<'a> Risk<'a> {
     }
 
     /// Whether an execution then may have run without a lease.
-    fn is_doubtful(&self, span: Span) -> bool {
+    fn may_be_unleased(&self, span: Span) -> bool {
         self.is_trouble(span) || self.is_slow(span)
+    }
+
+    /// Whether a strict answer then may have been given before its count was
+    /// written: after an attempt that failed. A slow lease is none.
+    fn may_be_unwritten(&self, span: Span) -> bool {
+        self.is_trouble(span) || is_near(&self.cuts, span)
     }
 
     fn is_trouble(&self, span: Span) -> bool {
@@ -314,16 +223,18 @@ impl<'a> Risk<'a> {
 
     /// Until an instance has written again it does without leases.
     fn is_slow(&self, span: Span) -> bool {
-        let around = span.widened(SLOW_WINDOW, SLOW_WINDOW);
-        let first = self.slow.partition_point(|&at| at < around.from);
-        self.slow.get(first).is_some_and(|&at| at <= around.to)
+        is_near(&self.slow, span)
     }
 
     /// Fatal requests that the host answered in Redis's good times: each of them
     /// ended its instance itself, under a lease, or was taken along by another
     /// that was under way at the same time. So of those that overlap, one at
     /// the least had begun.
-    fn surely_crashed(&self, entries: &[Entry]) -> i64 {
+    #[must_use]
+    pub fn surely_crashed(&self, entries: &[Entry]) -> i64 {
+        if self.durability == Durability::Relaxed {
+            return 0;
+        }
         let mut fatal: Vec<_> = entries
             .iter()
             .filter(|entry| is_death(entry) && entry.outcome == Outcome::HostError)
@@ -338,7 +249,7 @@ impl<'a> Risk<'a> {
             }
         }
         let forgotten = |span: &Span| self.events.forgotten.iter().any(|other| other.meets(*span));
-        overlapping.retain(|span| !self.is_doubtful(*span) && !forgotten(span));
+        overlapping.retain(|span| !self.may_be_unleased(*span) && !forgotten(span));
         overlapping.len() as i64
     }
 }
@@ -354,10 +265,13 @@ fn span(entry: &Entry) -> Span {
     }
 }
 
+/// Whether one of these moments, which are in order, is near a span.
+fn is_near(moments: &[Duration], span: Span) -> bool {
+    let around = span.widened(SLOW_WINDOW, SLOW_WINDOW);
+    let first = moments.partition_point(|&at| at < around.from);
+    moments.get(first).is_some_and(|&at| at <= around.to)
+}
+
 fn moment(at: Duration) -> Span {
     Span { from: at, to: at }
 }
-
-#[cfg(test)]
-#[path = "risk_tests.rs"]
-mod tests;

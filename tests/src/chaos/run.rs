@@ -19,10 +19,11 @@ use super::{
     lease_verdict,
     load::{Load, Part},
     replay::{Logged, Report, Shipper, logged, replay_all},
-    risk::{TROUBLE_LASTS, tally},
+    risk::TROUBLE_LASTS,
     runtime,
     schedule::{KINDS, Mood, Step, schedule},
     stored::{Stored, is_closed},
+    tally::tally,
     watcher::{Watched, Watcher},
 };
 

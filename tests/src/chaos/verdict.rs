@@ -22,9 +22,9 @@ use super::{
     findings::Findings,
     lease_verdict::judge_leases,
     ledger::{Kind, execution_labels, request_labels},
-    risk::{Answers, Tally},
     schedule::Mood,
     stored::{Cells, Stored},
+    tally::{Answers, Tally},
 };
 
 /// All that is wrong, a sentence each; nothing if the promise was kept.

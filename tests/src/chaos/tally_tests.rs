@@ -1,3 +1,7 @@
+use std::time::Duration;
+
+use crate::chaos::risk::Span;
+
 use super::*;
 
 fn at(millis: u64) -> Duration {
@@ -94,6 +98,13 @@ fn while_something_is_slow_an_answer_waits_for_longer_and_may_have_no_lease() {
     assert_eq!(found(&[]), (0, 0));
     assert_eq!(found(&[5_000, 600]), (1, 1));
     assert_eq!(found(&[100, 1_300]), (0, 0));
+    let mut strict = |slow: &[u64], cuts: &[u64]| {
+        events.slow = slow.iter().copied().map(at).collect();
+        events.cuts = cuts.iter().copied().map(at).collect();
+        of_successes(&entries, &events, Durability::Strict).retractable
+    };
+    // It waited for its count all the same; but not after an error.
+    assert_eq!((strict(&[600], &[]), strict(&[], &[600])), (0, 1));
 }
 
 #[test]
