@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use crate::{
     cell::{CARRY, Cell, CellError, decode_field, decode_value},
     family::{Family, Kind},
+    order::sort_by_labels,
 };
 
 /// A family and all its series, in order of their label sets.
@@ -120,12 +121,12 @@ impl SeriesReader {
                 .into_iter()
                 .map(|(labels, cells)| (labels, cells.into_histogram()))
                 .collect();
-            histograms.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
+            sort_by_labels(&mut histograms);
             Series::Histograms(histograms)
         } else {
             let mut values = self.values;
-            // Stable, so that of two values for one label set the later is last.
-            values.sort_by(|(left, _), (right, _)| left.cmp(right));
+            // Of two values for one label set the later stays the last.
+            sort_by_labels(&mut values);
             values.dedup_by(|later, earlier| {
                 let same = later.0 == earlier.0;
                 if same {
