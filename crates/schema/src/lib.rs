@@ -12,7 +12,6 @@
 //! - [`removal`]: what is taken out of the store by hand
 //! - [`cell`]: one field of a metric hash, encoded and decoded
 //! - [`series`]: fields read from Redis put together into series
-//! - `order`: series in order of their label sets
 //! - `number`: numbers as Prometheus writes them
 //! - [`pushgateway`]: where a group of metrics lives in a Pushgateway
 //! - [`exposition`]: the text format and OpenMetrics
@@ -31,7 +30,6 @@ pub mod family;
 pub mod labels;
 pub mod lease;
 mod number;
-mod order;
 pub mod protocol;
 pub mod pushgateway;
 pub mod removal;

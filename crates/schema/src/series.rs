@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use crate::{
     cell::{CARRY, Cell, CellError, decode_field, decode_value},
     family::{Family, Kind},
-    order::sort_by_labels,
 };
 
 /// A family and all its series, in order of their label sets.
@@ -121,12 +120,12 @@ impl SeriesReader {
                 .into_iter()
                 .map(|(labels, cells)| (labels, cells.into_histogram()))
                 .collect();
-            sort_by_labels(&mut histograms);
+            histograms.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
             Series::Histograms(histograms)
         } else {
             let mut values = self.values;
-            // Of two values for one label set the later stays the last.
-            sort_by_labels(&mut values);
+            // Stable, so that of two values for one label set the later is last.
+            values.sort_by(|(left, _), (right, _)| left.cmp(right));
             values.dedup_by(|later, earlier| {
                 let same = later.0 == earlier.0;
                 if same {
