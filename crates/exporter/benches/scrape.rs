@@ -69,59 +69,71 @@ fn measure(shape: &Shape) -> Result<()> {
     let probe = Probe::start(redis.address)?;
 
     let mut times: [Vec<Duration>; 4] = Default::default();
+    let mut work: [Vec<Duration>; 2] = Default::default();
     for turn in 0..TURNS + 2 {
         if turn == 2 {
             times = Default::default();
+            work = Default::default();
         }
         times[0].push(timed(|| scan(&mut client, &keys))?);
         times[1].push(timed(|| get_all(&mut client, &keys))?);
-        probe.watches.store(true, Ordering::Relaxed);
-        times[2].push(timed(|| scrape(exporter.address, ""))?);
-        probe.watches.store(false, Ordering::Relaxed);
-        times[3].push(timed(|| {
-            scrape(exporter.address, "accept-encoding: gzip\r\n")
-        })?);
+        for (n, header) in ["", "accept-encoding: gzip\r\n"].into_iter().enumerate() {
+            let before = exporter.work()?;
+            probe.watches.store(true, Ordering::Relaxed);
+            times[2 + n].push(timed(|| scrape(exporter.address, header))?);
+            probe.watches.store(false, Ordering::Relaxed);
+            work[n].push(exporter.work()?.saturating_sub(before));
+        }
     }
-    let slow: Vec<Vec<redis::Value>> = redis::cmd("SLOWLOG")
-        .arg("GET")
-        .arg(-1)
-        .query(&mut client)?;
-    let longest = slow
-        .iter()
-        .filter_map(|entry| match (&entry[2], &entry[3]) {
-            (redis::Value::Int(micros), redis::Value::Array(command))
-                if command.first() == Some(&redis::Value::BulkString(b"HSCAN".to_vec())) =>
-            {
-                Some(*micros)
-            }
-            _ => None,
-        });
     let [scans, gets, plain, gzip] = times.map(median);
     println!("{}", shape.name);
     println!("  HSCAN, discarded     {:7.1} ms", millis(scans));
     println!("  HGETALL, discarded   {:7.1} ms", millis(gets));
-    for (name, time) in [("scrape", plain), ("scrape, gzip", gzip)] {
+    for (name, time, work) in [
+        ("scrape", plain, &work[0]),
+        ("scrape, gzip", gzip, &work[1]),
+    ] {
         let ratio = time.as_secs_f64() / scans.as_secs_f64();
-        println!(
-            "  {name:20} {:7.1} ms   {ratio:.2} times HSCAN",
-            millis(time)
-        );
+        let mean = work.iter().sum::<Duration>() / u32::try_from(work.len())?;
+        let (time, mean) = (millis(time), millis(mean));
+        println!("  {name:20} {time:7.1} ms   {ratio:.2} times HSCAN, {mean:.0} ms of CPU");
     }
+    let (half, most) = pages(&mut client)?;
     println!(
-        "  longest HSCAN        {:7.1} ms",
-        longest.max().unwrap_or(0) as f64 / 1000.0
+        "  a page of HSCAN      {half:7.2} ms at the median, {most:.2} ms at the 99th percentile"
     );
-    let (median, worst) = probe.stop();
+    let (half, most) = probe.stop();
     println!(
-        "  PING meanwhile       {:7.1} ms at worst, {:.1} ms at the median",
-        millis(worst),
-        millis(median)
+        "  PING meanwhile       {half:7.2} ms at the median, {most:.2} ms at the 99th percentile"
     );
     println!(
         "  exporter's memory    {:7} KiB at most",
         exporter.peak_kib()?
     );
     Ok(())
+}
+
+/// How long Redis took for a page and served nobody else, by its own clock.
+fn pages(client: &mut redis::Connection) -> Result<(f64, f64)> {
+    let log: Vec<Vec<redis::Value>> = redis::cmd("SLOWLOG").arg("GET").arg(-1).query(client)?;
+    let page = redis::Value::BulkString(b"HSCAN".to_vec());
+    let times = log.iter().filter_map(|entry| match (&entry[2], &entry[3]) {
+        (redis::Value::Int(micros), redis::Value::Array(command))
+            if command.first() == Some(&page) =>
+        {
+            Some(Duration::from_micros(u64::try_from(*micros).ok()?))
+        }
+        _ => None,
+    });
+    Ok(percentiles(times.collect()))
+}
+
+/// The median and the 99th percentile in milliseconds.
+fn percentiles(mut times: Vec<Duration>) -> (f64, f64) {
+    times.sort_unstable();
+    let at = |percent: usize| times.get(times.len() * percent / 100).copied();
+    let millis = |percent| millis(at(percent).unwrap_or_default());
+    (millis(50), millis(99))
 }
 
 fn fill(client: &mut redis::Connection, shape: &Shape) -> Result<Vec<String>> {
@@ -167,7 +179,7 @@ fn fill(client: &mut redis::Connection, shape: &Shape) -> Result<Vec<String>> {
     let _: () = redis::cmd("CONFIG")
         .arg("SET")
         .arg("slowlog-log-slower-than")
-        .arg(100)
+        .arg(0)
         .query(client)?;
     let _: () = redis::cmd("CONFIG")
         .arg("SET")
@@ -267,11 +279,9 @@ impl Probe {
         })
     }
 
-    fn stop(self) -> (Duration, Duration) {
+    fn stop(self) -> (f64, f64) {
         self.ended.store(true, Ordering::Relaxed);
-        let waits = self.probing.join().unwrap_or_default();
-        let worst = waits.iter().max().copied().unwrap_or_default();
-        (median(waits), worst)
+        percentiles(self.probing.join().unwrap_or_default())
     }
 }
 
@@ -321,6 +331,22 @@ impl Server {
             .and_then(|(_, rest)| rest.split_once('/')?.0.parse().ok())
             .ok_or_else(|| format!("no address in {line:?}"))?;
         Ok(Self { child, address })
+    }
+
+    /// The time that it was on a processor, of all its threads.
+    fn work(&self) -> Result<Duration> {
+        let mut nanos = 0;
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            // A thread may end meanwhile.
+            let stat = std::fs::read_to_string(thread?.path().join("schedstat"));
+            let spent = stat.unwrap_or_default();
+            nanos += spent
+                .split(' ')
+                .next()
+                .and_then(|text| text.parse::<u64>().ok())
+                .unwrap_or(0);
+        }
+        Ok(Duration::from_nanos(nanos))
     }
 
     fn peak_kib(&self) -> Result<String> {
