@@ -50,14 +50,10 @@ fn give_up(ready: &Ready, error: &StoreError) {
     let reason = error.to_string();
     let mut writer = ready.writer.borrow_mut();
     writer.record_unleased();
-    // Once for all who waited at the same time, and at a level that tells what
-    // is known already from what is new.
-    if writer.waits_for_leases() {
-        let level = match writer.lease_trouble() == Some(&reason) {
-            true => Level::Info,
-            false => Level::Warn,
-        };
-        log::write(level, "lease_given_up", json!({ "reason": reason }));
-        writer.give_up_leases(reason);
-    }
+    // A line for each execution, as it has one for its request; one that tells
+    // of a new state stands out among those who waited at the same time.
+    let known = !writer.waits_for_leases() || writer.lease_trouble() == Some(&reason);
+    let level = if known { Level::Info } else { Level::Warn };
+    log::write(level, "lease_given_up", json!({ "reason": reason }));
+    writer.give_up_leases(reason);
 }

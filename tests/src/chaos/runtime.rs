@@ -159,7 +159,8 @@ fn launch(
             EXECUTION_LIMIT_MS.to_string(),
         )
         // A line a request would be most of what there is to do.
-        .env("SPIN_VARIABLE_LOG_LEVEL", "warn")
+        // A line for each execution that gives up its lease.
+        .env("SPIN_VARIABLE_LOG_LEVEL", "info")
         // Away from a .env with variables for another purpose.
         .current_dir(folder)
         .stdin(Stdio::null())

@@ -109,12 +109,13 @@ impl Tap {
             let ids = arguments.iter().step_by(3);
             Asked::Lease(ids.cloned().collect())
         } else if is(apply) {
-            // Writer, sequence, seconds, how many; then each: id, member.
+            // Writer, sequence, seconds, how many; then their members, their ids.
             let [_, _, _, count, leases @ ..] = arguments else {
                 return Asked::Other;
             };
-            let ids = leases.iter().step_by(2);
-            Asked::Settle(ids.take(count.parse().unwrap_or(0)).cloned().collect())
+            let count = count.parse().unwrap_or(0);
+            let ids = leases.iter().skip(count).take(count);
+            Asked::Settle(ids.cloned().collect())
         } else {
             Asked::Other
         }
