@@ -297,14 +297,10 @@ fn a_client_that_does_not_read_is_cut_off_and_gives_its_place_up() {
     let one = ("EXPORTER_MAX_SCRAPES", "1");
     let slow = ("EXPORTER_CLIENT_TIMEOUT_MS", "1500");
     let exporter = Exporter::start_with(redis.port, &[one, slow]);
-    let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let scrape = || exporter.get("/metrics").status;
-    wait_for("first scrape", || (scrape() == 200).then_some(()));
     for reads in [false, true] {
-        let mut stream = connect(&exporter);
-        stream.write_all(request).expect("sent");
-        // Now it holds the only place.
-        wait_for("refusal", || (scrape() == 503).then_some(()));
+        let mut stream = wait_for("place", || begin_scrape(&exporter));
+        assert_eq!(scrape(), 503);
         let began = Instant::now();
         let mut taken = 0;
         wait_for("place", || {
@@ -323,12 +319,19 @@ fn a_client_that_does_not_read_is_cut_off_and_gives_its_place_up() {
         let rest = hear_out(&mut stream).len();
         assert!(taken + rest < 30_000_000, "{taken} and {rest} came through");
     }
-    let refused = || ask(exporter.address, "GET /metrics", &[]);
-    let mut stream = connect(&exporter);
-    stream.write_all(request).expect("sent");
-    let refused = wait_for("refusal", || {
-        Some(refused()).filter(|answer| answer.status == 503)
-    });
+    let _holding = wait_for("place", || begin_scrape(&exporter));
+    let refused = ask(exporter.address, "GET /metrics", &[]);
+    assert_eq!(refused.status, 503);
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_eq!(exporter.get("/healthz").status, 200);
+}
+
+/// A scrape of which no more is read than that it was taken.
+fn begin_scrape(exporter: &Exporter) -> Option<TcpStream> {
+    let mut stream = connect(exporter);
+    let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).expect("sent");
+    let mut status = *b"HTTP/1.1 xxx";
+    stream.read_exact(&mut status).expect("an answer");
+    (status == *b"HTTP/1.1 200").then_some(stream)
 }
