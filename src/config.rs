@@ -1,25 +1,30 @@
 //! The Spin variables, typed: every option of the component, its default and
 //! its range. Owns refusing a wrong value by name and reason.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::Ipv6Addr, num::NonZeroU16, time::Duration};
 
 use functional_scaffold_schema::protocol::DEFAULT_PREFIX;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use spin_sdk::variables;
 use thiserror::Error;
 
-use crate::log::Level;
+use crate::{log::Level, outbound_http::Origin};
 
 /// Where the metrics go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
     /// Batches into Redis, for the exporter to serve.
     Redis,
+    /// Each instance's totals to a Pushgateway, as a group of their own.
+    Pushgateway,
+    /// Each instance's totals on its own `/metrics`.
+    Pull,
     /// Nowhere: nothing is counted.
     Off,
 }
 
-/// What is acknowledged by Redis before a request goes on.
+/// What is acknowledged by Redis before a request goes on; nothing in the other
+/// schemes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     /// Nothing.
@@ -88,6 +93,19 @@ impl RedisConfig {
     }
 }
 
+/// How a Pushgateway is reached, and under which name.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PushgatewayConfig {
+    /// Where it is.
+    pub origin: Origin,
+    /// The label `job` of what is pushed.
+    pub job: String,
+    /// What the label `instance` begins with; may be empty.
+    pub instance: String,
+    /// The longest wait for one answer, 1 to 1,000 ms.
+    pub timeout: Duration,
+}
+
 /// Everything that can be configured. Read once an instance.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Config {
@@ -95,6 +113,10 @@ pub struct Config {
     pub backend: Backend,
     /// The Redis that they go to.
     pub redis: RedisConfig,
+    /// The Pushgateway that they go to.
+    pub pushgateway: PushgatewayConfig,
+    /// Whether `/metrics` answers, where there is something to see.
+    pub metrics_endpoint: bool,
     /// The prefix of every Redis key.
     pub prefix: String,
     /// What is acknowledged before a request goes on.
@@ -125,8 +147,9 @@ pub struct ConfigError {
 
 const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
 
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 21] = [
     "metrics_backend",
+    "metrics_endpoint",
     "metrics_durability",
     "lease_timeout_ms",
     "execution_limit_ms",
@@ -137,6 +160,10 @@ const NAMES: [&str; 16] = [
     "redis_username",
     "redis_password",
     "redis_timeout_ms",
+    "pushgateway_url",
+    "metrics_job_name",
+    "instance_id",
+    "push_timeout_ms",
     "metrics_prefix",
     "flush_interval_ms",
     "api_key",
@@ -178,8 +205,12 @@ impl Config {
             errors: Vec::new(),
         };
         reader.refuse_empty(&["redis_host", "redis_port"]);
+        let backend = reader.backend();
+        if backend == Backend::Pushgateway {
+            reader.refuse_empty(&["pushgateway_url"]);
+        }
         let config = Self {
-            backend: reader.backend(),
+            backend,
             redis: RedisConfig {
                 host: reader.host(),
                 port: reader.integer("redis_port", 6379, 1..=u16::MAX),
@@ -189,8 +220,18 @@ impl Config {
                 password: reader.text("redis_password", ""),
                 timeout: reader.millis("redis_timeout_ms", 300, 1..=10_000),
             },
+            pushgateway: PushgatewayConfig {
+                origin: reader.origin("pushgateway_url", "http://127.0.0.1:9091"),
+                job: reader.text("metrics_job_name", "functional_scaffold"),
+                instance: reader.text("instance_id", ""),
+                timeout: reader.millis("push_timeout_ms", 300, 1..=1_000),
+            },
+            metrics_endpoint: reader.boolean("metrics_endpoint", true),
             prefix: reader.text("metrics_prefix", DEFAULT_PREFIX),
-            durability: reader.durability(),
+            durability: match (reader.durability(), backend) {
+                (durability, Backend::Redis) => durability,
+                _ => Durability::Relaxed,
+            },
             lease_timeout: reader.millis("lease_timeout_ms", 20, 1..=1_000),
             execution_limit: reader.millis("execution_limit_ms", 30_000, 100..=3_600_000),
             flush_interval: reader.millis("flush_interval_ms", 10, 0..=500),
@@ -285,9 +326,14 @@ impl Reader<'_> {
     fn backend(&mut self) -> Backend {
         match self.text("metrics_backend", "redis").as_str() {
             "redis" => Backend::Redis,
+            "pushgateway" => Backend::Pushgateway,
+            "pull" => Backend::Pull,
             "off" => Backend::Off,
             other => {
-                self.refuse("metrics_backend", format!("{other:?} is not redis or off"));
+                self.refuse(
+                    "metrics_backend",
+                    format!("{other:?} is not redis, pushgateway, pull or off"),
+                );
                 Backend::Off
             }
         }
@@ -320,6 +366,24 @@ impl Reader<'_> {
         host
     }
 
+    /// A URL of scheme, host and port, as `allowed_outbound_hosts` takes it: with
+    /// anything more the host would deny every address, Redis's as well.
+    fn origin(&mut self, name: &'static str, default: &str) -> Origin {
+        let url = self.text(name, default);
+        origin(&url).unwrap_or_else(|| {
+            // What stands before an @ may be a password.
+            let shown = url.rsplit('@').next().unwrap_or_default();
+            self.refuse(
+                name,
+                format!("{shown:?} is not http:// or https:// with host and port alone"),
+            );
+            Origin {
+                tls: false,
+                authority: String::new(),
+            }
+        })
+    }
+
     fn log_level(&mut self) -> Level {
         let name = self.text("log_level", Level::Info.name());
         Level::from_name(&name).unwrap_or_else(|| {
@@ -334,6 +398,32 @@ impl Reader<'_> {
     fn refuse(&mut self, name: &'static str, reason: String) {
         self.errors.push(ConfigError { name, reason });
     }
+}
+
+fn origin(url: &str) -> Option<Origin> {
+    let (scheme, rest) = url.split_once("://")?;
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let is_host = match host.strip_prefix('[') {
+        Some(rest) => rest
+            .strip_suffix(']')
+            .is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+        None => !host.is_empty() && host.bytes().all(plain),
+    };
+    let is_port = port.is_none_or(|port| port.parse::<NonZeroU16>().is_ok());
+    let tls = match scheme {
+        "http" => false,
+        "https" => true,
+        _ => return None,
+    };
+    (is_host && is_port).then(|| Origin {
+        tls,
+        authority: authority.to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -376,6 +466,17 @@ mod tests {
             ("flush_interval_ms", "1.5"),
             ("max_body_bytes", "1MiB"),
             ("log_level", "loud"),
+            ("metrics_endpoint", "on"),
+            ("push_timeout_ms", "1001"),
+            ("pushgateway_url", "127.0.0.1:9091"),
+            ("pushgateway_url", "redis://h:9091"),
+            ("pushgateway_url", "http://h:9091/pushgateway"),
+            ("pushgateway_url", "http://h:x"),
+            ("pushgateway_url", "http://h:"),
+            ("pushgateway_url", "http://h:0"),
+            ("pushgateway_url", "http://[::1"),
+            ("pushgateway_url", "http://"),
+            ("pushgateway_url", "http://*:9091"),
         ] {
             let errors = config(&[(name, value)]).err().expect("it is refused");
             assert_eq!(errors.len(), 1);
@@ -384,6 +485,42 @@ mod tests {
         }
         let both = config(&[("redis_port", "x"), ("log_level", "y")]);
         assert_eq!(both.err().map(|errors| errors.len()), Some(2));
+    }
+
+    #[test]
+    fn a_pushgateway_is_named_by_scheme_host_and_port() {
+        let origin = |url| {
+            let config = config(&[("pushgateway_url", url)]).ok();
+            config.expect("nothing is wrong").pushgateway.origin
+        };
+        for (url, shown) in [
+            ("http://127.0.0.1:9091", "http://127.0.0.1:9091"),
+            ("http://push.example_1/", "http://push.example_1"),
+            ("https://[::1]:9091", "https://[::1]:9091"),
+            ("https://[::1]", "https://[::1]"),
+            ("", "http://127.0.0.1:9091"),
+        ] {
+            assert_eq!(origin(url).to_string(), shown);
+        }
+        let needed = [("metrics_backend", "pushgateway"), ("pushgateway_url", "")];
+        assert!(config(&needed).is_err(), "no host would be allowed");
+        let secret = config(&[("pushgateway_url", "http://me:s3cret@h:9091")]);
+        let errors = secret.err().expect("it is refused");
+        assert!(!errors[0].to_string().contains("s3cret"), "{}", errors[0]);
+    }
+
+    #[test]
+    fn only_redis_acknowledges() {
+        let durability = |backend| {
+            let config = config(&[
+                ("metrics_backend", backend),
+                ("metrics_durability", "strict"),
+            ]);
+            config.ok().expect("nothing is wrong").durability
+        };
+        assert_eq!(durability("redis"), Durability::Strict);
+        assert_eq!(durability("pushgateway"), Durability::Relaxed);
+        assert_eq!(durability("pull"), Durability::Relaxed);
     }
 
     #[test]

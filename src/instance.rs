@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
 };
 
-use functional_scaffold_schema::{catalog::Catalog, protocol::Script};
+use functional_scaffold_schema::catalog::Catalog;
 use serde_json::json;
 use spin_sdk::{wasip3::random::random::get_random_u64, wit_bindgen};
 
@@ -15,7 +15,7 @@ use crate::{
     clock,
     config::{Config, ConfigError},
     log::{self, Level},
-    metrics::{redis::Store, single_flight::SingleFlight, writer::Writer},
+    metrics::{single_flight::SingleFlight, sinks::Sink, writer::Writer},
 };
 
 /// The instance's state.
@@ -25,19 +25,7 @@ pub struct Instance {
     /// Random, to tell it from every other instance.
     nonce: u64,
     requests: Cell<u64>,
-    /// What Redis is asked to run.
-    pub scripts: Scripts,
     ready: OnceCell<Result<Rc<Ready>, Rc<[String]>>>,
-}
-
-/// The scripts with their digests, which are computed once.
-pub struct Scripts {
-    /// Stores a batch.
-    pub apply: Script,
-    /// Takes a lease.
-    pub lease: Script,
-    /// Registers families.
-    pub register: Script,
 }
 
 /// What an instance has once its variables are read.
@@ -48,10 +36,8 @@ pub struct Ready {
     pub algorithm: Description,
     /// The increments that wait to be written.
     pub writer: RefCell<Writer>,
-    /// The Redis that they are written to.
-    pub store: Store,
-    /// The registration of the families.
-    pub registering: SingleFlight,
+    /// Where they are written to.
+    pub sink: Sink,
     /// The write of a batch.
     pub writing: SingleFlight,
 }
@@ -72,11 +58,6 @@ impl Instance {
             started_at: clock::unix_seconds(),
             nonce: get_random_u64(),
             requests: Cell::new(0),
-            scripts: Scripts {
-                apply: Script::apply(),
-                lease: Script::lease(),
-                register: Script::register(),
-            },
             ready: OnceCell::new(),
         }
     }
@@ -134,8 +115,7 @@ impl Instance {
                 self.nonce,
                 self.started_at,
             )),
-            store: Store::new(config.redis.clone()),
-            registering: SingleFlight::default(),
+            sink: Sink::new(&config),
             writing: SingleFlight::default(),
             algorithm,
             config,

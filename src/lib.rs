@@ -15,7 +15,8 @@
 //! Its instance, which serves up to 128 requests and then dies without a hook:
 //! - [`instance`]: what the requests of one instance share
 //! - [`config`]: the Spin variables, typed
-//! - [`metrics`]: from a finished request to Redis
+//! - [`metrics`]: from a finished request to where it is counted
+//! - [`outbound_http`]: one request to elsewhere, bounded in time
 //! - [`clock`], [`log`]: time, and lines on stderr
 //!
 //! There is no reachable panic here: in wasm it would end every request that
@@ -33,6 +34,7 @@ pub mod invoke;
 pub mod log;
 pub mod metrics;
 pub mod openapi;
+pub mod outbound_http;
 pub mod readiness;
 pub mod routes;
 pub mod service;

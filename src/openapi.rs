@@ -31,6 +31,7 @@ fn document(algorithm: &Description) -> Value {
                 ("200", "Everything does; a line for each"),
                 ("503", "Something does not; a line for each"),
             ]) },
+            "/metrics": { "get": metrics_operation() },
             "/openapi.json": { "get": {
                 "summary": "This document",
                 "responses": { "200": { "description": "OpenAPI 3.1", "content": { "application/json": {} } } },
@@ -47,13 +48,26 @@ fn document(algorithm: &Description) -> Value {
     })
 }
 
+fn problem(description: &str) -> Value {
+    json!({
+        "description": description,
+        "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
+    })
+}
+
+fn metrics_operation() -> Value {
+    json!({
+        "summary": "What this instance has counted, in Prometheus's text format",
+        "security": [{}, { "apiKey": [] }],
+        "responses": {
+            "200": { "description": "The metrics", "content": { "text/plain": {} } },
+            "401": problem("The API key is missing or wrong"),
+            "404": problem("The service's metrics are not pulled"),
+        },
+    })
+}
+
 fn invoke_item(summary: &str) -> Value {
-    let problem = |description: &str| {
-        json!({
-            "description": description,
-            "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
-        })
-    };
     json!({
         "post": {
             "summary": summary,

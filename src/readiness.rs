@@ -3,29 +3,19 @@
 
 use std::rc::Rc;
 
-use crate::{
-    answer::Answer,
-    clock::Deadline,
-    config::{Backend, Durability},
-    instance::{Instance, Ready},
-    metrics::{redis::StoreError, register},
-};
+use crate::{answer::Answer, config::Durability, instance::Ready, metrics::sinks::Sink};
 
 /// What is said of something, and whether it is well.
 type State = Result<String, String>;
 
 /// 200 if everything is well, otherwise 503; a line for each.
-pub async fn answer(
-    instance: &Instance,
-    ready: &Result<Rc<Ready>, Rc<[String]>>,
-    request_id: &str,
-) -> Answer {
+pub async fn answer(ready: &Result<Rc<Ready>, Rc<[String]>>, request_id: &str) -> Answer {
     let states = match ready {
         Err(problems) => problems
             .iter()
             .map(|problem| ("configuration", Err(problem.clone())))
             .collect(),
-        Ok(ready) => states(instance, ready).await,
+        Ok(ready) => states(ready).await,
     };
     let well = states.iter().all(|(_, state)| state.is_ok());
     let lines = states.into_iter().map(|(name, state)| match state {
@@ -39,7 +29,7 @@ pub async fn answer(
     }
 }
 
-async fn states(instance: &Instance, ready: &Ready) -> Vec<(&'static str, State)> {
+async fn states(ready: &Ready) -> Vec<(&'static str, State)> {
     let algorithm = &ready.algorithm;
     let mut states = vec![
         ("configuration", Ok("every variable".to_owned())),
@@ -48,30 +38,27 @@ async fn states(instance: &Instance, ready: &Ready) -> Vec<(&'static str, State)
             Ok(format!("{} {}", algorithm.name, algorithm.version)),
         ),
     ];
-    match ready.config.backend {
-        Backend::Off => states.push(("metrics", Ok("off".to_owned()))),
-        Backend::Redis => states.extend([
-            ("redis", redis(instance, ready).await),
+    match &ready.sink {
+        Sink::Redis(redis) => states.extend([
+            ("redis", redis.check(ready).await),
             ("leases", leases(ready)),
             ("batches", batches(ready)),
         ]),
+        Sink::Pushgateway(pushgateway) => states.extend([
+            ("pushgateway", pushgateway.check().await),
+            ("leases", Ok("none: only Redis has them".to_owned())),
+            ("batches", batches(ready)),
+        ]),
+        Sink::Pull(_) if ready.config.metrics_endpoint => {
+            states.push(("metrics", Ok("this instance's own, on /metrics".to_owned())));
+        }
+        Sink::Pull(_) => {
+            let unseen = "metrics_backend is pull, but metrics_endpoint is false: nobody sees them";
+            states.push(("metrics", Err(unseen.to_owned())));
+        }
+        Sink::Off => states.push(("metrics", Ok("off".to_owned()))),
     }
     states
-}
-
-/// A `PING` is answered by a replica, too, and by a Redis whose memory is full.
-/// So this makes a write that changes nothing.
-async fn redis(instance: &Instance, ready: &Ready) -> State {
-    let address = ready.config.redis.shown();
-    let deadline = Deadline::after(ready.config.redis.timeout);
-    let registered = register::again(instance, ready, deadline).await;
-    if matches!(registered, Err(StoreError::Timeout(_))) {
-        ready.store.close();
-    }
-    match registered {
-        Ok(()) => Ok(format!("{address} takes writes")),
-        Err(error) => Err(format!("{address}: {error}")),
-    }
 }
 
 fn leases(ready: &Ready) -> State {

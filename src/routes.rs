@@ -11,6 +11,8 @@ pub enum Route {
     Health,
     /// Say whether everything it depends on answers.
     Readiness,
+    /// Show what this instance has counted.
+    Metrics,
     /// The routes as an OpenAPI document.
     OpenApi,
 }
@@ -71,6 +73,7 @@ pub fn find(method: &str, path: &str, algorithm: &str) -> Match {
         INVOKE => (INVOKE, invoke()),
         "/healthz" => ("/healthz", get(Route::Health)),
         "/readyz" => ("/readyz", get(Route::Readiness)),
+        "/metrics" => ("/metrics", get(Route::Metrics)),
         "/openapi.json" => ("/openapi.json", get(Route::OpenApi)),
         _ => match path.strip_prefix("/invoke/") {
             Some(name) if name == algorithm => (INVOKE_NAMED, invoke()),
@@ -104,6 +107,7 @@ mod tests {
             ),
             ("GET", "/healthz", "/healthz", Ok(Route::Health)),
             ("GET", "/readyz", "/readyz", Ok(Route::Readiness)),
+            ("GET", "/metrics", "/metrics", Ok(Route::Metrics)),
             ("GET", "/openapi.json", "/openapi.json", Ok(Route::OpenApi)),
             (
                 "PUT",
@@ -126,7 +130,6 @@ mod tests {
             ("POST", "/invoke/other", UNMATCHED, Err(NoRoute::Path)),
             ("POST", "/invoke/", UNMATCHED, Err(NoRoute::Path)),
             ("GET", "/", UNMATCHED, Err(NoRoute::Path)),
-            ("GET", "/metrics", UNMATCHED, Err(NoRoute::Path)),
         ] {
             let found = find(method, path, "prime-check");
             assert_eq!(found, Match { endpoint, route }, "{method} {path}");

@@ -8,10 +8,10 @@ use serde::Serialize;
 use crate::{
     answer::{Answer, Problem},
     clock::Mark,
-    instance::{self, Instance, Ready},
+    instance::{self, Ready},
     invoke::{self, Executed},
     log::{self, Level},
-    metrics::{self, lease},
+    metrics::{self, sinks::pull},
     openapi, readiness,
     routes::{self, NoRoute, Route},
     wasi_http::{RequestBody, RequestHead},
@@ -34,7 +34,7 @@ pub async fn serve(head: RequestHead, body: RequestBody) -> Answer {
                 head: &head,
                 request_id: &request_id,
             };
-            answer(&instance, &ready, &asked, body).await
+            answer(&ready, &asked, body).await
         }
         Err(NoRoute::Method(allow)) => (Err(Problem::method_not_allowed(allow)), None),
         Err(NoRoute::Path) => {
@@ -52,7 +52,7 @@ pub async fn serve(head: RequestHead, body: RequestBody) -> Answer {
         duration_nanos: nanos,
     };
     if let Ok(ready) = &ready {
-        metrics::record(&instance, ready, &request, executed).await;
+        metrics::record(ready, &request, executed).await;
     }
     log_request(&head, &answer, nanos);
     answer
@@ -73,7 +73,6 @@ type Answered = (
 );
 
 async fn answer(
-    instance: &Rc<Instance>,
     ready: &Result<Rc<Ready>, Rc<[String]>>,
     asked: &Asked<'_>,
     body: RequestBody,
@@ -84,7 +83,7 @@ async fn answer(
             let answer = Answer::ok(id, "text/plain; charset=utf-8", b"ok\n".to_vec());
             (Ok(answer), None)
         }
-        (Route::Readiness, ready) => (Ok(readiness::answer(instance, ready, id).await), None),
+        (Route::Readiness, ready) => (Ok(readiness::answer(ready, id).await), None),
         // The reasons are in the log and in /readyz: they may name what a
         // caller has no business to know.
         (_, Err(_)) => {
@@ -93,6 +92,11 @@ async fn answer(
         }
         (Route::Describe, Ok(ready)) => (Ok(invoke::describe(&ready.algorithm, id)), None),
         (Route::OpenApi, Ok(ready)) => (Ok(openapi::answer(&ready.algorithm, id)), None),
+        (Route::Metrics, Ok(ready)) => {
+            let answer =
+                invoke::authorize(&ready.config, asked.head).and_then(|()| pull::answer(ready, id));
+            (answer, None)
+        }
         (Route::Invoke, Ok(ready)) => {
             if let Err(problem) = invoke::authorize(&ready.config, asked.head) {
                 return (Err(problem), None);
@@ -100,7 +104,7 @@ async fn answer(
             match invoke::read_input(&ready.config, asked.head, body).await {
                 Err(problem) => (Err(problem), None),
                 Ok(input) => {
-                    let lease = lease::take(instance, ready, asked.endpoint).await;
+                    let lease = ready.sink.lease(ready, asked.endpoint).await;
                     let (answer, executed) = invoke::run(&ready.algorithm, &input, id);
                     (answer, Some((executed, lease)))
                 }

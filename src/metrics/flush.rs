@@ -2,19 +2,18 @@
 
 use std::{rc::Rc, time::Duration};
 
-use functional_scaffold_schema::{
-    batch::SentBatch,
-    protocol::{Applied, applied_from_reply, apply_total_call},
-};
 use serde::Serialize;
 use serde_json::json;
 use spin_sdk::wasip3::random::random::get_random_u64;
 
 use crate::{
     clock::{Deadline, unix_seconds, wait},
-    instance::{Instance, Ready},
+    instance::Ready,
     log::{self, Level},
-    metrics::{redis::StoreError, register, writer::Ticket},
+    metrics::{
+        sinks::{Logged, StoreError, Stored},
+        writer::Ticket,
+    },
 };
 
 /// How long an instance tries to store what it has. Spin cannot use an
@@ -27,11 +26,11 @@ const BACKOFF: Duration = Duration::from_millis(50);
 
 /// Writes what is recorded until nothing is left, as work that goes on after a
 /// response.
-pub async fn run(instance: Rc<Instance>, ready: Rc<Ready>) {
+pub async fn run(ready: Rc<Ready>) {
     loop {
         // Requests that finish meanwhile go into the same batch.
         wait(ready.config.flush_interval).await;
-        flush(&instance, &ready).await;
+        flush(&ready).await;
         if ready.writer.borrow_mut().end_flushing() {
             return;
         }
@@ -41,8 +40,8 @@ pub async fn run(instance: Rc<Instance>, ready: Rc<Ready>) {
 /// Waits until the batch of a request is answered for, for `redis_timeout_ms`
 /// at the most, and no longer than Redis is known to answer. Writes it itself
 /// as soon as no other write is under way.
-pub async fn answered(instance: &Instance, ready: &Ready, ticket: Ticket) {
-    let deadline = Deadline::after(ready.config.redis.timeout);
+pub async fn answered(ready: &Ready, ticket: Ticket) {
+    let deadline = Deadline::after(ready.sink.timeout());
     loop {
         let waits = {
             let writer = ready.writer.borrow();
@@ -57,20 +56,20 @@ pub async fn answered(instance: &Instance, ready: &Ready, ticket: Ticket) {
             continue;
         };
         // What fails is tried again after the response.
-        let _ = attempt(instance, ready, deadline).await;
+        let _ = attempt(ready, deadline).await;
     }
 }
 
 /// Stores one batch, or gives everything to the log.
-async fn flush(instance: &Instance, ready: &Ready) {
+async fn flush(ready: &Ready) {
     let linger = Deadline::after(LINGER);
     loop {
         let Some(flight) = ready.writing.begin() else {
             ready.writing.ended().await;
             continue;
         };
-        let timeout = ready.config.redis.timeout.min(linger.remaining());
-        let Err(error) = attempt(instance, ready, Deadline::after(timeout)).await else {
+        let timeout = ready.sink.timeout().min(linger.remaining());
+        let Err(error) = attempt(ready, Deadline::after(timeout)).await else {
             return;
         };
         let exhausted = linger.remaining() <= BACKOFF;
@@ -83,89 +82,53 @@ async fn flush(instance: &Instance, ready: &Ready) {
     }
 }
 
-/// Sends the batch. Only for whom it is under way: see [`Ready::writing`].
-async fn attempt(instance: &Instance, ready: &Ready, deadline: Deadline) -> Result<(), StoreError> {
-    let result = send(instance, ready, deadline).await;
-    if let Err(error) = &result {
-        let reason = error.to_string();
-        // What is the matter is news when it begins or changes.
-        let level = match ready.writer.borrow_mut().record_failure(&reason) {
-            true => Level::Warn,
-            false => Level::Debug,
-        };
-        log::write(level, "flush_failed", json!({ "reason": reason }));
-        if matches!(error, StoreError::Timeout(_)) {
-            ready.store.close();
-        }
-    }
-    result
-}
-
-async fn send(instance: &Instance, ready: &Ready, deadline: Deadline) -> Result<(), StoreError> {
-    register::ensure(instance, ready, deadline).await?;
-    loop {
-        let call = {
-            let mut writer = ready.writer.borrow_mut();
-            let countable = writer.crash_keys().map(str::to_owned);
-            let Some(frozen) = writer.freeze() else {
-                return Ok(());
+/// Stores the batch. Only for whom it is under way: see [`Ready::writing`].
+async fn attempt(ready: &Ready, deadline: Deadline) -> Result<(), StoreError> {
+    let stored = match ready.sink.store(ready, deadline).await {
+        Ok(stored) => stored,
+        Err(error) => {
+            let reason = error.to_string();
+            // What is the matter is news when it begins or changes.
+            let level = match ready.writer.borrow_mut().record_failure(&reason) {
+                true => Level::Warn,
+                false => Level::Debug,
             };
-            let countable = countable.each_ref().map(String::as_str);
-            let prefix = &ready.config.prefix;
-            apply_total_call(
-                prefix,
-                &frozen.id,
-                frozen.leases(),
-                &frozen.total,
-                &countable,
-            )
-        };
-        let script = &instance.scripts.apply;
-        let reply = ready.store.call(script, &call, deadline).await?;
-        let refused = match applied_from_reply(reply).map_err(StoreError::Reply)? {
-            Applied::Late(leases) => {
-                ready.writer.borrow_mut().remove_late(&leases);
-                log::write(Level::Warn, "results_late", json!({ "leases": leases }));
-                continue;
-            }
-            Applied::Duplicate => {
-                ready.writer.borrow_mut().acknowledge(true);
-                Vec::new()
-            }
-            Applied::Stored { refused } => {
-                ready.writer.borrow_mut().acknowledge(false);
-                refused
-            }
-        };
-        let arguments = call.arguments.len();
-        log::write(Level::Debug, "flushed", json!({ "arguments": arguments }));
-        if !refused.is_empty() {
-            // Every line is a loss; a key that goes on refusing is no news.
-            let level = match ready.writer.borrow_mut().note_refused(&refused) {
-                true => Level::Error,
-                false => Level::Info,
-            };
-            log::write(level, "increments_refused", json!({ "refused": refused }));
+            log::write(level, "flush_failed", json!({ "reason": reason }));
+            return Err(error);
         }
+    };
+    let Some(Stored { duplicate, refused }) = stored else {
         return Ok(());
+    };
+    let mut writer = ready.writer.borrow_mut();
+    writer.acknowledge(duplicate);
+    log::write(Level::Debug, "flushed", json!({ "duplicate": duplicate }));
+    if !refused.is_empty() {
+        // Every line is a loss; a key that goes on refusing is no news.
+        let level = match writer.note_refused(&refused) {
+            true => Level::Error,
+            false => Level::Info,
+        };
+        log::write(level, "increments_refused", json!({ "refused": refused }));
     }
+    Ok(())
 }
 
 fn give_up(ready: &Ready, error: &StoreError) {
     #[derive(Serialize)]
-    struct Fields<'a> {
+    struct Fields {
         reason: String,
         #[serde(flatten)]
-        batch: &'a SentBatch,
+        logged: Logged,
     }
     let given_up = ready
         .writer
         .borrow_mut()
         .give_up([get_random_u64(), get_random_u64()], unix_seconds());
-    for batch in &given_up {
+    for batch in given_up {
         let fields = Fields {
             reason: error.to_string(),
-            batch,
+            logged: ready.sink.give_up(ready, batch),
         };
         log::write(Level::Error, "batch_not_stored", fields);
     }

@@ -387,6 +387,12 @@ impl Writer {
         self.registered = true;
     }
 
+    /// The families that are recorded into.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
     /// Registration fields and families.
     #[must_use]
     pub fn families(&self) -> Vec<(String, Family)> {

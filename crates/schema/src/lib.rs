@@ -15,6 +15,7 @@
 //! - [`series`]: fields read from Redis put together into series
 //! - `number`: numbers as Prometheus writes them
 //! - [`pushgateway`]: where a group of metrics lives in a Pushgateway
+//! - [`totals`]: what one writer counted itself, put together as families
 //! - [`exposition`]: the text format and OpenMetrics
 //!
 //! Data flows `tally → catalog → batch → protocol` on the way into Redis and
@@ -36,3 +37,4 @@ pub mod pushgateway;
 pub mod removal;
 pub mod series;
 pub mod tally;
+pub mod totals;

@@ -4,47 +4,26 @@
 //! across requests. Spin bounds no wait, so every one is bounded here; a call
 //! that was given up may still be executed when Redis comes back.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{cell::RefCell, rc::Rc};
 
-use functional_scaffold_schema::protocol::{Call, ReplyError, Script};
+use functional_scaffold_schema::protocol::{Call, Script};
 use spin_sdk::redis::{Connection, Error, RedisParameter, RedisResult};
-use thiserror::Error;
 
 use crate::{
     clock::Deadline,
     config::RedisConfig,
-    metrics::{single_flight::SingleFlight, trouble::in_words},
+    metrics::{single_flight::SingleFlight, sinks::StoreError},
 };
 
-/// Why a call has no answer.
-#[derive(Debug, Error)]
-pub enum StoreError {
-    /// Spin does not let the component reach this host.
-    #[error("the manifest's allowed_outbound_hosts does not allow {0}")]
-    Denied(String),
-    /// No answer came in time.
-    #[error("no answer within {} ms", .0.as_millis())]
-    Timeout(Duration),
-    /// Redis, or the way to it, reported this.
-    #[error("{}", in_words(.0))]
-    Redis(String),
-    /// Another request was at it, and failed.
-    #[error("another request's attempt failed")]
-    Elsewhere,
-    /// The script answered what it never answers.
-    #[error(transparent)]
-    Reply(ReplyError),
-}
-
 /// Redis, as one instance reaches it.
-pub struct Store {
+pub struct Client {
     config: RedisConfig,
     url: String,
     connection: RefCell<Option<Rc<Connection>>>,
     opening: SingleFlight,
 }
 
-impl Store {
+impl Client {
     /// Opens nothing yet.
     #[must_use]
     pub fn new(config: RedisConfig) -> Self {

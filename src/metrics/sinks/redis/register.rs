@@ -7,8 +7,8 @@ use spin_sdk::wasip3::random::random::get_random_u64;
 
 use crate::{
     clock::Deadline,
-    instance::{Instance, Ready},
-    metrics::redis::StoreError,
+    instance::Ready,
+    metrics::sinks::{StoreError, redis::Redis},
     routes,
 };
 
@@ -18,21 +18,17 @@ use crate::{
 ///
 /// # Errors
 /// Redis did not answer; the next one who needs it tries again.
-pub async fn ensure(
-    instance: &Instance,
-    ready: &Ready,
-    deadline: Deadline,
-) -> Result<(), StoreError> {
+pub async fn ensure(redis: &Redis, ready: &Ready, deadline: Deadline) -> Result<(), StoreError> {
     if ready.writer.borrow().is_registered() {
         return Ok(());
     }
-    let Some(_flight) = ready.registering.begin() else {
-        let ended = deadline.bounds(ready.registering.ended()).await;
+    let Some(_flight) = redis.registering.begin() else {
+        let ended = deadline.bounds(redis.registering.ended()).await;
         ended.ok_or(StoreError::Timeout(deadline.limit()))?;
         let registered = ready.writer.borrow().is_registered();
         return registered.then_some(()).ok_or(StoreError::Elsewhere);
     };
-    again(instance, ready, deadline).await?;
+    again(redis, ready, deadline).await?;
     ready.writer.borrow_mut().set_registered();
     Ok(())
 }
@@ -43,13 +39,9 @@ pub async fn ensure(
 ///
 /// # Errors
 /// Redis did not answer, or refused.
-pub async fn again(
-    instance: &Instance,
-    ready: &Ready,
-    deadline: Deadline,
-) -> Result<(), StoreError> {
+pub async fn again(redis: &Redis, ready: &Ready, deadline: Deadline) -> Result<(), StoreError> {
     let endpoints = [routes::INVOKE, routes::INVOKE_NAMED];
-    let script = &instance.scripts.register;
+    let script = &redis.scripts.register;
     let prefix = &ready.config.prefix;
     let epoch = get_random_u64();
     let call = {
@@ -57,7 +49,7 @@ pub async fn again(
         let zero_cells = writer.zero_cells(&endpoints);
         register_call(prefix, epoch, &writer.families(), &zero_cells)
     };
-    let standing = ready.store.call(script, &call, deadline).await?;
+    let standing = redis.client.call(script, &call, deadline).await?;
     let call = {
         let mut writer = ready.writer.borrow_mut();
         let own_layouts = writer.adopt(&standing);
@@ -66,6 +58,6 @@ pub async fn again(
         }
         register_call(prefix, epoch, &own_layouts, &writer.zero_cells(&endpoints))
     };
-    ready.store.call(script, &call, deadline).await?;
+    redis.client.call(script, &call, deadline).await?;
     Ok(())
 }

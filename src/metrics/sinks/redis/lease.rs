@@ -7,40 +7,35 @@ use serde_json::json;
 
 use crate::{
     clock::Deadline,
-    config::{Backend, Durability},
-    instance::{Instance, Ready},
+    instance::Ready,
     log::{self, Level},
-    metrics::{redis::StoreError, register},
+    metrics::sinks::{
+        StoreError,
+        redis::{Redis, register},
+    },
 };
 
 /// Takes a lease for an execution on behalf of a request to `endpoint`.
 ///
-/// None if no lease is wanted, or Redis did not answer the last time. A lease
+/// None if Redis did not answer the last time. A lease
 /// that was not acknowledged in time is given all the same: its call may still
 /// land, and so the batch with the result has to close it.
-pub async fn take(
-    instance: &Instance,
-    ready: &Ready,
-    endpoint: &'static str,
-) -> Option<LeaseEntry> {
+pub async fn take(redis: &Redis, ready: &Ready, endpoint: &'static str) -> Option<LeaseEntry> {
     let config = &ready.config;
-    if config.backend == Backend::Off || config.durability == Durability::Relaxed {
-        return None;
-    }
     if !ready.writer.borrow().waits_for_leases() {
         ready.writer.borrow_mut().record_unleased();
         return None;
     }
     let deadline = Deadline::after(config.lease_timeout);
-    if let Err(error) = register::ensure(instance, ready, deadline).await {
+    if let Err(error) = register::ensure(redis, ready, deadline).await {
         give_up(ready, &error);
         return None;
     }
     let limit = u64::try_from(config.execution_limit.as_millis()).unwrap_or(u64::MAX);
     let lease = ready.writer.borrow_mut().lease(endpoint, limit);
     let call = lease_entry_call(&config.prefix, std::slice::from_ref(&lease));
-    let script = &instance.scripts.lease;
-    if let Err(error) = ready.store.call(script, &call, deadline).await {
+    let script = &redis.scripts.lease;
+    if let Err(error) = redis.client.call(script, &call, deadline).await {
         give_up(ready, &error);
     }
     Some(lease)

@@ -1,0 +1,147 @@
+//! The Redis scheme: a batch is one script call, applied once under its id.
+//!
+//! # Layout
+//! - [`register`]: making the families known, once an instance
+//! - [`lease`]: what is said before an execution begins
+//! - [`connection`]: the one connection, and calls on it that end in time
+//! - [`trouble`]: what is the matter with Redis, in words
+
+use std::time::Duration;
+
+use functional_scaffold_schema::protocol::{Applied, Script, applied_from_reply, apply_total_call};
+use serde_json::json;
+
+use crate::{
+    clock::Deadline,
+    config::RedisConfig,
+    instance::Ready,
+    log::{self, Level},
+    metrics::{
+        single_flight::SingleFlight,
+        sinks::{StoreError, Stored},
+    },
+};
+
+pub mod connection;
+pub mod lease;
+pub mod register;
+pub mod trouble;
+
+use connection::Client;
+
+/// Redis, as one instance writes to it.
+pub struct Redis {
+    config: RedisConfig,
+    client: Client,
+    scripts: Scripts,
+    registering: SingleFlight,
+}
+
+/// The scripts with their digests, which are computed once.
+struct Scripts {
+    /// Stores a batch.
+    apply: Script,
+    /// Takes a lease.
+    lease: Script,
+    /// Registers families.
+    register: Script,
+}
+
+impl Redis {
+    /// Opens nothing yet.
+    #[must_use]
+    pub fn new(config: RedisConfig) -> Self {
+        Self {
+            client: Client::new(config.clone()),
+            config,
+            scripts: Scripts {
+                apply: Script::apply(),
+                lease: Script::lease(),
+                register: Script::register(),
+            },
+            registering: SingleFlight::default(),
+        }
+    }
+
+    /// The longest wait for one answer.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.config.timeout
+    }
+
+    /// Sends the batch that waits.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn store(
+        &self,
+        ready: &Ready,
+        deadline: Deadline,
+    ) -> Result<Option<Stored>, StoreError> {
+        let stored = self.apply(ready, deadline).await;
+        if matches!(stored, Err(StoreError::Timeout(_))) {
+            self.client.close();
+        }
+        stored
+    }
+
+    /// Whether it takes writes, and who. A `PING` is answered by a replica, too,
+    /// and by a Redis whose memory is full: this is a write that changes nothing.
+    ///
+    /// # Errors
+    /// What it said instead.
+    pub async fn check(&self, ready: &Ready) -> Result<String, String> {
+        let address = self.config.shown();
+        let deadline = Deadline::after(self.timeout());
+        let registered = register::again(self, ready, deadline).await;
+        if matches!(registered, Err(StoreError::Timeout(_))) {
+            self.client.close();
+        }
+        match registered {
+            Ok(()) => Ok(format!("{address} takes writes")),
+            Err(error) => Err(format!("{address}: {error}")),
+        }
+    }
+
+    async fn apply(&self, ready: &Ready, deadline: Deadline) -> Result<Option<Stored>, StoreError> {
+        register::ensure(self, ready, deadline).await?;
+        loop {
+            let call = {
+                let mut writer = ready.writer.borrow_mut();
+                let countable = writer.crash_keys().map(str::to_owned);
+                let Some(frozen) = writer.freeze() else {
+                    return Ok(None);
+                };
+                let countable = countable.each_ref().map(String::as_str);
+                let prefix = &ready.config.prefix;
+                apply_total_call(
+                    prefix,
+                    &frozen.id,
+                    frozen.leases(),
+                    &frozen.total,
+                    &countable,
+                )
+            };
+            let script = &self.scripts.apply;
+            let reply = self.client.call(script, &call, deadline).await?;
+            match applied_from_reply(reply).map_err(StoreError::Reply)? {
+                Applied::Late(leases) => {
+                    ready.writer.borrow_mut().remove_late(&leases);
+                    log::write(Level::Warn, "results_late", json!({ "leases": leases }));
+                }
+                Applied::Duplicate => {
+                    return Ok(Some(Stored {
+                        duplicate: true,
+                        refused: Vec::new(),
+                    }));
+                }
+                Applied::Stored { refused } => {
+                    return Ok(Some(Stored {
+                        duplicate: false,
+                        refused,
+                    }));
+                }
+            }
+        }
+    }
+}
