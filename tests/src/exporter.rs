@@ -95,6 +95,16 @@ pub fn replay(redis_port: u16, log: &str) -> anyhow::Result<()> {
     feed(&mut command, log, "run `cargo xtask build`").map(drop)
 }
 
+/// Puts the groups that a log holds in their places, as an operator would.
+///
+/// # Errors
+/// Not all of them were taken.
+pub fn replay_to_pushgateway(url: &str, log: &str) -> anyhow::Result<()> {
+    let mut command = Command::new(workspace_binary("functional-scaffold-exporter")?);
+    command.args(["replay", "--to", url]);
+    feed(&mut command, log, "run `cargo xtask build`").map(drop)
+}
+
 /// Parses an exposition with Python's `prometheus_client`, the reference.
 ///
 /// # Errors

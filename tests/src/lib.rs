@@ -7,6 +7,7 @@
 //! - [`app`]: the application on the runtime that `SCAFFOLD_RUNTIME` names
 //! - [`exporter`]: the exporter, and its output as others parse it
 //! - [`prometheus`]: a Prometheus with the configuration of `monitoring/`
+//! - [`pushgateway`]: a Pushgateway of one's own
 //! - [`expressions`]: every PromQL expression of dashboards and documents
 //! - [`client`]: requests, and the ledger of what was answered
 //! - [`chaos`]: load and faults together, and whether every count is right
@@ -24,6 +25,7 @@ pub mod exporter;
 pub mod expressions;
 pub mod process;
 pub mod prometheus;
+pub mod pushgateway;
 pub mod redis_server;
 
 use std::path::PathBuf;

@@ -83,7 +83,8 @@ pub enum Command {
 const REPLAY_EXAMPLES: &str = "\
 Examples:
   functional-scaffold-exporter replay app.log app.log.1
-  kubectl logs -f deployment/app | functional-scaffold-exporter replay";
+  kubectl logs -f deployment/app | functional-scaffold-exporter replay
+  functional-scaffold-exporter replay --to http://127.0.0.1:9091 app.log";
 
 /// Which batches are stored, and how hard that is tried.
 #[derive(Debug, Args)]
@@ -97,7 +98,13 @@ pub struct ReplayOptions {
     #[arg(long)]
     pub force: bool,
 
-    /// How long Redis, while it is away, is tried again.
+    /// Put the groups of a service that pushes to a Pushgateway in their places
+    /// there, instead of storing batches in Redis. Of any age: it changes nothing
+    /// where they are.
+    #[arg(long, value_name = "URL")]
+    pub to: Option<String>,
+
+    /// How long Redis or the Pushgateway, while it is away, is tried again.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = clap::value_parser!(u64).range(0..=86_400))]
     pub retry_seconds: u64,
 }

@@ -33,6 +33,7 @@
 //! - [`negotiate`]: which format a request wants, and in what time
 //! - [`page`]: the front page
 //! - [`serve`]: the process: listens, stops on a signal
+//! - [`groups`]: groups of a Pushgateway that are put back from a log
 //! - [`replay`]: the command that stores batches found in a log
 //! - [`log_lines`]: the lines of that log, and the batches in them
 //! - [`push`]: the command that relays the families to a Pushgateway
@@ -54,6 +55,7 @@ pub mod config;
 pub mod connection;
 pub mod exposure;
 mod found;
+pub mod groups;
 mod hash_marks;
 pub mod http;
 pub mod impatient;

@@ -38,6 +38,8 @@ pub struct LoggedBatch {
     pub time: Option<String>,
     /// What was to be stored.
     pub batch: SentBatch,
+    /// The path of the Pushgateway's group whose totals it is, if it is that.
+    pub group: Option<String>,
 }
 
 /// Opens the files, `-` or none of them being standard input, and reads their
@@ -153,6 +155,7 @@ pub fn batch_in(line: &[u8]) -> anyhow::Result<Option<LoggedBatch>> {
 struct Object {
     event: Option<serde_json::Value>,
     time: Option<serde_json::Value>,
+    group: Option<String>,
     #[serde(flatten)]
     others: serde_json::Map<String, serde_json::Value>,
 }
@@ -169,7 +172,11 @@ fn found_in(object: Object, text: &[u8]) -> anyhow::Result<Option<LoggedBatch>> 
             let time = object
                 .time
                 .and_then(|time| time.as_str().map(str::to_owned));
-            Ok(Some(LoggedBatch { time, batch }))
+            Ok(Some(LoggedBatch {
+                time,
+                batch,
+                group: object.group,
+            }))
         }
         Some(_other) => Ok(None),
         None => {

@@ -77,6 +77,16 @@ impl Group {
     /// # Errors
     /// The URL is none of HTTP. No error shows it: it may hold a password.
     pub fn new(url: &str, job: &str, labels: &[(String, String)]) -> anyhow::Result<Self> {
+        let labels = labels.iter().map(|(name, value)| (&**name, &**value));
+        Self::at(url, &group_path(job, labels))
+    }
+
+    /// The group with this path below the Pushgateway's own, as [`group_path`]
+    /// gives it.
+    ///
+    /// # Errors
+    /// The URL is none of HTTP, or the path is no group's.
+    pub fn at(url: &str, path: &str) -> anyhow::Result<Self> {
         let mut url = Url::parse(url).context("the Pushgateway's URL is none")?;
         ensure!(
             matches!(url.scheme(), "http" | "https"),
@@ -85,13 +95,16 @@ impl Group {
         let authorization = basic(&url)?;
         // These fail for URLs without a host, which those of HTTP have.
         let _ = (url.set_username(""), url.set_password(None));
-        let labels = labels.iter().map(|(name, value)| (&**name, &**value));
-        let path = format!(
-            "{}{}",
-            url.path().trim_end_matches('/'),
-            group_path(job, labels)
-        );
+        // The path may be a log's: it leads to a group, and to nothing else.
+        let is_group = ["/metrics/job/", "/metrics/job@base64/"]
+            .iter()
+            .any(|start| path.starts_with(start));
+        let path = format!("{}{path}", url.path().trim_end_matches('/'));
         url.set_path(&path);
+        ensure!(
+            is_group && url.path() == path,
+            "{path:?} is not the path of a group"
+        );
         url.set_query(None);
         url.set_fragment(None);
         let uri = url

@@ -30,6 +30,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     config::{Config, ReplayOptions},
     connection::{Failure, Redis},
+    groups::Groups,
     labels::value,
     leases,
     log_lines::{LogLine, LoggedBatch, batch_in, read_lines},
@@ -123,6 +124,8 @@ struct Replayer {
     prefix: String,
     catalog: Catalog,
     script: Script,
+    /// Where batches are put, if not into Redis.
+    groups: Option<Groups>,
     force: bool,
     retry: Duration,
     /// Since when Redis has not answered.
@@ -139,13 +142,15 @@ enum Outcome {
 
 impl Replayer {
     fn new(redis: Redis, prefix: String, options: &ReplayOptions) -> Self {
+        let retry = Duration::from_secs(options.retry_seconds);
         Self {
             redis,
             catalog: Catalog::new(&prefix),
             prefix,
             script: Script::apply(),
+            groups: options.to.clone().map(|url| Groups::new(url, retry)),
             force: options.force,
-            retry: Duration::from_secs(options.retry_seconds),
+            retry,
             away_since: None,
             report: Report::default(),
         }
@@ -162,7 +167,7 @@ impl Replayer {
         };
         let found = match text.as_deref().map(batch_in) {
             Some(Ok(None)) => return,
-            Some(Ok(Some(found))) => self.apply(found).await,
+            Some(Ok(Some(found))) => self.store(found).await,
             Some(Err(error)) => Ok(Outcome::Unreadable(format!("{error:#}"))),
             None => Ok(Outcome::Unreadable("the line is too long".into())),
         };
@@ -187,6 +192,28 @@ impl Replayer {
                 self.report.failed += 1;
                 tracing::error!("{place}: not stored: {failure}");
             }
+        }
+    }
+
+    /// Increments go to Redis, a group's totals to the Pushgateway: each is
+    /// counted twice, or not at all, in the other's place.
+    async fn store(&mut self, found: LoggedBatch) -> Result<Outcome, Failure> {
+        match (&self.groups, &found.group) {
+            (None, None) => self.apply(found).await,
+            (Some(groups), Some(path)) => {
+                let totals = found.batch.total();
+                match groups.put(path, &totals, &self.catalog).await {
+                    Ok(Ok(())) => Ok(Outcome::Stored(Vec::new())),
+                    Ok(Err(error)) => Err(unexpected(error.to_string())),
+                    Err(error) => Ok(Outcome::Unreadable(format!("{error:#}"))),
+                }
+            }
+            (None, Some(_)) => Ok(Outcome::Unreadable(
+                "it is a group of a Pushgateway's, which --to takes".into(),
+            )),
+            (Some(_), None) => Ok(Outcome::Unreadable(
+                "it is increments for Redis, which --to does not take".into(),
+            )),
         }
     }
 
