@@ -516,7 +516,8 @@ mod tests {
                 ("metrics_backend", backend),
                 ("metrics_durability", "strict"),
             ]);
-            config.ok().expect("nothing is wrong").durability
+            let config = config.ok();
+            config.expect("nothing is wrong").durability
         };
         assert_eq!(durability("redis"), Durability::Strict);
         assert_eq!(durability("pushgateway"), Durability::Relaxed);

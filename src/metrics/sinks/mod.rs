@@ -34,7 +34,7 @@ use redis::Redis;
 /// The one scheme of an instance.
 pub enum Sink {
     /// Batches go to Redis.
-    Redis(Redis),
+    Redis(Box<Redis>),
     /// Totals go to a Pushgateway.
     Pushgateway(Pushgateway),
     /// Totals wait to be scraped.
@@ -104,7 +104,7 @@ impl Sink {
     #[must_use]
     pub fn new(config: &Config) -> Self {
         match config.backend {
-            Backend::Redis => Self::Redis(Redis::new(config.redis.clone())),
+            Backend::Redis => Self::Redis(Box::new(Redis::new(config.redis.clone()))),
             Backend::Pushgateway => Self::Pushgateway(Pushgateway::new(config.pushgateway.clone())),
             Backend::Pull => Self::Pull(Pull::default()),
             Backend::Off => Self::Off,
