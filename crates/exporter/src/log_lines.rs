@@ -226,6 +226,15 @@ mod tests {
     }
 
     #[test]
+    fn a_group_of_a_pushgateway_is_told_from_increments() {
+        let group = BATCH.replacen("\"reason\"", "\"group\":\"/metrics/job/j\",\"reason\"", 1);
+        for (line, expected) in [(BATCH, None), (group.as_str(), Some("/metrics/job/j"))] {
+            let found = batch_in(line.as_bytes()).expect("it can be read");
+            assert_eq!(found.expect("a batch").group.as_deref(), expected);
+        }
+    }
+
+    #[test]
     fn other_lines_are_nothing_and_broken_ones_are_errors() {
         for line in [
             "",

@@ -183,3 +183,28 @@ async fn beginning(answer: Response<Incoming>) -> String {
     let text = String::from_utf8_lossy(&body);
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_from_a_log_leads_to_a_group_alone() {
+        let at = |path| Group::at("http://me:s3cret@h:9091/below/", path);
+        let group = at("/metrics/job@base64/YS9i/instance/x").expect("it is a group's");
+        assert_eq!(
+            group.to_string(),
+            "http://h:9091/below/metrics/job@base64/YS9i/instance/x"
+        );
+        for path in [
+            "",
+            "/api/v1/admin/wipe",
+            "/metrics/job/../../api/v1/admin/wipe",
+            "/metrics/job/%2e%2e/x",
+            "/metrics/job/x?y",
+        ] {
+            let error = at(path).err().expect("it is refused");
+            assert!(!format!("{error:#}").contains("s3cret"), "{error:#}");
+        }
+    }
+}
