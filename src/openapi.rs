@@ -5,10 +5,15 @@ use serde_json::{Value, json};
 
 use crate::{algorithm::Description, answer::Answer};
 
-/// The document for a component that serves this algorithm.
+/// The document for a component that serves this algorithm, and `/metrics` if it
+/// is scraped.
 #[must_use]
-pub fn answer(algorithm: &Description, request_id: &str) -> Answer {
-    Answer::json(request_id, &document(algorithm))
+pub fn answer(algorithm: &Description, is_scraped: bool, request_id: &str) -> Answer {
+    let mut document = document(algorithm);
+    if is_scraped {
+        document["paths"]["/metrics"] = json!({ "get": metrics_operation() });
+    }
+    Answer::json(request_id, &document)
 }
 
 fn document(algorithm: &Description) -> Value {
@@ -31,7 +36,6 @@ fn document(algorithm: &Description) -> Value {
                 ("200", "Everything does; a line for each"),
                 ("503", "Something does not; a line for each"),
             ]) },
-            "/metrics": { "get": metrics_operation() },
             "/openapi.json": { "get": {
                 "summary": "This document",
                 "responses": { "200": { "description": "OpenAPI 3.1", "content": { "application/json": {} } } },
@@ -62,7 +66,6 @@ fn metrics_operation() -> Value {
         "responses": {
             "200": { "description": "The metrics", "content": { "text/plain": {} } },
             "401": problem("The API key is missing or wrong"),
-            "404": problem("The service's metrics are not pulled"),
         },
     })
 }

@@ -91,7 +91,14 @@ async fn answer(
             (Err(problem), None)
         }
         (Route::Describe, Ok(ready)) => (Ok(invoke::describe(&ready.algorithm, id)), None),
-        (Route::OpenApi, Ok(ready)) => (Ok(openapi::answer(&ready.algorithm, id)), None),
+        (Route::OpenApi, Ok(ready)) => (
+            Ok(openapi::answer(
+                &ready.algorithm,
+                pull::is_scraped(ready),
+                id,
+            )),
+            None,
+        ),
         (Route::Metrics, Ok(ready)) => {
             let answer =
                 invoke::authorize(&ready.config, asked.head).and_then(|()| pull::answer(ready, id));

@@ -208,7 +208,11 @@ async fn wrong_paths_and_methods_are_problems_and_counted() -> Result {
     service.counted(&[
         (
             r#"code="404",endpoint="unmatched",method="GET",status="rejected""#,
-            5,
+            4,
+        ),
+        (
+            r#"code="404",endpoint="/metrics",method="GET",status="rejected""#,
+            1,
         ),
         (
             r#"code="405",endpoint="/invoke",method="DELETE",status="rejected""#,

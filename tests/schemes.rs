@@ -157,7 +157,10 @@ async fn pull_counts_every_request_of_one_long_lived_instance() -> Result {
     let app = App::start(&options)?;
     let target = format!("127.0.0.1:{}", app.port());
     let prometheus = Prometheus::start(&[("pull", vec![target])]).await?;
-    counts_all(&app, &prometheus, 1).await
+    counts_all(&app, &prometheus, 1).await?;
+    let described = reqwest::get(app.url("/openapi.json")).await?.text().await?;
+    ensure!(described.contains("\"/metrics\""), "{described}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -31,6 +31,12 @@ impl Pull {
     }
 }
 
+/// Whether `/metrics` answers.
+#[must_use]
+pub fn is_scraped(ready: &Ready) -> bool {
+    matches!(ready.sink, Sink::Pull(_)) && ready.config.metrics_endpoint
+}
+
 /// Answers `GET /metrics` with everything that this instance has counted before
 /// this request.
 ///
@@ -39,12 +45,10 @@ impl Pull {
 /// taken for as many, and where it is switched off.
 pub fn answer(ready: &Ready, request_id: &str) -> Result<Answer, Problem> {
     let Sink::Pull(pull) = &ready.sink else {
-        return Err(Problem::not_found(
-            "this service is not scraped here: metrics_backend is not pull",
-        ));
+        return Err(Problem::not_found("/metrics: metrics_backend is not pull"));
     };
     if !ready.config.metrics_endpoint {
-        return Err(Problem::not_found("metrics_endpoint is false"));
+        return Err(Problem::not_found("/metrics: metrics_endpoint is false"));
     }
     if pull.store(ready).is_some() {
         ready.writer.borrow_mut().acknowledge(false);
