@@ -42,6 +42,10 @@ pub(crate) struct Chaos {
     #[arg(long, value_parser = ["always", "everysec"])]
     fsync: Option<String>,
 
+    /// Requests a second at the most; 1000 unless given.
+    #[arg(long)]
+    rate: Option<u64>,
+
     #[command(flatten)]
     install: InstallOptions,
 
@@ -71,6 +75,7 @@ impl Chaos {
             ("--seconds", number(self.seconds)),
             ("--durability", self.durability.clone()),
             ("--fsync", self.fsync.clone()),
+            ("--rate", number(self.rate)),
         ];
         options
             .into_iter()

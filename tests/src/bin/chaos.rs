@@ -32,7 +32,8 @@ use tokio::signal::unix::{SignalKind, signal};
 ///
 /// At the end the client's ledger is compared with Redis: every answer is to be
 /// counted once as what it was, and every execution that began as something, but
-/// for what the mode may lose. The exit code is 0 if there is no other
+/// for what the mode may lose. And each lease that Redis was heard to take is to
+/// be counted once, as crashed if nothing settled it. The exit code is 0 if there is no other
 /// difference; else each is named, and the logs are kept.
 ///
 /// A kill of Redis with `--fsync everysec` takes the last second out of its
