@@ -108,10 +108,13 @@ impl Shell {
                 format!(
                     "[ \"$1 $2\" = \"xtask up\" ] || exit 1\nshift 2\n\
                      CARGO_MANIFEST_DIR=$PWD/xtask exec {} up --no-build \
-                     --listen 127.0.0.1:{} --exporter-listen 127.0.0.1:{} \"$@\"",
+                     --listen 127.0.0.1:{} --exporter-listen 127.0.0.1:{} \
+                     --pushgateway-listen 127.0.0.1:{} --prometheus-listen 127.0.0.1:{} \"$@\"",
                     xtask.display(),
                     port("8000"),
                     port("8001"),
+                    port("9091"),
+                    port("9090"),
                 ),
             ),
             ("spin", format!("exec {spin} \"$@\"")),
