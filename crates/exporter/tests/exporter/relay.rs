@@ -171,7 +171,7 @@ fn what_was_pushed_is_known_to_the_next_push_by_its_file() {
         let output = output.expect("it runs");
         assert!(output.status.success(), "{}", errors(&output));
         let text = pushgateway.get("/metrics").text();
-        let name = "jobs_total{instance=\"\",job=\"functional-scaffold\"}";
+        let name = "jobs_total{instance=\"\",job=\"functional_scaffold\"}";
         assert_eq!(sample(&text, name), Some(10.0), "{text}");
     }
 }
