@@ -10,7 +10,9 @@ use super::{
 
 /// What is done with a block, by its info string.
 enum Step<'a> {
-    Run { repeat: bool },
+    Run {
+        repeat: bool,
+    },
     Terminal(&'a str),
     NotRun,
     /// What the block before prints.
@@ -76,7 +78,10 @@ fn take(shell: &mut Shell, step: &Step<'_>, block: &Block, shown: Option<&str>) 
             let printed = shell.run(&block.text)?;
             if let Some(shown) = shown {
                 let shown = shell.with_its_ports(shown);
-                ensure!(shows(&printed, &shown), "it printed\n{printed}\nnot\n{shown}");
+                ensure!(
+                    shows(&printed, &shown),
+                    "it printed\n{printed}\nnot\n{shown}"
+                );
             }
             Ok(())
         }
@@ -85,10 +90,24 @@ fn take(shell: &mut Shell, step: &Step<'_>, block: &Block, shown: Option<&str>) 
 
 #[test]
 fn a_block_without_a_mark_is_refused() {
-    for info in ["", "bash", "sh later", "sh not-run", "sh not-run: ", "sh terminal=", "text x"] {
+    for info in [
+        "",
+        "bash",
+        "sh later",
+        "sh not-run",
+        "sh not-run: ",
+        "sh terminal=",
+        "text x",
+    ] {
         assert!(step(info).is_err(), "{info:?}");
     }
-    for info in ["sh", "sh repeat", "sh terminal=app", "sh not-run: needs Docker", "promql"] {
+    for info in [
+        "sh",
+        "sh repeat",
+        "sh terminal=app",
+        "sh not-run: needs Docker",
+        "promql",
+    ] {
         assert!(step(info).is_ok(), "{info:?}");
     }
 }

@@ -118,7 +118,10 @@ fn finds_what_a_page_holds() -> Result {
     assert_eq!(page.links, ["c.md#d"]);
     let anchors = ["a", "c-or-d_e", "f", "运行手册g"];
     assert_eq!(page.anchors, anchors.map(str::to_owned).into());
-    let blocks: Vec<_> = page.blocks().map(|block| (&*block.info, &*block.text)).collect();
+    let blocks: Vec<_> = page
+        .blocks()
+        .map(|block| (&*block.info, &*block.text))
+        .collect();
     assert_eq!(blocks, [("sh x", "# no heading\n"), ("sh", "   b\n")]);
     assert_eq!(page.chapters.len(), 2);
     assert!(Document::parse("```sh\n").is_err());
