@@ -16,6 +16,7 @@ use tracing::level_filters::LevelFilter;
 use crate::{
     commands::{PushOptions, SeriesCommand, WipeOptions},
     exposure::{Exposure, ExposureOptions},
+    page::options::{PageConfig, PageOptions},
 };
 
 const MAX_TIMEOUT_MS: u64 = 600_000;
@@ -30,7 +31,8 @@ const MAX_SETTLE_INTERVAL_MS: u64 = 4_999;
 /// and serves them on /metrics. What to export is decided by whoever registers
 /// a family. Executions that were never heard of again are counted as crashed
 /// when their lease runs out; nothing else is written. Also serves /healthz
-/// (alive), /readyz (Redis answers) and / (links).
+/// (alive), /readyz (Redis answers) and / (a page
+/// that draws the last minutes).
 ///
 /// With Redis down, /metrics still answers 200, with functional_scaffold_redis_up 0.
 #[derive(Parser)]
@@ -45,6 +47,9 @@ pub struct Cli {
     /// How safely.
     #[command(flatten)]
     pub exposure: ExposureOptions,
+    /// What is drawn of them.
+    #[command(flatten)]
+    pub page: PageOptions,
     /// What is logged.
     #[command(flatten)]
     pub log: LogOptions,
@@ -281,6 +286,8 @@ pub struct Config {
     pub state_file: Option<PathBuf>,
     /// Who may ask, and how.
     pub exposure: Exposure,
+    /// What the page shows.
+    pub page: PageConfig,
 }
 
 impl Cli {
@@ -302,6 +309,7 @@ impl Cli {
             settle_interval: Duration::from_millis(self.serve.settle_interval_ms),
             state_file: (self.serve.state_file).filter(|file| !file.as_os_str().is_empty()),
             exposure: self.exposure.check()?,
+            page: self.page.check()?,
         })
     }
 }

@@ -1,0 +1,254 @@
+//! What one read of Redis says to the page: the families of its panels, added up
+//! over all series as `monitoring/recording.yaml` does it. However many series
+//! there are, a sample is of one size.
+
+use functional_scaffold_schema::{
+    catalog::{ExecutionStatus, RequestStatus},
+    series::{FamilySeries, Series},
+};
+
+use crate::{labels::label, leases::EXECUTIONS, reader::Reading};
+
+const REQUESTS: &str = "http_requests_total";
+const REQUEST_DURATIONS: &str = "http_request_duration_seconds";
+const EXECUTION_DURATIONS: &str = "algorithm_execution_duration_seconds";
+
+/// Endpoints that no user asks. Like the recorded series, the latency of
+/// requests and the error ratio are without them.
+const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// The classes of requests, in the order that [`Counts::requests`] has them in.
+pub const REQUEST_STATUSES: [RequestStatus; 3] = [
+    RequestStatus::Success,
+    RequestStatus::Rejected,
+    RequestStatus::Error,
+];
+
+/// What one read says.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sample {
+    /// Which store this is of.
+    pub epoch: Option<String>,
+    /// What only grows.
+    pub counts: Counts,
+    /// The executions in flight, where the open leases can be read.
+    pub in_flight: Option<f64>,
+    /// The age of the oldest open lease, 0 without any.
+    pub oldest_lease_age_seconds: Option<f64>,
+}
+
+/// What only grows within an epoch. Floats, because what is made of it is: they
+/// are exact below 2^53.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Counts {
+    /// By class. One of another component's making is in the total alone.
+    pub requests: [f64; REQUEST_STATUSES.len()],
+    /// All requests.
+    pub requests_total: f64,
+    /// Those of users.
+    pub user_requests: f64,
+    /// Those of users that were answered by an error.
+    pub user_errors: f64,
+    /// How long those of users took.
+    pub request_durations: Buckets,
+    /// By how they ended, as [`ExecutionStatus::ALL`] has it.
+    pub executions: [f64; ExecutionStatus::ALL.len()],
+    /// All executions.
+    pub executions_total: f64,
+    /// How long they took.
+    pub execution_durations: Buckets,
+}
+
+/// A histogram's counts, not cumulative. Without bounds, nothing was observed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Buckets {
+    /// As the family has them, `+Inf` not among them.
+    pub bounds: Vec<f64>,
+    /// Of each bucket, that of `+Inf` at the end.
+    pub counts: Vec<f64>,
+}
+
+impl Sample {
+    /// What a reading says.
+    #[must_use]
+    pub fn of(reading: &Reading) -> Self {
+        let mut counts = Counts::default();
+        for family in &reading.families {
+            match family.family.name.as_str() {
+                REQUESTS => counts.add_requests(family),
+                EXECUTIONS => counts.add_executions(family),
+                REQUEST_DURATIONS => counts.request_durations = Buckets::of(family, is_users),
+                EXECUTION_DURATIONS => counts.execution_durations = Buckets::of(family, |_| true),
+                _ => {}
+            }
+        }
+        let in_flight = |family| values(family).map(|(_, value)| value).sum();
+        Self {
+            epoch: reading.epoch.clone(),
+            counts,
+            in_flight: reading.in_flight.as_ref().map(in_flight),
+            oldest_lease_age_seconds: reading.oldest_lease_age_seconds,
+        }
+    }
+}
+
+impl Counts {
+    fn add_requests(&mut self, family: &FamilySeries) {
+        for (labels, value) in values(family) {
+            self.requests_total += value;
+            let is = |status: RequestStatus| has(labels, "status", status.label());
+            if let Some(class) = REQUEST_STATUSES.into_iter().position(is) {
+                self.requests[class] += value;
+            }
+            if is_users(labels) {
+                self.user_requests += value;
+                if is(RequestStatus::Error) {
+                    self.user_errors += value;
+                }
+            }
+        }
+    }
+
+    fn add_executions(&mut self, family: &FamilySeries) {
+        for (labels, value) in values(family) {
+            self.executions_total += value;
+            let is = |status: ExecutionStatus| has(labels, "status", status.label());
+            if let Some(class) = ExecutionStatus::ALL.into_iter().position(is) {
+                self.executions[class] += value;
+            }
+        }
+    }
+
+    /// How much more this is than `earlier` counts of the same store. Nothing
+    /// counts below 0: less is a series that was removed by hand.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        self.with(earlier, rise, Buckets::since)
+    }
+
+    /// Both together, histograms on the bounds of this one.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        self.with(other, |left, right| left + right, Buckets::plus)
+    }
+
+    fn with(
+        &self,
+        other: &Self,
+        value: impl Fn(f64, f64) -> f64,
+        buckets: impl Fn(&Buckets, &Buckets) -> Buckets,
+    ) -> Self {
+        let Self {
+            requests,
+            requests_total,
+            user_requests,
+            user_errors,
+            request_durations,
+            executions,
+            executions_total,
+            execution_durations,
+        } = other;
+        Self {
+            requests: each(self.requests, *requests, &value),
+            requests_total: value(self.requests_total, *requests_total),
+            user_requests: value(self.user_requests, *user_requests),
+            user_errors: value(self.user_errors, *user_errors),
+            request_durations: buckets(&self.request_durations, request_durations),
+            executions: each(self.executions, *executions, &value),
+            executions_total: value(self.executions_total, *executions_total),
+            execution_durations: buckets(&self.execution_durations, execution_durations),
+        }
+    }
+}
+
+impl Buckets {
+    fn of(family: &FamilySeries, is_wanted: impl Fn(&str) -> bool) -> Self {
+        let Series::Histograms(histograms) = &family.series else {
+            return Self::default();
+        };
+        let bounds = family.family.bounds.clone();
+        let mut counts = vec![0.0; bounds.len() + 1];
+        for (_, histogram) in histograms.iter().filter(|(labels, _)| is_wanted(labels)) {
+            for (sum, count) in counts.iter_mut().zip(&histogram.buckets) {
+                *sum += *count as f64;
+            }
+        }
+        Self { bounds, counts }
+    }
+
+    /// Of other bounds (a component of another version came or went) nothing is
+    /// known, so that is no rise.
+    fn since(&self, earlier: &Self) -> Self {
+        let counts = if earlier.bounds.is_empty() {
+            self.counts.clone()
+        } else if earlier.bounds == self.bounds {
+            self.pairs(earlier)
+                .map(|(later, earlier)| rise(later, earlier))
+                .collect()
+        } else {
+            vec![0.0; self.counts.len()]
+        };
+        Self {
+            bounds: self.bounds.clone(),
+            counts,
+        }
+    }
+
+    /// Of two with other bounds, this one alone.
+    fn plus(&self, other: &Self) -> Self {
+        if self.bounds.is_empty() {
+            return other.clone();
+        }
+        let mut sum = self.clone();
+        if self.bounds == other.bounds {
+            sum.counts = self
+                .pairs(other)
+                .map(|(left, right)| left + right)
+                .collect();
+        }
+        sum
+    }
+
+    fn pairs<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (f64, f64)> + 'a {
+        self.counts
+            .iter()
+            .copied()
+            .zip(other.counts.iter().copied())
+    }
+}
+
+fn rise(later: f64, earlier: f64) -> f64 {
+    (later - earlier).max(0.0)
+}
+
+fn each<const N: usize>(
+    left: [f64; N],
+    right: [f64; N],
+    of: &impl Fn(f64, f64) -> f64,
+) -> [f64; N] {
+    std::array::from_fn(|class| of(left[class], right[class]))
+}
+
+/// In the family's base unit. None are of a histogram.
+fn values(family: &FamilySeries) -> impl Iterator<Item = (&str, f64)> {
+    let values = match &family.series {
+        Series::Values(values) => values.as_slice(),
+        Series::Histograms(_) => &[],
+    };
+    let scale = family.family.scale as f64;
+    values
+        .iter()
+        .map(move |(labels, value)| (&**labels, *value as f64 / scale))
+}
+
+fn is_users(labels: &str) -> bool {
+    !PROBES
+        .iter()
+        .any(|endpoint| has(labels, "endpoint", endpoint))
+}
+
+/// Whether the label has this value, which is one that needs no escape.
+fn has(labels: &str, name: &str, value: &str) -> bool {
+    let quoted = label(labels, name).and_then(|label| label.split_once("=\""));
+    quoted.is_some_and(|(_, quoted)| quoted.strip_suffix('"') == Some(value))
+}
