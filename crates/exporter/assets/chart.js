@@ -14,8 +14,6 @@ const element = (name, properties = {}, ...children) => {
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-const last = (values) => values.at(-1) ?? null;
-
 export class Chart {
   constructor(panel, parent) {
     this.panel = panel;
@@ -69,7 +67,7 @@ export class Chart {
     const { series } = this.panel;
     const data = [recent.times, ...series.map((one) => one.values(recent))];
     const drawn = data.slice(1);
-    this.nothing.hidden = drawn.some((values) => last(values) !== null && last(values) !== 0);
+    this.nothing.hidden = !drawn.flat().every(this.panel.is_nothing);
     for (const row of this.rows) {
       if (!row.series.total) continue;
       const total = row.series.total(recent);
@@ -106,7 +104,7 @@ export class Chart {
     const options = {
       ...this.size(),
       legend: { show: false },
-      padding: [6, 8, 0, 0],
+      padding: [6, 24, 0, 0],
       cursor,
       scales: {
         x: { range: (_, from, to) => [Math.min(from, to - LEAST_SECONDS), to] },
@@ -115,7 +113,8 @@ export class Chart {
       axes: [
         {
           ...axis,
-          size: 26,
+          size: 22,
+          gap: 4,
           space: 70,
           values: (_, ticks, __, ___, step) => ticks.map(step < 60 ? time : time_short),
         },

@@ -8,11 +8,12 @@ use std::{
 };
 
 use axum::body::Bytes;
+use flate2::Compression;
 use functional_scaffold_schema::exposition::{Exposition, Format};
 
 use crate::{
     connection::Failure,
-    gzip,
+    gzip::compress,
     reader::Reading,
     self_metrics::{self, ScrapeFigures, Totals},
 };
@@ -78,7 +79,9 @@ impl Snapshot {
         };
         let plain = || forms.plain.get_or_init(|| self.write(format).into());
         let body = if gzip {
-            forms.gzip.get_or_init(|| gzip::gzip(plain()).into())
+            forms
+                .gzip
+                .get_or_init(|| compress(plain(), Compression::fast()).into())
         } else {
             plain()
         };

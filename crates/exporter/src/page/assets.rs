@@ -7,8 +7,9 @@ use std::{
 };
 
 use axum::body::Bytes;
+use flate2::Compression;
 
-use crate::gzip::gzip;
+use crate::gzip::compress;
 
 /// A file, as it is and compressed.
 #[derive(Debug)]
@@ -84,7 +85,7 @@ fn asset(path: &'static str, content_type: &'static str, bytes: &'static [u8]) -
         path,
         content_type,
         plain: Bytes::from_static(bytes),
-        gzip: gzip(bytes).into(),
+        gzip: compress(bytes, Compression::best()).into(),
         etag: format!("\"{hash:016x}\""),
     }
 }

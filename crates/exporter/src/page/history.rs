@@ -81,3 +81,42 @@ impl History {
         self.down
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_points_make_room() {
+        let mut history = History::default();
+        let last = 2 * MOST_POINTS as u64;
+        for second in 0..=last {
+            history.push(Duration::from_secs(second), Ok(Sample::default()));
+        }
+        let times: Vec<u64> = history.points().map(|point| point.at.as_secs()).collect();
+        assert_eq!(times.len(), MOST_POINTS);
+        assert_eq!(times.last(), Some(&last));
+        assert!(times.is_sorted());
+    }
+
+    #[test]
+    fn what_was_known_stays_while_redis_is_down() {
+        let mut history = History::default();
+        let at = Duration::from_secs;
+        history.push(at(1), Err(Reason::Connection));
+        assert_eq!(history.latest(), None);
+        history.push(at(2), Ok(Sample::default()));
+        history.push(at(3), Ok(Sample::default()));
+        assert_eq!(history.down(), None);
+        history.push(at(4), Err(Reason::Timeout));
+        history.push(at(5), Err(Reason::Connection));
+        let down = Down {
+            reason: Reason::Connection,
+            since: at(4),
+        };
+        assert_eq!(history.down(), Some(down));
+        assert_eq!(history.latest().map(|(at, _)| at), Some(at(3)));
+        let rates: Vec<bool> = history.points().map(|one| one.rates.is_some()).collect();
+        assert_eq!(rates, [false, false, true, false, false]);
+    }
+}

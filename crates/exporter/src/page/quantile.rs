@@ -1,6 +1,6 @@
 //! A quantile of a histogram, as Prometheus's `histogram_quantile` has it.
 
-/// The value below which `q` (0 to 1) of the observations are, taken to be
+/// The value below which `q` (above 0, to 1) of the observations are, taken to be
 /// spread evenly within their bucket
 /// ([`histogram_quantile`](https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile)).
 ///

@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use flate2::Compression;
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
     recorder::Recorder,
 };
 use crate::{
-    gzip::gzip,
+    gzip::compress,
     negotiate,
     paced::{Paced, no_place},
 };
@@ -103,7 +104,7 @@ async fn recent(State(page): State<Page>, asked: HeaderMap) -> Response {
     set(header::VARY, "accept-encoding");
     if negotiate::gzip(&asked) {
         set(header::CONTENT_ENCODING, "gzip");
-        body = gzip(&body);
+        body = compress(&body, Compression::fast());
     }
     let deadline = Instant::now() + page.client_timeout;
     (headers, Body::new(Paced::new(body.into(), deadline, place))).into_response()

@@ -252,3 +252,119 @@ fn has(labels: &str, name: &str, value: &str) -> bool {
     let quoted = label(labels, name).and_then(|label| label.split_once("=\""));
     quoted.is_some_and(|(_, quoted)| quoted.strip_suffix('"') == Some(value))
 }
+
+#[cfg(test)]
+mod tests {
+    use functional_scaffold_schema::{catalog::Catalog, family::Kind, series::Histogram};
+
+    use super::*;
+
+    fn family(name: &str) -> functional_scaffold_schema::family::Family {
+        let catalog = Catalog::new("m:");
+        let family = catalog.families().into_iter().find(|one| one.name == name);
+        family.expect("it is in the catalog").clone()
+    }
+
+    fn values(name: &str, values: &[(&str, i64)]) -> FamilySeries {
+        let family = family(name);
+        assert_eq!(family.kind, Kind::Counter);
+        let values = values.iter().map(|&(labels, value)| (labels.into(), value));
+        FamilySeries {
+            family,
+            series: Series::Values(values.collect()),
+        }
+    }
+
+    fn durations(name: &str, series: &[(&str, [u64; 2])]) -> FamilySeries {
+        let mut family = family(name);
+        assert_eq!(family.kind, Kind::Histogram);
+        family.bounds = vec![1.0];
+        let histogram = |&(labels, buckets): &(&str, [u64; 2])| {
+            let buckets = buckets.into();
+            (labels.into(), Histogram { buckets, sum: 0 })
+        };
+        FamilySeries {
+            family,
+            series: Series::Histograms(series.iter().map(histogram).collect()),
+        }
+    }
+
+    #[test]
+    fn series_are_added_up_as_the_recording_rules_do() {
+        let requests = [
+            (
+                r#"code="200",endpoint="/healthz",method="GET",status="success""#,
+                1000,
+            ),
+            (
+                r#"code="500",endpoint="/readyz",method="GET",status="error""#,
+                100,
+            ),
+            (
+                r#"code="200",endpoint="/invoke",method="POST",status="success""#,
+                5,
+            ),
+            (
+                r#"code="422",endpoint="/invoke",method="POST",status="rejected""#,
+                3,
+            ),
+            (
+                r#"code="500",endpoint="/invoke",method="POST",status="error""#,
+                2,
+            ),
+            (r#"status="teapot""#, 7),
+        ];
+        let executions = [
+            (r#"algorithm="a",status="success""#, 1),
+            (r#"algorithm="b",status="success""#, 2),
+            (r#"algorithm="a",status="crashed""#, 4),
+        ];
+        let of_requests = [
+            (r#"endpoint="/invoke",method="GET""#, [1, 2]),
+            (r#"endpoint="/invoke",method="POST""#, [10, 20]),
+            (r#"endpoint="/metrics",method="GET""#, [100, 200]),
+        ];
+        let of_executions = [(r#"algorithm="a""#, [1, 2]), (r#"algorithm="b""#, [3, 4])];
+        let reading = Reading {
+            families: vec![
+                values(REQUESTS, &requests),
+                durations(REQUEST_DURATIONS, &of_requests),
+                values(EXECUTIONS, &executions),
+                durations(EXECUTION_DURATIONS, &of_executions),
+                values("late_results_total", &[(r#"algorithm="a""#, 9)]),
+            ],
+            ..Reading::default()
+        };
+        let expected = Counts {
+            requests: [1005.0, 3.0, 102.0],
+            requests_total: 1117.0,
+            user_requests: 17.0,
+            user_errors: 2.0,
+            request_durations: Buckets {
+                bounds: vec![1.0],
+                counts: vec![11.0, 22.0],
+            },
+            executions: [3.0, 0.0, 0.0, 4.0],
+            executions_total: 7.0,
+            execution_durations: Buckets {
+                bounds: vec![1.0],
+                counts: vec![4.0, 6.0],
+            },
+        };
+        assert_eq!(Sample::of(&reading).counts, expected);
+    }
+
+    #[test]
+    fn probes_are_those_that_the_recording_rules_leave_out() {
+        let rules = include_str!("../../../../monitoring/recording.yaml");
+        let excluded: Vec<&str> = rules
+            .split("endpoint!~\"")
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next())
+            .collect();
+        assert!(!excluded.is_empty());
+        for endpoints in excluded {
+            assert_eq!(endpoints, PROBES.join("|"));
+        }
+    }
+}

@@ -103,3 +103,140 @@ fn quantiles(buckets: &Buckets) -> [Option<f64>; QUANTILES.len()] {
 fn is_other_store(one: &Sample, other: &Sample) -> bool {
     matches!((&one.epoch, &other.epoch), (Some(one), Some(other)) if one != other)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(epoch: &str, requests: f64) -> Sample {
+        Sample {
+            epoch: Some(epoch.into()),
+            counts: Counts {
+                requests_total: requests,
+                user_requests: requests,
+                user_errors: requests / 4.0,
+                request_durations: Buckets {
+                    bounds: vec![1.0, 2.0],
+                    counts: vec![requests / 2.0, requests / 2.0, 0.0],
+                },
+                ..Counts::default()
+            },
+            ..Sample::default()
+        }
+    }
+
+    /// The rate after samples of (second, epoch, requests), None among them for
+    /// a read that failed.
+    fn rate(samples: &[Option<(u64, &str, f64)>]) -> Option<f64> {
+        let mut window = Window::default();
+        let mut rate = None;
+        for one in samples {
+            rate = match *one {
+                Some((second, epoch, requests)) => {
+                    window.push(Duration::from_secs(second), sample(epoch, requests))
+                }
+                None => {
+                    window.interrupt();
+                    None
+                }
+            };
+        }
+        rate.map(|rates| rates.requests_total)
+    }
+
+    #[test]
+    fn a_rate_is_that_of_the_last_minute_whatever_began_anew() {
+        for (samples, expected, why) in [
+            (&[Some((0, "a", 7.0))][..], None, "nothing to compare with"),
+            (
+                &[Some((0, "a", 7.0)), Some((5, "a", 17.0))],
+                Some(2.0),
+                "a short past",
+            ),
+            (
+                &[
+                    Some((0, "a", 0.0)),
+                    Some((30, "a", 600.0)),
+                    Some((60, "a", 600.0)),
+                    Some((90, "a", 630.0)),
+                ],
+                Some(0.5),
+                "what is older does not count",
+            ),
+            (
+                &[Some((0, "a", 0.0)), Some((200, "a", 100.0))],
+                Some(0.5),
+                "reads that are further apart than a minute",
+            ),
+            (
+                &[
+                    Some((0, "a", 100.0)),
+                    Some((5, "a", 110.0)),
+                    Some((10, "b", 10.0)),
+                ],
+                Some(2.0),
+                "a wiped store begins at 0",
+            ),
+            (
+                &[
+                    Some((0, "a", 100.0)),
+                    Some((5, "a", 40.0)),
+                    Some((10, "a", 50.0)),
+                ],
+                Some(1.0),
+                "a series that was removed is no request",
+            ),
+            (
+                &[Some((0, "a", 0.0)), None, Some((10, "a", 500.0))],
+                None,
+                "nothing is said of a time in which Redis was down",
+            ),
+            (
+                &[
+                    Some((0, "a", 0.0)),
+                    None,
+                    Some((10, "a", 500.0)),
+                    Some((20, "a", 510.0)),
+                ],
+                Some(1.0),
+                "and it goes on after it",
+            ),
+        ] {
+            assert_eq!(rate(samples), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn ratio_and_quantiles_are_those_of_the_increase() {
+        let mut window = Window::default();
+        let at = Duration::from_secs;
+        assert_eq!(window.push(at(0), sample("a", 1000.0)), None);
+        let rates = window.push(at(5), sample("a", 1000.0)).expect("rates");
+        assert_eq!(
+            (rates.error_ratio, rates.request_durations),
+            (None, [None; 3])
+        );
+        let rates = window.push(at(10), sample("a", 1008.0)).expect("rates");
+        assert_eq!(rates.error_ratio, Some(0.25));
+        assert_eq!(rates.request_durations[0], Some(1.0));
+
+        // On other bounds there is nothing to compare with for as long as the
+        // window has the old ones in it.
+        let mut other = sample("a", 1100.0);
+        other.counts.request_durations.bounds = vec![1.0, 3.0];
+        let rates = window.push(at(15), other.clone()).expect("rates");
+        assert_eq!(rates.request_durations, [None; 3]);
+        other.counts.request_durations.counts[1] += 10.0;
+        let rates = window.push(at(75), other).expect("rates");
+        assert_eq!(rates.request_durations[0], Some(2.0));
+    }
+
+    #[test]
+    fn no_more_is_kept_than_a_minute() {
+        let mut window = Window::default();
+        for second in 0..1000 {
+            window.push(Duration::from_secs(second), sample("a", second as f64));
+        }
+        assert_eq!(window.grown.len(), 61);
+    }
+}
