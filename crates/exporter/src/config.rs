@@ -78,6 +78,12 @@ pub enum Command {
     /// List what is in the store, or remove some of it.
     #[command(subcommand)]
     Series(SeriesCommand),
+    /// Ask the exporter of the same options whether it is alive.
+    ///
+    /// Asks /healthz where --listen (or EXPORTER_LISTEN) says, over TLS if it has
+    /// a certificate; any will do. The exit code is 0 if the answer is 200 within
+    /// 2.5 s. For the health check of a container, which has no other program.
+    Health,
     /// Begin a new epoch: every count begins at 0.
     ///
     /// Prometheus sees it as a restart. Registrations and leases stay, and what
