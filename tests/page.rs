@@ -9,6 +9,7 @@ use functional_scaffold_tests::{
     browser::{Browser, Screen},
     client::{Kind, Ledger, Until, load},
     exporter::{Exporter, Samples, parse_with_prometheus_client},
+    process::POLL,
     redis_server::RedisServer,
 };
 use serde_json::Value;
@@ -117,9 +118,15 @@ async fn show(world: &World) -> Result {
     browser.look_on(Screen { dark: true, ..DESK }).await?;
     let is_dark = r#"getComputedStyle(document.body).backgroundColor == "rgb(15, 18, 23)""#;
     browser.wait_for(is_dark, PATIENCE).await?;
-    let dark = pictures(browser).await?;
-    for (panel, colours) in &light {
-        ensure!(dark.get(panel) != Some(colours), "{panel} is as in light");
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let as_in_light = |dark: &BTreeMap<String, String>| {
+        let mut same = light.iter().filter(|one| dark.get(one.0) == Some(one.1));
+        same.next().map(|(panel, _)| panel.clone())
+    };
+    while let Some(panel) = as_in_light(&pictures(browser).await?) {
+        let is_late = tokio::time::Instant::now() > deadline;
+        ensure!(!is_late, "{panel} is as in light");
+        tokio::time::sleep(POLL).await;
     }
 
     browser.look_on(PHONE).await?;

@@ -126,19 +126,18 @@ impl Browser {
         self.devtools(command, metrics).await.map(drop)
     }
 
-    /// The whole page as PNG, from the top to `height`, if that is less.
+    /// The whole page as PNG.
     ///
     /// # Errors
     /// The browser's own.
-    pub async fn screenshot(&self, height: Option<u64>) -> anyhow::Result<Vec<u8>> {
+    pub async fn screenshot(&self) -> anyhow::Result<Vec<u8>> {
         let size = "return [innerWidth, document.documentElement.scrollHeight]";
         let size = self.run(size).await?;
-        let whole = size[1].as_u64().context("no height")?;
         let clip = json!({
             "x": 0,
             "y": 0,
             "width": size[0],
-            "height": height.map_or(whole, |height| height.min(whole)),
+            "height": size[1],
             "scale": 1,
         });
         let asked = json!({"format": "png", "captureBeyondViewport": true, "clip": clip});

@@ -3,7 +3,7 @@
 
 import { count, time, time_short } from "./format.js";
 
-const LEAST_SECONDS = 120;
+const LEAST_SECONDS = 60;
 const cursor = { sync: { key: "recent" }, points: { size: 6 }, drag: { x: false, y: false } };
 
 const element = (name, properties = {}, ...children) => {

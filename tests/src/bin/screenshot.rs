@@ -21,8 +21,10 @@ const INTERVAL_MS: &str = "500";
 const POINTS: usize = 180;
 const TICK: Duration = Duration::from_millis(500);
 
-/// Of the page, which is longer.
-const HEIGHT: u64 = 900;
+/// Requests in a tick, one after the other over all of them.
+const WAVE: [usize; 18] = [
+    8, 9, 11, 16, 24, 33, 36, 30, 22, 14, 9, 8, 12, 20, 32, 40, 38, 30,
+];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -46,7 +48,7 @@ async fn main() -> Result<()> {
         let live = "document.body.dataset.state == 'live'";
         browser.wait_for(live, Duration::from_secs(10)).await?;
         let file = repository().join(format!("docs/images/page-{name}.png"));
-        fs::write(&file, browser.screenshot(Some(HEIGHT)).await?)?;
+        fs::write(&file, browser.screenshot().await?)?;
         println!("{}", file.display());
     }
     browser.close().await
@@ -68,8 +70,7 @@ async fn work(app: &App) -> Result<()> {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for tick in 0..POINTS {
         ticks.tick().await;
-        let wave = (tick as f64 / 24.0).sin() + 0.4 * (tick as f64 / 7.0).sin();
-        let requests = [10, 14, 18, 23, 28, 32, 36][((wave + 1.4) * 2.4) as usize % 7];
+        let requests = WAVE[tick * WAVE.len() / POINTS];
         for (kinds, count) in [
             (&usual[..], requests),
             (&slow, usize::from(tick % 3 == 0) * (1 + tick / 60)),

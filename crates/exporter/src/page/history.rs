@@ -116,7 +116,10 @@ mod tests {
         };
         assert_eq!(history.down(), Some(down));
         assert_eq!(history.latest().map(|(at, _)| at), Some(at(3)));
+        // Nothing is said of the time in which it was.
+        history.push(at(6), Ok(Sample::default()));
+        history.push(at(7), Ok(Sample::default()));
         let rates: Vec<bool> = history.points().map(|one| one.rates.is_some()).collect();
-        assert_eq!(rates, [false, false, true, false, false]);
+        assert_eq!(rates, [false, false, true, false, false, false, true]);
     }
 }
