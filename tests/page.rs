@@ -231,8 +231,11 @@ async fn what_is_in_flight_is_shown(world: &World) -> Result {
 /// grid and text are not.
 async fn pictures(browser: &Browser) -> Result<BTreeMap<String, String>> {
     let script = "return [...document.querySelectorAll('section')].map((section) => {
-        const canvas = section.querySelector('canvas');
-        const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+        // A copy, because Chromium warns of many reads of one that is drawn on.
+        const { width, height } = section.querySelector('canvas');
+        const copy = new OffscreenCanvas(width, height).getContext('2d', { willReadFrequently: true });
+        copy.drawImage(section.querySelector('canvas'), 0, 0);
+        const { data } = copy.getImageData(0, 0, width, height);
         const colours = {};
         for (let at = 0; at < data.length; at += 4) {
             const [red, green, blue, alpha] = data.slice(at, at + 4);
