@@ -176,6 +176,7 @@ impl Plan {
         println!("  curl -X POST http://{app}/invoke{api_key} -d '{{\"number\": 17}}'");
         println!("  {redis_cli} HGETALL {prefix}request_counter");
         println!("  curl http://{exporter}/metrics\n");
+        println!("http://{exporter}/ draws the last minutes.\n");
         // A wrong variable lets the app live, but not answer.
         if probe::http_ok(app, "/readyz").is_err() {
             println!("The app is not ready; http://{app}/readyz says why.\n");

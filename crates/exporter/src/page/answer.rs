@@ -10,9 +10,10 @@ use functional_scaffold_schema::catalog::ExecutionStatus;
 use serde::Serialize;
 
 use super::{
+    counts::REQUEST_STATUSES,
     history::{History, Point},
     options::Links,
-    sample::{REQUEST_STATUSES, Sample},
+    sample::Sample,
     window::{Rates, WINDOW},
 };
 

@@ -6,6 +6,7 @@
 //! - [`options`]: how often Redis is read for it, and where it leads to
 //! - [`recorder`]: reads again and again
 //! - [`sample`]: what one read says to it
+//! - [`counts`]: what only grows of that
 //! - [`window`]: rates and quantiles over the last minute
 //! - [`quantile`]: a quantile of a histogram
 //! - [`history`]: what there is to draw, a ring
@@ -17,6 +18,7 @@
 
 pub mod answer;
 pub mod assets;
+pub mod counts;
 pub mod history;
 pub mod options;
 pub mod quantile;

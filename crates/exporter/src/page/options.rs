@@ -72,7 +72,7 @@ fn link(option: &str, text: Option<&str>) -> anyhow::Result<Option<String>> {
     let Some(text) = text.filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    // No error shows the URL, and no page a password.
+    // No error shows the URL, which may hold a password, and no page either.
     let url = Url::parse(text).with_context(|| format!("{option} is no URL"))?;
     ensure!(
         matches!(url.scheme(), "http" | "https"),
@@ -92,4 +92,45 @@ fn interval(text: &str) -> Result<u64, String> {
     millis
         .filter(fit)
         .ok_or_else(|| format!("not 0, nor from {LEAST_INTERVAL_MS} to {MOST_INTERVAL_MS}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_leads_to_a_page_and_shows_no_secret() {
+        let read = |url: &str| link("--x", Some(url)).map_err(|error| format!("{error:#}"));
+        assert_eq!(link("--x", None).expect("none"), None);
+        assert_eq!(read(""), Ok(None));
+        let grafana = "https://grafana.internal/d/x?theme=light";
+        assert_eq!(read(grafana), Ok(Some(grafana.to_owned())));
+        for url in [
+            "grafana",
+            "javascript:alert(1)",
+            "http://user:s3cret@grafana",
+            "http://s3cret@grafana",
+        ] {
+            let error = read(url).expect_err(url);
+            assert!(
+                error.contains("--x") && !error.contains("s3cret"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_interval_is_no_load_and_no_standstill() {
+        for (text, millis) in [
+            ("0", Some(0)),
+            ("500", Some(500)),
+            ("60000", Some(60_000)),
+            ("499", None),
+            ("60001", None),
+            ("-1", None),
+            ("5s", None),
+        ] {
+            assert_eq!(interval(text).ok(), millis, "{text}");
+        }
+    }
 }

@@ -7,8 +7,9 @@ use std::{collections::VecDeque, time::Duration};
 use functional_scaffold_schema::catalog::ExecutionStatus;
 
 use super::{
+    counts::{Buckets, Counts, REQUEST_STATUSES},
     quantile::quantile,
-    sample::{Buckets, Counts, REQUEST_STATUSES, Sample},
+    sample::Sample,
 };
 
 /// What rates and quantiles are taken over.
