@@ -64,20 +64,25 @@ export class Chart {
 
   show(recent) {
     this.recent = recent;
-    const { series } = this.panel;
-    const data = [recent.times, ...series.map((one) => one.values(recent))];
-    const drawn = data.slice(1);
-    this.nothing.hidden = !drawn.flat().every(this.panel.is_nothing);
+    this.values = this.panel.series.map((one) => one.values(recent));
+    this.nothing.hidden = !this.values.flat().every(this.panel.is_nothing);
     for (const row of this.rows) {
       if (!row.series.total) continue;
       const total = row.series.total(recent);
       row.total.textContent = count(total);
       row.total.dataset.value = total ?? "";
     }
-    this.data = data;
-    if (this.plot) this.plot.setData(data);
+    if (this.plot) this.plot.setData(this.data());
     else this.draw();
     this.say(null);
+  }
+
+  // Of several lines, one of zeros alone would only cover the others.
+  data() {
+    const drawn = this.values.map((values) =>
+      this.values.length === 1 || values.some(Boolean) ? values : values.map(() => null),
+    );
+    return [this.recent.times, ...drawn];
   }
 
   // The numbers of one moment, or of now.
@@ -85,7 +90,7 @@ export class Chart {
     const moment = at ?? this.recent.times.length - 1;
     this.when.textContent = at === null ? "now" : time(this.recent.times[at]);
     this.rows.forEach((row, n) => {
-      const value = this.data[n + 1][moment] ?? null;
+      const value = this.values[n][moment] ?? null;
       row.now.textContent = this.panel.format(value);
       row.now.dataset.value = value ?? "";
     });
@@ -138,6 +143,6 @@ export class Chart {
       ],
       hooks: { setCursor: [(plot) => this.say(plot.cursor.idx ?? null)] },
     };
-    this.plot = new uPlot(options, this.data, this.plane);
+    this.plot = new uPlot(options, this.data(), this.plane);
   }
 }

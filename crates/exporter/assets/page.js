@@ -121,7 +121,7 @@ function say_how_old() {
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-  for (const chart of charts) if (chart.data) chart.draw();
+  for (const chart of charts) if (chart.recent) chart.draw();
 });
 setInterval(() => answered && say_how_old(), 1000);
 follow();

@@ -1,6 +1,7 @@
 //! Takes the pictures of the exporter's page that README shows, under a real load
 //! of some tens of requests a second: `cargo run --release -p
-//! functional-scaffold-tests --bin screenshot`, after `cargo xtask build`.
+//! functional-scaffold-tests --bin screenshot`, after `cargo xtask build`. Those that
+//! are committed went through `pngquant --quality 75-95`.
 
 use std::{ffi::OsStr, fs, time::Duration};
 
