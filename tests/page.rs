@@ -98,12 +98,6 @@ fn sum(samples: &Samples, name: &str, label: &str) -> f64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_shows_what_the_metrics_say_on_every_screen() -> Result {
     let world = World::start().await?;
-    let shown = show(&world).await;
-    world.browser.close().await?;
-    shown
-}
-
-async fn show(world: &World) -> Result {
     let browser = &world.browser;
     let hint =
         r#"!document.getElementById("empty").hidden && document.body.innerText.includes("curl")"#;
@@ -111,8 +105,8 @@ async fn show(world: &World) -> Result {
     let ledger = world.load().await?;
     let hidden = r#"document.getElementById("empty").hidden"#;
     browser.wait_for(hidden, PATIENCE).await?;
-    numbers_are_those_of_metrics(world, &ledger).await?;
-    what_is_in_flight_is_shown(world).await?;
+    numbers_are_those_of_metrics(&world, &ledger).await?;
+    what_is_in_flight_is_shown(&world).await?;
 
     let light = pictures(browser).await?;
     browser.look_on(Screen { dark: true, ..DESK }).await?;
@@ -289,6 +283,5 @@ async fn a_page_without_news_says_so_and_keeps_what_it_had() -> Result {
     ensure!(console.is_empty(), "the console says {console:#?}");
     drop(world.exporter);
     let silent = says("silent", "The exporter does not answer");
-    browser.wait_for(&silent, PATIENCE).await?;
-    world.browser.close().await
+    browser.wait_for(&silent, PATIENCE).await
 }

@@ -2,20 +2,27 @@
 //! [WebDriver](https://www.w3.org/TR/webdriver2/). Owns the few commands that the
 //! tests need: JSON over HTTP, for which the client that is there anyway suffices.
 
-use std::{process::Command, time::Duration};
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpStream},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context as _, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use reqwest::{Client, Method};
+use reqwest::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::process::{POLL, Process, free_port};
 
-/// A window of a browser.
+/// A window of a browser. Ended on drop.
 #[derive(Debug)]
 pub struct Browser {
     client: Client,
+    port: u16,
+    /// The path of the session, once there is one.
     session: String,
     _driver: Process,
     _profile: TempDir,
@@ -49,7 +56,8 @@ impl Browser {
         driver.wait_for_output("started successfully", Duration::from_secs(30))?;
         let mut browser = Self {
             client: Client::new(),
-            session: format!("http://127.0.0.1:{port}/session"),
+            port,
+            session: "/session".to_owned(),
             _driver: driver,
             _profile: profile,
         };
@@ -67,7 +75,7 @@ impl Browser {
             ]},
         });
         let asked = json!({"capabilities": {"alwaysMatch": capabilities}});
-        let session = browser.call(Method::POST, "", asked).await?;
+        let session = browser.call("", asked).await?;
         let id = session["sessionId"].as_str().context("no session")?;
         browser.session = format!("{}/{id}", browser.session);
         Ok(browser)
@@ -79,7 +87,7 @@ impl Browser {
     /// There is none.
     pub async fn open(&self, url: &str) -> anyhow::Result<()> {
         let asked = json!({"url": url});
-        self.call(Method::POST, "/url", asked).await.map(drop)
+        self.call("/url", asked).await.map(drop)
     }
 
     /// What a script returns that runs in the page.
@@ -88,7 +96,7 @@ impl Browser {
     /// It throws.
     pub async fn run(&self, script: &str) -> anyhow::Result<Value> {
         let asked = json!({"script": script, "args": []});
-        self.call(Method::POST, "/execute/sync", asked).await
+        self.call("/execute/sync", asked).await
     }
 
     /// Waits until an expression is true in the page.
@@ -152,36 +160,39 @@ impl Browser {
     /// The browser's own.
     pub async fn console(&self) -> anyhow::Result<Vec<String>> {
         let asked = json!({"type": "browser"});
-        let entries = self.call(Method::POST, "/se/log", asked).await?;
+        let entries = self.call("/se/log", asked).await?;
         let entries = entries.as_array().context("no log")?;
         Ok(entries.iter().map(|entry| entry.to_string()).collect())
     }
 
-    /// Ends it.
-    ///
-    /// # Errors
-    /// The browser's own.
-    pub async fn close(self) -> anyhow::Result<()> {
-        self.call(Method::DELETE, "", Value::Null).await.map(drop)
-    }
-
     async fn devtools(&self, command: &str, parameters: Value) -> anyhow::Result<Value> {
         let asked = json!({"cmd": command, "params": parameters});
-        self.call(Method::POST, "/goog/cdp/execute", asked).await
+        self.call("/goog/cdp/execute", asked).await
     }
 
-    async fn call(&self, method: Method, path: &str, asked: Value) -> anyhow::Result<Value> {
-        let mut request = self
-            .client
-            .request(method, format!("{}{path}", self.session));
-        if !asked.is_null() {
-            request = request.body(asked.to_string());
-        }
+    async fn call(&self, path: &str, asked: Value) -> anyhow::Result<Value> {
+        let url = format!("http://127.0.0.1:{}{}{path}", self.port, self.session);
+        let request = self.client.post(url).body(asked.to_string());
         let answer = request.send().await?;
         let status = answer.status();
         let mut answer: Value = serde_json::from_str(&answer.text().await?)?;
         let value = answer["value"].take();
         ensure!(status.is_success(), "{path}: {value}");
         Ok(value)
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // The driver leaves the browser behind where it is ended itself, and a
+        // drop cannot wait for a future.
+        let Ok(mut driver) = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)) else {
+            return;
+        };
+        let _ = driver.set_read_timeout(Some(Duration::from_secs(5)));
+        let head = "HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        let _ = write!(driver, "DELETE {} {head}", self.session);
+        // It answers when the browser has ended.
+        let _ = driver.read(&mut [0]);
     }
 }

@@ -52,7 +52,7 @@ async fn main() -> Result<()> {
         fs::write(&file, browser.screenshot().await?)?;
         println!("{}", file.display());
     }
-    browser.close().await
+    Ok(())
 }
 
 /// A load that rises and falls, with the odd failure in it.
