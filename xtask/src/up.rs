@@ -265,6 +265,10 @@ impl Plan {
             .env_remove("REDIS_URL")
             .envs(settings.for_exporter())
             .env("EXPORTER_LISTEN", self.up.exporter_listen.to_string());
+        if self.prometheus.is_some() {
+            let prometheus = address::reached_at(self.up.prometheus_listen);
+            exporter.env("EXPORTER_PROMETHEUS_URL", format!("http://{prometheus}/"));
+        }
         let address = address::reached_at(self.up.exporter_listen);
         let child = Child::spawn("the exporter", &mut exporter)?;
         children.add(child, || probe::http_ok(address, "/healthz"))
@@ -306,6 +310,7 @@ impl Plan {
                 let exporter = address::reached_at(self.up.exporter_listen);
                 println!("  {redis_cli} HGETALL {prefix}request_counter");
                 println!("  curl http://{exporter}/metrics");
+                println!("\nhttp://{exporter}/ draws the last minutes.");
             }
             Store::Pushgateway(pushgateway) => {
                 let url = pushgateway.url(address::reached_at(self.up.pushgateway_listen));
