@@ -174,7 +174,10 @@ fn what_cannot_be_split_is_a_part_of_its_own() {
     let cells = ["a", long.as_str(), "y"].map(|field| ("k".into(), field.into(), 1));
     let whole = logged(&cells, &[("l".into(), 2)]);
     let parts = whole.clone().into_parts(1000);
-    let long: Vec<_> = parts.iter().filter(|part| json_bytes(part) > 1000).collect();
+    let long: Vec<_> = parts
+        .iter()
+        .filter(|part| json_bytes(part) > 1000)
+        .collect();
     assert_eq!(long.len(), 1);
     assert_eq!(long[0].logged.batch.increments.len(), 1);
     assert_eq!(join(parts).0, [whole]);
