@@ -174,7 +174,45 @@ fn give_up(ready: &Ready, error: &StoreError) {
 
 #[cfg(test)]
 mod tests {
+    use functional_scaffold_schema::{
+        catalog::{Catalog, ExecutionStatus, Request},
+        logged::LoggedBatch,
+    };
+
     use super::*;
+    use crate::{config::MAX_PREFIX_BYTES, invoke::Executed, metrics::writer::Writer};
+
+    #[test]
+    fn what_cannot_be_split_fits_into_a_line() {
+        let algorithm = "a".repeat(64);
+        let endpoint: &'static str = format!("/invoke/{algorithm}").leak();
+        let catalog = Catalog::new(&"p".repeat(MAX_PREFIX_BYTES));
+        let mut writer = Writer::new(catalog, algorithm, u64::MAX, 1 << 40);
+        for _ in 0..3 {
+            let lease = writer.lease(endpoint, 1 << 40);
+            let request = Request {
+                method: "OPTIONS",
+                endpoint,
+                code: 500,
+                duration_nanos: 1 << 40,
+            };
+            let executed = Executed {
+                status: ExecutionStatus::InvalidInput,
+                nanos: 1 << 40,
+            };
+            let _ticket = writer.record(&request, Some((executed, Some(lease))));
+        }
+        let reason = json!({ "reason": "r".repeat(MAX_REASON_BYTES) });
+        let room = log::room_beside(Level::Error, BATCH_NOT_STORED, &reason);
+        let batch = writer.give_up([1, 2], 1 << 40).remove(0);
+        assert_eq!(batch.leased.len(), 3);
+        let parts = LoggedBatch { batch, group: None }.into_parts(room);
+        assert!(parts.len() > 1);
+        for part in parts {
+            let bytes = json!(part).to_string().len();
+            assert!(bytes <= room, "{bytes} of {room}");
+        }
+    }
 
     #[test]
     fn a_wait_that_was_cut_short_says_less_than_an_answer() {
