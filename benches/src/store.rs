@@ -1,0 +1,89 @@
+//! The Redis that everything measured writes to: one for all, with the settings
+//! that `cargo xtask up` gives it.
+
+use std::{cell::RefCell, time::Duration};
+
+use anyhow::Context as _;
+use functional_scaffold_tests::redis_server::RedisServer;
+
+use crate::cpu;
+
+/// A Redis, and a connection to it that is kept: what is counted of Redis is
+/// then not counted of the counting.
+pub(crate) struct Store {
+    server: RedisServer,
+    connection: RefCell<redis::Connection>,
+}
+
+/// What Redis did so far.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Work {
+    /// Calls of scripts. The commands inside are none of a client's.
+    pub(crate) script_calls: u64,
+    /// Connections that were opened.
+    pub(crate) connections: u64,
+    /// Processor time.
+    pub(crate) used: Duration,
+}
+
+impl Store {
+    /// Starts one, with an append-only file that reaches the disk every second.
+    ///
+    /// # Errors
+    /// There is no redis-server, or it does not answer.
+    pub(crate) fn start() -> anyhow::Result<Self> {
+        let server = RedisServer::start_with(&["--appendfsync", "everysec"])?;
+        let client = redis::Client::open(("127.0.0.1", server.port()))?;
+        Ok(Self {
+            connection: RefCell::new(client.get_connection()?),
+            server,
+        })
+    }
+
+    /// The port it listens on.
+    pub(crate) fn port(&self) -> u16 {
+        self.server.port()
+    }
+
+    /// A field of a hash; 0 where there is none.
+    ///
+    /// # Errors
+    /// Redis's own.
+    pub(crate) fn count(&self, key: &str, field: &str) -> anyhow::Result<u64> {
+        let mut command = redis::cmd("HGET");
+        let count = command.arg(key).arg(field);
+        let count: Option<u64> = count.query(&mut self.connection.borrow_mut())?;
+        Ok(count.unwrap_or_default())
+    }
+
+    /// What it did so far.
+    ///
+    /// # Errors
+    /// Redis's own.
+    pub(crate) fn work(&self) -> anyhow::Result<Work> {
+        let stats = self.info("stats")?;
+        let calls = self.info("commandstats")?;
+        let calls = |command: &str| {
+            let prefix = format!("cmdstat_{command}:calls=");
+            let found = calls.lines().find_map(|line| line.strip_prefix(&prefix));
+            let digits = found.and_then(|rest| rest.split(',').next());
+            digits.map_or(Ok(0), str::parse::<u64>)
+        };
+        let connections = stats
+            .lines()
+            .find_map(|line| line.strip_prefix("total_connections_received:"))
+            .context("Redis counts no connections")?;
+        Ok(Work {
+            script_calls: calls("evalsha")? + calls("eval")?,
+            connections: connections.parse()?,
+            used: cpu::of_tree(self.server.process_id())?,
+        })
+    }
+
+    fn info(&self, section: &str) -> anyhow::Result<String> {
+        let mut command = redis::cmd("INFO");
+        Ok(command
+            .arg(section)
+            .query(&mut self.connection.borrow_mut())?)
+    }
+}
