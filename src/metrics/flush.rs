@@ -62,17 +62,19 @@ pub async fn answered(ready: &Ready, ticket: Ticket) {
 
 /// Stores one batch, or gives everything to the log.
 async fn flush(ready: &Ready) {
-    let linger = Deadline::after(LINGER);
+    let mut left = LINGER;
     loop {
         let Some(flight) = ready.writing.begin() else {
             ready.writing.ended().await;
             continue;
         };
-        let timeout = ready.sink.timeout().min(linger.remaining());
-        let Err(error) = attempt(ready, Deadline::after(timeout)).await else {
+        let timeout = ready.sink.timeout().min(left);
+        let deadline = Deadline::after(timeout);
+        let Err(error) = attempt(ready, deadline).await else {
             return;
         };
-        let exhausted = linger.remaining() <= BACKOFF;
+        left = left.saturating_sub(timeout - deadline.remaining() + BACKOFF);
+        let exhausted = left.is_zero();
         if exhausted || matches!(error, StoreError::Denied(_)) {
             give_up(ready, &error);
             return;

@@ -43,6 +43,19 @@ impl AppOptions {
         self
     }
 
+    /// The same with instances that live on, however many requests they took.
+    #[must_use]
+    pub fn lasting(mut self) -> Self {
+        let arguments = [
+            "--max-instance-reuse-count",
+            "100000",
+            "--idle-instance-timeout",
+            "3600s",
+        ];
+        self.arguments.extend(arguments.map(str::to_owned));
+        self
+    }
+
     /// The algorithm that misbehaves on request, instead of `prime-check`.
     #[must_use]
     pub fn rogue(mut self) -> Self {

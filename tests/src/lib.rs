@@ -8,6 +8,7 @@
 //! - [`exporter`]: the exporter, and its output as others parse it
 //! - [`prometheus`]: a Prometheus with the configuration of `monitoring/`
 //! - [`pushgateway`]: a Pushgateway of one's own
+//! - [`browser`]: a headless Chromium
 //! - [`expressions`]: every PromQL expression of dashboards and documents
 //! - [`client`]: requests, and the ledger of what was answered
 //! - [`chaos`]: load and faults together, and whether every count is right
@@ -19,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod browser;
 pub mod chaos;
 pub mod client;
 pub mod exporter;
