@@ -62,7 +62,7 @@ impl Bench {
         Runtime::find(self.runtime)?;
         let mut steps = Steps::default();
         let toolchain = WasmToolchain::find(self.install)?;
-        build::build_components(&mut steps, &toolchain, &build::ALGORITHMS_AND_PEERS)?;
+        build::build_components(&mut steps, &toolchain, &build::ALGORITHMS_AND_BENCHED)?;
         build::build_programs(&mut steps)?;
         let mut arguments = steps.run("install what the benchmarks need", || {
             bench_tools::install(self.install)
