@@ -26,6 +26,50 @@ pub(crate) fn of_ended_children() -> anyhow::Result<Duration> {
     Ok(Stat::read(std::process::id())?.used_by_waited_for)
 }
 
+/// What the threads of a process used that have not ended, by the scheduler's
+/// own account: to the nanosecond, so of short use, too.
+///
+/// # Errors
+/// It is gone.
+pub(crate) fn of_threads(process: u32) -> anyhow::Result<Duration> {
+    let mut nanos = 0;
+    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+        // A thread may end while this looks.
+        let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else {
+            continue;
+        };
+        nanos += nanos_on_processor(&text)?;
+    }
+    Ok(Duration::from_nanos(nanos))
+}
+
+/// What the calling thread used, to the nanosecond.
+///
+/// # Errors
+/// This is no Linux.
+pub(crate) fn of_this_thread() -> anyhow::Result<Duration> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat")?;
+    nanos_on_processor(&text).map(Duration::from_nanos)
+}
+
+/// See proc_pid_schedstat(5): the first field.
+fn nanos_on_processor(schedstat: &str) -> anyhow::Result<u64> {
+    let used = schedstat.split_whitespace().next();
+    Ok(used.context("the scheduler keeps no account")?.parse()?)
+}
+
+/// The most memory that a process had at a time, in bytes.
+///
+/// # Errors
+/// It is gone.
+pub(crate) fn peak_memory(process: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{process}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = peak.and_then(|peak| peak.split_whitespace().next());
+    Ok(kib.context("no peak of memory")?.parse::<u64>()? * 1024)
+}
+
 fn children(process: u32) -> anyhow::Result<Vec<u32>> {
     let mut children = Vec::new();
     for task in fs::read_dir(format!("/proc/{process}/task"))? {

@@ -10,7 +10,11 @@
 //! - [`report`], [`chart`]: how answers read
 //! - [`results`], [`machine`]: what is kept, and what it was measured on
 //!
-//! - [`invoke_cost`]: a section; each is a file named for what it asks
+//! - [`instance`]: instances as Redis sees them
+//! - [`filled`], [`server`], [`probe`]: a Redis full of series, exporters that
+//!   show them, and how long other clients of Redis wait
+//! - [`invoke_cost`], [`storage`] (with [`pushes`]), [`scrape`], [`growth`] (with
+//!   [`million`]): the sections; each is a file named for what it asks
 //!
 //! A section is a file of its own, named for what it asks. To add one, write a
 //! function `fn(&Bench) -> anyhow::Result<Answer>` and put it into
@@ -21,13 +25,22 @@
 mod chart;
 mod contestant;
 mod cpu;
+mod filled;
+mod growth;
+mod instance;
 mod invoke_cost;
 mod load;
 mod machine;
+mod million;
+mod probe;
+mod pushes;
 mod report;
 mod results;
 mod rounds;
+mod scrape;
 mod section;
+mod server;
+mod storage;
 mod store;
 
 use std::{path::PathBuf, process::ExitCode, time::SystemTime};

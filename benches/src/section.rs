@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{invoke_cost, report::Answer};
+use crate::{growth, invoke_cost, report::Answer, scrape, storage};
 
 /// One question.
 pub(crate) struct Section {
@@ -14,10 +14,24 @@ pub(crate) struct Section {
 }
 
 /// Every section.
-pub(crate) const SECTIONS: [Section; 1] = [Section {
-    name: "invoke-cost",
-    run: invoke_cost::run,
-}];
+pub(crate) const SECTIONS: [Section; 4] = [
+    Section {
+        name: "invoke-cost",
+        run: invoke_cost::run,
+    },
+    Section {
+        name: "storage",
+        run: storage::run,
+    },
+    Section {
+        name: "scrape",
+        run: scrape::run,
+    },
+    Section {
+        name: "growth",
+        run: growth::run,
+    },
+];
 
 /// How much is measured, and with what.
 pub(crate) struct Bench {

@@ -45,6 +45,21 @@ impl Store {
         self.server.port()
     }
 
+    /// Its process.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.server.process_id()
+    }
+
+    /// Calls a command.
+    ///
+    /// # Errors
+    /// Redis's own.
+    pub(crate) fn call<T: redis::FromRedisValue>(&self, command: &[&str]) -> anyhow::Result<T> {
+        let mut call = redis::cmd(command[0]);
+        call.arg(&command[1..]);
+        Ok(call.query(&mut self.connection.borrow_mut())?)
+    }
+
     /// A field of a hash; 0 where there is none.
     ///
     /// # Errors
@@ -78,6 +93,17 @@ impl Store {
             connections: connections.parse()?,
             used: cpu::of_tree(self.server.process_id())?,
         })
+    }
+
+    /// The memory that its data takes, in bytes.
+    ///
+    /// # Errors
+    /// Redis's own.
+    pub(crate) fn memory(&self) -> anyhow::Result<u64> {
+        let memory = self.info("memory")?;
+        let mut lines = memory.lines();
+        let used = lines.find_map(|line| line.strip_prefix("used_memory:"));
+        Ok(used.context("Redis counts no memory")?.parse()?)
     }
 
     fn info(&self, section: &str) -> anyhow::Result<String> {

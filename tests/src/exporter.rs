@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Exporter {
     port: u16,
-    _process: Process,
+    process: Process,
 }
 
 /// Samples by name and sorted labels, in exposition syntax.
@@ -48,7 +48,7 @@ impl Exporter {
         let process = Process::start(&mut command, "run `cargo xtask build`")?;
         let exporter = Self {
             port,
-            _process: process,
+            process,
         };
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         while let Err(error) = reqwest::get(exporter.url("/healthz")).await {
@@ -59,6 +59,12 @@ impl Exporter {
             tokio::time::sleep(crate::process::POLL).await;
         }
         Ok(exporter)
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     /// The URL of a path.
