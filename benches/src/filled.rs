@@ -152,9 +152,19 @@ fn totals(catalog: &Catalog, algorithms: u64) -> Batch {
     totals
 }
 
-/// The samples of an exposition: name with sorted labels, and value. Without
-/// what an exporter adds: of itself, and the executions in flight.
+/// How many samples an exposition has, without what an exporter adds.
+pub(crate) fn count_samples(exposition: &str) -> usize {
+    lines(exposition).count()
+}
+
+/// The samples of an exposition: name with sorted labels, and value.
 fn samples(exposition: &str) -> impl Iterator<Item = anyhow::Result<(String, f64)>> {
+    lines(exposition).map(|line| sample(line).with_context(|| format!("not a sample: {line:?}")))
+}
+
+/// The lines of samples, without what an exporter adds: of itself, and the
+/// executions in flight.
+fn lines(exposition: &str) -> impl Iterator<Item = &str> {
     let others = [
         "#",
         "functional_scaffold_",
@@ -163,7 +173,6 @@ fn samples(exposition: &str) -> impl Iterator<Item = anyhow::Result<(String, f64
     exposition
         .lines()
         .filter(move |line| !others.iter().any(|other| line.starts_with(other)))
-        .map(|line| sample(line).with_context(|| format!("not a sample: {line:?}")))
 }
 
 /// Of labels as they are here: no value has a comma or a brace.

@@ -30,12 +30,20 @@ pub(crate) fn on_paper(cost: &Cost) -> Vec<String> {
     let shards = |micros: f64| format!("{:.0}", cores(micros).ceil());
     let begun = REQUESTS_A_SECOND / as_float(cost.requests_of_an_instance);
     let remembered = begun * REMEMBERED_SECONDS;
+    let capacity = |micros: f64| number(1e6 / micros);
     vec![
+        format!(
+            "The knee is the one core on which Redis runs scripts: beyond {} requests/s in \
+             `relaxed` and {} in `exact`, with batches of {}, calls wait for it. More requests a \
+             batch move it further than anything else, as [above](#where-metrics-go).",
+            capacity(cost.relaxed_micros),
+            capacity(cost.exact_micros),
+            cost.batch,
+        ),
         format!(
             "**A million requests a second, on paper.** With batches of {batch}, at {instances} \
              instances, a request costs {relaxed} µs of a Redis core in `relaxed` and {exact} µs \
-             in `exact`, the connection and the registration of its instance included. Redis \
-             runs scripts on one core. At {busy} % of it, a million requests a second are {less} \
+             in `exact`, the connection and the registration of its instance included. At {busy} % of it, a million requests a second are {less} \
              Redis processes in `relaxed` and {more} in `exact`. Each {a_life} requests are an \
              instance, so {begun} begin every second; a writer is remembered for two hours in \
              {bytes} bytes, which makes {gigabytes} GB over all shards.",
@@ -78,7 +86,8 @@ mod tests {
             relaxed_micros: 7.0,
             exact_micros: 20.9,
         };
-        let text = on_paper(&cost).remove(0);
+        let text = on_paper(&cost).join("\n");
+        assert!(text.contains("beyond 142,857 requests/s"), "{text}");
         assert!(text.contains("are 10 Redis"), "{text}");
         assert!(text.contains("and 30 in `exact`"), "{text}");
         assert!(text.contains("7,812 begin"), "{text}");

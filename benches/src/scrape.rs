@@ -77,7 +77,7 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
              of each at once, and throws them away: the limit. *In Python* is a collector of \
              `prometheus_client` with redis-py and hiredis that reads each hash with one `HGETALL` \
              (`benches/peers/exporter`). Before they are timed, each exporter's scrape is compared \
-             sample by sample with what was stored; every timed one has to have as many lines. \
+             sample by sample with what was stored; every timed one has to have as many samples. \
              The longest wait is that of a second client, which pings Redis all the while; what it \
              is with nobody reading is the machine's own. The longest command is by Redis's clock \
              (`SLOWLOG`), 0 where none took {SLOW_MICROS} µs."

@@ -9,7 +9,11 @@ use functional_scaffold_tests::{
     repository,
 };
 
-use crate::{cpu, filled::Filled, store::Store};
+use crate::{
+    cpu,
+    filled::{Filled, count_samples},
+    store::Store,
+};
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// A Python exporter takes long over a million series.
@@ -20,8 +24,8 @@ pub(crate) struct Server {
     url: String,
     process: u32,
     used_by: UsedBy,
-    /// Lines of a scrape.
-    lines: usize,
+    /// How many are stored.
+    samples: usize,
     /// What ends with it.
     _running: Box<dyn std::any::Any>,
 }
@@ -46,17 +50,17 @@ impl Server {
         cpu::peak_memory(self.process)
     }
 
-    /// Whether a scrape is as long as the one that was compared with what is
-    /// stored.
+    /// Whether a scrape has as many samples as the one that was compared with
+    /// what is stored.
     ///
     /// # Errors
     /// It is not.
     pub(crate) fn check(&self, scrape: &str) -> anyhow::Result<()> {
-        let lines = scrape.lines().count();
+        let samples = count_samples(scrape);
         ensure!(
-            lines == self.lines,
-            "a scrape has {lines} lines instead of {}",
-            self.lines
+            samples == self.samples,
+            "a scrape has {samples} samples instead of {}",
+            self.samples
         );
         Ok(())
     }
@@ -158,7 +162,7 @@ impl Network {
             url,
             process,
             used_by,
-            lines: text.lines().count(),
+            samples: filled.series(),
             _running: running,
         })
     }

@@ -166,7 +166,8 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
              as Spin has it. 32 of them at a time with one call under way each, as in the service; \
              and, for the scripts alone, 4 with up to {PIPELINED} calls at a time. Requests are \
              divided by Redis's own processor time (`/proc`), so the clients' does not count. \
- XX.\n\n\
+             Each answer is read, and after each run every request is in its histogram, once, and \
+             no lease is open. `appendfsync everysec`.\n\n\
              To Redis `exact` and `strict` are the same calls: a lease an execution, and batches \
              that settle them. They differ in how many requests share a batch: in `strict`, which \
              waits for it, those that end while another one is written."
