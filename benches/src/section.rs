@@ -3,21 +3,36 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{invoke_cost, report::Answer};
+use crate::{cold_start, invoke_cost, peers, report::Answer};
 
 /// One question.
 pub(crate) struct Section {
     /// What `--only` knows it by.
     pub(crate) name: &'static str,
+    /// Whether it compares with something in Python. Without one it is skipped.
+    pub(crate) wants_python: bool,
     /// Measures and answers it. Fails if what was timed did not happen.
     pub(crate) run: fn(&Bench) -> anyhow::Result<Answer>,
 }
 
 /// Every section.
-pub(crate) const SECTIONS: [Section; 1] = [Section {
-    name: "invoke-cost",
-    run: invoke_cost::run,
-}];
+pub(crate) const SECTIONS: &[Section] = &[
+    Section {
+        name: "invoke-cost",
+        wants_python: false,
+        run: invoke_cost::run,
+    },
+    Section {
+        name: "peers",
+        wants_python: true,
+        run: peers::run,
+    },
+    Section {
+        name: "cold-start",
+        wants_python: false,
+        run: cold_start::run,
+    },
+];
 
 /// How much is measured, and with what.
 pub(crate) struct Bench {
