@@ -112,7 +112,7 @@ impl Contestant<'_> {
             },
             lasting: bench.lasting(lasting),
         };
-        thread::sleep(PAUSE);
+        thread::sleep(bench.lasting(PAUSE));
         let counted = self.count(request)?;
         let (work, used) = (store.work()?, cpu::of_tree(self.process)?);
         let answered = match pace {
@@ -120,6 +120,16 @@ impl Contestant<'_> {
             Pace::Open(rate) => load.open(&bench.oha, rate),
         };
         let answered = answered.with_context(|| self.name.to_owned())?;
+        if let Pace::Open(rate) = pace {
+            // A moment's hiccup is much of a smoke run.
+            let due = rate * load.lasting.as_secs_f64();
+            ensure!(
+                bench.smoke || as_float(answered.requests) > 0.9 * due,
+                "{}: {} of {due:.0} requests that were due: beyond capacity",
+                self.name,
+                answered.requests
+            );
+        }
         if let Some(before) = counted {
             let expected = before + answered.requests;
             poll_until(FLUSH_TIMEOUT, || {

@@ -51,7 +51,7 @@ impl Bench {
     /// no longer than it takes to see that requests are answered.
     pub(crate) fn lasting(&self, full: Duration) -> Duration {
         match self.smoke {
-            true => full.min(Duration::from_millis(500)),
+            true => full.min(Duration::from_millis(200)),
             false => full,
         }
     }
