@@ -9,7 +9,10 @@ FROM rust:1.95-bookworm AS components
 RUN rustup target add wasm32-wasip2
 WORKDIR /source
 COPY . .
-RUN cargo build --locked --release --target wasm32-wasip2 --package functional-scaffold \
+# As `cargo xtask build` has it: optimised across crates, the service for size.
+ENV CARGO_PROFILE_RELEASE_LTO=fat
+RUN CARGO_PROFILE_RELEASE_OPT_LEVEL=s \
+    cargo build --locked --release --target wasm32-wasip2 --package functional-scaffold \
     && cargo build --locked --release --target wasm32-wasip2 --package prime-check
 
 # --- On Spin. Its image is Debian's (slim) with /usr/local/bin/spin as the entry

@@ -45,6 +45,15 @@ impl Rogue {
     }
 }
 
+/// What Spin loads, compiles and keeps for every algorithm.
+#[test]
+fn the_service_is_small() -> Result {
+    let wasm = repository().join("target/wasm32-wasip2/release/functional_scaffold.wasm");
+    let bytes = std::fs::metadata(wasm)?.len();
+    assert!(bytes < 500_000, "{bytes} bytes");
+    Ok(())
+}
+
 #[test]
 fn the_example_imports_what_its_runtime_needs_and_nothing_else() -> Result {
     let wasm = repository().join("target/wasm32-wasip2/release/prime_check.wasm");

@@ -146,15 +146,7 @@ async fn a_relay_counts_every_request() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pull_counts_every_request_of_one_long_lived_instance() -> Result {
-    let mut options = app(&[("metrics_backend", "pull")]);
-    let lasting = [
-        "--max-instance-reuse-count",
-        "100000",
-        "--idle-instance-timeout",
-        "3600s",
-    ];
-    options.arguments = lasting.map(str::to_owned).into();
-    let app = App::start(&options)?;
+    let app = App::start(&app(&[("metrics_backend", "pull")]).lasting())?;
     let target = format!("127.0.0.1:{}", app.port());
     let prometheus = Prometheus::start(&[("pull", vec![target])]).await?;
     counts_all(&app, &prometheus, 1).await?;

@@ -3,10 +3,12 @@
 use std::{env, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, bail};
+use functional_scaffold_schema::batch::SentBatch;
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
+    batch_log::BatchLog,
     process::{Process, free_port},
     repository, workspace_binary,
 };
@@ -40,6 +42,19 @@ impl AppOptions {
     #[must_use]
     pub fn variable(mut self, name: &'static str, value: &str) -> Self {
         self.variables.push((name, value.to_owned()));
+        self
+    }
+
+    /// The same with instances that live on, however many requests they took.
+    #[must_use]
+    pub fn lasting(mut self) -> Self {
+        let arguments = [
+            "--max-instance-reuse-count",
+            "100000",
+            "--idle-instance-timeout",
+            "3600s",
+        ];
+        self.arguments.extend(arguments.map(str::to_owned));
         self
     }
 
@@ -120,6 +135,15 @@ impl App {
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok());
         Ok(lines.filter(|line| line["event"] == event).collect())
+    }
+
+    /// The batches that were given to the log so far. One that is being written
+    /// is left out.
+    ///
+    /// # Errors
+    /// The output cannot be read.
+    pub fn logged_batches(&self) -> anyhow::Result<Vec<SentBatch>> {
+        Ok(BatchLog::read(self.output()?.lines()).batches)
     }
 
     /// Ends it with SIGTERM, and gives its exit code.

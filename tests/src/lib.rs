@@ -5,9 +5,11 @@
 //! - [`process`]: a child process with its output, signals, and bounded waits
 //! - [`redis_server`]: a redis-server of one's own
 //! - [`app`]: the application on the runtime that `SCAFFOLD_RUNTIME` names
+//! - [`batch_log`]: the batches that the application's log holds
 //! - [`exporter`]: the exporter, and its output as others parse it
 //! - [`prometheus`]: a Prometheus with the configuration of `monitoring/`
 //! - [`pushgateway`]: a Pushgateway of one's own
+//! - [`browser`]: a headless Chromium
 //! - [`expressions`]: every PromQL expression of dashboards and documents
 //! - [`client`]: requests, and the ledger of what was answered
 //! - [`chaos`]: load and faults together, and whether every count is right
@@ -19,6 +21,8 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod batch_log;
+pub mod browser;
 pub mod chaos;
 pub mod client;
 pub mod exporter;

@@ -4,6 +4,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -18,6 +19,50 @@ const POLICY_FILE: &str = "/usr/sbin/policy-rc.d";
 
 const UPDATE_TIMEOUT: Duration = Duration::from_secs(180);
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(900);
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A server, as a package brings it.
+pub(crate) struct Program {
+    /// What the user knows it by.
+    pub(crate) what: &'static str,
+    /// What the program is called, here or there.
+    pub(crate) names: &'static [&'static str],
+    /// Debian's package and its service.
+    pub(crate) package: &'static str,
+}
+
+/// Finds the program, and installs Debian's package if that is allowed.
+///
+/// # Errors
+///
+/// When it is not there and cannot be installed.
+pub(crate) fn program(wanted: &Program, options: InstallOptions) -> Result<PathBuf> {
+    if let Some(program) = wanted.on_path() {
+        return Ok(program);
+    }
+    let Program { what, package, .. } = wanted;
+    install(&[package], options)
+        .with_context(|| format!("no {what}: none of {:?} is on PATH", wanted.names))?;
+    keep_service_off(package);
+    wanted
+        .on_path()
+        .with_context(|| format!("Debian's package {package} has no program"))
+}
+
+impl Program {
+    /// Where it is, if it is installed.
+    pub(crate) fn on_path(&self) -> Option<PathBuf> {
+        self.names.iter().find_map(|name| which::which(name).ok())
+    }
+}
+
+/// Debian's package would start a server at the next boot, on our port.
+fn keep_service_off(service: &str) {
+    let mut disable = tools::command("systemctl");
+    disable.args(["disable", "--quiet", service]);
+    // Where there is no systemd, nothing starts it.
+    let _no_systemd = child::run("systemctl", &mut disable, Some(QUESTION_TIMEOUT));
+}
 
 /// Installs `packages`, when this is Debian, we are root and it is allowed.
 ///

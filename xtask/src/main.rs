@@ -9,8 +9,12 @@
 //! - `manifest`: what `up` has to know of `spin.toml`
 //! - `requirements`: what the tests need from the machine
 //! - `runtime`: the dev host or the Spin CLI
+//! - `metrics_backend`: what runs beside the app
 //! - `redis_server`, `redis_container`: which Redis, and starting it
 //! - `redis_settings`: how the app and the exporter reach it
+//! - `pushgateway`, `prometheus`: the same of these
+//! - `children`: what `up` has started
+//! - `spin_variables`: the app's variables
 //! - `address`, `probe`: addresses to listen on, and whether somebody answers
 //! - `debian`: packages from Debian
 //! - `tools`, `child`, `interrupt`, `steps`: commands, processes, signals,
@@ -24,16 +28,21 @@ mod bench_tools;
 mod build;
 mod chaos;
 mod child;
+mod children;
 mod debian;
 mod interrupt;
 mod manifest;
+mod metrics_backend;
 mod probe;
+mod prometheus;
 mod prometheus_rule;
+mod pushgateway;
 mod redis_container;
 mod redis_server;
 mod redis_settings;
 mod requirements;
 mod runtime;
+mod spin_variables;
 mod steps;
 mod test;
 mod tools;

@@ -9,14 +9,13 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::InstallOptions;
 use crate::address;
-use crate::child::{self, Child};
-use crate::debian;
+use crate::child::Child;
+use crate::debian::{self, Program};
 use crate::probe;
 use crate::redis_container;
 use crate::redis_settings::RedisSettings;
@@ -24,9 +23,12 @@ use crate::tools;
 
 /// Below the workspace's root, and ignored by git.
 const DATA_FOLDER: &str = ".functional-scaffold/redis";
-const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
-const DEBIAN_PACKAGE: &str = "redis-server";
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+const PROGRAM: Program = Program {
+    what: "Redis",
+    names: &["redis-server", "valkey-server"],
+    package: "redis-server",
+};
 
 /// Where Redis comes from.
 pub(crate) enum RedisServer {
@@ -67,17 +69,8 @@ impl RedisServer {
             credentials.username.is_none(),
             "REDIS_USERNAME is for a Redis that REDIS_HOST names; it is not set"
         );
-        if let Some(program) = find_program() {
-            return Ok(Self::Program(program));
-        }
-        let not_installed = match debian::install(&[DEBIAN_PACKAGE], install) {
-            Ok(()) => {
-                keep_service_off();
-                let program = find_program();
-                return program
-                    .map(Self::Program)
-                    .context("Debian's package has no program");
-            }
+        let not_installed = match debian::program(&PROGRAM, install) {
+            Ok(program) => return Ok(Self::Program(program)),
             Err(error) => error,
         };
         let Err(no_docker) = redis_container::engine_answers() else {
@@ -222,18 +215,6 @@ fn quote(text: &str) -> String {
     }
     quoted.push('"');
     quoted
-}
-
-fn find_program() -> Option<PathBuf> {
-    PROGRAMS.iter().find_map(|name| which::which(name).ok())
-}
-
-/// Debian's package would start a Redis at the next boot, on our port.
-fn keep_service_off() {
-    let mut disable = tools::command("systemctl");
-    disable.args(["disable", "--quiet", "redis-server"]);
-    // Where there is no systemd, nothing starts it.
-    let _no_systemd = child::run("systemctl", &mut disable, Some(QUESTION_TIMEOUT));
 }
 
 #[cfg(test)]

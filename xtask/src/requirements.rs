@@ -19,7 +19,7 @@ struct Requirement {
     is_met: fn() -> bool,
 }
 
-const REQUIREMENTS: [Requirement; 10] = [
+const REQUIREMENTS: [Requirement; 12] = [
     Requirement {
         what: "rustfmt",
         how: "rustup component add rustfmt",
@@ -69,6 +69,16 @@ const REQUIREMENTS: [Requirement; 10] = [
         what: "openssl",
         how: "apt-get install openssl",
         is_met: || on_path("openssl"),
+    },
+    Requirement {
+        what: "chromium",
+        how: "apt-get install chromium",
+        is_met: || on_path("chromium"),
+    },
+    Requirement {
+        what: "chromedriver",
+        how: "apt-get install chromium-driver",
+        is_met: || on_path("chromedriver"),
     },
 ];
 

@@ -1,39 +1,40 @@
-//! `cargo xtask up`: Redis, the app and the exporter, from the build to the
-//! Ctrl-C that stops them.
+//! `cargo xtask up`: the app and what its metrics take, from the build to the
+//! Ctrl-C that stops all of it.
 
 use std::net::SocketAddr;
-use std::thread;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 
 use crate::InstallOptions;
 use crate::address;
 use crate::build;
-use crate::child::{Child, describe_end};
-use crate::interrupt::{self, Interrupted};
+use crate::child::Child;
+use crate::children::Children;
 use crate::manifest::Manifest;
+use crate::metrics_backend::MetricsBackend;
 use crate::probe;
+use crate::prometheus::{Prometheus, Target};
+use crate::pushgateway::Pushgateway;
 use crate::redis_server::{self, RedisServer};
-use crate::redis_settings::{self, RedisSettings};
+use crate::redis_settings::RedisSettings;
 use crate::runtime::{Runtime, RuntimeName};
+use crate::spin_variables::SpinVariables;
 use crate::steps::Steps;
 use crate::tools;
 
 const EXPORTER: &str = "functional-scaffold-exporter";
 
-/// How long a server may take until it answers. Redis reads its AOF first.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
-
-/// Build everything, and run Redis, the app and the exporter until Ctrl-C.
+/// Build everything, and run the app and what its metrics take until Ctrl-C.
 ///
-/// Redis is the one that REDIS_HOST names (with REDIS_PORT, REDIS_USERNAME,
-/// REDIS_PASSWORD, and for TLS REDIS_TLS and REDIS_CA_FILE); else one is started, with its data in .functional-scaffold/:
-/// redis-server or valkey-server, Debian's package (installed if we are root),
-/// or a Docker container. App and exporter get the same settings, from the
-/// environment or from .env.
+/// That is Redis and the exporter; a Pushgateway with
+/// SPIN_VARIABLE_METRICS_BACKEND=pushgateway; nothing with pull. Redis is the one
+/// that REDIS_HOST names (with REDIS_PORT, REDIS_USERNAME, REDIS_PASSWORD, and for
+/// TLS REDIS_TLS and REDIS_CA_FILE); else one is started, with its data in
+/// .functional-scaffold/: redis-server or valkey-server, Debian's package
+/// (installed if we are root), or a Docker container. The Pushgateway is the one
+/// that SPIN_VARIABLE_PUSHGATEWAY_URL names, or one that is started. App and
+/// exporter get the same settings, from the environment or from .env.
 #[derive(Args)]
 pub(crate) struct Up {
     /// Address and port of the app.
@@ -47,6 +48,19 @@ pub(crate) struct Up {
     /// Port of the Redis that is started; 6379 unless REDIS_PORT is set.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     redis_port: Option<u16>,
+
+    /// Address and port of the Pushgateway that is started.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9091", value_parser = address::parse)]
+    pushgateway_listen: SocketAddr,
+
+    /// Run a Prometheus, too, with the rules and alerts of monitoring/: the one
+    /// on PATH, or Debian's package (installed if we are root).
+    #[arg(long)]
+    monitoring: bool,
+
+    /// Address and port of that Prometheus.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9090", value_parser = address::parse)]
+    prometheus_listen: SocketAddr,
 
     /// What runs the app.
     #[arg(long, value_enum, env = "SCAFFOLD_RUNTIME", default_value = "devhost")]
@@ -64,8 +78,18 @@ pub(crate) struct Up {
 struct Plan {
     up: Up,
     runtime: Runtime,
-    redis: RedisServer,
-    settings: RedisSettings,
+    store: Store,
+    prometheus: Option<Prometheus>,
+    api_key_is_set: bool,
+}
+
+/// Where the counts are kept, with what it takes.
+enum Store {
+    Redis(RedisServer, RedisSettings),
+    Pushgateway(Pushgateway),
+    /// In the app's one instance.
+    App,
+    Nowhere,
 }
 
 impl Up {
@@ -75,10 +99,11 @@ impl Up {
     ///
     /// What is missing, in use, failed to build or start, or ended by itself.
     pub(crate) fn run(self) -> Result<()> {
-        let plan = self.plan()?;
+        let variables = SpinVariables::read()?;
+        let plan = self.plan(&variables)?;
         plan.check_ports()?;
         let manifest = Manifest::read()?;
-        for name in redis_settings::unknown_variables(&manifest.variables())? {
+        for name in variables.unknown(&manifest.variables()) {
             eprintln!("warning: {name} is no variable of spin.toml; it changes nothing");
         }
         let mut steps = Steps::default();
@@ -94,8 +119,29 @@ impl Up {
         children.watch()
     }
 
-    fn plan(self) -> Result<Plan> {
-        let mut settings = RedisSettings::read()?;
+    fn plan(self, variables: &SpinVariables) -> Result<Plan> {
+        let store = match MetricsBackend::read(variables)? {
+            MetricsBackend::Redis => self.redis(RedisSettings::read(variables))?,
+            MetricsBackend::Pushgateway => {
+                Store::Pushgateway(Pushgateway::find(variables, self.install)?)
+            }
+            MetricsBackend::Pull => Store::App,
+            MetricsBackend::Off => Store::Nowhere,
+        };
+        let prometheus = match self.monitoring {
+            true => Some(Prometheus::find(self.install)?),
+            false => None,
+        };
+        Ok(Plan {
+            runtime: Runtime::find(self.runtime)?,
+            up: self,
+            store,
+            prometheus,
+            api_key_is_set: variables.get("API_KEY").is_some(),
+        })
+    }
+
+    fn redis(&self, mut settings: RedisSettings) -> Result<Store> {
         ensure!(
             self.redis_port.is_none() || settings.host().is_none(),
             "--redis-port is for a Redis that is started, but REDIS_HOST names one: use REDIS_PORT"
@@ -105,143 +151,185 @@ impl Up {
             let port = self.redis_port.map_or_else(|| settings.port(), Ok)?;
             settings = settings.at("127.0.0.1", port);
         }
-        Ok(Plan {
-            runtime: Runtime::find(self.runtime)?,
-            up: self,
-            redis,
-            settings,
-        })
+        Ok(Store::Redis(redis, settings))
     }
 }
 
 impl Plan {
     fn check_ports(&self) -> Result<()> {
-        let (app, exporter) = (self.up.listen, self.up.exporter_listen);
-        ensure!(
-            app != exporter,
-            "--listen and --exporter-listen are both {app}"
-        );
-        address::check_free(app, "the app", "--listen")?;
-        address::check_free(exporter, "the exporter", "--exporter-listen")?;
-        if self.redis.is_own() {
-            redis_server::check_port(self.settings.port()?)?;
+        for (at, (address, purpose, option)) in self.listeners().iter().enumerate() {
+            for (other, _, other_option) in &self.listeners()[..at] {
+                ensure!(
+                    address != other,
+                    "{other_option} and {option} are both {address}"
+                );
+            }
+            address::check_free(*address, purpose, option)?;
         }
-        Ok(())
+        match &self.store {
+            Store::Redis(redis, settings) if redis.is_own() => {
+                redis_server::check_port(settings.port()?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The servers that are to listen, but for Redis: where, what they are to
+    /// the user, and the option to have them elsewhere.
+    fn listeners(&self) -> Vec<(SocketAddr, &'static str, &'static str)> {
+        let up = &self.up;
+        let mut listeners = vec![(up.listen, "the app", "--listen")];
+        match &self.store {
+            Store::Redis(..) => {
+                listeners.push((up.exporter_listen, "the exporter", "--exporter-listen"));
+            }
+            Store::Pushgateway(pushgateway) if pushgateway.is_own() => {
+                let address = up.pushgateway_listen;
+                listeners.push((address, "the Pushgateway", "--pushgateway-listen"));
+            }
+            _ => {}
+        }
+        if self.prometheus.is_some() {
+            let address = up.prometheus_listen;
+            listeners.push((address, "Prometheus", "--prometheus-listen"));
+        }
+        listeners
     }
 
     fn start(&self) -> Result<Children> {
         let mut children = Children::default();
-        let (settings, exporter_listen) = (&self.settings, self.up.exporter_listen);
-        if let Some(redis) = self.redis.start(settings)? {
-            children.0.push(redis);
-            let (host, port) = ("127.0.0.1", settings.port()?);
-            let credentials = settings.credentials();
-            children.wait_until(|| probe::redis_pong(host, port, credentials))?;
+        match &self.store {
+            Store::Redis(redis, settings) => {
+                if let Some(child) = redis.start(settings)? {
+                    let port = settings.port()?;
+                    let credentials = settings.credentials();
+                    children.add(child, || probe::redis_pong("127.0.0.1", port, credentials))?;
+                }
+            }
+            Store::Pushgateway(pushgateway) => {
+                let listen = self.up.pushgateway_listen;
+                if let Some(child) = pushgateway.start(listen)? {
+                    let address = address::reached_at(listen);
+                    children.add(child, || probe::http_ok(address, "/-/ready"))?;
+                }
+            }
+            Store::App | Store::Nowhere => {}
         }
+        self.start_app(&mut children)?;
+        if let Store::Redis(_, settings) = &self.store {
+            self.start_exporter(settings, &mut children)?;
+        }
+        if let Some(prometheus) = &self.prometheus {
+            let target = self.target();
+            let target = target
+                .as_ref()
+                .map(|(scheme, address)| (*scheme, address.as_str()) as Target<'_>);
+            let listen = self.up.prometheus_listen;
+            let address = address::reached_at(listen);
+            let child = prometheus.start(listen, target)?;
+            children.add(child, || probe::http_ok(address, "/-/ready"))?;
+        }
+        Ok(children)
+    }
 
+    fn start_app(&self, children: &mut Children) -> Result<()> {
         let mut app = self.runtime.up(self.up.listen);
-        app.envs(settings.for_app());
-        // What the exporter trusts, whatever runs the app is to trust, too.
-        if let Some(file) = settings.certificate_authority() {
-            app.env("SSL_CERT_FILE", file);
+        match &self.store {
+            Store::Redis(_, settings) => {
+                app.envs(settings.for_app());
+                // What the exporter trusts, whatever runs the app is to trust, too.
+                if let Some(file) = settings.certificate_authority() {
+                    app.env("SSL_CERT_FILE", file);
+                }
+            }
+            Store::Pushgateway(pushgateway) => {
+                let url = pushgateway.url(address::reached_at(self.up.pushgateway_listen));
+                app.env("SPIN_VARIABLE_PUSHGATEWAY_URL", url);
+            }
+            // What an instance counted, it takes with it.
+            Store::App => {
+                app.args(["--max-instance-reuse-count", "1000000000"]);
+                app.args(["--idle-instance-timeout", "31536000s"]);
+            }
+            Store::Nowhere => {}
         }
-        children.0.push(Child::spawn("the app", &mut app)?);
         let address = address::reached_at(self.up.listen);
-        children.wait_until(|| probe::http_ok(address, "/healthz"))?;
+        let child = Child::spawn("the app", &mut app)?;
+        children.add(child, || probe::http_ok(address, "/healthz"))
+    }
 
+    fn start_exporter(&self, settings: &RedisSettings, children: &mut Children) -> Result<()> {
         let mut exporter = tools::command(tools::built(EXPORTER));
         // It would win over host and port, and so over what the app got.
         exporter
             .env_remove("REDIS_URL")
-            .envs(settings.for_exporter());
-        exporter.env("EXPORTER_LISTEN", exporter_listen.to_string());
-        children
-            .0
-            .push(Child::spawn("the exporter", &mut exporter)?);
-        let address = address::reached_at(exporter_listen);
-        children.wait_until(|| probe::http_ok(address, "/healthz"))?;
-        Ok(children)
+            .envs(settings.for_exporter())
+            .env("EXPORTER_LISTEN", self.up.exporter_listen.to_string());
+        if self.prometheus.is_some() {
+            let prometheus = address::reached_at(self.up.prometheus_listen);
+            exporter.env("EXPORTER_PROMETHEUS_URL", format!("http://{prometheus}/"));
+        }
+        let address = address::reached_at(self.up.exporter_listen);
+        let child = Child::spawn("the exporter", &mut exporter)?;
+        children.add(child, || probe::http_ok(address, "/healthz"))
+    }
+
+    /// What Prometheus scrapes.
+    fn target(&self) -> Option<(&'static str, String)> {
+        let up = &self.up;
+        match &self.store {
+            Store::Redis(..) => {
+                let address = address::reached_at(up.exporter_listen);
+                Some(("redis", address.to_string()))
+            }
+            Store::Pushgateway(pushgateway) => {
+                let url = pushgateway.url(address::reached_at(up.pushgateway_listen));
+                let address = url.trim_start_matches("http://").trim_end_matches('/');
+                Some(("pushgateway", address.to_owned()))
+            }
+            Store::App => {
+                let address = address::reached_at(up.listen);
+                Some(("pull", address.to_string()))
+            }
+            Store::Nowhere => None,
+        }
     }
 
     fn announce(&self) -> Result<()> {
         let app = address::reached_at(self.up.listen);
-        let exporter = address::reached_at(self.up.exporter_listen);
-        let redis_cli = self.redis.cli(&self.settings)?;
-        let prefix = self.settings.metrics_prefix();
-        let api_key = match redis_settings::api_key_is_set()? {
+        let api_key = match self.api_key_is_set {
             true => " -H \"Authorization: Bearer $SPIN_VARIABLE_API_KEY\"",
             false => "",
         };
         println!("\nEverything runs; Ctrl-C stops it. Try:\n");
         println!("  curl -X POST http://{app}/invoke{api_key} -d '{{\"number\": 17}}'");
-        println!("  {redis_cli} HGETALL {prefix}request_counter");
-        println!("  curl http://{exporter}/metrics\n");
+        match &self.store {
+            Store::Redis(redis, settings) => {
+                let redis_cli = redis.cli(settings)?;
+                let prefix = settings.metrics_prefix();
+                let exporter = address::reached_at(self.up.exporter_listen);
+                println!("  {redis_cli} HGETALL {prefix}request_counter");
+                println!("  curl http://{exporter}/metrics");
+                println!("\nhttp://{exporter}/ draws the last minutes.");
+            }
+            Store::Pushgateway(pushgateway) => {
+                let url = pushgateway.url(address::reached_at(self.up.pushgateway_listen));
+                println!("  curl {url}/metrics");
+            }
+            Store::App => println!("  curl http://{app}/metrics{api_key}"),
+            Store::Nowhere => println!("\nNothing is counted: metrics_backend is off."),
+        }
+        if self.prometheus.is_some() {
+            let prometheus = address::reached_at(self.up.prometheus_listen);
+            println!("\nPrometheus scrapes every 15 s:\n");
+            println!("  http://{prometheus}/graph?g0.expr=scaffold:http_requests_total");
+            println!("  http://{prometheus}/alerts");
+        }
+        println!();
         // A wrong variable lets the app live, but not answer.
         if probe::http_ok(app, "/readyz").is_err() {
             println!("The app is not ready; http://{app}/readyz says why.\n");
         }
         Ok(())
-    }
-}
-
-/// What runs, in the order in which it was started. It is stopped in the
-/// opposite order, so that the app's last counts still find Redis.
-#[derive(Default)]
-struct Children(Vec<Child>);
-
-impl Children {
-    /// Waits until the newest child answers.
-    fn wait_until(&mut self, answers: impl Fn() -> Result<()>) -> Result<()> {
-        let start = Instant::now();
-        let name = self.0.last().map(|child| child.name().to_owned());
-        loop {
-            let outcome = answers();
-            // After the question: an answer of somebody else's server, on the
-            // port that our child could not have, is none.
-            self.check()?;
-            match outcome {
-                Ok(()) => return Ok(()),
-                Err(error) if start.elapsed() > START_TIMEOUT => {
-                    let name = name.unwrap_or_default();
-                    let seconds = START_TIMEOUT.as_secs();
-                    return Err(error)
-                        .with_context(|| format!("{name} did not answer in {seconds} s"));
-                }
-                Err(_not_yet) => thread::sleep(POLL_INTERVAL),
-            }
-        }
-    }
-
-    /// Waits for the end that the user asks for.
-    fn watch(&mut self) -> Result<()> {
-        loop {
-            match self.check() {
-                Ok(()) => thread::sleep(POLL_INTERVAL),
-                // This is how `up` ends when all is well.
-                Err(error) if error.is::<Interrupted>() => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    fn check(&mut self) -> Result<()> {
-        if interrupt::requested() {
-            bail!(Interrupted);
-        }
-        for child in &mut self.0 {
-            if let Some(status) = child.exit_status()? {
-                bail!("{} {}", child.name(), describe_end(status));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Children {
-    fn drop(&mut self) {
-        while let Some(child) = self.0.pop() {
-            eprintln!("stopping {}", child.name());
-            drop(child);
-        }
     }
 }

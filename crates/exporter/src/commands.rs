@@ -99,7 +99,7 @@ pub struct PushOptions {
     pub interval: Duration,
 
     /// The group's label job.
-    #[arg(long, env = "METRICS_JOB_NAME", value_name = "NAME", default_value = "functional-scaffold", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, env = "METRICS_JOB_NAME", value_name = "NAME", default_value = "functional_scaffold", value_parser = NonEmptyStringValueParser::new())]
     pub job: String,
 
     /// A further label of the group; may be given several times. Two relays of

@@ -16,6 +16,7 @@ use tracing::level_filters::LevelFilter;
 use crate::{
     commands::{PushOptions, SeriesCommand, WipeOptions},
     exposure::{Exposure, ExposureOptions},
+    page::options::{PageConfig, PageOptions},
 };
 
 const MAX_TIMEOUT_MS: u64 = 600_000;
@@ -30,7 +31,8 @@ const MAX_SETTLE_INTERVAL_MS: u64 = 4_999;
 /// and serves them on /metrics. What to export is decided by whoever registers
 /// a family. Executions that were never heard of again are counted as crashed
 /// when their lease runs out; nothing else is written. Also serves /healthz
-/// (alive), /readyz (Redis answers) and / (links).
+/// (alive), /readyz (Redis answers) and / (a page
+/// that draws the last minutes).
 ///
 /// With Redis down, /metrics still answers 200, with functional_scaffold_redis_up 0.
 #[derive(Parser)]
@@ -45,6 +47,9 @@ pub struct Cli {
     /// How safely.
     #[command(flatten)]
     pub exposure: ExposureOptions,
+    /// What is drawn of them.
+    #[command(flatten)]
+    pub page: PageOptions,
     /// What is logged.
     #[command(flatten)]
     pub log: LogOptions,
@@ -73,6 +78,12 @@ pub enum Command {
     /// List what is in the store, or remove some of it.
     #[command(subcommand)]
     Series(SeriesCommand),
+    /// Ask the exporter of the same options whether it is alive.
+    ///
+    /// Asks /healthz where --listen (or EXPORTER_LISTEN) says, over TLS if it has
+    /// a certificate; any will do. The exit code is 0 if the answer is 200 within
+    /// 2.5 s. For the health check of a container, which has no other program.
+    Health,
     /// Begin a new epoch: every count begins at 0.
     ///
     /// Prometheus sees it as a restart. Registrations and leases stay, and what
@@ -281,6 +292,8 @@ pub struct Config {
     pub state_file: Option<PathBuf>,
     /// Who may ask, and how.
     pub exposure: Exposure,
+    /// What the page shows.
+    pub page: PageConfig,
 }
 
 impl Cli {
@@ -302,6 +315,7 @@ impl Cli {
             settle_interval: Duration::from_millis(self.serve.settle_interval_ms),
             state_file: (self.serve.state_file).filter(|file| !file.as_os_str().is_empty()),
             exposure: self.exposure.check()?,
+            page: self.page.check()?,
         })
     }
 }

@@ -9,12 +9,19 @@ use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state},
-    response::{Html, IntoResponse, Response},
+    response::{IntoResponse, Response},
     routing::get,
 };
 use tokio::{sync::Semaphore, task::spawn_blocking, time::Instant};
 
-use crate::{auth::Auth, connection::Redis, negotiate, paced::Paced, page, scrape::Scraper};
+use crate::{
+    auth::Auth,
+    connection::Redis,
+    negotiate,
+    paced::{Paced, no_place},
+    page::routes::{Page, routes},
+    scrape::Scraper,
+};
 
 /// What the routes need.
 #[derive(Clone)]
@@ -33,10 +40,10 @@ pub struct Services {
 
 /// Every route. `GET` ones also answer `HEAD`; another method is 405, another
 /// path 404. What a load balancer or kubelet asks is open to everybody.
-pub fn router(services: Services) -> Router {
+pub fn router(services: Services, page: Page) -> Router {
     let guarded = Router::new()
-        .route("/", get(index))
         .route("/metrics", get(metrics))
+        .merge(routes(page))
         .fallback(not_found)
         .layer(from_fn_with_state(services.clone(), authorize));
     let open = Router::new()
@@ -61,26 +68,12 @@ async fn authorize(State(services): State<Services>, request: Request, next: Nex
     refusal
 }
 
-async fn index() -> Response {
-    let headers = [(
-        header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; style-src 'unsafe-inline'",
-    )];
-    (headers, Html(page::INDEX)).into_response()
-}
-
 /// Always 200: that Redis is down is a sample, so that the scrape's other
 /// samples arrive and an alert can tell Redis from the exporter. But 503 where
 /// too many scrapes are under way: they hold the memory of what they send.
 async fn metrics(State(services): State<Services>, asked: HeaderMap) -> Response {
     let Ok(place) = Arc::clone(&services.places).try_acquire_owned() else {
-        let soon = [(header::RETRY_AFTER, "1")];
-        return (
-            StatusCode::SERVICE_UNAVAILABLE,
-            soon,
-            "too many scrapes at once\n",
-        )
-            .into_response();
+        return no_place();
     };
     let (format, gzip) = (negotiate::format(&asked), negotiate::gzip(&asked));
     let limit = negotiate::scrape_timeout(&asked);
@@ -124,6 +117,6 @@ async fn readyz(State(services): State<Services>) -> (StatusCode, String) {
 async fn not_found() -> (StatusCode, &'static str) {
     (
         StatusCode::NOT_FOUND,
-        "not found; there are /metrics, /healthz, /readyz and /\n",
+        "not found; there are /metrics, /healthz, /readyz, /api/recent and /\n",
     )
 }

@@ -31,8 +31,10 @@
 //! - [`paced`]: a body that is handed out piece by piece
 //! - [`http`]: the routes
 //! - [`negotiate`]: which format a request wants, and in what time
-//! - [`page`]: the front page
+//! - [`gzip`]: compression of what is served
+//! - [`page`]: the page that draws it, for whoever has no Grafana at hand
 //! - [`serve`]: the process: listens, stops on a signal
+//! - [`health`]: the command that asks whether the exporter is alive
 //! - [`groups`]: groups of a Pushgateway that are put back from a log
 //! - [`replay`]: the command that stores batches found in a log
 //! - [`log_lines`]: the lines of that log, and the batches in them
@@ -56,7 +58,9 @@ pub mod connection;
 pub mod exposure;
 mod found;
 pub mod groups;
+pub mod gzip;
 mod hash_marks;
+pub mod health;
 pub mod http;
 pub mod impatient;
 pub mod inventory;

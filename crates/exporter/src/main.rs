@@ -10,7 +10,7 @@ use clap::Parser as _;
 use functional_scaffold_exporter::{
     commands::SeriesCommand,
     config::{Cli, Command, Config, LogFormat, LogOptions},
-    push, replay, series, serve, wipe,
+    health, push, replay, series, serve, wipe,
 };
 
 /// How long a task that cannot be stopped (a DNS look-up) may hold up the end
@@ -52,6 +52,7 @@ async fn obey(command: Option<Command>, config: Config) -> anyhow::Result<ExitCo
                 return Ok(ExitCode::FAILURE);
             }
         }
+        Some(Command::Health) => health::health(&config).await?,
         Some(Command::Push(options)) => push::push(config, &options).await?,
         Some(Command::Series(SeriesCommand::List(options))) => {
             series::list(&config, &options).await?;

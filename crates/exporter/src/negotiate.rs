@@ -56,6 +56,14 @@ pub fn gzip(headers: &HeaderMap) -> bool {
     quality("gzip") > 0.0 && quality("gzip") >= quality("identity")
 }
 
+/// Whether the client has the content of this entity tag: `If-None-Match`, by the
+/// weak comparison.
+#[must_use]
+pub fn is_known(headers: &HeaderMap, etag: &str) -> bool {
+    elements(headers, &header::IF_NONE_MATCH)
+        .any(|element| element.name == "*" || element.name.trim_start_matches("W/") == etag)
+}
+
 /// How long the scrape is waited for, if it says so.
 #[must_use]
 pub fn scrape_timeout(headers: &HeaderMap) -> Option<Duration> {
@@ -208,6 +216,23 @@ mod tests {
         ] {
             let headers = headers(header::ACCEPT_ENCODING, accept);
             assert_eq!(super::gzip(&headers), gzip, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn content_is_known_by_any_of_its_tags() {
+        for (known, is_known) in [
+            (&[][..], false),
+            (&[r#""a""#], true),
+            (&[r#"W/"a""#], true),
+            (&[r#""b", "a""#], true),
+            (&[r#""b""#, r#""a""#], true),
+            (&["*"], true),
+            (&[r#""ab""#], false),
+            (&["a"], false),
+        ] {
+            let headers = headers(header::IF_NONE_MATCH, known);
+            assert_eq!(super::is_known(&headers, r#""a""#), is_known, "{known:?}");
         }
     }
 

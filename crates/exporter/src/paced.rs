@@ -8,7 +8,11 @@ use std::{
     task::{Context, Poll},
 };
 
-use axum::body::{Bytes, HttpBody};
+use axum::{
+    body::{Bytes, HttpBody},
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
 use http_body::{Frame, SizeHint};
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
@@ -33,6 +37,14 @@ impl Paced {
             _place: place,
         }
     }
+}
+
+/// The answer to whom there is no place for.
+#[must_use]
+pub fn no_place() -> Response {
+    let soon = [(header::RETRY_AFTER, "1")];
+    let why = "too many scrapes at once\n";
+    (StatusCode::SERVICE_UNAVAILABLE, soon, why).into_response()
 }
 
 impl HttpBody for Paced {

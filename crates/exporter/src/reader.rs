@@ -26,6 +26,8 @@ const MAX_ROUNDS: usize = 3;
 /// What Redis held.
 #[derive(Debug, Default)]
 pub struct Reading {
+    /// What tells this store from another, if it says so.
+    pub epoch: Option<String>,
     /// In order of their names.
     pub families: Vec<FamilySeries>,
     /// How many fields were read, corrupt ones and repeated ones included.
@@ -184,6 +186,7 @@ impl Found {
             ..Reading::default()
         };
         marks.enter(self.state.epoch.as_deref());
+        reading.epoch = self.state.epoch;
         marks.forget(&self.removals);
         for (name, mut layouts) in self.families {
             for layout in &mut layouts {

@@ -17,6 +17,7 @@ use crate::{
     exposure::Exposure,
     http::{Services, router},
     listen::Server,
+    page::{recorder::Recorder, routes::Page},
     reader::Plan,
     scrape::Scraper,
     self_metrics::Totals,
@@ -56,6 +57,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         config.settle_interval,
     ));
     let scraper = Scraper::start(Arc::clone(&redis), settler, plan, totals);
+    let recorder = config.page.interval.map(Recorder::new).map(Arc::new);
+    if let Some(recorder) = recorder.clone() {
+        let scraper = scraper.clone();
+        // It ends with the runtime, too.
+        tokio::spawn(async move { recorder.record(&scraper).await });
+    }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         "serving {}://{address}/metrics from Redis at {}",
@@ -70,15 +77,24 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
     let (stopping, stopped) = oneshot::channel::<()>();
     let client_timeout = config.exposure.client_timeout;
+    let places = Arc::new(Semaphore::new(config.exposure.max_scrapes));
     let server = Server {
         listener,
-        routes: router(Services {
-            scraper,
-            redis,
-            auth: config.exposure.auth.map(Arc::new),
-            places: Arc::new(Semaphore::new(config.exposure.max_scrapes)),
-            client_timeout,
-        }),
+        routes: router(
+            Services {
+                scraper,
+                redis,
+                auth: config.exposure.auth.map(Arc::new),
+                places: Arc::clone(&places),
+                client_timeout,
+            },
+            Page {
+                recorder,
+                links: config.page.links,
+                places,
+                client_timeout,
+            },
+        ),
         tls: config.exposure.tls,
         client_timeout,
     };

@@ -3,17 +3,17 @@
 //! it.
 
 use std::{
-    io::Write as _,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use axum::body::Bytes;
-use flate2::{Compression, write::GzEncoder};
+use flate2::Compression;
 use functional_scaffold_schema::exposition::{Exposition, Format};
 
 use crate::{
     connection::Failure,
+    gzip::compress,
     reader::Reading,
     self_metrics::{self, ScrapeFigures, Totals},
 };
@@ -55,6 +55,20 @@ impl Snapshot {
         })
     }
 
+    /// What was read.
+    ///
+    /// # Errors
+    /// Redis could not be read.
+    pub fn reading(&self) -> Result<&Reading, &Failure> {
+        self.reading.as_ref()
+    }
+
+    /// How long the read took, or was tried.
+    #[must_use]
+    pub fn duration(&self) -> Duration {
+        self.duration
+    }
+
     /// The snapshot in a format. It takes time in proportion to the series the
     /// first time it is asked for.
     #[must_use]
@@ -65,7 +79,9 @@ impl Snapshot {
         };
         let plain = || forms.plain.get_or_init(|| self.write(format).into());
         let body = if gzip {
-            forms.gzip.get_or_init(|| compress(plain()).into())
+            forms
+                .gzip
+                .get_or_init(|| compress(plain(), Compression::fast()).into())
         } else {
             plain()
         };
@@ -96,14 +112,4 @@ impl Snapshot {
         }
         out.finish()
     }
-}
-
-fn compress(plain: &[u8]) -> Vec<u8> {
-    // The fastest level makes a tenth of it; better ones cost a scrape more
-    // time than they save the network.
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder
-        .write_all(plain)
-        .and_then(|()| encoder.finish())
-        .expect("writing to a Vec does not fail")
 }

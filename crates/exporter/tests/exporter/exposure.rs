@@ -131,6 +131,10 @@ fn a_real_prometheus_scrapes_over_tls_with_a_password() {
         "{}",
         exporter.log()
     );
+    let mut health = exporter_command();
+    health.arg("health").envs(options);
+    health.env("EXPORTER_LISTEN", exporter.address.to_string());
+    assert!(health.status().expect("it ends").success());
     let scrape = |password: &str| {
         let tls = format!("scheme: https\n  tls_config: {{ca_file: '{}'}}", paths[1]);
         let user = format!("basic_auth: {{username: user, password: {password}}}");

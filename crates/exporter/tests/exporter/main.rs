@@ -14,6 +14,8 @@
 //! - [`series`]: series listed and removed, and stores wiped
 //! - [`documented`]: families written as docs/redis-protocol.md says
 //! - [`exposure`]: who may ask, and those who take too long
+//! - [`recent`]: what the page shows, and its files
+//! - [`quantiles`]: the page's quantiles beside those of Prometheus
 //! - [`relay`]: what is relayed to a Pushgateway
 //! - [`prometheus`]: a real Prometheus and a real Pushgateway
 //! - [`process`]: options, start and stop
@@ -29,6 +31,8 @@ mod parsers;
 mod process;
 mod prometheus;
 mod properties;
+mod quantiles;
+mod recent;
 mod relay;
 mod removals;
 mod replay;

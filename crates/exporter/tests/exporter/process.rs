@@ -43,6 +43,33 @@ fn a_signal_stops_it_while_redis_hangs() {
 }
 
 #[test]
+fn health_is_that_of_the_exporter_with_the_same_address() {
+    let health = |listen: &str| {
+        let mut command = exporter_command();
+        let output = command
+            .arg("health")
+            .env("EXPORTER_LISTEN", listen)
+            .output();
+        let output = output.expect("it ends");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), error)
+    };
+    // Redis is no part of it.
+    let exporter = Exporter::start(free_port());
+    let address = exporter.address.to_string();
+    assert_eq!(health(&address), (Some(0), String::new()));
+    let any = format!("0.0.0.0:{}", exporter.address.port());
+    assert_eq!(health(&any), (Some(0), String::new()));
+    exporter.signal("STOP");
+    let (code, error) = health(&address);
+    assert!(code == Some(1) && error.contains("within 2.5s"), "{error}");
+    exporter.signal("CONT");
+    drop(exporter);
+    let (code, error) = health(&address);
+    assert!(code == Some(1) && error.contains(&address), "{error}");
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let exporter = Exporter::start(free_port());
     let address = exporter.address.to_string();

@@ -106,7 +106,7 @@ fn what_was_counted_is_what_prometheus_sees_through_a_pushgateway() {
         ("http_request_duration_seconds_bucket{le='+Inf'}", 1000.0),
         ("http_request_duration_seconds_sum", 499.5),
         (
-            "count(count by (job) (http_requests_total{job='functional-scaffold'}))",
+            "count(count by (job) (http_requests_total{job='functional_scaffold'}))",
             1.0,
         ),
         ("push_failure_time_seconds", 0.0),
@@ -171,7 +171,7 @@ fn what_was_pushed_is_known_to_the_next_push_by_its_file() {
         let output = output.expect("it runs");
         assert!(output.status.success(), "{}", errors(&output));
         let text = pushgateway.get("/metrics").text();
-        let name = "jobs_total{instance=\"\",job=\"functional-scaffold\"}";
+        let name = "jobs_total{instance=\"\",job=\"functional_scaffold\"}";
         assert_eq!(sample(&text, name), Some(10.0), "{text}");
     }
 }

@@ -223,7 +223,7 @@ fn has_the_routes_it_says_and_no_others() {
     let redis = Redis::start();
     let exporter = Exporter::start(redis.port);
     for (path, status, content) in [
-        ("/", 200, "href=\"/metrics\""),
+        ("/", 200, "href=\"metrics\""),
         ("/metrics", 200, "functional_scaffold_redis_up 1"),
         ("/healthz", 200, "ok"),
         ("/readyz", 200, "redis: ok\n"),
@@ -242,7 +242,6 @@ fn has_the_routes_it_says_and_no_others() {
             assert_eq!(post.header("allow"), Some("get,head"), "{path}");
         }
     }
-    assert!(exporter.get("/").body.contains(env!("CARGO_PKG_VERSION")));
 }
 
 #[test]

@@ -249,6 +249,8 @@ impl Exporter {
         command
             .env("REDIS_PORT", redis_port.to_string())
             .env("EXPORTER_LISTEN", "127.0.0.1:0")
+            // Tests count reads and calls.
+            .env("EXPORTER_PAGE_INTERVAL_MS", "0")
             .envs(options.iter().copied())
             .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the exporter starts");
