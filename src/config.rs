@@ -146,6 +146,10 @@ pub struct ConfigError {
 }
 
 const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
+/// The longest prefix of keys and the longest names of a group, in bytes: one
+/// execution, or one cell of a group, is to fit into a log line with them.
+pub const MAX_PREFIX_BYTES: usize = 128;
+const MAX_NAME_BYTES: usize = 256;
 
 const NAMES: [&str; 21] = [
     "metrics_backend",
@@ -222,12 +226,12 @@ impl Config {
             },
             pushgateway: PushgatewayConfig {
                 origin: reader.origin("pushgateway_url", "http://127.0.0.1:9091"),
-                job: reader.text("metrics_job_name", "functional_scaffold"),
-                instance: reader.text("instance_id", ""),
+                job: reader.short_text("metrics_job_name", "functional_scaffold", MAX_NAME_BYTES),
+                instance: reader.short_text("instance_id", "", MAX_NAME_BYTES),
                 timeout: reader.millis("push_timeout_ms", 300, 1..=1_000),
             },
             metrics_endpoint: reader.boolean("metrics_endpoint", true),
-            prefix: reader.text("metrics_prefix", DEFAULT_PREFIX),
+            prefix: reader.short_text("metrics_prefix", DEFAULT_PREFIX, MAX_PREFIX_BYTES),
             durability: match (reader.durability(), backend) {
                 (durability, Backend::Redis) => durability,
                 _ => Durability::Relaxed,
@@ -263,6 +267,14 @@ impl Reader<'_> {
             .filter(|value| !value.is_empty())
             .map_or(default, String::as_str)
             .to_owned()
+    }
+
+    fn short_text(&mut self, name: &'static str, default: &str, most_bytes: usize) -> String {
+        let text = self.text(name, default);
+        if text.len() > most_bytes {
+            self.refuse(name, format!("{text:?} is longer than {most_bytes} bytes"));
+        }
+        text
     }
 
     /// Refuses an empty value of those that `allowed_outbound_hosts` is built
@@ -449,6 +461,7 @@ mod tests {
 
     #[test]
     fn wrong_values_are_refused_by_name_all_at_once() {
+        let (long_prefix, long_name) = ("é".repeat(65), "x".repeat(257));
         for (name, value) in [
             ("metrics_backend", "statsd"),
             ("metrics_durability", "sure"),
@@ -477,6 +490,9 @@ mod tests {
             ("pushgateway_url", "http://[::1"),
             ("pushgateway_url", "http://"),
             ("pushgateway_url", "http://*:9091"),
+            ("metrics_prefix", &long_prefix),
+            ("metrics_job_name", &long_name),
+            ("instance_id", &long_name),
         ] {
             let errors = config(&[(name, value)]).err().expect("it is refused");
             assert_eq!(errors.len(), 1);

@@ -7,7 +7,6 @@ use std::{
 };
 
 use functional_scaffold_schema::catalog::Catalog;
-use serde_json::json;
 use spin_sdk::{wasip3::random::random::get_random_u64, wit_bindgen};
 
 use crate::{
@@ -97,11 +96,7 @@ impl Instance {
 
     fn prepare(&self, loaded: Result<Config, Vec<ConfigError>>) -> Result<Ready, Vec<String>> {
         let refused = |problems: Vec<String>| {
-            log::write(
-                Level::Error,
-                "misconfigured",
-                json!({ "problems": problems }),
-            );
+            log::write_list(Level::Error, "misconfigured", "problems", &problems);
             problems
         };
         let config = loaded

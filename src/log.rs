@@ -1,9 +1,16 @@
-//! Log lines: one JSON object a line on stderr. Owns their form and level;
-//! what is worth a line is decided where it happens.
+//! Log lines: one JSON object a line on stderr. Owns their form, length and
+//! level; what is worth a line is decided where it happens.
 
 use std::{cell::Cell, time::SystemTime};
 
 use serde::Serialize;
+use serde_json::{Value, json};
+
+/// The longest line, in bytes with its end. A host passes on what is written in
+/// pieces of at most 4,096 bytes, and the pieces of two instances mix; so a line
+/// is one piece. The rest is left to what a host puts before it: a pipe takes no
+/// more than 4,096 bytes at once either.
+const MAX_LINE_BYTES: usize = 4000;
 
 /// How much is logged, least first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,8 +62,43 @@ pub fn enabled(level: Level) -> bool {
 }
 
 /// Writes a line: time, level, the event's name, and `fields`, which must
-/// serialise as an object.
+/// serialise as an object. Where it would be too long, texts in it are clipped.
 pub fn write(level: Level, event: &'static str, fields: impl Serialize) {
+    if enabled(level) {
+        write_line(&clipped_line(level, event, fields));
+    }
+}
+
+/// Writes items as a list under `name`, in as many lines as it takes: so that
+/// none is left out.
+pub fn write_list(level: Level, event: &'static str, name: &str, items: &[String]) {
+    if enabled(level) {
+        let lines = list_lines(level, event, name, items);
+        lines.iter().for_each(|line| write_line(line));
+    }
+}
+
+/// Writes a line with what may not be clipped.
+pub fn write_whole(level: Level, event: &'static str, fields: impl Serialize) {
+    if enabled(level) {
+        write_line(&line(level, event, fields));
+    }
+}
+
+/// How many bytes the members of another object may take in a line with these
+/// fields.
+#[must_use]
+pub fn room_beside(level: Level, event: &'static str, fields: impl Serialize) -> usize {
+    MAX_LINE_BYTES.saturating_sub(line(level, event, fields).len())
+}
+
+/// A text of at most so many bytes: this one, or its beginning.
+#[must_use]
+pub fn clip(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
+}
+
+fn line(level: Level, event: &'static str, fields: impl Serialize) -> String {
     #[derive(Serialize)]
     struct Line<F> {
         time: String,
@@ -66,19 +108,125 @@ pub fn write(level: Level, event: &'static str, fields: impl Serialize) {
         fields: F,
     }
 
-    if !enabled(level) {
-        return;
-    }
     let line = Line {
         time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
         level: level.name(),
         event,
         fields,
     };
-    if let Ok(mut text) = serde_json::to_string(&line) {
-        text.push('\n');
-        // One write a line, so that the lines of two instances do not mix; a
-        // closed stderr is no reason to fail a request.
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+    // Objects of texts and numbers always serialise.
+    serde_json::to_string(&line).map_or_else(|_error| String::new(), |text| text + "\n")
+}
+
+fn clipped_line(level: Level, event: &'static str, fields: impl Serialize) -> String {
+    let text = line(level, event, &fields);
+    if text.len() <= MAX_LINE_BYTES {
+        return text;
+    }
+    let mut fields = serde_json::to_value(&fields).unwrap_or_default();
+    let mut most = MAX_LINE_BYTES;
+    loop {
+        most /= 2;
+        clip_texts(&mut fields, most);
+        let text = line(level, event, &fields);
+        if text.len() <= MAX_LINE_BYTES || most == 0 {
+            return text;
+        }
+    }
+}
+
+fn list_lines(level: Level, event: &'static str, name: &str, items: &[String]) -> Vec<String> {
+    let list = |items: &[String]| clipped_line(level, event, json!({ name: items }));
+    let room = MAX_LINE_BYTES.saturating_sub(list(&[]).len());
+    let mut lines = Vec::new();
+    let mut rest = items;
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fitting = rest.iter().take_while(|item| {
+            bytes += json_bytes(item) + 1;
+            bytes <= room
+        });
+        // One that is longer than a line is clipped.
+        let (these, others) = rest.split_at(fitting.count().max(1));
+        lines.push(list(these));
+        rest = others;
+    }
+    lines
+}
+
+/// Clips every text in a value.
+fn clip_texts(value: &mut Value, most: usize) {
+    match value {
+        Value::String(text) => text.truncate(text.floor_char_boundary(most)),
+        Value::Array(items) => items.iter_mut().for_each(|item| clip_texts(item, most)),
+        Value::Object(members) => members
+            .values_mut()
+            .for_each(|member| clip_texts(member, most)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn json_bytes(text: &str) -> usize {
+    serde_json::to_string(text).map_or(0, |json| json.len())
+}
+
+fn write_line(line: &str) {
+    // A closed stderr is no reason to fail a request.
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_never_longer_than_a_host_passes_on_at_once() {
+        // Each takes up to six times its length in JSON.
+        let path = "/\u{1}é\"".repeat(5000);
+        let fields = json!({ "path": path, "code": 404, "more": [path, { "x": path }] });
+        let text = clipped_line(Level::Info, "request", &fields);
+        assert!(
+            (500..=MAX_LINE_BYTES).contains(&text.len()),
+            "{}",
+            text.len()
+        );
+        let (line, end) = text.split_at(text.len() - 1);
+        assert_eq!(end, "\n");
+        let line: Value = serde_json::from_str(line).expect("it is still JSON");
+        assert_eq!(
+            (&line["event"], &line["code"]),
+            (&json!("request"), &json!(404))
+        );
+        let clipped = line["path"].as_str().expect("a text");
+        assert!(!clipped.is_empty() && path.starts_with(clipped));
+    }
+
+    #[test]
+    fn a_list_goes_into_as_many_lines_as_it_takes() {
+        let mut items: Vec<_> = (0..200).map(|number| format!("{number}/\"x\"")).collect();
+        items.insert(100, "y".repeat(2 * MAX_LINE_BYTES));
+        let lines = list_lines(Level::Warn, "results_late", "leases", &items);
+        assert!((3..6).contains(&lines.len()), "{}", lines.len());
+        let mut listed: Vec<String> = Vec::new();
+        for line in &lines {
+            assert!(line.len() <= MAX_LINE_BYTES, "{}", line.len());
+            let mut line: Value = serde_json::from_str(line).expect("JSON");
+            listed.extend(serde_json::from_value::<Vec<_>>(line["leases"].take()).expect("texts"));
+        }
+        assert!(items[100].starts_with(&listed[100]) && listed[100].len() > 1000);
+        items.remove(100);
+        listed.remove(100);
+        assert_eq!(listed, items);
+    }
+
+    #[test]
+    fn what_there_is_room_for_beside_fields_fits() {
+        let fields = json!({ "reason": "r" });
+        let room = room_beside(Level::Error, "batch_not_stored", &fields);
+        let mut both = json!({ "reason": "r", "more": "" });
+        let empty = json!({ "more": "" }).to_string().len();
+        both["more"] = Value::from("x".repeat(room - empty));
+        let line = line(Level::Error, "batch_not_stored", &both);
+        assert!((MAX_LINE_BYTES - 2..=MAX_LINE_BYTES).contains(&line.len()));
     }
 }

@@ -166,7 +166,20 @@ fn send_error(code: ErrorCode) -> SendError {
         ErrorCode::TlsCertificateError => {
             "its certificate is not one that the host of this component trusts"
         }
-        other => return SendError::Failed(format!("{other:?}")),
+        ErrorCode::TlsProtocolError | ErrorCode::TlsAlertReceived(_) => {
+            "what listens there does not agree to TLS"
+        }
+        ErrorCode::DestinationNotFound
+        | ErrorCode::DestinationUnavailable
+        | ErrorCode::DestinationIpProhibited
+        | ErrorCode::DestinationIpUnroutable => "the host of this component finds no way there",
+        ErrorCode::ConnectionLimitReached => "the host of this component has no connection left",
+        ErrorCode::ConfigurationError => "the host of this component is not configured for it",
+        ErrorCode::InternalError(Some(words)) => return SendError::Failed(words),
+        ErrorCode::InternalError(None) => "the host of this component failed",
+        // What it names is a fault of one of the two messages; all others are
+        // the server's, for the request is the same each time.
+        _ => "its answer is not one of HTTP",
     };
     SendError::Failed(words.to_owned())
 }

@@ -2,7 +2,7 @@
 //! refuses.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -10,6 +10,7 @@ use functional_scaffold_schema::batch::{Batch, SentBatch};
 use functional_scaffold_tests::{
     app::{App, AppOptions},
     client::{Kind, Ledger, Until, load},
+    exporter::replay,
     process::{free_port, poll_until},
     redis_server::RedisServer,
 };
@@ -29,18 +30,11 @@ async fn invoke(app: &App, until: Until) -> Result<Ledger> {
     load(&app.url(""), &kinds, CONCURRENCY, until).await
 }
 
-/// The batches that the log holds.
-fn logged(app: &App) -> Result<Vec<SentBatch>> {
-    let lines = app.log("batch_not_stored")?;
-    let batches = lines.into_iter().map(serde_json::from_value);
-    Ok(batches.collect::<std::result::Result<_, _>>()?)
-}
-
 /// What Redis holds and what the log holds, by label set of the request
 /// counter.
 fn held(redis: &RedisServer, app: &App) -> Result<BTreeMap<String, i64>> {
     let mut held = redis.cells("metrics:request_counter")?;
-    for batch in logged(app)? {
+    for batch in app.logged_batches()? {
         for (key, labels, count) in batch.total().cells() {
             if key == "metrics:request_counter" {
                 *held.entry(labels.to_owned()).or_default() += i64::try_from(count)?;
@@ -89,6 +83,54 @@ async fn a_hung_redis_fails_no_response_and_loses_no_count() -> Result {
     nothing_is_lost(&redis, &app, &all)
 }
 
+/// Instances that give up at the same time write at the same time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_batch_can_be_replayed_although_others_are_logged_meanwhile() -> Result {
+    const OUTAGES: usize = 4;
+    /// Such a batch does not fit into what a host writes at once.
+    const MANY_EXECUTIONS: usize = 24;
+    const HOST_PIECE_BYTES: usize = 4096;
+
+    let redis = RedisServer::start()?;
+    // What is finished and not yet sent fills a batch.
+    let options = AppOptions::with_redis(redis.port()).variable("flush_interval_ms", "500");
+    let app = App::start(&options.variable("lease_timeout_ms", "200"))?;
+    let load = invoke(
+        &app,
+        Until::Elapsed(Duration::from_millis(2500 * OUTAGES as u64)),
+    );
+    let outages = async {
+        for _ in 0..OUTAGES {
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            redis.hang()?;
+            // Longer than an instance lingers.
+            tokio::time::sleep(Duration::from_millis(1900)).await;
+            redis.resume()?;
+        }
+        anyhow::Ok(())
+    };
+    let (ledger, outages) = tokio::join!(load, outages);
+    let ledger = ledger?;
+    outages?;
+    assert_eq!(ledger.unanswered, 0);
+    poll_until(SETTLED, || {
+        replay(redis.port(), &app.output()?)?;
+        let counted = redis.cells("metrics:request_counter")?;
+        anyhow::ensure!(counted == ledger.answers, "{counted:?} of {ledger:?}");
+        Ok(())
+    })?;
+    let batches = app.logged_batches()?;
+    let large = batches
+        .iter()
+        .filter(|batch| batch.leased.len() >= MANY_EXECUTIONS);
+    // Several dozen; fewer where Redis acknowledges few leases in time.
+    assert!(large.count() > 0, "of {} batches", batches.len());
+    let output = app.output()?;
+    let longest = output.lines().map(str::len).max();
+    assert!(longest < Some(HOST_PIECE_BYTES), "{longest:?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn those_who_wait_for_a_hung_redis_together_stop_together() -> Result {
     // The longest there is, so that two waits in a row differ from one on the
@@ -115,19 +157,17 @@ async fn without_redis_everything_is_answered_and_logged() -> Result {
     let app = App::start(&AppOptions::with_redis(port))?;
     let ledger = invoke(&app, Until::Requests(500)).await?;
     assert_eq!((ledger.unanswered, ledger.total()), (0, 500));
-    let lines = poll_until(SETTLED, || {
-        let totals = logged(&app)?
-            .iter()
-            .map(SentBatch::total)
-            .collect::<Vec<_>>();
+    let batches = poll_until(SETTLED, || {
+        let batches = app.logged_batches()?;
+        let totals = batches.iter().map(SentBatch::total).collect::<Vec<_>>();
         let cells = totals.iter().flat_map(Batch::cells);
         let requests = cells.filter(|(key, _, _)| *key == "metrics:request_counter");
         let logged: u64 = requests.map(|(_, _, count)| count).sum();
         anyhow::ensure!(logged == 500, "{logged} of 500 are logged");
-        app.log("batch_not_stored")
+        Ok(batches)
     })?;
     // A batch in the log can be applied from there: id, time and increments.
-    for line in &lines {
+    for line in app.log("batch_not_stored")? {
         assert_eq!(line["level"], "error");
         assert!(line["id"].is_string() && line["time"].is_string(), "{line}");
         assert!(
@@ -136,10 +176,8 @@ async fn without_redis_everything_is_answered_and_logged() -> Result {
                 .is_some_and(|reason| !reason.is_empty())
         );
     }
-    let mut ids: Vec<_> = lines.iter().map(|line| line["id"].to_string()).collect();
-    ids.sort();
-    ids.dedup();
-    assert_eq!(ids.len(), lines.len(), "every batch has an id of its own");
+    let ids: BTreeSet<_> = batches.iter().map(|batch| &batch.id).collect();
+    assert_eq!(ids.len(), batches.len(), "every batch has an id of its own");
     Ok(())
 }
 

@@ -8,13 +8,13 @@ use plotters::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{report::number, rounds::Figure};
+use crate::{report::number, results::report_name, rounds::Figure};
 
 /// A chart of horizontal bars, with their spread.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Chart {
-    /// Its file in docs/, `benchmarks-<what>.svg`.
-    pub(crate) file: String,
+    /// What its file in docs/ is named for.
+    pub(crate) name: String,
     /// What it shows, with the unit.
     pub(crate) caption: String,
     /// From top to bottom.
@@ -30,6 +30,11 @@ const INK: RGBColor = RGBColor(0x76, 0x7f, 0x88);
 const BAR: RGBColor = RGBColor(0x2f, 0x81, 0xc4);
 
 impl Chart {
+    /// Its file in docs/.
+    pub(crate) fn file(&self) -> String {
+        format!("{}-{}.svg", report_name(), self.name)
+    }
+
     /// Draws it.
     ///
     /// # Errors
@@ -38,7 +43,7 @@ impl Chart {
         let mut svg = String::new();
         // The backend's errors borrow what it draws to.
         self.draw_to(&mut svg)
-            .map_err(|error| anyhow!("cannot draw {}: {error}", self.file))?;
+            .map_err(|error| anyhow!("cannot draw {}: {error}", self.name))?;
         svg.push('\n');
         Ok(svg)
     }

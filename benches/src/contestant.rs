@@ -1,12 +1,9 @@
 //! A server under load, and the proof that it counted what it answered.
 
-use std::{thread, time::Duration};
+use std::{any::Any, thread, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use functional_scaffold_tests::{
-    app::{App, AppOptions},
-    process::poll_until,
-};
+use functional_scaffold_tests::process::poll_until;
 
 use crate::{
     cpu,
@@ -20,7 +17,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a load leaves behind is over by then, and does not burden the next.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// A server that takes `POST /invoke`.
+/// A server that takes requests.
 pub(crate) struct Contestant<'a> {
     /// What the report calls it.
     pub(crate) name: &'static str,
@@ -28,14 +25,39 @@ pub(crate) struct Contestant<'a> {
     pub(crate) origin: String,
     /// Its process, or the one that started all of it.
     pub(crate) process: u32,
-    /// How many requests it has counted.
+    /// How many requests of a kind it has counted.
     pub(crate) counted: Counted<'a>,
     /// What ends with it.
-    pub(crate) server: Box<dyn std::any::Any>,
+    pub(crate) _server: Box<dyn Any>,
 }
 
 /// Where a count of answered requests is read; none where nothing is counted.
-pub(crate) type Counted<'a> = Option<Box<dyn Fn() -> anyhow::Result<u64> + 'a>>;
+pub(crate) type Counted<'a> = Option<Box<dyn Fn(&Request) -> anyhow::Result<u64> + 'a>>;
+
+/// What is posted.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// The path.
+    pub(crate) path: &'static str,
+    /// The JSON.
+    pub(crate) body: &'static str,
+    /// The label set that its success is counted under.
+    pub(crate) labels: &'static str,
+}
+
+/// A prime that is seen at once.
+pub(crate) const SMALL: Request = Request {
+    path: "/invoke",
+    body: r#"{"number": 17}"#,
+    labels: r#"code="200",endpoint="/invoke",method="POST",status="success""#,
+};
+
+/// An algorithm that takes about a millisecond.
+pub(crate) const MILLISECOND: Request = Request {
+    path: "/invoke/count-primes",
+    body: r#"{"limit": 900000}"#,
+    labels: r#"code="200",endpoint="/invoke/{algorithm}",method="POST",status="success""#,
+};
 
 /// How requests are sent.
 #[derive(Debug, Clone, Copy)]
@@ -61,42 +83,14 @@ pub(crate) struct Run {
     pub(crate) redis_micros: f64,
     /// The same of the load generator.
     pub(crate) generator_micros: f64,
-    /// Calls of scripts a request.
-    pub(crate) script_calls: f64,
+    /// Commands to Redis a request.
+    pub(crate) commands: f64,
     /// Connections to Redis that were opened, for 128 requests: as many as an
     /// instance takes.
     pub(crate) connections: f64,
 }
 
-impl<'a> Contestant<'a> {
-    /// The application of this repository, under a prefix of its own.
-    ///
-    /// # Errors
-    /// It is not built, or does not start.
-    pub(crate) fn app(name: &'static str, mode: Mode, store: &'a Store) -> anyhow::Result<Self> {
-        let prefix = format!("{name}:");
-        let options = AppOptions::with_redis(store.port())
-            .variable("metrics_prefix", &prefix)
-            // A line a request would be most of what there is to do.
-            .variable("log_level", "warn");
-        let (options, counts) = match mode {
-            Mode::Off => (options.variable("metrics_backend", "off"), false),
-            Mode::Durability(mode) => (options.variable("metrics_durability", mode), true),
-        };
-        let app = App::start(&options)?;
-        let key = format!("{prefix}request_counter");
-        let counted: Counted<'a> = counts.then(|| -> Box<dyn Fn() -> anyhow::Result<u64>> {
-            Box::new(move || store.count(&key, ANSWERED))
-        });
-        Ok(Self {
-            name,
-            origin: app.url(""),
-            process: app.process_id(),
-            counted,
-            server: Box::new(app),
-        })
-    }
-
+impl Contestant<'_> {
     /// Sends a load, and sees to it that each answer was counted, and once.
     ///
     /// # Errors
@@ -105,31 +99,41 @@ impl<'a> Contestant<'a> {
         &self,
         bench: &Bench,
         store: &Store,
-        body: &'static str,
+        request: &Request,
         pace: Pace,
         lasting: Duration,
     ) -> anyhow::Result<Run> {
         let load = Load {
-            url: format!("{}/invoke", self.origin),
-            body,
+            url: format!("{}{}", self.origin, request.path),
+            body: request.body,
             connections: match pace {
                 Pace::Closed(connections) => connections,
                 Pace::Open(_) => OPEN_CONNECTIONS,
             },
             lasting: bench.lasting(lasting),
         };
-        thread::sleep(PAUSE);
-        let counted = self.count()?;
+        thread::sleep(bench.lasting(PAUSE));
+        let counted = self.count(request)?;
         let (work, used) = (store.work()?, cpu::of_tree(self.process)?);
         let answered = match pace {
             Pace::Closed(_) => load.closed(&bench.oha),
             Pace::Open(rate) => load.open(&bench.oha, rate),
         };
         let answered = answered.with_context(|| self.name.to_owned())?;
+        if let Pace::Open(rate) = pace {
+            // A moment's hiccup is much of a smoke run.
+            let due = rate * load.lasting.as_secs_f64();
+            ensure!(
+                bench.smoke || as_float(answered.requests) > 0.9 * due,
+                "{}: {} of {due:.0} requests that were due: beyond capacity",
+                self.name,
+                answered.requests
+            );
+        }
         if let Some(before) = counted {
             let expected = before + answered.requests;
             poll_until(FLUSH_TIMEOUT, || {
-                let now = self.count()?;
+                let now = self.count(request)?;
                 ensure!(
                     now == Some(expected),
                     "{} answered {} requests and counted {}",
@@ -149,25 +153,14 @@ impl<'a> Contestant<'a> {
             server_micros: micros(used, used_after),
             redis_micros: micros(work.used, work_after.used),
             generator_micros: micros(Duration::ZERO, answered.generator),
-            script_calls: as_float(work_after.script_calls - work.script_calls) / requests,
+            commands: as_float(work_after.commands_since(&work)) / requests,
             connections: as_float(work_after.connections - work.connections) / requests * 128.0,
             answered,
         })
     }
 
-    fn count(&self) -> anyhow::Result<Option<u64>> {
-        self.counted.as_ref().map(|counted| counted()).transpose()
+    fn count(&self, request: &Request) -> anyhow::Result<Option<u64>> {
+        let count = self.counted.as_ref().map(|counted| counted(request));
+        count.transpose()
     }
 }
-
-/// How the application counts.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Mode {
-    /// Not at all.
-    Off,
-    /// Into Redis, with this `metrics_durability`.
-    Durability(&'static str),
-}
-
-/// The label set of an answered `POST /invoke`.
-const ANSWERED: &str = r#"code="200",endpoint="/invoke",method="POST",status="success""#;

@@ -108,9 +108,9 @@ fn by_series(bench: &Bench) -> anyhow::Result<(Table, String)> {
     let micros = |place: usize| Figure::of(&runs[place], |run| run.micros_of_a_request).median();
     let millis = Figure::of(&runs[most], |run| run.scrape_used_millis).median();
     let note = format!(
-        "With {} series a request costs Redis {} times what it does with {}: a field of a hash is \
-         found in the same time however many there are. A scrape grows in proportion, with {} µs \
-         of the exporter's processor time a series.",
+        "With {} series a request costs Redis {} times what it does with {}: a field is found by its \
+         name, so what grows is not the work but the memory that it touches. A scrape grows in \
+         proportion, with {} µs of the exporter's processor time a series.",
         grown[most].series,
         number(micros(most) / micros(least)),
         grown[least].series,

@@ -34,6 +34,8 @@ pub(crate) struct Answered {
     pub(crate) p50: f64,
     /// The same.
     pub(crate) p99: f64,
+    /// The same.
+    pub(crate) p999: f64,
     /// Processor time of the generator.
     pub(crate) generator: Duration,
 }
@@ -44,22 +46,18 @@ impl Load {
     /// # Errors
     /// A request was not answered with 200.
     pub(crate) fn closed(&self, oha: &Path) -> anyhow::Result<Answered> {
-        self.run(oha, &[])
+        // A second thread would cost a third more processor time, which the
+        // server lacks then.
+        self.run(oha, &["--worker-threads", "1"])
     }
 
     /// So many requests a second are due, evenly.
     ///
     /// # Errors
-    /// A request was not answered with 200, or the rate was not kept.
+    /// A request was not answered with 200.
     pub(crate) fn open(&self, oha: &Path, rate: f64) -> anyhow::Result<Answered> {
         let due = format!("{rate:.0}");
-        let answered = self.run(oha, &["-q", &due, "--latency-correction"])?;
-        ensure!(
-            answered.rate > 0.95 * rate,
-            "{} requests a second of {rate:.0} that were due: beyond capacity",
-            answered.rate
-        );
-        Ok(answered)
+        self.run(oha, &["-q", &due, "--latency-correction"])
     }
 
     fn run(&self, oha: &Path, further: &[&str]) -> anyhow::Result<Answered> {
@@ -73,6 +71,7 @@ impl Load {
             // Without it the last ones are given up, and whether they were
             // counted nobody knows.
             .arg("--wait-ongoing-requests-after-deadline")
+            .args(["-t", "30s"])
             .args(further)
             .arg(&self.url)
             .output()
@@ -124,6 +123,7 @@ impl Report {
             rate: as_float(requests) / self.summary.total,
             p50: percentile("p50")?,
             p99: percentile("p99")?,
+            p999: percentile("p99.9")?,
             generator,
         })
     }

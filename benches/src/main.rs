@@ -6,6 +6,8 @@
 //! - [`load`]: requests, by oha
 //! - [`store`], [`contestant`]: Redis, a server under load, and the proof that
 //!   what was timed happened
+//! - [`services`]: the servers that are compared
+//! - [`comparison`]: loads on several of them, and the tables of what came out
 //! - [`cpu`]: processor time of servers and generator
 //! - [`report`], [`chart`]: how answers read
 //! - [`results`], [`machine`]: what is kept, and what it was measured on
@@ -13,8 +15,8 @@
 //! - [`instance`]: instances as Redis sees them
 //! - [`filled`], [`server`], [`probe`]: a Redis full of series, exporters that
 //!   show them, and how long other clients of Redis wait
-//! - [`invoke_cost`], [`storage`] (with [`pushes`]), [`scrape`], [`growth`] (with
-//!   [`million`]): the sections; each is a file named for what it asks
+//! - [`invoke_cost`], [`peers`], [`storage`] (with [`pushes`]), [`scrape`],
+//!   [`growth`] (with [`million`]), [`cold_start`]: the sections
 //!
 //! A section is a file of its own, named for what it asks. To add one, write a
 //! function `fn(&Bench) -> anyhow::Result<Answer>` and put it into
@@ -23,6 +25,8 @@
 #![forbid(unsafe_code)]
 
 mod chart;
+mod cold_start;
+mod comparison;
 mod contestant;
 mod cpu;
 mod filled;
@@ -32,6 +36,7 @@ mod invoke_cost;
 mod load;
 mod machine;
 mod million;
+mod peers;
 mod probe;
 mod pushes;
 mod report;
@@ -40,12 +45,13 @@ mod rounds;
 mod scrape;
 mod section;
 mod server;
+mod services;
 mod storage;
 mod store;
 
 use std::{path::PathBuf, process::ExitCode, time::SystemTime};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use clap::{Parser, builder::PossibleValuesParser};
 
 use crate::{
@@ -104,7 +110,8 @@ fn main() -> ExitCode {
 
 fn obey(cli: &Cli) -> anyhow::Result<()> {
     if cli.render {
-        return Results::read()?.write();
+        let results = Results::read()?;
+        return results.context("nothing was measured yet")?.write();
     }
     let bench = Bench {
         rounds: if cli.smoke { 1 } else { cli.rounds.into() },
@@ -118,21 +125,35 @@ fn obey(cli: &Cli) -> anyhow::Result<()> {
     };
     let wanted =
         |section: &&Section| cli.only.is_empty() || cli.only.iter().any(|it| it == section.name);
+    let mut failed = Vec::new();
     for section in SECTIONS.iter().filter(wanted) {
-        results.sections.push(measure(section, &bench, cli)?);
+        eprintln!("==> {}", section.name);
+        if section.wants_python && bench.python.is_none() {
+            eprintln!("skipped: there is no Python with its packages; see --python");
+            continue;
+        }
+        // What others measured, for minutes, is not lost by one that fails.
+        match measure(section, &bench, cli) {
+            Ok(measured) => results.sections.push(measured),
+            Err(error) => {
+                eprintln!("failed: {error:#}");
+                failed.push(section.name);
+            }
+        }
     }
-    ensure!(!results.sections.is_empty(), "there is nothing to measure");
-    if cli.smoke {
-        return Ok(());
+    if !cli.smoke && !results.sections.is_empty() {
+        if let Some(earlier) = Results::read()?
+            && !cli.only.is_empty()
+        {
+            results = earlier.replaced_by(results)?;
+        }
+        results.write()?;
     }
-    if !cli.only.is_empty() {
-        results = Results::read()?.replaced_by(results)?;
-    }
-    results.write()
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
 }
 
 fn measure(section: &Section, bench: &Bench, cli: &Cli) -> anyhow::Result<Measured> {
-    eprintln!("==> {}", section.name);
     let now = humantime::format_rfc3339_seconds(SystemTime::now());
     let load_average = machine::load_average()?;
     let answer = (section.run)(bench)?;

@@ -61,14 +61,15 @@ pub(crate) fn on_paper(cost: &Cost) -> Vec<String> {
         ),
         "What would be sharded is Redis, by who writes and not by series: counts are added up, \
          so an instance may write all it has to any one Redis, and a lease has to be where the \
-         batch is that settles it. Today that is done by deployment: each group of hosts has its \
-         own `redis_host` (or `metrics_prefix`, where several share a process), with an exporter \
-         beside each Redis, and Prometheus adds them up (`sum without(instance)`; the `max` that \
-         the rules take is for several exporters on *one* Redis, so the rules have to be \
-         changed). What does not exist: an instance that chooses its shard by itself, an exporter \
-         that reads several Redis or several prefixes and adds them up, and recording rules for \
-         shards. A Redis Cluster is no substitute: all keys of a prefix are in one slot, since a \
-         script touches several of them."
+         batch is that settles it. Today that is done by deployment: each group of hosts has a \
+         `redis_host` of its own, with an exporter beside each Redis, and Prometheus adds them up \
+         (`sum without(instance)`: the `max` of the recording rules is for several exporters on \
+         *one* Redis, so they have to be changed). What does not exist: an instance that chooses \
+         its shard by itself, an exporter that reads several Redis or prefixes and adds them up, \
+         and recording rules for shards. A Redis Cluster spreads nothing by itself, since a \
+         script touches all keys of a prefix and so they share a slot; and neither the component \
+         nor the exporter follows a cluster's redirections, by which several prefixes would find \
+         their nodes."
             .to_owned(),
     ]
 }

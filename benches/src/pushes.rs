@@ -21,6 +21,7 @@ use crate::{
     report::{Cell, Table},
     rounds::{Figure, alternate},
     section::Bench,
+    server::MAX_SCRAPE_BYTES,
 };
 
 const GROUPS: [usize; 3] = [1, 100, 1_000];
@@ -36,16 +37,18 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Table> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
+    let agent = ureq::Agent::config_builder()
+        .timeout_global(Some(TIMEOUT))
+        .build()
+        .into();
     let sizes: &[usize] = if bench.smoke { &SMOKE_GROUPS } else { &GROUPS };
     let mut gateways = Vec::new();
     for &size in sizes {
-        gateways.push(runtime.block_on(Gateway::start(&client, size))?);
+        let server = runtime.block_on(Pushgateway::start())?;
+        gateways.push(Gateway::fill(&agent, server, size)?);
     }
     let lasting = bench.lasting(LASTING);
-    let runs = alternate(bench.rounds, &gateways, |gateway| {
-        runtime.block_on(gateway.turn(lasting))
-    })?;
+    let runs = alternate(bench.rounds, &gateways, |gateway| gateway.turn(lasting))?;
     let of_a_core = |run: &Run| as_float(run.pushes) / run.used.as_secs_f64();
     let rows = gateways.iter().zip(&runs).map(|(gateway, runs)| {
         let cells: [Cell; 4] = [
@@ -71,7 +74,7 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Table> {
 
 /// A Pushgateway, and the instances that push to it.
 struct Gateway<'a> {
-    client: &'a reqwest::Client,
+    agent: &'a ureq::Agent,
     server: Pushgateway,
     catalog: Catalog,
     /// The path of each instance's group.
@@ -86,34 +89,34 @@ struct Run {
 }
 
 impl<'a> Gateway<'a> {
-    async fn start(client: &'a reqwest::Client, groups: usize) -> anyhow::Result<Self> {
+    fn fill(agent: &'a ureq::Agent, server: Pushgateway, groups: usize) -> anyhow::Result<Self> {
         let groups = (0..groups).map(|group| {
             let instance = format!("{group:016x}");
             group_path("functional-scaffold", [("instance", instance.as_str())])
         });
         let gateway = Self {
-            client,
-            server: Pushgateway::start().await?,
+            agent,
+            server,
             catalog: Catalog::new(DEFAULT_PREFIX),
             groups: groups.collect(),
         };
         let body = gateway.totals(1)?;
         for group in &gateway.groups {
-            gateway.push(group, body.clone()).await?;
+            gateway.push(group, &body)?;
         }
         Ok(gateway)
     }
 
-    async fn turn(&self, lasting: Duration) -> anyhow::Result<Run> {
+    fn turn(&self, lasting: Duration) -> anyhow::Result<Run> {
         let process = self.server.process_id();
         // Each turn begins with other totals than the last one left.
-        let already = self.requests().await?;
+        let already = self.requests()?;
         let requests = already.iter().max().map_or(1, |most| most + 1);
         let body = self.totals(requests)?;
         let used = cpu::of_tree(process)?;
         let (began, mut pushes) = (Instant::now(), 0);
         for group in self.groups.iter().cycle() {
-            self.push(group, body.clone()).await?;
+            self.push(group, &body)?;
             pushes += 1;
             if began.elapsed() >= lasting {
                 break;
@@ -121,7 +124,7 @@ impl<'a> Gateway<'a> {
         }
         let took = began.elapsed();
         let used = cpu::of_tree(process)?.saturating_sub(used);
-        let counts = self.requests().await?;
+        let counts = self.requests()?;
         ensure!(
             counts.len() == self.groups.len(),
             "{} groups of {}",
@@ -137,18 +140,20 @@ impl<'a> Gateway<'a> {
         Ok(Run { pushes, took, used })
     }
 
-    async fn push(&self, group: &str, body: String) -> anyhow::Result<()> {
+    fn push(&self, group: &str, body: &str) -> anyhow::Result<()> {
         let url = format!("{}{group}", self.server.url());
-        let push = self.client.put(url).body(body);
-        let answer = push.send().await?.error_for_status()?;
+        let mut answer = self.agent.put(url).send(body)?;
         // Read to its end, so that the connection is kept.
-        answer.bytes().await?;
+        answer.body_mut().read_to_vec()?;
         Ok(())
     }
 
     /// The count of answered requests in each group.
-    async fn requests(&self) -> anyhow::Result<Vec<u64>> {
-        let text = self.server.scrape().await?;
+    fn requests(&self) -> anyhow::Result<Vec<u64>> {
+        let url = format!("{}/metrics", self.server.url());
+        let mut answer = self.agent.get(url).call()?;
+        let body = answer.body_mut().with_config().limit(MAX_SCRAPE_BYTES);
+        let text = body.read_to_string()?;
         let lines = text
             .lines()
             .filter(|line| line.starts_with("http_requests_total{code=\"200\""));

@@ -1,15 +1,21 @@
 //! What was measured, kept as JSON in target/ so that the report can be written
 //! again, or a section of it measured anew.
 
-use std::fs;
+use std::{fs, io, path::PathBuf};
 
 use anyhow::{Context as _, ensure};
-use functional_scaffold_tests::repository;
+use functional_scaffold_tests::{app::on_spin, repository};
 use serde::{Deserialize, Serialize};
 
 use crate::{report, report::Answer, section::SECTIONS};
 
-const FILE: &str = "target/benchmarks.json";
+/// What files are named for: the two runtimes have a report each.
+pub(crate) fn report_name() -> &'static str {
+    match on_spin() {
+        true => "benchmarks-on-spin",
+        false => "benchmarks",
+    }
+}
 
 /// Everything that the report is written from.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -38,13 +44,16 @@ pub(crate) struct Measured {
 }
 
 impl Results {
-    /// Reads those of the last report.
+    /// Reads those of the last report, if there was one.
     ///
     /// # Errors
-    /// There are none, or of another shape.
-    pub(crate) fn read() -> anyhow::Result<Self> {
-        let path = repository().join(FILE);
-        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    /// They are of another shape.
+    pub(crate) fn read() -> anyhow::Result<Option<Self>> {
+        let path = json_path();
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text.with_context(|| format!("cannot read {}", path.display()))?,
+        };
         serde_json::from_slice(&text)
             .with_context(|| format!("{} is of another version", path.display()))
     }
@@ -56,8 +65,9 @@ impl Results {
     pub(crate) fn replaced_by(mut self, newer: Self) -> anyhow::Result<Self> {
         ensure!(
             self.machine == newer.machine,
-            "{FILE} is of another machine or of other versions, so a section alone cannot be put \
-             into it: leave out --only"
+            "{} is of another machine or of other versions, so a section alone cannot be put \
+             into it: leave out --only",
+            json_path().display()
         );
         for section in newer.sections {
             self.sections.retain(|older| older.name != section.name);
@@ -75,17 +85,22 @@ impl Results {
     pub(crate) fn write(&self) -> anyhow::Result<()> {
         let mut json = serde_json::to_string_pretty(self)?;
         json.push('\n');
-        write(FILE, &json)?;
+        write(json_path(), &json)?;
+        let docs = repository().join("docs");
         for measured in &self.sections {
             for chart in &measured.answer.charts {
-                write(&format!("docs/{}", chart.file), &chart.draw()?)?;
+                write(docs.join(chart.file()), &chart.draw()?)?;
             }
         }
-        write("docs/benchmarks.md", &report::write_document(self))
+        let report = format!("{}.md", report_name());
+        write(docs.join(report), &report::write_document(self))
     }
 }
 
-fn write(name: &str, text: &str) -> anyhow::Result<()> {
-    let path = repository().join(name);
+fn json_path() -> PathBuf {
+    repository().join(format!("target/{}.json", report_name()))
+}
+
+fn write(path: PathBuf, text: &str) -> anyhow::Result<()> {
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -9,11 +9,12 @@ use std::{
 use anyhow::ensure;
 
 use crate::{
+    chart::Chart,
     cpu,
     filled::{Filled, SERIES_OF_AN_ALGORITHM},
     load::as_float,
     probe::Probe,
-    report::{Answer, Bound, Cell, Table, Target},
+    report::{Answer, Bound, Cell, Table, Target, number},
     rounds::{Figure, alternate},
     section::Bench,
     server::{Network, Server},
@@ -54,18 +55,24 @@ impl Size {
 
 /// Redis says of every command that takes longer, in microseconds.
 const SLOW_MICROS: &str = "100";
+/// What a scrape may take of the Python exporter's time.
+const PYTHON_SHARE: f64 = 1.0 / 20.0;
 const NOBODY: Duration = Duration::from_millis(300);
 
 /// Measures it.
 pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
     let sizes: &[Size] = if bench.smoke { &[SMOKE] } else { &SIZES };
     let mut tables = Vec::new();
+    let mut charts = Vec::new();
     let mut targets = Vec::new();
+    let mut notes = Vec::new();
     for size in sizes {
-        let (table, reached) = measure(bench, *size)?;
-        tables.push(table);
+        let measured = measure(bench, *size)?;
+        tables.push(measured.table());
         if size.series == COMPARED.series {
-            targets = reached;
+            charts.push(measured.chart());
+            targets = measured.targets();
+            notes.push(measured.bounds());
         }
     }
     Ok(Answer {
@@ -83,9 +90,9 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
              (`SLOWLOG`), 0 where none took {SLOW_MICROS} µs."
         ),
         tables,
-        charts: vec![],
+        charts,
         targets,
-        notes: vec![],
+        notes,
     })
 }
 
@@ -105,19 +112,30 @@ struct Run {
     longest_command_millis: f64,
 }
 
-fn measure(bench: &Bench, size: Size) -> anyhow::Result<(Table, Vec<Target>)> {
+/// Who read, in the order of the tables, and their turns.
+struct Measured {
+    series: usize,
+    readers: Vec<(&'static str, Reader)>,
+    runs: Vec<Vec<Run>>,
+    /// Peak memory in bytes, of those who serve.
+    peaks: Vec<Option<u64>>,
+}
+
+const DISCARDING: usize = 1;
+const EXPORTER: usize = 2;
+const PYTHON: usize = 3;
+
+fn measure(bench: &Bench, size: Size) -> anyhow::Result<Measured> {
     let store = Store::start()?;
     let mut filled = Filled::fill(store.port(), size.series / SERIES_OF_AN_ALGORITHM)?;
     let _: () = store.call(&["CONFIG", "SET", "slowlog-log-slower-than", SLOW_MICROS])?;
     let _: () = store.call(&["CONFIG", "SET", "slowlog-max-len", "100000"])?;
     let network = Network::new()?;
+    let exporter = network.exporter(&store, &filled)?;
     let mut readers = vec![
         ("nobody", Reader::Nobody),
         ("read and discarded", Reader::Discarding),
-        (
-            "the exporter",
-            Reader::Serving(network.exporter(&store, &filled)?),
-        ),
+        ("the exporter", Reader::Serving(exporter)),
     ];
     if let Some(python) = &bench.python {
         let server = network.python_exporter(python, &store, &filled)?;
@@ -127,74 +145,120 @@ fn measure(bench: &Bench, size: Size) -> anyhow::Result<(Table, Vec<Target>)> {
     let runs = alternate(rounds, &readers, |(_, reader)| {
         turn(reader, size, &store, &mut filled, &network)
     })?;
-    let figure = |place: usize, quantity: fn(&Run) -> f64| Figure::of(&runs[place], quantity);
-    let base = figure(1, |run| run.millis);
-    let mut rows: Vec<Vec<Cell>> = Vec::new();
-    for (place, (name, reader)) in readers.iter().enumerate() {
-        let of_reader = |quantity| match reader {
-            Reader::Nobody => "".into(),
-            _ => Cell::from(figure(place, quantity)),
-        };
-        rows.push(vec![
-            (*name).into(),
-            of_reader(|run| run.millis),
-            match reader {
-                Reader::Nobody => "".into(),
-                _ => figure(place, |run| run.millis).ratio_to(&base).into(),
-            },
-            of_reader(|run| run.reader_millis),
-            of_reader(|run| run.redis_millis),
-            figure(place, |run| run.longest_wait_millis).into(),
-            figure(place, |run| run.longest_command_millis).into(),
-            match reader {
-                Reader::Serving(server) => {
-                    let peak = as_float(server.peak_memory()?) / 1e6;
-                    Figure::of(&[peak], |peak| *peak).into()
-                }
-                _ => "".into(),
-            },
-        ]);
-    }
-    let columns = [
-        "",
-        "ms",
-        "times read and discarded",
-        "reader, ms of CPU",
-        "Redis, ms of CPU",
-        "longest wait of another client, ms",
-        "longest command, ms",
-        "peak memory, MB",
-    ];
-    let table = Table {
-        caption: format!("{} series", filled.series()),
-        columns: columns.map(str::to_owned).into(),
-        rows,
-    };
-    let own = figure(2, |run| run.millis);
-    let mut targets = vec![Target {
-        claim: format!(
-            "a scrape of {} series, times reading and discarding them",
-            size.series
-        ),
-        bound: Bound::AtMost(1.5),
-        figure: own.ratio_to(&base),
-    }];
-    if readers.len() > 3 {
-        let python = figure(3, |run| run.millis);
-        targets.push(Target {
-            claim: "the same, times the Python exporter".into(),
-            bound: Bound::AtMost(1.0 / 20.0),
-            figure: own.ratio_to(&python),
-        });
-    }
-    // "Never": the longest of all rounds.
-    let longest = figure(2, |run| run.longest_wait_millis).max();
-    targets.push(Target {
-        claim: "longest wait of another client of Redis during it, ms".into(),
-        bound: Bound::AtMost(5.0),
-        figure: Figure::of(&[longest], |millis| *millis),
+    let peaks = readers.iter().map(|(_, reader)| match reader {
+        Reader::Serving(server) => server.peak_memory().map(Some),
+        _ => Ok(None),
     });
-    Ok((table, targets))
+    Ok(Measured {
+        series: filled.series(),
+        peaks: peaks.collect::<anyhow::Result<_>>()?,
+        readers,
+        runs,
+    })
+}
+
+impl Measured {
+    fn figure(&self, reader: usize, quantity: fn(&Run) -> f64) -> Figure {
+        Figure::of(&self.runs[reader], quantity)
+    }
+
+    fn time(&self, reader: usize) -> Figure {
+        self.figure(reader, |run| run.millis)
+    }
+
+    fn table(&self) -> Table {
+        let rows = (0..self.readers.len()).map(|place| {
+            let reads = place >= DISCARDING;
+            let if_it_reads = |figure: Figure| if reads { figure.into() } else { Cell::from("") };
+            vec![
+                self.readers[place].0.into(),
+                if_it_reads(self.time(place)),
+                if_it_reads(self.time(place).ratio_to(&self.time(DISCARDING))),
+                if_it_reads(self.figure(place, |run| run.reader_millis)),
+                if_it_reads(self.figure(place, |run| run.redis_millis)),
+                self.figure(place, |run| run.longest_wait_millis).into(),
+                self.figure(place, |run| run.longest_command_millis).into(),
+                match self.peaks[place] {
+                    Some(peak) => Figure::of(&[as_float(peak) / 1e6], |peak| *peak).into(),
+                    None => "".into(),
+                },
+            ]
+        });
+        let columns = [
+            "",
+            "ms",
+            "times read and discarded",
+            "reader, ms of CPU",
+            "Redis, ms of CPU",
+            "longest wait of another client, ms",
+            "longest command, ms",
+            "peak memory, MB",
+        ];
+        Table {
+            caption: format!("{} series", self.series),
+            columns: columns.map(str::to_owned).into(),
+            rows: rows.collect(),
+        }
+    }
+
+    fn chart(&self) -> Chart {
+        let bars = (DISCARDING..self.readers.len())
+            .map(|place| (self.readers[place].0.to_owned(), self.time(place)));
+        Chart {
+            name: "scrape".into(),
+            caption: format!("Time of a scrape of {} series, ms", self.series),
+            bars: bars.collect(),
+        }
+    }
+
+    fn targets(&self) -> Vec<Target> {
+        let own = self.time(EXPORTER);
+        let mut targets = vec![Target {
+            claim: format!(
+                "a scrape of {} series, times reading and discarding them",
+                self.series
+            ),
+            bound: Bound::AtMost(1.5),
+            figure: own.ratio_to(&self.time(DISCARDING)),
+        }];
+        if self.readers.len() > PYTHON {
+            targets.push(Target {
+                claim: "the same, times the Python exporter".into(),
+                bound: Bound::AtMost(PYTHON_SHARE),
+                figure: own.ratio_to(&self.time(PYTHON)),
+            });
+        }
+        // "Never": the longest of all rounds.
+        let longest = self.figure(EXPORTER, |run| run.longest_wait_millis).max();
+        targets.push(Target {
+            claim: "the longest wait of another client of Redis during it, ms".into(),
+            bound: Bound::AtMost(5.0),
+            figure: Figure::of(&[longest], |millis| *millis),
+        });
+        targets
+    }
+
+    fn bounds(&self) -> String {
+        let redis = self.figure(EXPORTER, |run| run.redis_millis).median();
+        let mut text = format!(
+            "Of the exporter's {} ms for {} series Redis itself works for {} ms, on the one core \
+             that it has, to hand out the pages: whoever reads them page by page is not faster.",
+            number(self.time(EXPORTER).median()),
+            self.series,
+            number(redis),
+        );
+        if self.readers.len() > PYTHON {
+            let all_at_once = self.figure(PYTHON, |run| run.redis_millis).median();
+            text.push_str(&format!(
+                " A twentieth of the Python exporter's time is {} ms. To be handed out each hash \
+                 at once costs Redis {} ms, in which it serves nobody else, as the longest \
+                 command shows.",
+                number(self.time(PYTHON).median() * PYTHON_SHARE),
+                number(all_at_once),
+            ));
+        }
+        text
+    }
 }
 
 fn turn(

@@ -3,33 +3,49 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{growth, invoke_cost, report::Answer, scrape, storage};
+use crate::{cold_start, growth, invoke_cost, peers, report::Answer, scrape, storage};
 
 /// One question.
 pub(crate) struct Section {
     /// What `--only` knows it by.
     pub(crate) name: &'static str,
+    /// Whether it compares with something in Python. Without one it is skipped.
+    pub(crate) wants_python: bool,
     /// Measures and answers it. Fails if what was timed did not happen.
     pub(crate) run: fn(&Bench) -> anyhow::Result<Answer>,
 }
 
 /// Every section.
-pub(crate) const SECTIONS: [Section; 4] = [
+pub(crate) const SECTIONS: &[Section] = &[
     Section {
         name: "invoke-cost",
+        wants_python: false,
         run: invoke_cost::run,
     },
     Section {
+        name: "peers",
+        wants_python: true,
+        run: peers::run,
+    },
+    Section {
         name: "storage",
+        wants_python: false,
         run: storage::run,
     },
     Section {
         name: "scrape",
+        wants_python: false,
         run: scrape::run,
     },
     Section {
         name: "growth",
+        wants_python: false,
         run: growth::run,
+    },
+    Section {
+        name: "cold-start",
+        wants_python: false,
+        run: cold_start::run,
     },
 ];
 
@@ -50,7 +66,7 @@ impl Bench {
     /// no longer than it takes to see that requests are answered.
     pub(crate) fn lasting(&self, full: Duration) -> Duration {
         match self.smoke {
-            true => full.min(Duration::from_millis(500)),
+            true => full.min(Duration::from_millis(200)),
             false => full,
         }
     }

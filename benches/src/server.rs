@@ -19,6 +19,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// A Python exporter takes long over a million series.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(180);
 
+/// A million series are a tenth of it.
+pub(crate) const MAX_SCRAPE_BYTES: u64 = 1 << 30;
+
 /// An exporter.
 pub(crate) struct Server {
     url: String,
@@ -69,7 +72,7 @@ impl Server {
 /// What starts and scrapes exporters.
 pub(crate) struct Network {
     runtime: tokio::runtime::Runtime,
-    client: reqwest::Client,
+    agent: ureq::Agent,
 }
 
 impl Network {
@@ -82,7 +85,10 @@ impl Network {
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?,
-            client: reqwest::Client::builder().timeout(SCRAPE_TIMEOUT).build()?,
+            agent: ureq::Agent::config_builder()
+                .timeout_global(Some(SCRAPE_TIMEOUT))
+                .build()
+                .into(),
         })
     }
 
@@ -95,11 +101,9 @@ impl Network {
     }
 
     fn get(&self, url: &str) -> anyhow::Result<String> {
-        self.runtime.block_on(async {
-            let response = self.client.get(url).send().await?.error_for_status()?;
-            // The bytes are UTF-8: both are checked against what was stored.
-            Ok(String::from_utf8(response.bytes().await?.into())?)
-        })
+        let mut answer = self.agent.get(url).call()?;
+        let body = answer.body_mut().with_config().limit(MAX_SCRAPE_BYTES);
+        Ok(body.read_to_string()?)
     }
 
     /// The exporter of this repository, found to show what is stored.

@@ -173,7 +173,7 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
              waits for it, those that end while another one is written."
         ),
         charts: vec![Chart {
-            file: "benchmarks-storage.svg".into(),
+            name: "storage".into(),
             caption: "Requests a second that one core of Redis accounts for".into(),
             bars,
         }],

@@ -18,12 +18,26 @@ pub(crate) struct Store {
 /// What Redis did so far.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Work {
-    /// Calls of scripts. The commands inside are none of a client's.
-    pub(crate) script_calls: u64,
+    /// Calls of scripts.
+    scripts: u64,
+    /// Additions, those inside of scripts among them.
+    additions: u64,
     /// Connections that were opened.
     pub(crate) connections: u64,
     /// Processor time.
     pub(crate) used: Duration,
+}
+
+impl Work {
+    /// How many commands clients have sent since. A client sends either scripts,
+    /// whose own commands are not counted, or additions; what it says when it
+    /// connects is not counted.
+    pub(crate) fn commands_since(&self, before: &Self) -> u64 {
+        match self.scripts - before.scripts {
+            0 => self.additions - before.additions,
+            scripts => scripts,
+        }
+    }
 }
 
 impl Store {
@@ -89,7 +103,8 @@ impl Store {
             .find_map(|line| line.strip_prefix("total_connections_received:"))
             .context("Redis counts no connections")?;
         Ok(Work {
-            script_calls: calls("evalsha")? + calls("eval")?,
+            scripts: calls("evalsha")? + calls("eval")?,
+            additions: calls("hincrby")?,
             connections: connections.parse()?,
             used: cpu::of_tree(self.server.process_id())?,
         })

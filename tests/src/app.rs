@@ -3,10 +3,12 @@
 use std::{env, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, bail};
+use functional_scaffold_schema::batch::SentBatch;
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
+    batch_log::BatchLog,
     process::{Process, free_port},
     repository, workspace_binary,
 };
@@ -133,6 +135,15 @@ impl App {
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok());
         Ok(lines.filter(|line| line["event"] == event).collect())
+    }
+
+    /// The batches that were given to the log so far. One that is being written
+    /// is left out.
+    ///
+    /// # Errors
+    /// The output cannot be read.
+    pub fn logged_batches(&self) -> anyhow::Result<Vec<SentBatch>> {
+        Ok(BatchLog::read(self.output()?.lines()).batches)
     }
 
     /// Ends it with SIGTERM, and gives its exit code.

@@ -46,10 +46,7 @@ impl Exporter {
             .envs(variables.iter().copied())
             .env("EXPORTER_LISTEN", format!("127.0.0.1:{port}"));
         let process = Process::start(&mut command, "run `cargo xtask build`")?;
-        let exporter = Self {
-            port,
-            process,
-        };
+        let exporter = Self { port, process };
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         while let Err(error) = reqwest::get(exporter.url("/healthz")).await {
             ensure!(

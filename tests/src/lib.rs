@@ -5,6 +5,7 @@
 //! - [`process`]: a child process with its output, signals, and bounded waits
 //! - [`redis_server`]: a redis-server of one's own
 //! - [`app`]: the application on the runtime that `SCAFFOLD_RUNTIME` names
+//! - [`batch_log`]: the batches that the application's log holds
 //! - [`exporter`]: the exporter, and its output as others parse it
 //! - [`prometheus`]: a Prometheus with the configuration of `monitoring/`
 //! - [`pushgateway`]: a Pushgateway of one's own
@@ -20,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod batch_log;
 pub mod browser;
 pub mod chaos;
 pub mod client;

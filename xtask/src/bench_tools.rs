@@ -2,10 +2,12 @@
 //! Python with the packages of the services that are compared. Both go to
 //! target/tools/.
 
+use std::env;
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::InstallOptions;
 use crate::child;
@@ -13,6 +15,7 @@ use crate::tools;
 
 const FOLDER: &str = "target/tools";
 
+const REQUIREMENTS: &str = "benches/peers/fastapi/requirements.txt";
 const OHA_VERSION: &str = "1.16.0";
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(1800);
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -25,7 +28,45 @@ const QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) fn install(options: InstallOptions) -> Result<Vec<String>> {
     let oha = format!("{FOLDER}/bin/oha");
     install_oha(&oha, options)?;
-    Ok(vec!["--oha".to_owned(), oha])
+    let mut arguments = vec!["--oha".to_owned(), oha];
+    // What compares with Python is left out where there is none, aloud.
+    match install_python_packages(options) {
+        Ok(python) => arguments.extend(["--python".to_owned(), python]),
+        Err(error) => eprintln!("there will be no comparison with Python: {error:#}"),
+    }
+    Ok(arguments)
+}
+
+/// Gives the Python that has them, by an absolute path.
+fn install_python_packages(options: InstallOptions) -> Result<String> {
+    let folder = env::current_dir()?.join(FOLDER).join("python");
+    let python = folder.join("bin/python");
+    // What is installed is noted there, so that nobody is asked without need.
+    let (installed, wanted) = (folder.join("requirements.txt"), Path::new(REQUIREMENTS));
+    let wanted_text = fs::read(wanted).with_context(|| format!("cannot read {REQUIREMENTS}"))?;
+    if fs::read(&installed).ok().as_ref() != Some(&wanted_text) {
+        ensure!(
+            !options.no_install,
+            "{REQUIREMENTS} is not installed in {FOLDER}, and --no-install forbids it"
+        );
+        let mut make = tools::command("python3");
+        make.args(["-m", "venv", "--clear"]).arg(&folder);
+        child::run("python3 -m venv", &mut make, Some(INSTALL_TIMEOUT))?;
+        let mut install = tools::command(&python);
+        install
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--disable-pip-version-check",
+                "--quiet",
+            ])
+            .args(["--requirement", REQUIREMENTS]);
+        child::run("pip install", &mut install, Some(INSTALL_TIMEOUT))?;
+        fs::write(&installed, wanted_text)?;
+    }
+    let python = python.into_os_string().into_string();
+    python.map_err(|path| anyhow!("{} is not UTF-8", path.display()))
 }
 
 fn install_oha(program: &str, options: InstallOptions) -> Result<()> {

@@ -9,13 +9,13 @@ use std::{
 };
 
 use anyhow::Context as _;
-use functional_scaffold_schema::batch::SentBatch;
+use functional_scaffold_schema::logged::LoggedPart;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
 /// The event of the lines that hold a batch.
 const EVENT: &str = "batch_not_stored";
-/// Longer lines are no log of batches: one of a thousand cells has 100 KB.
+/// Longer lines are no log of batches: those have 4 KB.
 const MAX_LINE_BYTES: u64 = 16 << 20;
 /// `{`s in a line that may be what a log shipper put before the object.
 const MAX_STARTS: usize = 16;
@@ -31,15 +31,13 @@ pub struct LogLine {
     pub text: Option<Vec<u8>>,
 }
 
-/// A batch that was found in a line.
+/// A batch, or a part of one, that was found in a line.
 #[derive(Debug, PartialEq, Eq)]
-pub struct LoggedBatch {
+pub struct Found {
     /// When it was given up, RFC 3339, where the line says so.
     pub time: Option<String>,
     /// What was to be stored.
-    pub batch: SentBatch,
-    /// The path of the Pushgateway's group whose totals it is, if it is that.
-    pub group: Option<String>,
+    pub part: LoggedPart,
 }
 
 /// Opens the files, `-` or none of them being standard input, and reads their
@@ -121,7 +119,7 @@ fn next_line(source: &mut impl BufRead) -> io::Result<Option<Option<Vec<u8>>>> {
     }
 }
 
-/// The batch in a line: nothing if the line is about something else, an error
+/// The batch in a line, or its part: nothing if the line is about something else, an error
 /// if it is about a batch that cannot be read.
 ///
 /// The object may stand behind what a log shipper put there, and be the text of
@@ -129,7 +127,7 @@ fn next_line(source: &mut impl BufRead) -> io::Result<Option<Option<Vec<u8>>>> {
 ///
 /// # Errors
 /// Why the batch cannot be read.
-pub fn batch_in(line: &[u8]) -> anyhow::Result<Option<LoggedBatch>> {
+pub fn batch_in(line: &[u8]) -> anyhow::Result<Option<Found>> {
     let names_the_event = line
         .windows(EVENT.len())
         .any(|window| window == EVENT.as_bytes());
@@ -155,7 +153,6 @@ pub fn batch_in(line: &[u8]) -> anyhow::Result<Option<LoggedBatch>> {
 struct Object {
     event: Option<serde_json::Value>,
     time: Option<serde_json::Value>,
-    group: Option<String>,
     #[serde(flatten)]
     others: serde_json::Map<String, serde_json::Value>,
 }
@@ -165,18 +162,14 @@ fn object_at<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, serde_json::Er
     T::deserialize(&mut serde_json::Deserializer::from_slice(text))
 }
 
-fn found_in(object: Object, text: &[u8]) -> anyhow::Result<Option<LoggedBatch>> {
+fn found_in(object: Object, text: &[u8]) -> anyhow::Result<Option<Found>> {
     match object.event {
         Some(event) if event == EVENT => {
-            let batch = object_at(text).context("the batch is not one")?;
+            let part = object_at(text).context("the batch is not one")?;
             let time = object
                 .time
                 .and_then(|time| time.as_str().map(str::to_owned));
-            Ok(Some(LoggedBatch {
-                time,
-                batch,
-                group: object.group,
-            }))
+            Ok(Some(Found { time, part }))
         }
         Some(_other) => Ok(None),
         None => {
@@ -199,14 +192,23 @@ fn found_in(object: Object, text: &[u8]) -> anyhow::Result<Option<LoggedBatch>> 
 
 #[cfg(test)]
 mod tests {
+    use functional_scaffold_schema::{
+        batch::SentBatch,
+        logged::{LoggedBatch, Part},
+    };
+
     use super::*;
 
     const BATCH: &str = r#"{"time":"2026-07-25T10:00:00.000Z","level":"error","event":"batch_not_stored","reason":"r","id":"1200-00000000000000ab-7","increments":{"m:a":{"x=\"{\"":2}}}"#;
 
-    fn found(line: &str) -> Option<SentBatch> {
+    fn found_part(line: &str) -> Option<LoggedPart> {
         let found = batch_in(line.as_bytes()).expect("it can be read")?;
         assert_eq!(found.time.as_deref(), Some("2026-07-25T10:00:00.000Z"));
-        Some(found.batch)
+        Some(found.part)
+    }
+
+    fn found(line: &str) -> Option<SentBatch> {
+        Some(found_part(line)?.logged.batch)
     }
 
     #[test]
@@ -226,11 +228,23 @@ mod tests {
     }
 
     #[test]
-    fn a_group_of_a_pushgateway_is_told_from_increments() {
-        let group = BATCH.replacen("\"reason\"", "\"group\":\"/metrics/job/j\",\"reason\"", 1);
-        for (line, expected) in [(BATCH, None), (group.as_str(), Some("/metrics/job/j"))] {
-            let found = batch_in(line.as_bytes()).expect("it can be read");
-            assert_eq!(found.expect("a batch").group.as_deref(), expected);
+    fn what_kind_of_numbers_and_which_part_of_them_is_told() {
+        let batch = found(BATCH).expect("a batch");
+        for (members, group, part) in [
+            ("", None, None),
+            (r#""group":"/metrics/job/j","#, Some("/metrics/job/j"), None),
+            (
+                r#""part":{"number":2,"of":3},"#,
+                None,
+                Some(Part { number: 2, of: 3 }),
+            ),
+        ] {
+            let line = BATCH.replacen("\"reason\"", &format!("{members}\"reason\""), 1);
+            let logged = LoggedBatch {
+                batch: batch.clone(),
+                group: group.map(str::to_owned),
+            };
+            assert_eq!(found_part(&line), Some(LoggedPart { logged, part }));
         }
     }
 
@@ -252,6 +266,7 @@ mod tests {
             &BATCH.replace("1200-", "x-"),
             &BATCH.replace("\":2", "\":-2"),
             &BATCH.replace("increments", "incr"),
+            &BATCH.replace("\"reason\":\"r\"", "\"part\":{\"number\":1}"),
             r#"{"n":{"event":"batch_not_stored"}}"#,
             r#"{"log":"batch_not_stored"}"#,
         ] {

@@ -1,6 +1,9 @@
 //! The command `replay`: stores batches that the service gave to its log. Owns
 //! which are stored and what is reported; lines are [`crate::log_lines`]'s.
 //!
+//! A batch that is in the log in parts is stored whole, when the last of them has
+//! come, or not at all: its id stands for all of it.
+//!
 //! A batch is stored once however often it is replayed, because Redis remembers
 //! its id after it was stored, and those of its leases after they ran out. So a
 //! batch that was given up longer than an hour ago is refused: what became of it
@@ -22,6 +25,7 @@ use anyhow::Context as _;
 use functional_scaffold_schema::{
     batch::SentBatch,
     catalog::Catalog,
+    logged::{Incomplete, Joiner, LoggedBatch},
     protocol::{Applied, REMEMBERED_SECONDS, Script, applied_from_reply, apply_call},
 };
 use redis::{RedisError, aio::MultiplexedConnection};
@@ -33,7 +37,7 @@ use crate::{
     groups::Groups,
     labels::value,
     leases,
-    log_lines::{LogLine, LoggedBatch, batch_in, read_lines},
+    log_lines::{Found, LogLine, batch_in, read_lines},
     script,
     serve::stop_signal,
 };
@@ -63,6 +67,8 @@ pub struct Report {
     pub too_old: u64,
     /// Lines that say they hold a batch and do not.
     pub unreadable: u64,
+    /// Of which parts are missing; not stored.
+    pub incomplete: u64,
     /// Not stored, as far as is known: the same again is safe.
     pub failed: u64,
     /// Increments of stored batches that Redis could not add.
@@ -73,7 +79,8 @@ impl Report {
     /// Whether every batch is stored whole.
     #[must_use]
     pub fn all_stored(&self) -> bool {
-        self.too_old + self.unreadable + self.failed + self.refused_increments == 0
+        let not_stored = self.too_old + self.unreadable + self.incomplete + self.failed;
+        not_stored + self.refused_increments == 0
     }
 }
 
@@ -83,6 +90,7 @@ impl fmt::Display for Report {
         writeln!(out, "already applied: {}", self.already_applied)?;
         writeln!(out, "too old: {}", self.too_old)?;
         writeln!(out, "unreadable: {}", self.unreadable)?;
+        writeln!(out, "incomplete: {}", self.incomplete)?;
         writeln!(out, "failed: {}", self.failed)?;
         writeln!(out, "refused increments: {}", self.refused_increments)
     }
@@ -116,6 +124,7 @@ pub async fn replay(config: Config, options: &ReplayOptions) -> anyhow::Result<R
             }
         }
     }
+    replayer.report_incomplete();
     Ok(replayer.report)
 }
 
@@ -130,6 +139,7 @@ struct Replayer {
     retry: Duration,
     /// Since when Redis has not answered.
     away_since: Option<Instant>,
+    joiner: Joiner,
     report: Report,
 }
 
@@ -152,6 +162,7 @@ impl Replayer {
             force: options.force,
             retry,
             away_since: None,
+            joiner: Joiner::default(),
             report: Report::default(),
         }
     }
@@ -165,13 +176,18 @@ impl Replayer {
                 return;
             }
         };
-        let found = match text.as_deref().map(batch_in) {
+        let outcome = match text.as_deref().map(batch_in) {
             Some(Ok(None)) => return,
-            Some(Ok(Some(found))) => self.store(found).await,
+            Some(Ok(Some(Found { time, part }))) => match self.joiner.push(part) {
+                // The rest of it is still to come.
+                Ok(None) => return,
+                Ok(Some(logged)) => self.store(time, logged).await,
+                Err(error) => Ok(Outcome::Unreadable(error.to_string())),
+            },
             Some(Err(error)) => Ok(Outcome::Unreadable(format!("{error:#}"))),
             None => Ok(Outcome::Unreadable("the line is too long".into())),
         };
-        match found {
+        match outcome {
             Ok(Outcome::Stored(refused)) => {
                 self.report.applied += 1;
                 self.report.refused_increments += refused.len() as u64;
@@ -195,13 +211,28 @@ impl Replayer {
         }
     }
 
+    fn report_incomplete(&mut self) {
+        for Incomplete { id, missing, of } in self.joiner.incomplete() {
+            self.report.incomplete += 1;
+            let id = String::from(id);
+            tracing::error!(
+                "{missing} of the {of} parts of batch {id} are missing: it is not stored; replay it with the whole log"
+            );
+        }
+    }
+
     /// Increments go to Redis, a group's totals to the Pushgateway: each is
     /// counted twice, or not at all, in the other's place.
-    async fn store(&mut self, found: LoggedBatch) -> Result<Outcome, Failure> {
-        match (&self.groups, &found.group) {
-            (None, None) => self.apply(found).await,
+    /// Its time is that of the part which came last.
+    async fn store(
+        &mut self,
+        time: Option<String>,
+        logged: LoggedBatch,
+    ) -> Result<Outcome, Failure> {
+        match (&self.groups, &logged.group) {
+            (None, None) => self.apply(time, logged.batch).await,
             (Some(groups), Some(path)) => {
-                let totals = found.batch.total();
+                let totals = logged.batch.total();
                 match groups.put(path, &totals, &self.catalog).await {
                     Ok(Ok(())) => Ok(Outcome::Stored(Vec::new())),
                     Ok(Err(error)) => Err(unexpected(error.to_string())),
@@ -217,9 +248,13 @@ impl Replayer {
         }
     }
 
-    async fn apply(&mut self, found: LoggedBatch) -> Result<Outcome, Failure> {
+    async fn apply(
+        &mut self,
+        time: Option<String>,
+        mut batch: SentBatch,
+    ) -> Result<Outcome, Failure> {
         if !self.force {
-            let Some(time) = found.time.as_deref().and_then(given_up_at) else {
+            let Some(time) = time.as_deref().and_then(given_up_at) else {
                 return Ok(Outcome::Unreadable(
                     "the line has no time in RFC 3339".into(),
                 ));
@@ -229,7 +264,6 @@ impl Replayer {
                 return Ok(Outcome::TooOld(why));
             }
         }
-        let mut batch = found.batch;
         loop {
             let call = apply_call(&self.prefix, &batch, &self.catalog.crash_keys());
             let script = self.script.clone();

@@ -95,7 +95,7 @@ impl Batch {
 /// last number applied is all that has to be remembered of a writer. A writer
 /// that gives a batch up takes a new nonce: a later number under the old one
 /// would make the abandoned batch look applied.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct BatchId {
     /// When the writer began, in seconds since 1970. It chooses the bucket of
@@ -143,7 +143,7 @@ impl TryFrom<String> for BatchId {
     }
 }
 
-/// A batch as it is sent, and as it stands in a log line where it could not be
+/// A batch as it is sent, and as it is given to the log where it could not be
 /// stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SentBatch {

@@ -8,6 +8,7 @@
 //! - [`tally`]: finished requests and executions, counted by kind
 //! - [`labels`]: label sets in exposition syntax, written and checked
 //! - [`batch`]: increments not yet stored, and the identity of one write of them
+//! - [`logged`]: batches in the log, in parts that are put together again
 //! - [`lease`]: what is counted of an execution that is never heard of again
 //! - [`protocol`]: Redis keys, scripts and their arguments and replies
 //! - [`removal`]: what is taken out of the store by hand
@@ -31,6 +32,7 @@ pub mod exposition;
 pub mod family;
 pub mod labels;
 pub mod lease;
+pub mod logged;
 mod number;
 pub mod protocol;
 pub mod pushgateway;

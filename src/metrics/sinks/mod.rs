@@ -11,9 +11,9 @@
 use std::time::Duration;
 
 use functional_scaffold_schema::{
-    batch::SentBatch, lease::LeaseEntry, protocol::ReplyError, totals::TotalsError,
+    batch::SentBatch, lease::LeaseEntry, logged::LoggedBatch, protocol::ReplyError,
+    totals::TotalsError,
 };
-use serde::Serialize;
 use thiserror::Error;
 
 use crate::{
@@ -51,18 +51,6 @@ pub struct Stored {
     /// Increments that could not be applied, each a text that begins with its
     /// key.
     pub refused: Vec<String>,
-}
-
-/// A batch as it is given to the log.
-#[derive(Debug, Serialize)]
-pub struct Logged {
-    /// What would have been sent.
-    #[serde(flatten)]
-    pub batch: SentBatch,
-    /// The path of the Pushgateway's group that the numbers are, if they are one:
-    /// its totals rather than increments.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
 }
 
 /// Why a batch is not stored, or a call has no answer.
@@ -164,11 +152,11 @@ impl Sink {
     }
 
     /// A batch that is given up, as it is to be logged.
-    pub fn give_up(&self, ready: &Ready, batch: SentBatch) -> Logged {
+    pub fn give_up(&self, ready: &Ready, batch: SentBatch) -> LoggedBatch {
         match self {
             Self::Pushgateway(pushgateway) => {
                 let (group, totals) = pushgateway.give_up(ready, &batch.total());
-                Logged {
+                LoggedBatch {
                     batch: SentBatch {
                         id: batch.id,
                         increments: totals,
@@ -177,7 +165,7 @@ impl Sink {
                     group: Some(group),
                 }
             }
-            Self::Redis(_) | Self::Pull(_) | Self::Off => Logged { batch, group: None },
+            Self::Redis(_) | Self::Pull(_) | Self::Off => LoggedBatch { batch, group: None },
         }
     }
 }

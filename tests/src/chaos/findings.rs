@@ -178,9 +178,10 @@ impl fmt::Display for Findings {
         let [first, second] = &self.replays;
         writeln!(
             out,
-            "log         {} batches with {} leased executions, {} torn lines",
+            "log         {} batches with {} leased executions, {} incomplete, {} torn lines",
             self.logged.batches,
             self.logged.leases.len(),
+            self.logged.incomplete,
             self.logged.torn
         )?;
         writeln!(

@@ -16,10 +16,9 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail};
-use functional_scaffold_schema::batch::SentBatch;
 use serde_json::Value;
 
-use crate::workspace_binary;
+use crate::{batch_log::BatchLog, workspace_binary};
 
 use super::runtime;
 
@@ -29,8 +28,6 @@ const SHIP: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
 /// Redis is never away for so long; the command's own patience.
 const END_TIMEOUT: Duration = Duration::from_secs(40);
-/// The event of a batch's line.
-const LOGGED: &str = "batch_not_stored";
 /// The event of a lease that Redis did not acknowledge in time.
 const LEASE_GIVEN_UP: &str = "lease_given_up";
 
@@ -95,6 +92,8 @@ pub struct Logged {
     pub leases: BTreeSet<String>,
     /// Lines about a batch that hold none: their writer was killed meanwhile.
     pub torn: i64,
+    /// Batches of which lines are missing: their writer was killed between them.
+    pub incomplete: i64,
     /// When leases were not acknowledged in time, since the run's beginning.
     pub leases_given_up: Vec<Duration>,
 }
@@ -108,10 +107,9 @@ pub fn logged(folder: &Path, began: Instant) -> anyhow::Result<Logged> {
     let mut logged = Logged::default();
     for file in runtime::outputs(folder) {
         let text = String::from_utf8_lossy(&fs::read(file)?).into_owned();
+        logged.add(BatchLog::read(text.lines()));
         for line in text.lines() {
-            if line.contains(LOGGED) {
-                logged.add_batch(line);
-            } else if line.contains(LEASE_GIVEN_UP) {
+            if line.contains(LEASE_GIVEN_UP) {
                 let line: Value = serde_json::from_str(line)?;
                 let time = line["time"].as_str().context("a line has a time")?;
                 let time = humantime::parse_rfc3339(time)?;
@@ -124,15 +122,12 @@ pub fn logged(folder: &Path, began: Instant) -> anyhow::Result<Logged> {
 }
 
 impl Logged {
-    fn add_batch(&mut self, line: &str) {
-        match serde_json::from_str::<SentBatch>(line) {
-            Ok(batch) => {
-                self.batches += 1;
-                let leases = batch.leased.into_iter().map(|leased| leased.lease.id);
-                self.leases.extend(leases);
-            }
-            Err(_) => self.torn += 1,
-        }
+    fn add(&mut self, log: BatchLog) {
+        self.batches += log.batches.len() as i64;
+        self.torn += log.torn as i64;
+        self.incomplete += log.incomplete as i64;
+        let leased = log.batches.into_iter().flat_map(|batch| batch.leased);
+        self.leases.extend(leased.map(|leased| leased.lease.id));
     }
 }
 

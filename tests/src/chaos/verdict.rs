@@ -230,8 +230,14 @@ fn judge_log(findings: &Findings) -> Vec<String> {
         ));
     }
     let kills = findings.faults.get("kill the runtime").copied();
-    if logged.torn > kills.unwrap_or_default() as i64 {
+    let kills = kills.unwrap_or_default() as i64;
+    if logged.torn > kills {
         wrong.push(format!("{} lines of the log are torn", logged.torn));
+    }
+    // A kill cuts off as many as the host has threads.
+    if logged.incomplete > 0 && kills == 0 {
+        let incomplete = logged.incomplete;
+        wrong.push(format!("{incomplete} batches of the log are incomplete"));
     }
     let [first, second] = &findings.replays;
     let named = [
@@ -240,9 +246,12 @@ fn judge_log(findings: &Findings) -> Vec<String> {
         ("the second replay", second),
     ];
     for (name, report) in named {
-        let torn = format!("unreadable: {}", logged.torn);
+        let known = [
+            format!("unreadable: {}", logged.torn),
+            format!("incomplete: {}", logged.incomplete),
+        ];
         let mut troubles = report.troubles();
-        troubles.retain(|trouble| *trouble != torn);
+        troubles.retain(|trouble| !known.contains(trouble));
         if !troubles.is_empty() {
             wrong.push(format!("{name} says {}", troubles.join(", ")));
         }

@@ -11,8 +11,11 @@ use functional_scaffold_schema::{
     batch::{Batch, BatchId, Leased, SentBatch},
     catalog::{Catalog, Execution, ExecutionStatus},
     lease::Lease,
+    logged::LoggedBatch,
     protocol::{DEFAULT_PREFIX, Script, apply_call, settle_call},
 };
+
+use serde::Serialize;
 
 use crate::support::{Redis, exporter_command, free_port, pipe, wait_for};
 
@@ -39,7 +42,7 @@ fn ago(seconds: u64) -> String {
 }
 
 /// The line that the service logs.
-fn line(time: &str, batch: &SentBatch) -> String {
+fn line(time: &str, batch: &impl Serialize) -> String {
     let batch = serde_json::to_string(batch).expect("it serialises");
     let members = batch.strip_prefix('{').expect("an object");
     format!(
@@ -78,21 +81,29 @@ fn text(output: &Output) -> String {
 }
 
 /// Replays and checks how many batches were applied, already applied, too old,
-/// unreadable, failed; and how many increments refused.
-fn check_with(command: Command, input: &str, report: [u64; 6]) -> String {
+/// unreadable, incomplete, failed; and how many increments refused.
+fn check_with(command: Command, input: &str, report: [u64; 7]) -> String {
     let output = replay_command(command, input);
     let all = text(&output);
-    let [applied, already, old, unreadable, failed, refused] = report;
+    let [
+        applied,
+        already,
+        old,
+        unreadable,
+        incomplete,
+        failed,
+        refused,
+    ] = report;
     let expected = format!(
-        "applied: {applied}\nalready applied: {already}\ntoo old: {old}\nunreadable: {unreadable}\nfailed: {failed}\nrefused increments: {refused}\n"
+        "applied: {applied}\nalready applied: {already}\ntoo old: {old}\nunreadable: {unreadable}\nincomplete: {incomplete}\nfailed: {failed}\nrefused increments: {refused}\n"
     );
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{all}");
-    let stored = old + unreadable + failed + refused == 0;
+    let stored = old + unreadable + incomplete + failed + refused == 0;
     assert_eq!(output.status.code(), Some(i32::from(!stored)), "{all}");
     all
 }
 
-fn check(redis: &Redis, arguments: &[&str], input: &str, report: [u64; 6]) -> String {
+fn check(redis: &Redis, arguments: &[&str], input: &str, report: [u64; 7]) -> String {
     check_with(command(redis.port, arguments), input, report)
 }
 
@@ -109,7 +120,7 @@ pub(crate) fn replays_one_batch_as(redis: &Redis, user: &[(&str, &str)]) {
         lease: redis.lease("replayed", "a", 60_000),
         increments: Batch::default(),
     });
-    check_with(command, &line(&ago(1), &batch), [1, 0, 0, 0, 0, 0]);
+    check_with(command, &line(&ago(1), &batch), [1, 0, 0, 0, 0, 0, 0]);
     assert_eq!(jobs(redis), "5");
 }
 
@@ -127,11 +138,11 @@ fn a_batch_is_applied_once_however_often_it_is_replayed() {
     ];
     std::fs::write(&file, lines.concat()).expect("written");
     let path = file.to_str().expect("a UTF-8 path");
-    check(&redis, &[path], "", [2, 1, 0, 0, 0, 0]);
+    check(&redis, &[path], "", [2, 1, 0, 0, 0, 0, 0]);
     assert_eq!(jobs(&redis), "5");
-    check(&redis, &[path, path], "", [0, 6, 0, 0, 0, 0]);
-    check(&redis, &["-"], &lines.concat(), [0, 3, 0, 0, 0, 0]);
-    check(&redis, &["--force"], &lines.concat(), [0, 3, 0, 0, 0, 0]);
+    check(&redis, &[path, path], "", [0, 6, 0, 0, 0, 0, 0]);
+    check(&redis, &["-"], &lines.concat(), [0, 3, 0, 0, 0, 0, 0]);
+    check(&redis, &["--force"], &lines.concat(), [0, 3, 0, 0, 0, 0, 0]);
     assert_eq!(jobs(&redis), "5");
     // Under the prefix of the options; the keys of the line are as they are.
     let elsewhere = ["--metrics-prefix", "m2:"];
@@ -139,7 +150,7 @@ fn a_batch_is_applied_once_however_often_it_is_replayed() {
         &redis,
         &elsewhere,
         &line(&ago(1), &batch(1, 2)),
-        [1, 0, 0, 0, 0, 0],
+        [1, 0, 0, 0, 0, 0, 0],
     );
     assert_eq!(jobs(&redis), "7");
     assert_eq!(redis.cli(&["EXISTS", "m2:applied:1700000000"]).trim(), "1");
@@ -154,10 +165,10 @@ fn an_old_batch_is_refused_but_with_force() {
         line(&ahead.to_string(), &batch(2, 3)),
     ]
     .concat();
-    let said = check(&redis, &[], &lines, [0, 0, 2, 0, 0, 0]);
+    let said = check(&redis, &[], &lines, [0, 0, 2, 0, 0, 0, 0]);
     assert!(said.contains("-:1: not replayed: given up 1h"), "{said}");
     assert_eq!(jobs(&redis), "");
-    check(&redis, &["--force"], &lines, [2, 0, 0, 0, 0, 0]);
+    check(&redis, &["--force"], &lines, [2, 0, 0, 0, 0, 0, 0]);
     assert_eq!(jobs(&redis), "5");
 }
 
@@ -171,13 +182,87 @@ fn an_unreadable_batch_is_named_and_the_others_are_applied() {
         &line("yesterday", &batch(2, 3)),
         &whole,
     ];
-    let said = check(&redis, &[], &lines.concat(), [1, 0, 0, 2, 0, 0]);
+    let said = check(&redis, &[], &lines.concat(), [1, 0, 0, 2, 0, 0, 0]);
     assert!(said.contains("-:1: unreadable: "), "{said}");
     assert!(
         said.contains("-:2: unreadable: the line has no time"),
         "{said}"
     );
     assert_eq!(jobs(&redis), "2");
+}
+
+/// The lines of a batch that takes several, and how many jobs it counts: in
+/// each of many cells one.
+fn lines_of_parts(time: &str, sequence: u64) -> Vec<String> {
+    let mut large = batch(sequence, 1);
+    for number in 0..100 {
+        large.increments.inc(JOBS, &format!("k=\"{number}\""), 1);
+    }
+    let logged = LoggedBatch {
+        batch: large,
+        group: None,
+    };
+    let parts = logged.into_parts(1000);
+    let lines: Vec<_> = parts.iter().map(|part| line(time, part)).collect();
+    assert!(lines.len() > 2);
+    lines
+}
+
+fn jobs_in_all(redis: &Redis) -> u64 {
+    let counts = redis.cli(&["HVALS", JOBS]);
+    counts
+        .lines()
+        .filter_map(|count| count.parse::<u64>().ok())
+        .sum()
+}
+
+#[test]
+fn a_batch_in_parts_is_applied_whole_in_whatever_order_they_come() {
+    let redis = Redis::start();
+    let directory = tempfile::tempdir().expect("a directory");
+    let (first, second) = (lines_of_parts(&ago(1), 1), lines_of_parts(&ago(1), 2));
+    // Two instances wrote at the same time, and the file was rotated meanwhile;
+    // the later one is named first, and some of it was shipped twice.
+    let mixed: Vec<_> = first
+        .iter()
+        .zip(&second)
+        .flat_map(|(a, b)| [a, b])
+        .collect();
+    let (earlier, later) = mixed.split_at(mixed.len() / 2);
+    let paths =
+        [("app.log", later), ("app.log.1", earlier), ("again", later)].map(|(name, lines)| {
+            let path = directory.path().join(name);
+            let lines: Vec<_> = lines.iter().map(|line| line.as_str()).collect();
+            std::fs::write(&path, lines.concat()).expect("written");
+            path.to_str().expect("a UTF-8 path").to_owned()
+        });
+    let paths = paths.each_ref().map(String::as_str);
+    check(&redis, &paths, "", [2, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(jobs_in_all(&redis), 202);
+    check(&redis, &paths, "", [0, 2, 0, 0, 0, 0, 0]);
+    assert_eq!(jobs_in_all(&redis), 202);
+    // Known by one id, under which it may have arrived before.
+    let applied = redis.cli(&["HGETALL", "metrics:applied:1700000000"]);
+    assert_eq!(applied.lines().count(), 4, "{applied}");
+}
+
+#[test]
+fn nothing_of_a_batch_is_applied_before_all_its_parts_are_there() {
+    let redis = Redis::start();
+    let lines = lines_of_parts(&ago(1), 1);
+    let (last, others) = lines.split_last().expect("several");
+    let said = check(&redis, &[], &others.concat(), [0, 0, 0, 0, 1, 0, 0]);
+    let of = lines.len();
+    let named = format!("1 of the {of} parts of batch 1700000000-0000000000000001-1 are missing");
+    assert!(said.contains(&named), "{said}");
+    // A torn line is a missing part, too.
+    let torn = others.concat() + &last[..last.len() - 4];
+    check(&redis, &[], &torn, [0, 0, 0, 1, 1, 0, 0]);
+    // What has been forgotten of it does not make up for a part either.
+    check(&redis, &["--force"], last, [0, 0, 0, 0, 1, 0, 0]);
+    assert_eq!(redis.cli(&["DBSIZE"]).trim(), "0");
+    check(&redis, &[], &lines.concat(), [1, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(jobs_in_all(&redis), 101);
 }
 
 #[test]
@@ -210,8 +295,8 @@ fn a_late_result_is_counted_as_late_and_the_rest_is_applied() {
     let mut late = batch(2, 4);
     late.leased = vec![leased(lease), leased(other)];
     let lines = line(&ago(1), &late);
-    check(&redis, &[], &lines, [1, 0, 0, 0, 0, 0]);
-    check(&redis, &[], &lines, [0, 1, 0, 0, 0, 0]);
+    check(&redis, &[], &lines, [1, 0, 0, 0, 0, 0, 0]);
+    check(&redis, &[], &lines, [0, 1, 0, 0, 0, 0, 0]);
     assert_eq!(jobs(&redis), "4");
     assert_eq!(executions("crashed").trim(), "1");
     assert_eq!(executions("success").trim(), "1");
@@ -247,11 +332,11 @@ fn it_waits_for_a_redis_that_is_away_and_not_for_ever() {
     let port = free_port();
     let lines = line(&ago(1), &batch(1, 2)) + &line(&ago(1), &batch(2, 3));
     let short = command(port, &["--retry-seconds", "0"]);
-    let said = check_with(short, &lines, [0, 0, 0, 0, 2, 0]);
+    let said = check_with(short, &lines, [0, 0, 0, 0, 0, 2, 0]);
     assert!(said.contains("-:2: not stored: "), "{said}");
 
     let replaying = thread::spawn(move || {
-        check_with(command(port, &[]), &lines, [2, 0, 0, 0, 0, 0]);
+        check_with(command(port, &[]), &lines, [2, 0, 0, 0, 0, 0, 0]);
     });
     // It is away for a while: nothing that could be waited for happens.
     thread::sleep(Duration::from_millis(500));
@@ -291,12 +376,12 @@ fn it_waits_for_a_redis_that_refuses_writes() {
         trouble(&redis);
         let lines = line(&ago(1), &batch(1, 2)) + &line(&ago(1), &batch(2, 3));
         let short = command(redis.port, &["--retry-seconds", "0"]);
-        let said = check_with(short, &lines, [0, 0, 0, 0, 2, 0]);
+        let said = check_with(short, &lines, [0, 0, 0, 0, 0, 2, 0]);
         assert!(said.contains(name) || said.contains("read only"), "{said}");
         assert_eq!(jobs(&redis), "1", "{name}");
         thread::scope(|scope| {
             let replaying = scope.spawn(|| {
-                check(&redis, &[], &lines, [2, 0, 0, 0, 0, 0]);
+                check(&redis, &[], &lines, [2, 0, 0, 0, 0, 0, 0]);
             });
             // It is refused for a while: nothing that could be waited for happens.
             thread::sleep(Duration::from_millis(300));
@@ -312,7 +397,7 @@ fn it_waits_for_a_redis_that_refuses_writes() {
 fn it_waits_for_a_redis_that_is_loading() {
     let (redis, _data) = Redis::start_loading(Duration::from_secs(1));
     let lines = line(&ago(1), &batch(1, 2));
-    let said = check(&redis, &[], &lines, [1, 0, 0, 0, 0, 0]);
+    let said = check(&redis, &[], &lines, [1, 0, 0, 0, 0, 0, 0]);
     assert!(said.contains("Redis is loading"), "{said}");
     assert_eq!(jobs(&redis), "2");
 }
@@ -323,7 +408,7 @@ fn what_redis_refuses_is_named() {
     redis.cli(&["SET", JOBS, "1"]);
     let mut two = batch(1, 2);
     two.increments.inc("metrics:good", "", 1);
-    let said = check(&redis, &[], &line(&ago(1), &two), [1, 0, 0, 0, 0, 1]);
+    let said = check(&redis, &[], &line(&ago(1), &two), [1, 0, 0, 0, 0, 0, 1]);
     assert!(
         said.contains("-:1: increment refused: metrics:jobs"),
         "{said}"
@@ -336,7 +421,7 @@ fn what_redis_refuses_is_named() {
         &redis,
         &[],
         &line(&ago(1), &batch(2, 2)),
-        [0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0, 1, 0],
     );
     assert!(said.contains("WRONGTYPE"), "{said}");
     assert!(!said.contains("trying again"), "{said}");

@@ -9,7 +9,6 @@
 use std::time::Duration;
 
 use functional_scaffold_schema::protocol::{Applied, Script, applied_from_reply, apply_total_call};
-use serde_json::json;
 
 use crate::{
     clock::Deadline,
@@ -127,7 +126,7 @@ impl Redis {
             match applied_from_reply(reply).map_err(StoreError::Reply)? {
                 Applied::Late(leases) => {
                     ready.writer.borrow_mut().remove_late(&leases);
-                    log::write(Level::Warn, "results_late", json!({ "leases": leases }));
+                    log::write_list(Level::Warn, "results_late", "leases", &leases);
                 }
                 Applied::Duplicate => {
                     return Ok(Some(Stored {

@@ -1,0 +1,215 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::{batch::Leased, batch::MAX_INCREMENT, lease::Lease};
+
+fn id() -> BatchId {
+    BatchId {
+        started_at: 1_784_973_600,
+        nonce: 0xab,
+        sequence: 7,
+    }
+}
+
+fn logged(cells: &[(String, String, u64)], leases: &[(String, usize)]) -> LoggedBatch {
+    let mut increments = Batch::default();
+    for (key, field, by) in cells {
+        increments.inc(key, field, *by);
+    }
+    let leased = leases.iter().map(|(id, cells)| {
+        let mut increments = Batch::default();
+        for cell in 0..*cells {
+            increments.inc(id, &cell.to_string(), 1);
+        }
+        let lease = Lease {
+            id: id.clone(),
+            millis: 1,
+            count: vec![(id.clone(), id.clone())],
+        };
+        Leased { lease, increments }
+    });
+    let batch = SentBatch {
+        id: id(),
+        increments,
+        leased: leased.collect(),
+    };
+    LoggedBatch { batch, group: None }
+}
+
+/// One with a few hundred cells and some dozen executions.
+fn large() -> LoggedBatch {
+    let cells: Vec<_> = (0..300)
+        .map(|number| {
+            let key = format!("metrics:{}", number % 7);
+            (key, format!("a=\"{number}\""), number)
+        })
+        .collect();
+    let leases: Vec<_> = (0..40).map(|number| (format!("l/{number}"), 5)).collect();
+    logged(&cells, &leases)
+}
+
+fn join(parts: impl IntoIterator<Item = LoggedPart>) -> (Vec<LoggedBatch>, Joiner) {
+    let mut joiner = Joiner::default();
+    let mut joined = Vec::new();
+    for part in parts {
+        joined.extend(joiner.push(part).expect("they are parts"));
+    }
+    (joined, joiner)
+}
+
+#[test]
+fn a_batch_that_fits_is_no_part() {
+    let logged = logged(&[("k".into(), "a".into(), 1)], &[]);
+    let parts = logged.clone().into_parts(1000);
+    assert_eq!(parts.len(), 1);
+    let text = serde_json::to_string(&parts[0]).expect("it serialises");
+    assert_eq!(
+        text,
+        r#"{"id":"1784973600-00000000000000ab-7","increments":{"k":{"a":1}}}"#
+    );
+    let (joined, joiner) = join(parts);
+    assert_eq!(joined, [logged]);
+    assert_eq!(joiner.incomplete().count(), 0);
+}
+
+#[test]
+fn a_part_says_what_it_is_a_part_of() {
+    let parts = large().into_parts(4000);
+    assert!((2..12).contains(&parts.len()), "{}", parts.len());
+    let text = serde_json::to_value(&parts[1]).expect("it serialises");
+    assert_eq!(text["id"], "1784973600-00000000000000ab-7");
+    assert_eq!(text["part"]["number"], 2);
+    assert_eq!(text["part"]["of"], parts.len());
+}
+
+#[test]
+fn a_group_is_put_together_as_one() {
+    let group = LoggedBatch {
+        group: Some("/metrics/job/j".into()),
+        ..large()
+    };
+    let (joined, _) = join(group.clone().into_parts(1000));
+    assert_eq!(joined, [group]);
+}
+
+#[test]
+fn without_one_part_nothing_is_joined_and_the_batch_is_named() {
+    let parts = large().into_parts(1000);
+    let of = u32::try_from(parts.len()).expect("few");
+    for left_out in 0..parts.len() {
+        let mut some = parts.clone();
+        some.remove(left_out);
+        // What is there twice is no other part.
+        let (joined, joiner) = join(some.iter().chain(&some).cloned());
+        assert_eq!(joined, []);
+        let expected = Incomplete {
+            id: id(),
+            missing: 1,
+            of,
+        };
+        assert_eq!(joiner.incomplete().collect::<Vec<_>>(), [expected]);
+    }
+}
+
+#[test]
+fn parts_that_come_again_make_nothing_incomplete() {
+    let parts = large().into_parts(1000);
+    let again = parts.iter().chain(&parts[1..]).cloned();
+    let (joined, joiner) = join(again);
+    assert_eq!(joined, [large()]);
+    assert_eq!(joiner.incomplete().count(), 0);
+}
+
+#[test]
+fn parts_of_different_batches_are_told_apart() {
+    let other = |change: fn(&mut LoggedBatch)| {
+        let mut other = large();
+        change(&mut other);
+        other.into_parts(1000)
+    };
+    let parts = large().into_parts(1000);
+    let changes: [fn(&mut LoggedBatch); 4] = [
+        |other| other.batch.id.nonce += 1,
+        |other| other.batch.id.sequence += 1,
+        |other| other.group = Some("/metrics/job/j".into()),
+        |other| _ = other.batch.leased.drain(1..),
+    ];
+    for change in changes {
+        let mixed = other(change).into_iter().skip(1).chain([parts[0].clone()]);
+        let (joined, joiner) = join(mixed);
+        assert_eq!(joined, []);
+        assert_eq!(joiner.incomplete().count(), 2);
+    }
+}
+
+#[test]
+fn what_cannot_be_a_part_is_refused() {
+    let parts = large().into_parts(1000);
+    let of = u32::try_from(parts.len()).expect("few");
+    let mut joiner = Joiner::default();
+    for number in [0, of + 1] {
+        let mut wrong = parts[0].clone();
+        let part = Part { number, of };
+        wrong.part = Some(part);
+        assert_eq!(joiner.push(wrong), Err(PartError::Number(part)));
+    }
+    assert_eq!(joiner.push(parts[0].clone()), Ok(None));
+    let mut wrong = parts[1].clone();
+    wrong.part = parts[0].part;
+    let refused = joiner.push(wrong).expect_err("the first one was another");
+    assert!(refused.to_string().contains("part 1 of batch 1784973600-"));
+    for text in [
+        r#"{"id":"1-0000000000000002-3","increments":{},"part":2}"#,
+        r#"{"id":"1-0000000000000002-3","increments":{},"part":{"number":1}}"#,
+        r#"{"id":"1-0000000000000002-3","increments":{},"part":{"number":-1,"of":2}}"#,
+    ] {
+        // Taken for a whole batch, half of it would be applied for all.
+        assert!(serde_json::from_str::<LoggedPart>(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn what_cannot_be_split_is_a_part_of_its_own() {
+    let long = "x".repeat(5000);
+    let cells = ["a", long.as_str(), "y"].map(|field| ("k".into(), field.into(), 1));
+    let whole = logged(&cells, &[("l".into(), 2)]);
+    let parts = whole.clone().into_parts(1000);
+    let long: Vec<_> = parts
+        .iter()
+        .filter(|part| json_bytes(part) > 1000)
+        .collect();
+    assert_eq!(long.len(), 1);
+    assert_eq!(long[0].logged.batch.increments.len(), 1);
+    assert_eq!(join(parts).0, [whole]);
+}
+
+proptest! {
+    #[test]
+    fn parts_are_short_and_join_in_any_order(
+        cells in prop::collection::vec((".{0,12}", ".{0,60}", 0..=MAX_INCREMENT), 0..60),
+        leases in prop::collection::vec((".{0,12}", 0..6_usize), 0..20),
+        group in prop::option::of(".{0,20}"),
+        max_bytes in 1000..4000_usize,
+        order in any::<u64>(),
+        twice in any::<bool>(),
+    ) {
+        let whole = LoggedBatch { group, ..logged(&cells, &leases) };
+        let parts = whole.clone().into_parts(max_bytes);
+        let mut lines = Vec::new();
+        for part in &parts {
+            let line = serde_json::to_string(part).expect("it serialises");
+            prop_assert!(line.len() <= max_bytes, "{} of {max_bytes}: {line}", line.len());
+            lines.push(line);
+        }
+        if twice {
+            lines.extend(lines.clone());
+        }
+        // Some order: by a digest of line, place and seed.
+        let mut placed: Vec<_> = lines.into_iter().enumerate().collect();
+        placed.sort_by_key(|(place, _)| (*place as u64 + 1).wrapping_mul(order | 1).rotate_left(17));
+        let parts = placed.into_iter().map(|(_, line)| serde_json::from_str(&line).expect("a part"));
+        let (joined, joiner) = join(parts);
+        prop_assert!(!joined.is_empty() && joined.iter().all(|joined| *joined == whole));
+        prop_assert_eq!(joiner.incomplete().count(), 0);
+    }
+}
