@@ -14,8 +14,25 @@ use functional_scaffold_schema::{
 
 use crate::instance::{algorithm_name, endpoint};
 
-/// Series that an algorithm has here, every bucket of its histograms included.
-pub(crate) const SERIES_OF_AN_ALGORITHM: u64 = 50;
+/// What of an algorithm there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Everything, every bucket of its histograms included.
+    Service,
+    /// Its requests alone: all in one hash, which has to be read page after page.
+    OneHash,
+}
+
+impl Shape {
+    /// How many series an algorithm has.
+    pub(crate) fn series_of_an_algorithm(self) -> u64 {
+        match self {
+            Self::Service => 50,
+            Self::OneHash => 3,
+        }
+    }
+}
+
 /// Fields that a page has: the exporter's default.
 const SCAN_COUNT: u32 = 500;
 
@@ -32,9 +49,9 @@ impl Filled {
     ///
     /// # Errors
     /// Redis's own.
-    pub(crate) fn fill(port: u16, algorithms: u64) -> anyhow::Result<Self> {
+    pub(crate) fn fill(port: u16, shape: Shape, algorithms: u64) -> anyhow::Result<Self> {
         let catalog = Catalog::new(DEFAULT_PREFIX);
-        let totals = totals(&catalog, algorithms);
+        let totals = totals(&catalog, shape, algorithms);
         let mut connection = redis::Client::open(("127.0.0.1", port))?.get_connection()?;
         let families = catalog.families();
         let registered = families.map(|family| (family.name.clone(), family.clone()));
@@ -119,7 +136,8 @@ impl Filled {
 }
 
 /// Totals in which every bucket has been counted in, and no value is another's.
-fn totals(catalog: &Catalog, algorithms: u64) -> Batch {
+fn totals(catalog: &Catalog, shape: Shape, algorithms: u64) -> Batch {
+    let requests = &catalog.families()[0].key;
     let mut totals = Batch::default();
     for number in 0..algorithms {
         let (name, endpoint) = (algorithm_name(number), endpoint(number));
@@ -145,7 +163,9 @@ fn totals(catalog: &Catalog, algorithms: u64) -> Batch {
             };
             catalog.record_execution(&mut own, &execution);
         }
-        for (place, (key, field, by)) in (1..).zip(own.cells()) {
+        let is_there = |key: &str| shape == Shape::Service || key == requests;
+        let cells = own.cells().filter(|(key, _, _)| is_there(key));
+        for (place, (key, field, by)) in (1..).zip(cells) {
             totals.inc(key, field, by + 1000 * number + place);
         }
     }
@@ -205,12 +225,15 @@ mod tests {
     #[test]
     fn an_algorithm_has_as_many_series_as_is_said() {
         let catalog = Catalog::new(DEFAULT_PREFIX);
-        let count = |algorithms| {
-            let totals = totals(&catalog, algorithms);
+        let count = |shape, algorithms| {
+            let totals = totals(&catalog, shape, algorithms);
             let families = families_of_totals(&catalog.families(), &totals);
             let text = expose(Format::Text, &families.expect("the catalog's"));
-            u64::try_from(samples(&text).count()).expect("few")
+            u64::try_from(count_samples(&text)).expect("few")
         };
-        assert_eq!(count(3) - count(2), SERIES_OF_AN_ALGORITHM);
+        for shape in [Shape::Service, Shape::OneHash] {
+            let more = count(shape, 3) - count(shape, 2);
+            assert_eq!(more, shape.series_of_an_algorithm(), "{shape:?}");
+        }
     }
 }

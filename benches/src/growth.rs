@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use functional_scaffold_schema::protocol::DEFAULT_PREFIX;
 
 use crate::{
-    filled::{Filled, SERIES_OF_AN_ALGORITHM},
+    filled::{Filled, Shape},
     instance::{Habit, REQUESTS_OF_AN_INSTANCE},
     load::as_float,
     million,
@@ -37,11 +37,12 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
         method: format!(
             "Instances as for [where metrics go](#where-metrics-go), one call under way each, \
              batches of {BATCH}, and checked in the same way. *By series*: {WRITING} instances in \
-             `exact`, each serving one of many algorithms, all of whose {SERIES_OF_AN_ALGORITHM} \
-             series are in Redis. The cost of an instance is that of one that connects, registers \
-             and ends. Each scrape is checked to have as many samples as are stored. *By instances*: one algorithm, and so many \
-             connections at a time; the clients share the machine with Redis, so take its \
-             processor time, not the clock."
+             `exact`, each serving one of many algorithms, all of whose {} series \
+             are in Redis. The cost of an instance is that of one that connects, registers and \
+             ends. Each scrape is checked to have as many samples as are stored. *By instances*: \
+             one algorithm, and so many connections at a time; the clients share the machine with \
+             Redis, so take its processor time, not the clock.",
+            Shape::Service.series_of_an_algorithm(),
         ),
         tables: vec![series, instances],
         charts: vec![],
@@ -123,7 +124,7 @@ impl Grown {
     fn start(network: &Network, algorithms: u64) -> anyhow::Result<Self> {
         let store = Store::start()?;
         let before = store.memory()?;
-        let filled = Filled::fill(store.port(), algorithms)?;
+        let filled = Filled::fill(store.port(), Shape::Service, algorithms)?;
         Ok(Self {
             algorithms,
             series: filled.series(),

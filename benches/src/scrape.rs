@@ -11,7 +11,7 @@ use anyhow::ensure;
 use crate::{
     chart::Chart,
     cpu,
-    filled::{Filled, SERIES_OF_AN_ALGORITHM},
+    filled::{Filled, Shape},
     load::as_float,
     probe::Probe,
     report::{Answer, Bound, Cell, Table, Target, number},
@@ -21,10 +21,14 @@ use crate::{
     store::Store,
 };
 
-const SIZES: [Size; 4] = [
+const SIZES: [Size; 5] = [
     Size::of(1_000, 20),
     Size::of(10_000, 5),
     COMPARED,
+    Size {
+        shape: Shape::OneHash,
+        ..COMPARED
+    },
     // Once: the Python exporter takes half a minute for each.
     Size {
         rounds: Some(1),
@@ -39,6 +43,7 @@ const SMOKE: Size = Size::of(1_000, 1);
 #[derive(Clone, Copy)]
 struct Size {
     series: u64,
+    shape: Shape,
     scrapes: u32,
     rounds: Option<usize>,
 }
@@ -47,9 +52,14 @@ impl Size {
     const fn of(series: u64, scrapes: u32) -> Self {
         Self {
             series,
+            shape: Shape::Service,
             scrapes,
             rounds: None,
         }
+    }
+
+    fn algorithms(self) -> u64 {
+        self.series / self.shape.series_of_an_algorithm()
     }
 }
 
@@ -71,15 +81,16 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
         tables.push(measured.table());
         if size.series == COMPARED.series {
             charts.push(measured.chart());
-            targets = measured.targets();
+            targets.extend(measured.targets());
             notes.push(measured.bounds());
         }
     }
     Ok(Answer {
         title: "What a scrape costs".into(),
         method: format!(
-            "Redis holds the service's own families, with the {SERIES_OF_AN_ALGORITHM} series of \
-             each of many algorithms, every bucket in use. *Read and discarded* is a native client \
+            "Redis holds the service's own families, with the {} series of \
+             each of many algorithms, every bucket in use; or, *in one hash*, the requests of more \
+             algorithms alone, of which no page can be read before the one before it. *Read and discarded* is a native client \
              that reads the same hashes page by page (`HSCAN`, the exporter's page), the next page \
              of each at once, and throws them away: the limit. *In Python* is a collector of \
              `prometheus_client` with redis-py and hiredis that reads each hash with one `HGETALL` \
@@ -87,7 +98,8 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
              sample by sample with what was stored; every timed one has to have as many samples. \
              The longest wait is that of a second client, which pings Redis all the while; what it \
              is with nobody reading is the machine's own. The longest command is by Redis's clock \
-             (`SLOWLOG`), 0 where none took {SLOW_MICROS} µs."
+             (`SLOWLOG`), 0 where none took {SLOW_MICROS} µs.",
+            Shape::Service.series_of_an_algorithm(),
         ),
         tables,
         charts,
@@ -114,7 +126,9 @@ struct Run {
 
 /// Who read, in the order of the tables, and their turns.
 struct Measured {
-    series: usize,
+    /// How many series, and how they are spread.
+    what: String,
+    name: &'static str,
     readers: Vec<(&'static str, Reader)>,
     runs: Vec<Vec<Run>>,
     /// Peak memory in bytes, of those who serve.
@@ -127,9 +141,13 @@ const PYTHON: usize = 3;
 
 fn measure(bench: &Bench, size: Size) -> anyhow::Result<Measured> {
     let store = Store::start()?;
-    let mut filled = Filled::fill(store.port(), size.series / SERIES_OF_AN_ALGORITHM)?;
+    let mut filled = Filled::fill(store.port(), size.shape, size.algorithms())?;
     let _: () = store.call(&["CONFIG", "SET", "slowlog-log-slower-than", SLOW_MICROS])?;
     let _: () = store.call(&["CONFIG", "SET", "slowlog-max-len", "100000"])?;
+    let (name, spread) = match size.shape {
+        Shape::Service => ("scrape", ""),
+        Shape::OneHash => ("scrape-one-hash", " in one hash"),
+    };
     let network = Network::new()?;
     let exporter = network.exporter(&store, &filled)?;
     let mut readers = vec![
@@ -150,7 +168,12 @@ fn measure(bench: &Bench, size: Size) -> anyhow::Result<Measured> {
         _ => Ok(None),
     });
     Ok(Measured {
-        series: filled.series(),
+        what: format!(
+            "{} series{}",
+            number(as_float(filled.series() as u64)),
+            spread
+        ),
+        name,
         peaks: peaks.collect::<anyhow::Result<_>>()?,
         readers,
         runs,
@@ -195,7 +218,7 @@ impl Measured {
             "peak memory, MB",
         ];
         Table {
-            caption: format!("{} series", self.series),
+            caption: self.what.clone(),
             columns: columns.map(str::to_owned).into(),
             rows: rows.collect(),
         }
@@ -205,8 +228,8 @@ impl Measured {
         let bars = (DISCARDING..self.readers.len())
             .map(|place| (self.readers[place].0.to_owned(), self.time(place)));
         Chart {
-            name: "scrape".into(),
-            caption: format!("Time of a scrape of {} series, ms", self.series),
+            name: self.name.into(),
+            caption: format!("Time of a scrape of {}, ms", self.what),
             bars: bars.collect(),
         }
     }
@@ -215,15 +238,15 @@ impl Measured {
         let own = self.time(EXPORTER);
         let mut targets = vec![Target {
             claim: format!(
-                "a scrape of {} series, times reading and discarding them",
-                self.series
+                "a scrape of {}, times reading and discarding them",
+                self.what
             ),
             bound: Bound::AtMost(1.5),
             figure: own.ratio_to(&self.time(DISCARDING)),
         }];
         if self.readers.len() > PYTHON {
             targets.push(Target {
-                claim: "the same, times the Python exporter".into(),
+                claim: format!("a scrape of {}, times the Python exporter", self.what),
                 bound: Bound::AtMost(PYTHON_SHARE),
                 figure: own.ratio_to(&self.time(PYTHON)),
             });
@@ -231,7 +254,10 @@ impl Measured {
         // "Never": the longest of all rounds.
         let longest = self.figure(EXPORTER, |run| run.longest_wait_millis).max();
         targets.push(Target {
-            claim: "the longest wait of another client of Redis during it, ms".into(),
+            claim: format!(
+                "the longest wait of others for Redis during it, {}, ms",
+                self.what
+            ),
             bound: Bound::AtMost(5.0),
             figure: Figure::of(&[longest], |millis| *millis),
         });
@@ -241,18 +267,17 @@ impl Measured {
     fn bounds(&self) -> String {
         let redis = self.figure(EXPORTER, |run| run.redis_millis).median();
         let mut text = format!(
-            "Of the exporter's {} ms for {} series Redis itself works for {} ms, on the one core \
+            "Of the exporter's {} ms for {} Redis itself works for {} ms, on the one core \
              that it has, to hand out the pages: whoever reads them page by page is not faster.",
             number(self.time(EXPORTER).median()),
-            self.series,
+            self.what,
             number(redis),
         );
         if self.readers.len() > PYTHON {
             let all_at_once = self.figure(PYTHON, |run| run.redis_millis).median();
             text.push_str(&format!(
                 " A twentieth of the Python exporter's time is {} ms. To be handed out each hash \
-                 at once costs Redis {} ms, in which it serves nobody else, as the longest \
-                 command shows.",
+                 at once costs Redis {} ms, and others wait longer for it.",
                 number(self.time(PYTHON).median() * PYTHON_SHARE),
                 number(all_at_once),
             ));
@@ -307,12 +332,17 @@ fn turn(
     })
 }
 
+/// Of the readers' and of who pings: what asks for the log empties it, too, which
+/// takes long itself.
 fn longest_command_micros(store: &Store) -> anyhow::Result<u64> {
     let log: Vec<Vec<redis::Value>> = store.call(&["SLOWLOG", "GET", "-1"])?;
     let mut longest = 0;
     for entry in log {
-        ensure!(entry.len() > 2, "an entry of SLOWLOG without its time");
-        longest = longest.max(redis::from_redis_value(&entry[2])?);
+        ensure!(entry.len() > 3, "an entry of SLOWLOG without its command");
+        let command: Vec<Vec<u8>> = redis::from_redis_value(&entry[3])?;
+        if command.first().is_some_and(|name| name != b"SLOWLOG") {
+            longest = longest.max(redis::from_redis_value(&entry[2])?);
+        }
     }
     Ok(longest)
 }
