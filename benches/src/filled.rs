@@ -40,6 +40,8 @@ const SCAN_COUNT: u32 = 500;
 pub(crate) struct Filled {
     connection: redis::Connection,
     keys: Vec<String>,
+    /// How many fields the hashes have.
+    cells: usize,
     /// Each sample's value, by its name and labels.
     samples: HashMap<String, f64>,
 }
@@ -75,6 +77,7 @@ impl Filled {
         let samples: anyhow::Result<HashMap<_, _>> = samples(&exposed).collect();
         Ok(Self {
             connection,
+            cells: totals.len(),
             keys: totals.hashes().map(|(key, _)| key.to_owned()).collect(),
             samples: samples?,
         })
@@ -110,11 +113,11 @@ impl Filled {
     }
 
     /// Reads every hash page by page, the next page of each at once, and throws
-    /// it away. Gives how many cells there were.
+    /// it away.
     ///
     /// # Errors
-    /// Redis's own.
-    pub(crate) fn read_and_discard(&mut self) -> anyhow::Result<usize> {
+    /// Redis's own, or not every cell was read.
+    pub(crate) fn read_and_discard(&mut self) -> anyhow::Result<()> {
         let mut cells = 0;
         let mut left: Vec<(&String, Vec<u8>)> =
             self.keys.iter().map(|key| (key, b"0".to_vec())).collect();
@@ -131,7 +134,9 @@ impl Filled {
             }
             left.retain(|(_, cursor)| cursor != b"0");
         }
-        Ok(cells)
+        // One may come twice.
+        ensure!(cells >= self.cells, "{cells} cells of {}", self.cells);
+        Ok(())
     }
 }
 

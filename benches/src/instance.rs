@@ -81,7 +81,9 @@ impl Habit {
                 .collect();
             let mut all = Done::default();
             for thread in threads {
-                let done = thread.join().map_err(|_| anyhow!("a client panicked"))??;
+                let done = thread
+                    .join()
+                    .map_err(|_panic| anyhow!("a client panicked"))??;
                 all.requests += done.requests;
                 all.calls += done.calls;
                 all.instances += done.instances;

@@ -30,13 +30,16 @@ impl Probe {
         let ending = Arc::clone(&ended);
         let pinging = thread::spawn(move || {
             let mut longest = Duration::ZERO;
-            while !ending.load(Ordering::Relaxed) {
+            // Once at least: a short read may be over before this begins.
+            loop {
                 let began = Instant::now();
                 redis::cmd("PING").exec(&mut connection)?;
                 longest = longest.max(began.elapsed());
+                if ending.load(Ordering::Relaxed) {
+                    return Ok(longest);
+                }
                 thread::sleep(PAUSE);
             }
-            Ok(longest)
         });
         Ok(Self { ended, pinging })
     }
@@ -48,6 +51,6 @@ impl Probe {
     pub(crate) fn stop(self) -> anyhow::Result<Duration> {
         self.ended.store(true, Ordering::Relaxed);
         let longest = self.pinging.join();
-        Ok(longest.map_err(|_| anyhow!("the pinging panicked"))??)
+        Ok(longest.map_err(|_panic| anyhow!("the pinging panicked"))??)
     }
 }
