@@ -37,7 +37,8 @@ const SIZES: [Size; 5] = [
 ];
 /// Where the aims are set.
 const COMPARED: Size = Size::of(100_000, 2);
-const SMOKE: Size = Size::of(1_000, 1);
+/// A hash of it takes some pages.
+const SMOKE: Size = Size::of(3_000, 1);
 
 /// How many series, and how often they are read in a turn.
 #[derive(Clone, Copy)]
