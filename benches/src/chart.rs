@@ -58,10 +58,11 @@ impl Chart {
         let text = (FONT, 14).into_font().color(&INK);
         let mut chart = ChartBuilder::on(&area)
             .caption(&self.caption, (FONT, 16).into_font().color(&INK))
+            .margin_top(8)
             .margin_right(20)
             .x_label_area_size(28)
             .y_label_area_size(LABEL_WIDTH)
-            .build_cartesian_2d(0.0..most, (0..count).into_segmented())?;
+            .build_cartesian_2d(0.0..most, (0..count.saturating_sub(1)).into_segmented())?;
         let label = |place: &SegmentValue<u32>| match place {
             SegmentValue::CenterOf(place) => self.label(*place),
             _ => String::new(),
@@ -73,7 +74,10 @@ impl Chart {
             .bold_line_style(INK.mix(0.3))
             .axis_style(INK)
             .label_style(text.clone())
-            .x_label_formatter(&|value| number(*value))
+            .x_label_formatter(&|value| match value {
+                0.0 => "0".to_owned(),
+                _ => number(*value),
+            })
             .y_labels(self.bars.len())
             .y_label_formatter(&label)
             .draw()?;

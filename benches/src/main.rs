@@ -18,9 +18,15 @@
 //! - [`invoke_cost`], [`peers`], [`storage`] (with [`pushes`]), [`scrape`],
 //!   [`growth`] (with [`million`]), [`cold_start`]: the sections
 //!
-//! A section is a file of its own, named for what it asks. To add one, write a
-//! function `fn(&Bench) -> anyhow::Result<Answer>` and put it into
-//! [`section::SECTIONS`].
+//! # To add a section
+//! A section is a file of its own, named for what it asks. Write a function
+//! `fn(&Bench) -> anyhow::Result<Answer>` and put it into [`section::SECTIONS`].
+//! It starts what it measures ([`store`], [`services`], the end-to-end tests'
+//! library), measures by [`rounds::alternate`], and after each run compares what
+//! was timed with what it left behind, failing where they differ. In a smoke run
+//! ([`section::Bench::smoke`], [`section::Bench::lasting`]) it does no more than
+//! it takes to see that. Tables, charts and targets get all rounds
+//! ([`rounds::Figure`]); the report takes medians and spreads from them.
 
 #![forbid(unsafe_code)]
 

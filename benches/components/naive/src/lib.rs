@@ -6,6 +6,9 @@
 //! same keys. It lacks everything else that the service does: no time-out, no
 //! count of what failed, no answer while Redis is away.
 
+// A native linker refuses the exports' names.
+#![cfg(target_family = "wasm")]
+
 mod bindings;
 mod metrics;
 
