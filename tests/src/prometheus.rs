@@ -191,7 +191,11 @@ fn sample(labels: &Value, value: &Value) -> anyhow::Result<Sample> {
     Ok(Sample { labels, value })
 }
 
-fn shorten_intervals(file: &Path) -> anyhow::Result<()> {
+/// Lets a `prometheus.yml` scrape and evaluate every [`INTERVAL`].
+///
+/// # Errors
+/// It cannot be read and written, or has other intervals than expected.
+pub fn shorten_intervals(file: &Path) -> anyhow::Result<()> {
     let mut configuration = fs::read_to_string(file)?;
     for interval in ["scrape_interval", "evaluation_interval"] {
         let committed = format!("{interval}: 15s");
@@ -202,7 +206,11 @@ fn shorten_intervals(file: &Path) -> anyhow::Result<()> {
     Ok(fs::write(file, configuration)?)
 }
 
-fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
+/// Copies a folder with all that is in it.
+///
+/// # Errors
+/// It cannot be read, or the copy not be written.
+pub fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
     fs::create_dir(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;

@@ -70,6 +70,8 @@ impl Pushgateway {
             .arg(format!("--persistence.file={}", groups.display()))
             // Otherwise it writes only when it is stopped with grace.
             .arg("--persistence.interval=10s")
+            // Its groups only grow in number, and wiping is how to begin anew.
+            .arg("--web.enable-admin-api")
             .arg("--log.level=warn");
         eprintln!("the Pushgateway keeps its groups in {}", groups.display());
         Child::spawn("the Pushgateway", &mut command).map(Some)
