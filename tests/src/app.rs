@@ -111,6 +111,12 @@ impl App {
         self.port
     }
 
+    /// The runtime's process.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Everything it wrote so far.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Exporter {
     port: u16,
-    _process: Process,
+    process: Process,
 }
 
 /// Samples by name and sorted labels, in exposition syntax.
@@ -46,10 +46,7 @@ impl Exporter {
             .envs(variables.iter().copied())
             .env("EXPORTER_LISTEN", format!("127.0.0.1:{port}"));
         let process = Process::start(&mut command, "run `cargo xtask build`")?;
-        let exporter = Self {
-            port,
-            _process: process,
-        };
+        let exporter = Self { port, process };
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         while let Err(error) = reqwest::get(exporter.url("/healthz")).await {
             ensure!(
@@ -59,6 +56,12 @@ impl Exporter {
             tokio::time::sleep(crate::process::POLL).await;
         }
         Ok(exporter)
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     /// The URL of a path.

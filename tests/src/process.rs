@@ -52,6 +52,12 @@ impl Process {
         Ok(String::from_utf8_lossy(&fs::read(&self.output)?).into_owned())
     }
 
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until its output holds `text`.
     ///
     /// # Errors

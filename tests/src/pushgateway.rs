@@ -62,6 +62,12 @@ impl Pushgateway {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Everything that was pushed to it, and its own metrics.
     ///
     /// # Errors

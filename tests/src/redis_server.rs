@@ -28,10 +28,18 @@ impl RedisServer {
     /// # Errors
     /// There is no redis-server, or it does not answer.
     pub fn start() -> anyhow::Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same with further arguments, of which the last of a kind counts.
+    ///
+    /// # Errors
+    /// There is no redis-server, or it does not answer.
+    pub fn start_with(arguments: &[&str]) -> anyhow::Result<Self> {
         let port = free_port()?;
         let data = TempDir::new()?;
         let server = Self {
-            process: launch(port, &data, &[])?,
+            process: launch(port, &data, arguments)?,
             port,
             data,
         };
@@ -43,6 +51,12 @@ impl RedisServer {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Kills it and starts it again on the same data.

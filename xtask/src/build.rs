@@ -23,6 +23,12 @@ pub(crate) const ALGORITHMS: [&str; 1] = ["algorithms"];
 /// The same, with the algorithms that only the tests run.
 pub(crate) const ALGORITHMS_AND_TESTED: [&str; 2] = ["algorithms", "tests"];
 
+/// The same, with what only the benchmarks run.
+pub(crate) const ALGORITHMS_AND_BENCHED: [&str; 2] = ["algorithms", "benches/components"];
+
+/// Every component there is.
+pub(crate) const ALL: [&str; 3] = ["algorithms", "benches/components", "tests"];
+
 /// The native programs' packages.
 pub(crate) const NATIVE_PACKAGES: [&str; 2] = [
     "functional-scaffold-devhost",

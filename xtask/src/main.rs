@@ -3,7 +3,8 @@
 //!
 //! # Layout
 //!
-//! - `up`, `build`, `test`, `chaos`, `prometheus_rule`: the commands
+//! - `up`, `build`, `test`, `chaos`, `bench`, `prometheus_rule`: the commands
+//! - `bench_tools`: what the benchmarks need beyond what is built here
 //! - `wasm_toolchain`: the two ways to build for `wasm32-wasip2`
 //! - `manifest`: what `up` has to know of `spin.toml`
 //! - `requirements`: what the tests need from the machine
@@ -22,6 +23,8 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod bench;
+mod bench_tools;
 mod build;
 mod chaos;
 mod child;
@@ -60,6 +63,7 @@ enum Command {
     Build(build::Build),
     Test(test::Test),
     Chaos(chaos::Chaos),
+    Bench(bench::Bench),
     PrometheusRule(prometheus_rule::PrometheusRule),
 }
 
@@ -80,6 +84,7 @@ fn main() -> ExitCode {
             Command::Build(build) => build.run(),
             Command::Test(test) => test.run(),
             Command::Chaos(chaos) => chaos.run(),
+            Command::Bench(bench) => bench.run(),
             Command::PrometheusRule(rule) => rule.run(),
         });
     match outcome {

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::InstallOptions;
+use crate::bench;
 use crate::build;
 use crate::chaos;
 use crate::child;
@@ -20,7 +21,8 @@ use crate::wasm_toolchain::WasmToolchain;
 pub(crate) const END_TO_END_PACKAGE: &str = "functional-scaffold-tests";
 
 /// Check and test everything: format, lints, documentation, unit tests, and
-/// end-to-end tests against a running application, at last a short `chaos`.
+/// end-to-end tests against a running application, at last a short `chaos` and a
+/// smoke run of the benchmarks.
 #[derive(Args)]
 pub(crate) struct Test {
     /// What the end-to-end tests run the app on.
@@ -74,7 +76,7 @@ impl Test {
             Ok(())
         })?;
         steps.run("clippy, wasm", || {
-            for package in build::component_packages(&build::ALGORITHMS_AND_TESTED)? {
+            for package in build::component_packages(&build::ALL)? {
                 let mut clippy = toolchain.cargo("clippy");
                 clippy.args(["--package", &package]);
                 run(clippy.args(["--", "-D", "warnings"]))?;
@@ -94,7 +96,7 @@ impl Test {
             run(rest.args(["--exclude", END_TO_END_PACKAGE]))?;
             run(&mut Selection::Programs.cargo("test"))
         })?;
-        build::build_components(steps, &toolchain, &build::ALGORITHMS_AND_TESTED)?;
+        build::build_components(steps, &toolchain, &build::ALL)?;
         build::build_programs(steps)?;
         steps.run("end-to-end tests", || {
             let mut test = tools::cargo("test");
@@ -102,7 +104,10 @@ impl Test {
             let runtime = self.runtime.to_possible_value();
             run(test.envs(runtime.map(|name| ("SCAFFOLD_RUNTIME", name.get_name().to_owned()))))
         })?;
-        steps.run("chaos, for less than a minute", chaos::run_short)
+        steps.run("chaos, for less than a minute", chaos::run_short)?;
+        steps.run("the benchmarks' checks, in a smoke run", || {
+            bench::run_smoke(self.runtime, self.install)
+        })
     }
 }
 

@@ -99,13 +99,13 @@ impl SeriesReader {
             }
             Cell::Bucket { labels, position } => {
                 let count = unsigned?;
-                self.histogram(labels).buckets[position] = count;
+                self.change(labels, |cells| cells.buckets[position] = count);
             }
             // A sum may be negative: observations may be.
-            Cell::Sum { labels } => self.histogram(labels).sum = value,
+            Cell::Sum { labels } => self.change(labels, |cells| cells.sum = value),
             Cell::SumCarry { labels } => {
                 unsigned?;
-                self.histogram(labels).carry = value;
+                self.change(labels, |cells| cells.carry = value);
             }
         }
         Ok(())
@@ -141,19 +141,19 @@ impl SeriesReader {
         }
     }
 
-    fn histogram(&mut self, labels: &str) -> &mut HistogramCells {
-        // Looked up by reference first: only a series' first cell allocates.
-        if !self.histograms.contains_key(labels) {
-            let cells = HistogramCells {
-                buckets: vec![0; self.family.bounds.len() + 1].into(),
-                sum: 0,
-                carry: 0,
-            };
-            self.histograms.insert(labels.into(), cells);
+    /// Changes the cells of a histogram. A closure, so that a cell of a series
+    /// that is known costs one look-up: with many series that is what takes time.
+    fn change(&mut self, labels: &str, change: impl FnOnce(&mut HistogramCells)) {
+        if let Some(cells) = self.histograms.get_mut(labels) {
+            return change(cells);
         }
-        self.histograms
-            .get_mut(labels)
-            .expect("it was inserted just now")
+        let mut cells = HistogramCells {
+            buckets: vec![0; self.family.bounds.len() + 1].into(),
+            sum: 0,
+            carry: 0,
+        };
+        change(&mut cells);
+        self.histograms.insert(labels.into(), cells);
     }
 }
 
