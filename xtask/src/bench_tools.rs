@@ -86,6 +86,9 @@ fn install_oha(program: &str, options: InstallOptions) -> Result<()> {
     let mut install = tools::cargo("install");
     install
         .args(["oha", "--version", OHA_VERSION, "--locked", "--quiet"])
-        .args(["--root", FOLDER]);
+        .args(["--root", FOLDER])
+        // Its own profile takes twice as long to build, and saves some 4 % a request.
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
     child::run("cargo install", &mut install, Some(INSTALL_TIMEOUT))
 }
