@@ -160,11 +160,19 @@ fn sane(expression: &Expression, samples: &[Sample]) -> Result {
 async fn counted_once(prometheus: &Prometheus, scheme: &Scheme, ledger: &Ledger) -> Result {
     let requests = ledger.total() as f64;
     let errors = ledger.with_code(500) as f64;
+    // A rate is too high where a sum stepped back, or has few samples.
+    let resets = prometheus
+        .query("sum(resets(scaffold:http_requests_total[5m]))")
+        .await?;
+    let samples = prometheus
+        .query("min(count_over_time(scaffold:http_requests_total[5m]))")
+        .await?;
+    let history = format!("resets {resets:?}, samples {samples:?}");
     let near = |what: &str, expected: f64, found: f64| {
         // Rates are extrapolated to the edges of their window.
         ensure!(
             (0.85..=1.25).contains(&(found / expected)),
-            "{what}: {found} of {expected}"
+            "{what}: {found} of {expected}; {history}"
         );
         Ok(())
     };
