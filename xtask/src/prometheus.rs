@@ -29,7 +29,7 @@ const PROGRAM: Program = Program {
 };
 
 /// What one Prometheus scrapes: a scheme's name, and the address of its server.
-pub(crate) type Target<'a> = (&'static str, &'a str);
+pub(crate) type Target = (&'static str, String);
 
 /// A Prometheus that is installed.
 pub(crate) struct Prometheus(PathBuf);
@@ -49,7 +49,7 @@ impl Prometheus {
     /// # Errors
     ///
     /// When its configuration cannot be written, or it cannot be started.
-    pub(crate) fn start(&self, listen: SocketAddr, target: Option<Target<'_>>) -> Result<Child> {
+    pub(crate) fn start(&self, listen: SocketAddr, target: Option<&Target>) -> Result<Child> {
         // A folder for each port: two servers must not write one database.
         let port = listen.port().to_string();
         let folder = env::current_dir()?.join(DATA_FOLDER).join(port);
@@ -69,7 +69,7 @@ impl Prometheus {
     }
 }
 
-fn configure(folder: &Path, target: Option<Target<'_>>) -> Result<()> {
+fn configure(folder: &Path, target: Option<&Target>) -> Result<()> {
     for name in CONFIGURATION {
         let copy = folder.join(name);
         if let Some(parent) = copy.parent() {
@@ -87,9 +87,9 @@ fn configure(folder: &Path, target: Option<Target<'_>>) -> Result<()> {
 }
 
 /// The scheme's file: the target if it is this scheme's, else none.
-fn targets_of(scheme: &str, target: Option<Target<'_>>) -> String {
+fn targets_of(scheme: &str, target: Option<&Target>) -> String {
     match target {
-        Some((running, address)) if running == scheme => {
+        Some((running, address)) if *running == scheme => {
             format!("- targets: [{address:?}]\n")
         }
         _ => "[]\n".to_owned(),
@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn only_the_scheme_that_runs_has_a_target() {
-        let target = Some(("pull", "127.0.0.1:8000"));
+        let target = ("pull", "127.0.0.1:8000".to_owned());
+        let target = Some(&target);
         assert_eq!(
             targets_of("pull", target),
             "- targets: [\"127.0.0.1:8000\"]\n"

@@ -220,13 +220,9 @@ impl Plan {
             self.start_exporter(settings, &mut children)?;
         }
         if let Some(prometheus) = &self.prometheus {
-            let target = self.target();
-            let target = target
-                .as_ref()
-                .map(|(scheme, address)| (*scheme, address.as_str()) as Target<'_>);
             let listen = self.up.prometheus_listen;
             let address = address::reached_at(listen);
-            let child = prometheus.start(listen, target)?;
+            let child = prometheus.start(listen, self.target().as_ref())?;
             children.add(child, || probe::http_ok(address, "/-/ready"))?;
         }
         Ok(children)
@@ -275,7 +271,7 @@ impl Plan {
     }
 
     /// What Prometheus scrapes.
-    fn target(&self) -> Option<(&'static str, String)> {
+    fn target(&self) -> Option<Target> {
         let up = &self.up;
         match &self.store {
             Store::Redis(..) => {
