@@ -238,7 +238,7 @@ impl Config {
             },
             lease_timeout: reader.millis("lease_timeout_ms", 20, 1..=1_000),
             execution_limit: reader.millis("execution_limit_ms", 30_000, 100..=3_600_000),
-            flush_interval: reader.millis("flush_interval_ms", 10, 0..=500),
+            flush_interval: reader.millis("flush_interval_ms", 20, 0..=500),
             api_key: Some(reader.text("api_key", "")).filter(|key| !key.is_empty()),
             max_body_bytes: reader.integer("max_body_bytes", 1 << 20, 1..=MAX_BODY_BYTES),
             log_level: reader.log_level(),

@@ -15,7 +15,7 @@ use functional_scaffold_schema::{
     batch::{Batch, BatchId},
     catalog::{Catalog, Execution, ExecutionStatus, Request},
     lease::LeaseForm,
-    protocol::{Call, Script, apply_total_call, lease_entry_call, register_call},
+    protocol::{Call, Script, apply_total_call, lease_command, register_call},
 };
 use redis::Value;
 
@@ -129,7 +129,6 @@ struct Forms<'a> {
     habit: &'a Habit,
     catalog: Catalog,
     apply: String,
-    lease: String,
     register: String,
     algorithms: Vec<Algorithm>,
 }
@@ -163,7 +162,6 @@ impl<'a> Forms<'a> {
         Ok(Self {
             algorithms: algorithms.collect(),
             apply: load(&Script::apply())?,
-            lease: load(&Script::lease())?,
             register: load(&Script::register())?,
             habit,
             catalog,
@@ -182,7 +180,7 @@ struct Queued {
 enum Answer {
     /// Each family's registration.
     Registered,
-    /// No lease that was closed before.
+    /// One member of the sorted set that was not there.
     Leased,
     /// That a batch of so many requests is applied.
     Applied(u64),
@@ -192,6 +190,8 @@ struct Instance<'a> {
     forms: &'a Forms<'a>,
     connection: redis::Connection,
     id: BatchId,
+    /// When it began, as this Redis, which never stood still, would tell.
+    lease_time_millis: i64,
     leases: u64,
     algorithm: usize,
     /// Requests that it takes before it ends.
@@ -228,6 +228,7 @@ impl<'a> Instance<'a> {
                 nonce: begun,
                 sequence: 0,
             },
+            lease_time_millis: i64::try_from(now.as_millis())?,
             leases: 0,
             algorithm,
             left: match forms.habit.batch {
@@ -262,10 +263,12 @@ impl<'a> Instance<'a> {
                 self.leases += 1;
                 let id = format!("{}/{}", self.id.writer(), self.leases);
                 let lease = algorithm.lease.entry(id);
-                let call = lease_entry_call(prefix, std::slice::from_ref(&lease));
+                let command = lease_command(prefix, &lease, self.lease_time_millis);
                 leases.push(lease);
                 self.queue.push_back(Queued {
-                    packed: packed(&forms.lease, &call),
+                    packed: redis::cmd(command.name)
+                        .arg(command.arguments)
+                        .get_packed_command(),
                     answer: Answer::Leased,
                 });
             }
@@ -321,12 +324,15 @@ impl<'a> Instance<'a> {
 impl Answer {
     /// How many requests it says are counted.
     fn accept(self, answer: Value) -> anyhow::Result<u64> {
+        if matches!((self, &answer), (Self::Leased, Value::Int(1))) {
+            return Ok(0);
+        }
         let texts: Vec<String> = redis::from_redis_value(&answer)
             .with_context(|| format!("Redis answered {answer:?}"))?;
-        match self {
-            Self::Registered if texts.len() == 8 => Ok(0),
-            Self::Leased if texts.is_empty() => Ok(0),
-            Self::Applied(requests) if texts == ["applied"] => Ok(requests),
+        // Either has lease time in it.
+        match (self, texts.as_slice()) {
+            (Self::Registered, texts) if texts.len() == 1 + 8 => Ok(0),
+            (Self::Applied(requests), [applied, _time]) if applied == "applied" => Ok(requests),
             _ => bail!("Redis answered {texts:?}"),
         }
     }

@@ -37,7 +37,6 @@ pub struct Writer {
     frozen: Option<Frozen>,
     freezes: u64,
     answered: u64,
-    registered: bool,
     flushing: bool,
     leases_suspended: bool,
     lease_trouble: Option<String>,
@@ -118,7 +117,6 @@ impl Writer {
             frozen: None,
             freezes: 0,
             answered: 0,
-            registered: false,
             flushing: false,
             leases_suspended: false,
             lease_trouble: None,
@@ -374,17 +372,6 @@ impl Writer {
     fn record_flush(&mut self, outcome: FlushOutcome, attempts: u64) {
         self.catalog
             .record_flushes(&mut self.pending.troubles, outcome, attempts);
-    }
-
-    /// Whether the families' registration stands.
-    #[must_use]
-    pub fn is_registered(&self) -> bool {
-        self.registered
-    }
-
-    /// Notes that the families' registration stands.
-    pub fn set_registered(&mut self) {
-        self.registered = true;
     }
 
     /// The families that are recorded into.

@@ -18,6 +18,7 @@ pub(crate) const LONG_MS: u64 = 1_000_000;
 
 /// A batch was stored, and nothing of it refused.
 pub(crate) const STORED: Applied = Applied::Stored {
+    lease_time_millis: 0,
     refused: Vec::new(),
 };
 
@@ -76,9 +77,16 @@ impl Fixture {
         }
     }
 
-    /// Sends a batch.
+    /// Sends a batch. When it was stored is left out of the answer.
     pub(crate) fn apply(&mut self, batch: &SentBatch) -> Result<Applied> {
-        self.store.apply(batch, &self.catalog.crash_keys())
+        let mut applied = self.store.apply(batch, &self.catalog.crash_keys())?;
+        if let Applied::Stored {
+            lease_time_millis, ..
+        } = &mut applied
+        {
+            *lease_time_millis = 0;
+        }
+        Ok(applied)
     }
 
     /// Settles as the exporter does.

@@ -21,7 +21,7 @@ pub(crate) struct Model {
     pub(crate) counters: BTreeMap<(String, String), i128>,
     /// Open leases by their ids, with the lease time at which each runs out.
     pub(crate) open: BTreeMap<String, (Lease, i64)>,
-    /// Closed leases' ids, with the time until which each is remembered.
+    /// Closed leases' ids, with the lease time until which each is remembered.
     pub(crate) closed: BTreeMap<String, i64>,
     /// Applied ids, by the second in which their writers began.
     pub(crate) applied: BTreeMap<u64, Bucket>,
@@ -74,26 +74,19 @@ impl Model {
         self.clock_kept = true;
     }
 
-    /// Takes leases; the ids that were closed before.
-    pub(crate) fn lease(&mut self, leases: &[Lease]) -> Vec<String> {
+    /// A component begins; lease time.
+    pub(crate) fn register(&mut self, epoch: u64) -> i64 {
         self.run_script();
-        let mut refused = Vec::new();
-        for lease in leases {
-            if self.closed.contains_key(&lease.id) {
-                refused.push(lease.id.clone());
-            } else {
-                let due = self.lease_time + i64::try_from(lease.millis).unwrap_or(i64::MAX);
-                self.open.insert(lease.id.clone(), (lease.clone(), due));
-            }
-        }
-        refused
+        self.epoch.get_or_insert(epoch);
+        self.lease_time
     }
 
-    /// Lets an open lease run out sooner.
-    pub(crate) fn hasten(&mut self, id: &str, millis: i64) {
-        if let Some((_, due)) = self.open.get_mut(id) {
-            *due -= millis;
-        }
+    /// Takes a lease that began at this lease time. Whether it counts: not if it
+    /// was closed before it came.
+    pub(crate) fn take(&mut self, lease: &Lease, lease_time: i64) -> bool {
+        let due = lease_time.saturating_add_unsigned(lease.millis);
+        self.open.insert(lease.id.clone(), (lease.clone(), due));
+        !self.closed.contains_key(&lease.id)
     }
 
     /// Applies a batch.
@@ -116,7 +109,7 @@ impl Model {
         bucket.until = self.wall + REMEMBERED_MS;
         if !ids.clone().all(|id| self.open.contains_key(id)) {
             // Also those that have come, which does no harm.
-            let until = self.wall + REMEMBERED_MS;
+            let until = self.lease_time + REMEMBERED_MS;
             self.closed
                 .extend(ids.clone().map(|id| (id.clone(), until)));
         }
@@ -131,6 +124,7 @@ impl Model {
         }
         self.settle_due(&countable);
         Applied::Stored {
+            lease_time_millis: self.lease_time,
             refused: Vec::new(),
         }
     }
@@ -143,7 +137,9 @@ impl Model {
     }
 
     fn settle_due(&mut self, countable: &BTreeSet<&str>) -> u64 {
-        self.closed.retain(|_, until| *until > self.wall);
+        let (closed, lease_time) = (&self.closed, self.lease_time);
+        self.open
+            .retain(|id, (_, due)| *due > lease_time || !closed.contains_key(id));
         let due: Vec<_> = self
             .open
             .values()
@@ -157,11 +153,12 @@ impl Model {
         for lease in &due {
             self.open.remove(&lease.id);
             self.closed
-                .insert(lease.id.clone(), self.wall + REMEMBERED_MS);
+                .insert(lease.id.clone(), self.lease_time + REMEMBERED_MS);
             for (key, field) in &lease.count {
                 self.count(key, field, 1);
             }
         }
+        self.closed.retain(|_, until| *until > self.lease_time);
         due.len() as u64
     }
 

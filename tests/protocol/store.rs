@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, ensure};
 use functional_scaffold_schema::{
     batch::{Batch, BatchId, SentBatch},
-    lease::Lease,
+    lease::{Lease, LeaseEntry},
     protocol::{
         Applied, Call, OffsetAdded, Script, Settled, applied_from_reply, applied_key, apply_call,
-        closed_leases_key, lease_call, leases_key, offset_added_from_reply, offset_call,
-        settle_call, settled_from_reply, state_key,
+        closed_leases_key, lease_command, leases_key, offset_added_from_reply, offset_call,
+        register_call, registered_from_reply, settle_call, settled_from_reply, state_key,
     },
     removal::{remove_series_call, wipe_call},
 };
@@ -65,15 +65,14 @@ pub(crate) enum Passing {
 pub(crate) struct Kept {
     /// Member and score of each open lease.
     pub(crate) open: BTreeMap<String, i64>,
-    /// Id and score of each closed one.
+    /// Id and score of each closed lease.
     pub(crate) closed: BTreeMap<String, i64>,
     /// The hash of the clock.
     pub(crate) state: BTreeMap<String, String>,
 }
 
 impl Kept {
-    /// The time that scores of open leases are compared with, as of the last
-    /// script.
+    /// Lease time as of the last script.
     pub(crate) fn lease_time(&self) -> Option<i64> {
         let number = |field: &str| self.state.get(field)?.parse::<i64>().ok();
         Some(number("last_ms")? - number("shift_ms")?)
@@ -125,16 +124,26 @@ impl Store {
         Ok(applied_from_reply(self.script(&Script::apply(), &call)?)?)
     }
 
-    /// Takes leases, and gives the ids that were closed before.
-    pub(crate) fn lease(&mut self, leases: &[Lease]) -> Result<Vec<String>> {
-        let call = lease_call(&self.prefix, leases);
-        self.script(&Script::lease(), &call)
+    /// Lease time, as a component learns it when it begins.
+    pub(crate) fn register(&mut self, epoch: u64) -> Result<i64> {
+        let call = register_call(&self.prefix, epoch, &[], &[]);
+        let reply = self.script(&Script::register(), &call)?;
+        Ok(registered_from_reply(reply)?.lease_time_millis)
     }
 
-    /// Lets an open lease run out sooner.
-    pub(crate) fn hasten(&mut self, lease: &Lease, millis: i64) -> Result {
-        let (key, by) = (leases_key(&self.prefix), (-millis).to_string());
-        self.call(&["ZINCRBY", &key, &by, &lease.encode()])
+    /// Takes a lease that begins at this lease time.
+    pub(crate) fn take(&mut self, lease: &Lease, lease_time_millis: i64) -> Result {
+        let entry = LeaseEntry::from(lease);
+        let command = lease_command(&self.prefix, &entry, lease_time_millis);
+        let mut call = redis::cmd(command.name);
+        call.arg(command.arguments);
+        Ok(call.query(&mut self.connection)?)
+    }
+
+    /// Takes leases that begin now.
+    pub(crate) fn lease(&mut self, leases: &[Lease]) -> Result {
+        let time = self.register(1)?;
+        leases.iter().try_for_each(|lease| self.take(lease, time))
     }
 
     /// Lets the next batch settle what ran out, however soon it comes.

@@ -38,12 +38,11 @@ pub(crate) const INSTANCES: usize = 3;
 /// One step. An index counts among what there is at that moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Step {
-    /// An execution begins under a lease; two in one call at `pairs`.
+    /// An execution begins under a lease.
     Begin {
         instance: usize,
         lease: Delivery,
         grid_lines: u64,
-        pairs: bool,
     },
     /// An execution begins without one.
     BeginUnleased { instance: usize },
@@ -102,6 +101,15 @@ struct Letter {
     oldest: i64,
 }
 
+/// A lease as it was sent.
+#[derive(Debug, Clone)]
+struct SentLease {
+    execution: usize,
+    lease: Lease,
+    /// When it begins, in the store and in the model.
+    began: [i64; 2],
+}
+
 /// A batch in the log.
 #[derive(Debug, Clone)]
 struct Logged {
@@ -142,9 +150,10 @@ pub(crate) struct World {
     instances: Vec<Instance>,
     names: u64,
     facts: Vec<Fact>,
-    delayed_leases: Vec<usize>,
+    delayed_leases: Vec<SentLease>,
     delayed_batches: Vec<Letter>,
     log: Vec<Logged>,
+    registrations: u64,
     settlings: u64,
     /// The time that passed, whatever Redis's clock says.
     age: i64,
@@ -173,6 +182,7 @@ impl World {
             delayed_leases: Vec::new(),
             delayed_batches: Vec::new(),
             log: Vec::new(),
+            registrations: 0,
             settlings: 0,
             age: 0,
             began: Instant::now(),
@@ -196,8 +206,7 @@ impl World {
                 instance,
                 lease,
                 grid_lines,
-                pairs,
-            } => self.begin(instance, lease, grid_lines, 1 + usize::from(pairs)),
+            } => self.begin(instance, lease, grid_lines),
             Step::BeginUnleased { instance } => {
                 let execution = self.new_execution(instance, None);
                 let label = label_of(execution);
@@ -215,9 +224,7 @@ impl World {
             }
             Step::Flush { instance, fate } => self.flush(instance, fate),
             Step::LeaseArrives { index } => match take(&mut self.delayed_leases, index) {
-                Some(execution) if self.is_fresh(self.facts[execution].began) => {
-                    self.lease(&[execution])
-                }
+                Some(sent) if self.is_fresh(self.facts[sent.execution].began) => self.lease(&sent),
                 _ => Ok(()),
             },
             Step::BatchArrives { index } => match take(&mut self.delayed_batches, index) {
@@ -248,6 +255,10 @@ impl World {
         match passing {
             Passing::Busy => self.model.pass_busy(millis),
             Passing::Still => self.model.pass_still(millis),
+        }
+        for sent in &mut self.delayed_leases {
+            // Moved as what is stored.
+            sent.began[0] -= millis;
         }
         self.store.pass(millis, passing)
     }
@@ -295,49 +306,36 @@ impl World {
         execution
     }
 
-    fn begin(
-        &mut self,
-        instance: usize,
-        delivery: Delivery,
-        grid_lines: u64,
-        number: usize,
-    ) -> Result {
+    fn begin(&mut self, instance: usize, delivery: Delivery, grid_lines: u64) -> Result {
         let grid = GRID_MS.unsigned_abs();
         // Due at once, or between two lines of the grid.
         let millis = (grid_lines * grid).saturating_sub(grid / 2);
-        let begun: Vec<_> = (0..number)
-            .map(|_| self.new_execution(instance, Some(millis)))
-            .collect();
-        match delivery {
-            Delivery::Acknowledged => self.lease(&begun),
-            Delivery::Lost => Ok(()),
-            Delivery::Delayed => {
-                self.delayed_leases.extend(begun);
-                Ok(())
-            }
+        let execution = self.new_execution(instance, Some(millis));
+        self.registrations += 1;
+        let epoch = self.registrations;
+        let mut began = [self.store.register(epoch)?, self.model.register(epoch)];
+        if millis == 0 {
+            // Due at once, and not only by a millisecond or so.
+            began = began.map(|began| began - GRID_MS / 2);
         }
+        let lease = self.facts[execution].lease.clone();
+        let sent = SentLease {
+            execution,
+            lease: lease.context("it has one")?,
+            began,
+        };
+        match delivery {
+            Delivery::Acknowledged => self.lease(&sent)?,
+            Delivery::Lost => {}
+            Delivery::Delayed => self.delayed_leases.push(sent),
+        }
+        Ok(())
     }
 
-    fn lease(&mut self, executions: &[usize]) -> Result {
-        let leases: Vec<_> = executions
-            .iter()
-            .filter_map(|&execution| self.facts[execution].lease.clone())
-            .collect();
-        let refused = self.store.lease(&leases)?;
-        agree("closed leases", &refused, &self.model.lease(&leases))?;
-        for &execution in executions {
-            let fact = &mut self.facts[execution];
-            let Some(lease) = &fact.lease else { continue };
-            if refused.contains(&lease.id) {
-                continue;
-            }
-            fact.landed = true;
-            if lease.millis == 0 {
-                // Due at once, and not only by a millisecond or so.
-                self.model.hasten(&lease.id, GRID_MS / 2);
-                self.store.hasten(lease, GRID_MS / 2)?;
-            }
-        }
+    fn lease(&mut self, sent: &SentLease) -> Result {
+        let [store, model] = sent.began;
+        self.store.take(&sent.lease, store)?;
+        self.facts[sent.execution].landed = self.model.take(&sent.lease, model);
         Ok(())
     }
 
@@ -497,8 +495,18 @@ impl World {
         let countable = catalog.crash_keys();
         // Else it depends on real milliseconds whether it settles what ran out.
         self.store.forget_flush()?;
-        let reply = self.store.apply(&letter.batch, &countable)?;
+        let mut reply = self.store.apply(&letter.batch, &countable)?;
         let expected = self.model.apply(&letter.batch, &countable);
+        if let Applied::Stored {
+            lease_time_millis: told,
+            ..
+        } = &mut reply
+        {
+            // The clock was kept with it.
+            let kept = self.store.kept()?.lease_time();
+            agree("lease time", &Some(*told), &kept)?;
+            *told = self.model.lease_time;
+        }
         agree("the answer to a batch", &reply, &expected)?;
         if matches!(reply, Applied::Stored { .. }) {
             let leased = letter.batch.leased.iter().map(|leased| &leased.lease.id);

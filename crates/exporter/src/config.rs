@@ -133,8 +133,8 @@ EXPORTER_STATE_FILE counts as not set.
 A Redis user of its own needs no more than this:
   ACL SETUSER exporter on >PASSWORD ~metrics:* +ping +select +hscan +zscan
       +hmget +evalsha +eval +time +hget +hset +hsetnx +hincrby +zadd +zrem
-      +zrangebyscore +zremrangebyscore
-and for replay also +zcard +zcount +zscore +expire. With %R~metrics:* and no
+      +zcard +zscore +zrangebyscore +zremrangebyscore
+and for replay also +zcount +expire. With %R~metrics:* and no
 scripts it can read, but not count what crashed, nor tell a wiped Redis from lost
 writes.";
 

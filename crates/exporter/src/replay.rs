@@ -274,7 +274,7 @@ impl Replayer {
                 })
                 .await?;
             match applied_from_reply(reply) {
-                Ok(Applied::Stored { refused }) => return Ok(Outcome::Stored(refused)),
+                Ok(Applied::Stored { refused, .. }) => return Ok(Outcome::Stored(refused)),
                 Ok(Applied::Duplicate) => return Ok(Outcome::Duplicate),
                 Ok(Applied::Late(ids)) => {
                     if remove_late(&self.catalog, &mut batch, &ids) == 0 {

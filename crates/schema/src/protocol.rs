@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::{
     batch::{Batch, BatchId, SentBatch},
     family::Family,
-    lease::{Lease, LeaseEntry},
+    lease::LeaseEntry,
     removal::removed_key,
 };
 
@@ -47,12 +47,6 @@ impl Script {
         Self::new(&[CLOCK, ADD, EXPIRE, include_str!("scripts/apply.lua")])
     }
 
-    /// Takes a lease; see [`lease_call`].
-    #[must_use]
-    pub fn lease() -> Self {
-        Self::new(&[CLOCK, include_str!("scripts/lease.lua")])
-    }
-
     /// Settles leases that have run out; see [`settle_call`].
     #[must_use]
     pub fn settle() -> Self {
@@ -62,7 +56,7 @@ impl Script {
     /// Registers families; see [`register_call`].
     #[must_use]
     pub fn register() -> Self {
-        Self::new(&[include_str!("scripts/register.lua")])
+        Self::new(&[CLOCK, include_str!("scripts/register.lua")])
     }
 
     /// Adds to offsets; see [`offset_call`].
@@ -98,6 +92,15 @@ impl Call {
                     .map(|part| part.clone().into_bytes()),
             )
     }
+}
+
+/// A command that is no script, with its arguments in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// Its name.
+    pub name: &'static str,
+    /// Its arguments, the keys among them.
+    pub arguments: Vec<String>,
 }
 
 /// The key of the hash of families.
@@ -159,28 +162,20 @@ pub fn is_own_key(prefix: &str, key: &str) -> bool {
             .is_some_and(|rest| many.iter().any(|many| rest.starts_with(many)))
 }
 
-/// The call that takes leases before their executions begin.
+/// The command that takes a lease before its execution begins, a
+/// [`ZADD`](https://redis.io/docs/latest/commands/zadd/): no script, since it is
+/// on the way of every request. What a script would have to look at first, is
+/// looked at when the lease runs out.
+///
+/// It begins at `lease_time_millis`, which the replies of [`register_call`] and
+/// [`apply_call`] tell.
 #[must_use]
-pub fn lease_call(prefix: &str, leases: &[Lease]) -> Call {
-    let entries: Vec<_> = leases.iter().map(LeaseEntry::from).collect();
-    lease_entry_call(prefix, &entries)
-}
-
-/// The same of leases that are encoded already.
-#[must_use]
-pub fn lease_entry_call(prefix: &str, leases: &[LeaseEntry]) -> Call {
-    let keys = lease_keys(prefix).to_vec();
-    let arguments = leases
-        .iter()
-        .flat_map(|lease| {
-            [
-                lease.id.clone(),
-                lease.millis.to_string(),
-                lease.member.clone(),
-            ]
-        })
-        .collect();
-    Call { keys, arguments }
+pub fn lease_command(prefix: &str, lease: &LeaseEntry, lease_time_millis: i64) -> Command {
+    let due = lease_time_millis.saturating_add_unsigned(lease.millis);
+    Command {
+        name: "ZADD",
+        arguments: vec![leases_key(prefix), due.to_string(), lease.member.clone()],
+    }
 }
 
 /// The call that settles leases that have run out, of those that count in
@@ -286,6 +281,8 @@ pub fn offset_call(
 pub enum Applied {
     /// It is stored.
     Stored {
+        /// Lease time, in milliseconds.
+        lease_time_millis: i64,
         /// Increments that could not be applied: key, field and Redis's error.
         refused: Vec<String>,
     },
@@ -303,8 +300,8 @@ pub struct Settled {
     pub epoch: String,
     /// How many leases were settled.
     pub leases: u64,
-    /// The time that the scores of open leases are compared with, in
-    /// milliseconds: a lease runs out when its score is not above it.
+    /// Lease time, in milliseconds: a lease runs out when its score is not above
+    /// it.
     pub lease_time_millis: i64,
     /// How many leases the next call is to pass over, which count in other keys
     /// than those named. None if every lease that ran out was looked at.
@@ -379,13 +376,38 @@ pub struct ReplyError(Vec<String>);
 /// # Errors
 /// The reply is not one of the script's.
 pub fn applied_from_reply(mut reply: Vec<String>) -> Result<Applied, ReplyError> {
-    match reply.first().map(String::as_str) {
-        Some("applied") => Ok(Applied::Stored {
-            refused: reply.split_off(1),
+    let time = reply.get(1).and_then(|time| time.parse().ok());
+    match (reply.first().map(String::as_str), time) {
+        (Some("applied"), Some(lease_time_millis)) => Ok(Applied::Stored {
+            lease_time_millis,
+            refused: reply.split_off(2),
         }),
-        Some("duplicate") if reply.len() == 1 => Ok(Applied::Duplicate),
-        Some("late") if reply.len() > 1 => Ok(Applied::Late(reply.split_off(1))),
+        (Some("duplicate"), _) if reply.len() == 1 => Ok(Applied::Duplicate),
+        (Some("late"), _) if reply.len() > 1 => Ok(Applied::Late(reply.split_off(1))),
         _ => Err(ReplyError(reply)),
+    }
+}
+
+/// What the call that registers families answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    /// Lease time, in milliseconds.
+    pub lease_time_millis: i64,
+    /// The registration that stands for each family, in the call's order.
+    pub standing: Vec<String>,
+}
+
+/// Reads the reply to [`register_call`].
+///
+/// # Errors
+/// The reply is not one of the script's.
+pub fn registered_from_reply(mut reply: Vec<String>) -> Result<Registered, ReplyError> {
+    match reply.first().and_then(|time| time.parse().ok()) {
+        Some(lease_time_millis) => Ok(Registered {
+            lease_time_millis,
+            standing: reply.split_off(1),
+        }),
+        None => Err(ReplyError(reply)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Tests of the calls and replies.
 
 use super::*;
-use crate::{batch::Leased, catalog::Catalog};
+use crate::{batch::Leased, catalog::Catalog, lease::Lease};
 
 fn id() -> BatchId {
     BatchId {
@@ -80,14 +80,19 @@ fn an_apply_call_names_every_key_and_counts_every_field() {
 }
 
 #[test]
-fn lease_and_settle_calls_share_their_first_keys() {
-    let taken = lease_call("m:", &[lease()]);
-    let settled = settle_call("m:", 7, 9, ["m:a", "m:b"]);
-    assert_eq!(taken.keys, ["m:state", "m:leases", "m:closed_leases"]);
-    assert_eq!(taken.keys, settled.keys[..3]);
-    assert_eq!(settled.keys[3..], ["m:a", "m:b"]);
-    assert_eq!(taken.arguments, ["ab/1", "35000", &lease().encode()]);
-    assert_eq!(settled.arguments, ["7200000", "0000000000000007", "9"]);
+fn a_lease_is_due_when_its_time_has_passed_since_it_began() {
+    let command = lease_command("m:", &LeaseEntry::from(&lease()), 1_700_000_000_000);
+    assert_eq!(command.name, "ZADD");
+    let member = lease().encode();
+    assert_eq!(command.arguments, ["m:leases", "1700000035000", &member]);
+}
+
+#[test]
+fn a_settle_call_names_what_leases_may_count_in() {
+    let call = settle_call("m:", 7, 9, ["m:a", "m:b"]);
+    assert_eq!(call.keys[..3], ["m:state", "m:leases", "m:closed_leases"]);
+    assert_eq!(call.keys[3..], ["m:a", "m:b"]);
+    assert_eq!(call.arguments, ["7200000", "0000000000000007", "9"]);
 }
 
 #[test]
@@ -135,8 +140,9 @@ fn replies_are_read_or_refused() {
     let read =
         |reply: &[&str]| applied_from_reply(reply.iter().map(|&text| text.to_owned()).collect());
     assert_eq!(
-        read(&["applied", "k f: WRONGTYPE"]),
+        read(&["applied", "17", "k f: WRONGTYPE"]),
         Ok(Applied::Stored {
+            lease_time_millis: 17,
             refused: vec!["k f: WRONGTYPE".into()]
         })
     );
@@ -145,6 +151,18 @@ fn replies_are_read_or_refused() {
         read(&["late", "ab/1"]),
         Ok(Applied::Late(vec!["ab/1".into()]))
     );
+    let registered =
+        |reply: &[&str]| registered_from_reply(reply.iter().map(|&text| text.to_owned()).collect());
+    assert_eq!(
+        registered(&["17", "{}"]),
+        Ok(Registered {
+            lease_time_millis: 17,
+            standing: vec!["{}".into()]
+        })
+    );
+    for reply in [&[][..], &["{}"]] {
+        assert!(registered(reply).is_err(), "{reply:?}");
+    }
     let settled = |skip: &str| {
         let reply = ["e", "2", "17", skip, "k f: WRONGTYPE"];
         settled_from_reply(reply.map(str::to_owned).to_vec())
@@ -171,7 +189,14 @@ fn replies_are_read_or_refused() {
     for reply in [&[][..], &["OK"], &["overtaken", "x"]] {
         assert!(added(reply).is_err(), "{reply:?}");
     }
-    for reply in [&[][..], &["OK"], &["duplicate", "x"], &["late"]] {
+    for reply in [
+        &[][..],
+        &["OK"],
+        &["applied"],
+        &["applied", "k f: WRONGTYPE"],
+        &["duplicate", "x"],
+        &["late"],
+    ] {
         assert!(read(reply).is_err(), "{reply:?}");
     }
 }

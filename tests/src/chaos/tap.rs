@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use functional_scaffold_schema::protocol::Script;
+use functional_scaffold_schema::{lease::Lease, protocol::Script};
 use redis_protocol::resp2::{decode::decode, types::OwnedFrame};
 
 /// What all connections together have told of leases.
@@ -43,9 +43,10 @@ impl Leases {
 
     fn leave_unanswered(&mut self, asked: Asked) {
         match asked {
-            Asked::Lease(leases) => {
-                let unsettled = leases.into_iter().filter(|id| !self.early.contains(id));
-                self.maybe_taken.extend(unsettled);
+            Asked::Lease(lease) => {
+                if !self.early.contains(&lease) {
+                    self.maybe_taken.insert(lease);
+                }
             }
             Asked::Settle(leases) => self.maybe_settled.extend(leases),
             Asked::Other => {}
@@ -57,14 +58,14 @@ impl Leases {
 #[derive(Debug, Clone)]
 pub struct Tap {
     leases: Arc<Mutex<Leases>>,
-    scripts: Arc<[Script; 2]>,
+    apply: Arc<Script>,
 }
 
 impl Default for Tap {
     fn default() -> Self {
         Self {
             leases: Arc::default(),
-            scripts: Arc::new([Script::lease(), Script::apply()]),
+            apply: Arc::new(Script::apply()),
         }
     }
 }
@@ -93,61 +94,55 @@ impl Tap {
 
     fn read_call(&self, call: OwnedFrame) -> Asked {
         let words: Vec<String> = texts(call).collect();
-        let [command, script, keys, rest @ ..] = words.as_slice() else {
+        let [command, second, third, rest @ ..] = words.as_slice() else {
             return Asked::Other;
         };
-        let is = |known: &Script| match command.as_str() {
-            "EVALSHA" => *script == known.sha,
-            "EVAL" => *script == known.source,
-            _ => false,
-        };
-        let keys: usize = keys.parse().unwrap_or_default();
-        let arguments = rest.get(keys..).unwrap_or_default();
-        let [lease, apply] = &*self.scripts;
-        if is(lease) {
-            // Each: id, milliseconds, member.
-            let ids = arguments.iter().step_by(3);
-            Asked::Lease(ids.cloned().collect())
-        } else if is(apply) {
-            // Writer, sequence, seconds, how many; then their members, their ids.
-            let [_, _, _, count, leases @ ..] = arguments else {
-                return Asked::Other;
-            };
-            let count = count.parse().unwrap_or(0);
-            let ids = leases.iter().skip(count).take(count);
-            Asked::Settle(ids.cloned().collect())
-        } else {
-            Asked::Other
+        match command.as_str() {
+            // Key, score, member.
+            "ZADD" => match rest.first().map(|member| Lease::decode(member)) {
+                Some(Ok(lease)) => Asked::Lease(lease.id),
+                _ => Asked::Other,
+            },
+            "EVALSHA" if *second == self.apply.sha => asked_to_settle(third, rest),
+            "EVAL" if *second == self.apply.source => asked_to_settle(third, rest),
+            _ => Asked::Other,
         }
     }
 
     fn read_reply(&self, asked: Asked, reply: OwnedFrame) {
         // An error has done nothing.
-        if !matches!(reply, OwnedFrame::Array(_)) {
-            return;
-        }
-        let mut leases = self.lock();
-        let reply: Vec<String> = texts(reply).collect();
         match asked {
-            Asked::Lease(asked) => {
-                let taken = asked.into_iter().filter(|id| !reply.contains(id));
-                taken.for_each(|id| leases.take(id));
+            Asked::Lease(lease) if matches!(reply, OwnedFrame::Integer(_)) => {
+                self.lock().take(lease);
             }
             Asked::Settle(asked) => {
-                let stored = ["applied", "duplicate"].map(str::to_owned);
-                if reply.first().is_some_and(|first| stored.contains(first)) {
+                let stored = texts(reply).next();
+                if stored.is_some_and(|first| ["applied", "duplicate"].contains(&first.as_str())) {
+                    let mut leases = self.lock();
                     asked.into_iter().for_each(|id| leases.settle(id));
                 }
             }
-            Asked::Other => {}
+            Asked::Lease(_) | Asked::Other => {}
         }
     }
+}
+
+/// What a call of the script that applies a batch is to settle.
+fn asked_to_settle(keys: &str, rest: &[String]) -> Asked {
+    let keys: usize = keys.parse().unwrap_or_default();
+    // Writer, sequence, seconds, how many; then their members, their ids.
+    let [_, _, _, count, leases @ ..] = rest.get(keys..).unwrap_or_default() else {
+        return Asked::Other;
+    };
+    let count = count.parse().unwrap_or(0);
+    let ids = leases.iter().skip(count).take(count);
+    Asked::Settle(ids.cloned().collect())
 }
 
 /// What a call is to do about which leases.
 #[derive(Debug)]
 enum Asked {
-    Lease(Vec<String>),
+    Lease(String),
     Settle(Vec<String>),
     Other,
 }

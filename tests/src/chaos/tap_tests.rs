@@ -1,7 +1,7 @@
 use functional_scaffold_schema::{
     batch::{Batch, BatchId, Leased, SentBatch},
-    lease::Lease,
-    protocol::{Call, apply_call, lease_call},
+    lease::{Lease, LeaseEntry},
+    protocol::{apply_call, lease_command},
 };
 
 use super::*;
@@ -12,15 +12,6 @@ fn lease(id: &str) -> Lease {
         millis: 6_000,
         count: Vec::new(),
     }
-}
-
-fn words(command: &str, script: &str, call: &Call) -> Vec<u8> {
-    let parts: Vec<Vec<u8>> = [command, script]
-        .map(|word| word.as_bytes().to_vec())
-        .into_iter()
-        .chain(call.parts())
-        .collect();
-    array(&parts)
 }
 
 fn array(parts: &[Vec<u8>]) -> Vec<u8> {
@@ -38,13 +29,14 @@ fn reply(texts: &[&str]) -> Vec<u8> {
     array(&parts)
 }
 
-fn take(ids: &[&str]) -> Vec<u8> {
-    let leases: Vec<_> = ids.iter().map(|id| lease(id)).collect();
-    words(
-        "EVALSHA",
-        &Script::lease().sha,
-        &lease_call("metrics:", &leases),
-    )
+/// That a command has taken a lease.
+const TAKEN: &[u8] = b":1\r\n";
+
+fn take(id: &str) -> Vec<u8> {
+    let command = lease_command("metrics:", &LeaseEntry::from(&lease(id)), 1);
+    let words = [vec![command.name.to_owned()], command.arguments].concat();
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    reply(&words)
 }
 
 fn settle(ids: &[&str]) -> Vec<u8> {
@@ -64,7 +56,9 @@ fn settle(ids: &[&str]) -> Vec<u8> {
             .collect(),
     };
     let call = apply_call("metrics:", &batch, &["a", "b", "c"]);
-    words("EVAL", &Script::apply().source, &call)
+    let parts = ["EVAL", &Script::apply().source].map(|word| word.as_bytes().to_vec());
+    let parts: Vec<_> = parts.into_iter().chain(call.parts()).collect();
+    array(&parts)
 }
 
 fn set(ids: &[&str]) -> BTreeSet<String> {
@@ -76,11 +70,14 @@ fn leases_are_open_from_their_acknowledgement_until_a_batch_that_was_stored() {
     let tap = Tap::default();
     let mut talk = tap.listen();
     talk.hear_calls(&reply(&["PING"]));
-    talk.hear_calls(&take(&["a/1", "a/2", "a/3"]));
+    talk.hear_calls(&[take("a/1"), take("a/2"), take("a/3")].concat());
+    talk.hear_calls(&reply(&["ZADD", "metrics:closed_leases", "1", "a/4"]));
     assert_eq!(tap.leases(), Leases::default(), "nothing is answered");
     talk.hear_replies(b"+PONG\r\n");
-    // One of them was closed before it came.
-    talk.hear_replies(&reply(&["a/2"]));
+    talk.hear_replies(TAKEN);
+    talk.hear_replies(b"-READONLY You can't write against a read only replica.\r\n");
+    talk.hear_replies(TAKEN);
+    talk.hear_replies(TAKEN);
     assert_eq!(tap.leases().taken, 2);
     assert_eq!(tap.leases().open, set(&["a/1", "a/3"]));
     talk.hear_calls(&settle(&["a/1"]));
@@ -90,7 +87,7 @@ fn leases_are_open_from_their_acknowledgement_until_a_batch_that_was_stored() {
     assert_eq!(tap.leases().open, set(&["a/1", "a/3"]), "nothing is stored");
     for answer in ["applied", "duplicate"] {
         talk.hear_calls(&settle(&["a/1"]));
-        talk.hear_replies(&reply(&[answer]));
+        talk.hear_replies(&reply(&[answer, "1"]));
         assert_eq!(tap.leases().open, set(&["a/3"]));
     }
 }
@@ -99,11 +96,11 @@ fn leases_are_open_from_their_acknowledgement_until_a_batch_that_was_stored() {
 fn bytes_may_come_in_any_pieces() {
     let tap = Tap::default();
     let mut talk = tap.listen();
-    let calls = [take(&["a/1"]), take(&["a/2"]), settle(&["a/2"])].concat();
+    let calls = [take("a/1"), take("a/2"), settle(&["a/2"])].concat();
     for byte in &calls {
         talk.hear_calls(&[*byte]);
     }
-    let replies = [reply(&[]), reply(&[]), reply(&["applied"])].concat();
+    let replies = [TAKEN, TAKEN, &reply(&["applied", "1"])].concat();
     for byte in &replies {
         talk.hear_replies(&[*byte]);
     }
@@ -114,8 +111,8 @@ fn bytes_may_come_in_any_pieces() {
 fn what_a_connection_leaves_unanswered_is_told_apart() {
     let tap = Tap::default();
     let mut talk = tap.listen();
-    talk.hear_calls(&[take(&["a/1"]), take(&["a/2"])].concat());
-    talk.hear_replies(&reply(&[]));
+    talk.hear_calls(&[take("a/1"), take("a/2")].concat());
+    talk.hear_replies(TAKEN);
     talk.hear_calls(&settle(&["a/1"]));
     drop(talk);
     let leases = tap.leases();
@@ -125,7 +122,7 @@ fn what_a_connection_leaves_unanswered_is_told_apart() {
     // The batch is sent again on another connection.
     let mut talk = tap.listen();
     talk.hear_calls(&settle(&["a/1", "a/2"]));
-    talk.hear_replies(&reply(&["applied"]));
+    talk.hear_replies(&reply(&["applied", "1"]));
     let leases = tap.leases();
     assert!(leases.open.is_empty() && leases.maybe_taken.is_empty());
     assert!(leases.maybe_settled.is_empty());
@@ -135,10 +132,10 @@ fn what_a_connection_leaves_unanswered_is_told_apart() {
 fn two_connections_may_be_heard_in_another_order_than_redis_answered() {
     let tap = Tap::default();
     let (mut first, mut second) = (tap.listen(), tap.listen());
-    first.hear_calls(&take(&["a/1"]));
+    first.hear_calls(&take("a/1"));
     second.hear_calls(&settle(&["a/1"]));
-    second.hear_replies(&reply(&["applied"]));
-    first.hear_replies(&reply(&[]));
+    second.hear_replies(&reply(&["applied", "1"]));
+    first.hear_replies(TAKEN);
     let leases = tap.leases();
     assert_eq!((leases.taken, leases.open.len()), (1, 0));
 }

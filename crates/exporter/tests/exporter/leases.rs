@@ -41,7 +41,7 @@ fn finish(redis: &Redis, lease: Lease, sequence: u64) {
         }],
     };
     let reply = redis.call(&Script::apply(), &apply_call(DEFAULT_PREFIX, &batch, &[]));
-    assert_eq!(reply.trim(), "applied");
+    assert_eq!(reply.lines().next(), Some("applied"), "{reply}");
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn the_rights_in_the_help_are_enough() {
     let serve = rights(">PASSWORD", "and for replay");
     let replay = rights("for replay also", "With");
     assert!(
-        serve.len() > 10 && replay.len() == 4,
+        serve.len() > 10 && replay.len() == 2,
         "{serve:?} {replay:?}"
     );
     for (name, rights) in [

@@ -12,8 +12,8 @@ use std::{
 
 use functional_scaffold_schema::{
     catalog::Catalog,
-    lease::Lease,
-    protocol::{Call, DEFAULT_PREFIX, Script, lease_call, register_call},
+    lease::{Lease, LeaseEntry},
+    protocol::{Call, DEFAULT_PREFIX, Script, lease_command, register_call},
 };
 use tempfile::TempDir;
 
@@ -191,8 +191,15 @@ impl Redis {
             millis,
             count: Catalog::new(DEFAULT_PREFIX).crash_cells(algorithm, "/invoke"),
         };
-        let call = lease_call(DEFAULT_PREFIX, std::slice::from_ref(&lease));
-        self.call(&Script::lease(), &call);
+        let reply = self.call(
+            &Script::register(),
+            &register_call(DEFAULT_PREFIX, 1, &[], &[]),
+        );
+        let time = reply.trim().parse().expect("lease time");
+        let command = lease_command(DEFAULT_PREFIX, &LeaseEntry::from(&lease), time);
+        let words = [vec![command.name.to_owned()], command.arguments].concat();
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        self.cli(&words);
         lease
     }
 

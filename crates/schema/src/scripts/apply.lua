@@ -13,9 +13,9 @@
 -- ARGV[…]  for each metric hash: how many fields, then each field and its
 --          increment, a decimal integer below 2^62
 --
--- Replies with 'applied' or 'duplicate', then one text for each increment that
--- could not be applied; or with 'late' and the ids of leases that ran out
--- before: those executions are counted as crashed already. Then nothing has
+-- Replies with 'applied', lease time, and one text for each increment that could
+-- not be applied; with 'duplicate'; or with 'late' and the ids of leases that ran
+-- out before: those executions are counted as crashed already. Then nothing has
 -- been applied, and the batch is to be sent again without them.
 --
 -- A script does not roll back. So everything is checked first, and the id is
@@ -28,6 +28,7 @@ if applied and tonumber(applied) >= tonumber(ARGV[2]) then
 end
 -- These raise an error if a key is of the wrong type, while nothing is written.
 local now, shift, _, flushed = clock(KEYS[2], 'flushed_ms')
+local time = now - shift
 redis.call('ZCARD', KEYS[3])
 local any_closed = redis.call('ZCARD', KEYS[4]) > 0
 local remembered_ms = tonumber(ARGV[3]) * 1000
@@ -53,13 +54,13 @@ for i = members, ids - 1, 1000 do
   landed = landed + redis.call('ZREM', KEYS[3], unpack(ARGV, i, math.min(i + 999, ids - 1)))
 end
 if landed < leases then
-  -- One never landed, but still may: it is closed before it opens. To find out
+  -- One never landed, but still may: then it counts nothing. To find out
   -- which costs more than to close the others with it, which does no harm.
   for i = ids, ids + leases - 1 do
-    redis.call('ZADD', KEYS[4], now + remembered_ms, ARGV[i])
+    redis.call('ZADD', KEYS[4], time + remembered_ms, ARGV[i])
   end
 end
-local reply = {'applied'}
+local reply = {'applied', tostring(time)}
 add(5, ids + leases, reply)
 
 -- Not with every batch: it costs as much as half a dozen increments.
@@ -70,9 +71,9 @@ if is_old(now, flushed) then
     allowed[KEYS[k]] = true
   end
   -- Any page: the leases on the first may all be others'.
-  local pages = math.ceil(redis.call('ZCOUNT', KEYS[3], '-inf', now - shift) / PAGE)
+  local pages = math.ceil(redis.call('ZCOUNT', KEYS[3], '-inf', time) / PAGE)
   local skip = pages > 1 and PAGE * (now % pages) or 0
-  local _, _, refused = expire(KEYS[3], KEYS[4], now, shift, remembered_ms, allowed, skip)
+  local _, _, refused = expire(KEYS[3], KEYS[4], time, remembered_ms, allowed, skip)
   for _, text in ipairs(refused) do
     reply[#reply + 1] = text
   end

@@ -3,9 +3,9 @@
 --
 -- A lease whose time ran while nothing could be written must not expire for
 -- that: its result may be on its way. So what passes between two scripts
--- beyond STILL_MS extends every open lease. It is kept as one shift that is
--- subtracted from a lease's expiry when it is taken and added when it is
--- judged. A clock that steps back counts as standing.
+-- beyond STILL_MS extends every open lease. It is kept as one shift, by which
+-- lease time is behind the clock: leases are taken and judged by lease time. A
+-- clock that steps back counts as standing.
 local STILL_MS = 5000
 -- How old what is kept may be, so that it is not written by every call.
 local KEPT_MS = 100

@@ -15,24 +15,30 @@ local function read_lease(member, allowed)
   return lease, known
 end
 
--- Passes over the first `skip` that ran out. A lease with a key that is not
--- `allowed` is left to those who know the key: a script may touch no other. So
--- that such do not stand in front of the others for ever, it is for the caller
--- to turn the page. Gives how many were settled, how many the next page is to
--- pass over (nothing if this was the last one), and what was refused.
-local function expire(leases, closed, now, shift, remembered_ms, allowed, skip)
+-- `time` is lease time. Passes over the first `skip` that ran out. A lease with
+-- a key that is not `allowed` is left to those who know the key: a script may
+-- touch no other. So that such do not stand in front of the others for ever, it
+-- is for the caller to turn the page. Gives how many were settled, how many the
+-- next page is to pass over (nothing if this was the last one), and what was
+-- refused.
+local function expire(leases, closed, time, remembered_ms, allowed, skip)
   -- Read first: a key of the wrong type raises an error while nothing is written.
-  local due = redis.call('ZRANGEBYSCORE', leases, '-inf', now - shift, 'LIMIT', skip, PAGE)
-  redis.call('ZREMRANGEBYSCORE', closed, '-inf', now)
+  redis.call('ZCARD', closed)
+  local due = redis.call('ZRANGEBYSCORE', leases, '-inf', time, 'LIMIT', skip, PAGE)
   local settled, left, refused = 0, skip, {}
   for _, member in ipairs(due) do
     local sound, lease, known = pcall(read_lease, member, allowed)
     if not sound then
       redis.call('ZREM', leases, member)
       refused[#refused + 1] = leases .. ' ' .. member .. ': not a lease'
-    elseif known then
-      redis.call('ZADD', closed, now + remembered_ms, lease.id)
+    elseif redis.call('ZSCORE', closed, lease.id) then
+      -- It landed after it was closed: it is counted already.
       redis.call('ZREM', leases, member)
+    elseif known then
+      -- In this order: a Redis whose memory is full goes on with a script whose
+      -- first write has freed some.
+      redis.call('ZREM', leases, member)
+      redis.call('ZADD', closed, time + remembered_ms, lease.id)
       settled = settled + 1
       for _, cell in ipairs(lease.count) do
         local value = redis.pcall('HINCRBY', cell[1], cell[2], 1)
@@ -44,5 +50,7 @@ local function expire(leases, closed, now, shift, remembered_ms, allowed, skip)
       left = left + 1
     end
   end
+  -- Last: what is forgotten now may be what one of these was closed by.
+  redis.call('ZREMRANGEBYSCORE', closed, '-inf', time)
   return settled, #due == PAGE and left, refused
 end

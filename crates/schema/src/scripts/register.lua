@@ -7,23 +7,25 @@
 -- ARGV[…]  for each family: its field, its registration, how many series are
 --          borne in its hash, and each one's field
 --
--- Replies with the registration that stands for each family: the first one.
--- Series are borne only where that is the caller's own: the hash may be another
--- one otherwise.
+-- Replies with lease time, and the registration that stands for each family: the
+-- first one. Series are borne only where that is the caller's own: the hash may
+-- be another one otherwise.
+local now, shift, last = clock(KEYS[2])
+keep_clock(KEYS[2], now, shift, last)
 redis.call('HSETNX', KEYS[2], 'epoch', ARGV[1])
-local reply = {}
+local reply = {tostring(now - shift)}
 local at = 2
 for k = 3, #KEYS do
-  local field, registration, last = ARGV[at], ARGV[at + 1], at + 2 + tonumber(ARGV[at + 2])
+  local field, registration, final = ARGV[at], ARGV[at + 1], at + 2 + tonumber(ARGV[at + 2])
   redis.call('HSETNX', KEYS[1], field, registration)
   local standing = redis.call('HGET', KEYS[1], field)
   reply[#reply + 1] = standing
   if standing == registration then
-    for i = at + 3, last do
+    for i = at + 3, final do
       -- A key of the wrong type is reported by the batch that adds to it.
       redis.pcall('HSETNX', KEYS[k], ARGV[i], 0)
     end
   end
-  at = last + 1
+  at = final + 1
 end
 return reply

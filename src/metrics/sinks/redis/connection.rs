@@ -6,7 +6,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use functional_scaffold_schema::protocol::{Call, Script};
+use functional_scaffold_schema::protocol::{Call, Command, Script};
 use spin_sdk::redis::{Connection, Error, RedisParameter, RedisResult};
 
 use crate::{
@@ -59,6 +59,18 @@ impl Client {
             }
             other => other,
         }
+    }
+
+    /// Calls a command that is no script.
+    ///
+    /// # Errors
+    /// As for a script.
+    pub async fn command(&self, command: Command, deadline: Deadline) -> Result<(), StoreError> {
+        let arguments = command.arguments.into_iter();
+        let parameters = arguments.map(|argument| RedisParameter::Binary(argument.into_bytes()));
+        self.execute(command.name, parameters.collect(), deadline)
+            .await?;
+        Ok(())
     }
 
     /// Closes the connection, so that the next call opens another.

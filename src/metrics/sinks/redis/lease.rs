@@ -2,7 +2,7 @@
 //! that one which dies with its instance is still counted. An execution never
 //! waits longer for its lease than it was given, and runs all the same.
 
-use functional_scaffold_schema::{lease::LeaseEntry, protocol::lease_entry_call};
+use functional_scaffold_schema::{lease::LeaseEntry, protocol::lease_command};
 use serde_json::json;
 
 use crate::{
@@ -27,15 +27,17 @@ pub async fn take(redis: &Redis, ready: &Ready, endpoint: &'static str) -> Optio
         return None;
     }
     let deadline = Deadline::after(config.lease_timeout);
-    if let Err(error) = register::ensure(redis, ready, deadline).await {
-        give_up(ready, &error);
-        return None;
-    }
+    let time = match register::ensure(redis, ready, deadline).await {
+        Ok(time) => time,
+        Err(error) => {
+            give_up(ready, &error);
+            return None;
+        }
+    };
     let limit = u64::try_from(config.execution_limit.as_millis()).unwrap_or(u64::MAX);
     let lease = ready.writer.borrow_mut().lease(endpoint, limit);
-    let call = lease_entry_call(&config.prefix, std::slice::from_ref(&lease));
-    let script = &redis.scripts.lease;
-    if let Err(error) = redis.client.call(script, &call, deadline).await {
+    let command = lease_command(&config.prefix, &lease, time.now());
+    if let Err(error) = redis.client.command(command, deadline).await {
         give_up(ready, &error);
     }
     Some(lease)

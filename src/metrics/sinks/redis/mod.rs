@@ -3,10 +3,11 @@
 //! # Layout
 //! - [`register`]: making the families known, once an instance
 //! - [`lease`]: what is said before an execution begins
+//! - [`lease_time`]: the time by which leases run out
 //! - [`connection`]: the one connection, and calls on it that end in time
 //! - [`trouble`]: what is the matter with Redis, in words
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use functional_scaffold_schema::protocol::{Applied, Script, applied_from_reply, apply_total_call};
 
@@ -23,10 +24,12 @@ use crate::{
 
 pub mod connection;
 pub mod lease;
+pub mod lease_time;
 pub mod register;
 pub mod trouble;
 
 use connection::Client;
+use lease_time::LeaseTime;
 
 /// Redis, as one instance writes to it.
 pub struct Redis {
@@ -34,14 +37,14 @@ pub struct Redis {
     client: Client,
     scripts: Scripts,
     registering: SingleFlight,
+    /// As Redis told it last; nothing before the families are registered.
+    lease_time: Cell<Option<LeaseTime>>,
 }
 
 /// The scripts with their digests, which are computed once.
 struct Scripts {
     /// Stores a batch.
     apply: Script,
-    /// Takes a lease.
-    lease: Script,
     /// Registers families.
     register: Script,
 }
@@ -55,10 +58,10 @@ impl Redis {
             config,
             scripts: Scripts {
                 apply: Script::apply(),
-                lease: Script::lease(),
                 register: Script::register(),
             },
             registering: SingleFlight::default(),
+            lease_time: Cell::new(None),
         }
     }
 
@@ -97,7 +100,7 @@ impl Redis {
             self.client.close();
         }
         match registered {
-            Ok(()) => Ok(format!("{address} takes writes")),
+            Ok(_time) => Ok(format!("{address} takes writes")),
             Err(error) => Err(format!("{address}: {error}")),
         }
     }
@@ -134,7 +137,12 @@ impl Redis {
                         refused: Vec::new(),
                     }));
                 }
-                Applied::Stored { refused } => {
+                Applied::Stored {
+                    lease_time_millis,
+                    refused,
+                } => {
+                    self.lease_time
+                        .set(Some(LeaseTime::told(lease_time_millis)));
                     return Ok(Some(Stored {
                         duplicate: false,
                         refused,

@@ -2,35 +2,39 @@
 //! a crash is counted under a name that the exporter knows, or else before its
 //! first batch.
 
-use functional_scaffold_schema::protocol::register_call;
+use functional_scaffold_schema::protocol::{register_call, registered_from_reply};
 use spin_sdk::wasip3::random::random::get_random_u64;
 
 use crate::{
     clock::Deadline,
     instance::Ready,
-    metrics::sinks::{StoreError, redis::Redis},
+    metrics::sinks::{
+        StoreError,
+        redis::{Redis, lease_time::LeaseTime},
+    },
     routes,
 };
 
 /// Registers the families, unless they are. Who waits for another request to do
 /// so shares its success or failure: in an outage each wait would follow on the
-/// one before it otherwise.
+/// one before it otherwise. Gives lease time.
 ///
 /// # Errors
 /// Redis did not answer; the next one who needs it tries again.
-pub async fn ensure(redis: &Redis, ready: &Ready, deadline: Deadline) -> Result<(), StoreError> {
-    if ready.writer.borrow().is_registered() {
-        return Ok(());
+pub async fn ensure(
+    redis: &Redis,
+    ready: &Ready,
+    deadline: Deadline,
+) -> Result<LeaseTime, StoreError> {
+    if let Some(time) = redis.lease_time.get() {
+        return Ok(time);
     }
     let Some(_flight) = redis.registering.begin() else {
         let ended = deadline.bounds(redis.registering.ended()).await;
         ended.ok_or(StoreError::Timeout(deadline.limit()))?;
-        let registered = ready.writer.borrow().is_registered();
-        return registered.then_some(()).ok_or(StoreError::Elsewhere);
+        return redis.lease_time.get().ok_or(StoreError::Elsewhere);
     };
-    again(redis, ready, deadline).await?;
-    ready.writer.borrow_mut().set_registered();
-    Ok(())
+    again(redis, ready, deadline).await
 }
 
 /// Registers the families, whether they are or not. It changes nothing where
@@ -39,7 +43,11 @@ pub async fn ensure(redis: &Redis, ready: &Ready, deadline: Deadline) -> Result<
 ///
 /// # Errors
 /// Redis did not answer, or refused.
-pub async fn again(redis: &Redis, ready: &Ready, deadline: Deadline) -> Result<(), StoreError> {
+pub async fn again(
+    redis: &Redis,
+    ready: &Ready,
+    deadline: Deadline,
+) -> Result<LeaseTime, StoreError> {
     let endpoints = [routes::INVOKE, routes::INVOKE_NAMED];
     let script = &redis.scripts.register;
     let prefix = &ready.config.prefix;
@@ -49,15 +57,18 @@ pub async fn again(redis: &Redis, ready: &Ready, deadline: Deadline) -> Result<(
         let zero_cells = writer.zero_cells(&endpoints);
         register_call(prefix, epoch, &writer.families(), &zero_cells)
     };
-    let standing = redis.client.call(script, &call, deadline).await?;
+    let reply = redis.client.call(script, &call, deadline).await?;
+    let registered = registered_from_reply(reply).map_err(StoreError::Reply)?;
+    let time = LeaseTime::told(registered.lease_time_millis);
     let call = {
         let mut writer = ready.writer.borrow_mut();
-        let own_layouts = writer.adopt(&standing);
-        if own_layouts.is_empty() {
-            return Ok(());
-        }
-        register_call(prefix, epoch, &own_layouts, &writer.zero_cells(&endpoints))
+        let own_layouts = writer.adopt(&registered.standing);
+        (!own_layouts.is_empty())
+            .then(|| register_call(prefix, epoch, &own_layouts, &writer.zero_cells(&endpoints)))
     };
-    redis.client.call(script, &call, deadline).await?;
-    Ok(())
+    if let Some(call) = call {
+        redis.client.call(script, &call, deadline).await?;
+    }
+    redis.lease_time.set(Some(time));
+    Ok(time)
 }
