@@ -293,7 +293,8 @@ impl World {
             }
             ensure!(
                 tokio::time::Instant::now() < deadline,
-                "{recorded} of {requests} requests are recorded; given up: {:?}",
+                "{recorded} of {requests} requests are recorded; given up: {:?}, failed: {:?}",
+                self.app.log("batch_not_stored")?,
                 self.app.log("flush_failed")?
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
