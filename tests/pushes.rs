@@ -1,13 +1,11 @@
-//! Pushes of instances whose executions compute: meanwhile nothing leaves them, so
-//! that a push is late, or cut off on its way.
+//! A push that is cut off on its way, as where an execution computes and nothing
+//! leaves its instance: a real Pushgateway gets the head of the app's own request.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::ensure;
 use functional_scaffold_tests::{
     app::{App, AppOptions},
-    client::{Kind, Until, load},
-    process::POLL,
     pushgateway::Pushgateway,
 };
 use tokio::{
@@ -42,64 +40,15 @@ async fn a_push_that_is_cut_off_takes_nothing_from_its_group() -> Result {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_push_is_not_given_up_because_executions_compute() -> Result {
-    let pushgateway = Arc::new(Pushgateway::start().await?);
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}", listener.local_addr()?);
-    tokio::spawn(relay_slowly(listener, Arc::clone(&pushgateway)));
-    let app = App::start(&options(&url).rogue())?;
-    // Each instance has always another request, and no pause in which a push could
-    // be answered.
-    let work = [Kind::invoke(r#""work 700""#)];
-    let ledger = load(&app.url(""), &work, 4, Until::Requests(32)).await?;
-    ensure!(ledger.with_code(200) == 32, "{ledger:?}");
-    let deadline = tokio::time::Instant::now() + BOUND;
-    loop {
-        let counts = samples(&pushgateway).await?.into_iter().filter_map(|line| {
-            let line = line.strip_prefix("http_requests_total{")?;
-            line.rsplit(' ').next()?.parse::<f64>().ok()
-        });
-        let pushed: f64 = counts.sum();
-        if pushed == 32.0 {
-            break;
-        }
-        let in_time = tokio::time::Instant::now() < deadline;
-        ensure!(in_time, "{pushed} of 32 are pushed: {}", app.output()?);
-        tokio::time::sleep(POLL).await;
-    }
-    let given_up = app.log("batch_not_stored")?;
-    ensure!(given_up.is_empty(), "given up: {given_up:?}");
-    Ok(())
-}
-
-/// Takes longer for a push than there is between two requests.
-async fn relay_slowly(listener: TcpListener, to: Arc<Pushgateway>) -> Result {
-    loop {
-        let (mut stream, _) = listener.accept().await?;
-        let to = Arc::clone(&to);
-        tokio::spawn(async move {
-            let Push { head, body } = read(&mut stream).await?;
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            let answer = send(&to, &[head.as_bytes(), &body].concat()).await?;
-            stream.write_all(answer.as_bytes()).await?;
-            anyhow::Ok(())
-        });
-    }
-}
-
-/// Pushes to this address. Nobody is where Redis would be.
-fn options(url: &str) -> AppOptions {
-    AppOptions::with_redis(1)
-        .variable("metrics_backend", "pushgateway")
-        .variable("pushgateway_url", url)
-}
-
 /// What an instance pushes after one request.
 async fn push_of_an_instance() -> Result<Push> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
-    let app = App::start(&options(&url))?;
+    // Nobody is where Redis would be.
+    let options = AppOptions::with_redis(1)
+        .variable("metrics_backend", "pushgateway")
+        .variable("pushgateway_url", &url);
+    let app = App::start(&options)?;
     reqwest::get(app.url("/healthz")).await?;
     timeout(BOUND, async { read(&mut listener.accept().await?.0).await }).await?
 }
