@@ -56,6 +56,12 @@ impl Deadline {
         Duration::from_nanos(self.at.saturating_sub(monotonic_clock::now()))
     }
 
+    /// How long ago it passed; zero if it has not. One host call.
+    #[must_use]
+    pub fn overdue(self) -> Duration {
+        Duration::from_nanos(monotonic_clock::now().saturating_sub(self.at))
+    }
+
     /// Awaits `future` until the deadline; starts nothing after it.
     pub async fn bounds<T>(self, future: impl Future<Output = T>) -> Option<T> {
         let remaining = self.remaining();

@@ -60,18 +60,30 @@ macro_rules! states {
 states! {
     loading: State {
         words: "is loading its data",
-        // It answers several times a second only.
-        variables: &[("redis_timeout_ms", "2000")],
-        enter: |redis| {
-            // Loading answers clients once in a thousand commands.
+        prepare: |redis| {
             redis.call::<()>(&[
                 "EVAL",
-                "for i = 1, 60000 do redis.call('SET', 'filler:' .. i, '') end",
+                "for i = 1, 200000 do redis.call('SET', 'filler:' .. i, '') end",
                 "0",
             ])?;
-            redis.relaunch(&["--key-load-delay", "50"])
+            // Loading a snapshot, it answers clients as often as it is told to;
+            // loading commands, once in a thousand.
+            redis.call::<()>(&["BGREWRITEAOF"])?;
+            persistence_says(redis, "aof_rewrite_in_progress:0")
         },
-        leave: |redis| redis.wait_until_it_answers(),
+        enter: |redis| {
+            redis.relaunch(&[
+                "--key-load-delay",
+                "100",
+                "--loading-process-events-interval-bytes",
+                "1024",
+            ])?;
+            persistence_says(redis, "loading:1")
+        },
+        leave: |redis| {
+            redis.call::<()>(&["CONFIG", "SET", "key-load-delay", "0"])?;
+            redis.wait_until_it_answers()
+        },
         ..WELL
     },
     out_of_memory: State {
@@ -102,11 +114,7 @@ states! {
             fs::create_dir(redis.folder().join("dump.rdb"))?;
             redis.call::<()>(&["CONFIG", "SET", "save", "3600 1"])?;
             redis.call::<()>(&["BGSAVE"])?;
-            poll_until(LOGGED, || {
-                let state: String = redis.call(&["INFO", "persistence"])?;
-                ensure!(state.contains("rdb_last_bgsave_status:err"), "it could save");
-                Ok(())
-            })
+            persistence_says(redis, "rdb_last_bgsave_status:err")
         },
         leave: |redis| redis.call(&["CONFIG", "SET", "save", ""]),
         ..WELL
@@ -178,6 +186,18 @@ states! {
         leave: |redis| redis.call(&["RENAME", "kept", "metrics:state"]),
         ..WELL
     },
+}
+
+/// Waits until Redis says so of what it stores and loads.
+fn persistence_says(redis: &RedisServer, line: &str) -> Result {
+    poll_until(LOGGED, || {
+        let state: String = redis.call(&["INFO", "persistence"])?;
+        ensure!(
+            state.lines().any(|told| told == line),
+            "not {line}: {state}"
+        );
+        Ok(())
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use anyhow::ensure;
 use functional_scaffold_tests::{
     app::{App, AppOptions},
     client::{Kind, Ledger, Until, load},
-    exporter::Exporter,
+    exporter::{Exporter, replay_to_pushgateway},
     process::Process,
     prometheus::{INTERVAL, Prometheus},
     pushgateway::Pushgateway,
@@ -164,7 +164,7 @@ pub(crate) struct World {
     /// What there is of these, if this scheme has them.
     pub(crate) redis: Option<RedisServer>,
     pub(crate) exporters: Vec<Exporter>,
-    _pushgateway: Option<Pushgateway>,
+    pushgateway: Option<Pushgateway>,
     _relay: Option<Process>,
 }
 
@@ -209,7 +209,7 @@ impl World {
             way,
             redis: Some(redis),
             exporters,
-            _pushgateway: pushgateway,
+            pushgateway,
             _relay: relay,
         })
     }
@@ -225,7 +225,7 @@ impl World {
             way: Way::Pushgateway,
             redis: None,
             exporters: Vec::new(),
-            _pushgateway: Some(pushgateway),
+            pushgateway: Some(pushgateway),
             _relay: None,
         })
     }
@@ -240,7 +240,7 @@ impl World {
             way: Way::Pull,
             redis: None,
             exporters: Vec::new(),
-            _pushgateway: None,
+            pushgateway: None,
             _relay: None,
         })
     }
@@ -293,9 +293,14 @@ impl World {
             }
             ensure!(
                 tokio::time::Instant::now() < deadline,
-                "{recorded} of {requests} requests are recorded; given up: {:?}",
+                "{recorded} of {requests} requests are recorded; given up: {:?}, failed: {:?}",
+                self.app.log("batch_not_stored")?,
                 self.app.log("flush_failed")?
             );
+            // Where executions compute, pushes are given up now and then.
+            if let (Way::Pushgateway, Some(pushgateway)) = (self.way, &self.pushgateway) {
+                replay_to_pushgateway(&pushgateway.url(), &self.app.output()?)?;
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

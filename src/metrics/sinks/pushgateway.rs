@@ -1,6 +1,12 @@
 //! The Pushgateway scheme: the instance keeps its totals, and each flush replaces
 //! its group by them.
 //!
+//! It does so by POST, which replaces the families that are in the push. They are
+//! the same each time, so PUT would do the same, but for a push that is cut off
+//! before its body: a Pushgateway (1.5.1) takes that for a whole one without any
+//! families, and PUT would empty the group. A push is cut off where it is given up
+//! before its body has left, and while an execution computes nothing leaves.
+//!
 //! A push that is repeated changes nothing, so a batch needs no id here. But one
 //! whose answer did not come may arrive late, after a later push, and take the
 //! group back; so what follows it goes to a new group, which begins at 0.
@@ -83,7 +89,7 @@ impl Pushgateway {
             (self.path(group.nonce), totals, body)
         };
         let request = Request {
-            method: Method::Put,
+            method: Method::Post,
             origin: &self.config.origin,
             path: &path,
             content_type: Format::Text.content_type(),
