@@ -49,7 +49,7 @@ pub(crate) struct Habit {
 pub(crate) struct Done {
     /// Requests whose batch Redis has applied.
     pub(crate) requests: u64,
-    /// Calls of scripts, registrations included.
+    /// Leases and calls of scripts, registrations included.
     pub(crate) calls: u64,
     /// Instances that began.
     pub(crate) instances: u64,

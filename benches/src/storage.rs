@@ -146,7 +146,7 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
     let columns = [
         "mode",
         "requests a batch",
-        "script calls a request",
+        "calls a request",
         "requests/s of a Redis core",
         "µs of it a request",
         "the same pipelined, requests/s",
@@ -161,10 +161,10 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
     Ok(Answer {
         title: "Where metrics go".into(),
         method: format!(
-            "Native clients make the calls of instances with the real scripts and nothing else: \
+            "Native clients make the calls of instances, leases and the real scripts, and nothing else: \
              each instance connects, registers, has {REQUESTS_OF_AN_INSTANCE} requests and ends, \
              as Spin has it. 32 of them at a time with one call under way each, as in the service; \
-             and, for the scripts alone, 4 with up to {PIPELINED} calls at a time. Requests are \
+             and, for what Redis does alone, 4 with up to {PIPELINED} calls at a time. Requests are \
              divided by Redis's own processor time (`/proc`), so the clients' does not count. \
              Each answer is read, and after each run every request is in its histogram, once, and \
              no lease is open. `appendfsync everysec`.\n\n\

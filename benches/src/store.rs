@@ -20,6 +20,8 @@ pub(crate) struct Store {
 pub(crate) struct Work {
     /// Calls of scripts.
     scripts: u64,
+    /// Leases taken. Scripts add to sorted sets only where an instance died.
+    leases: u64,
     /// Additions, those inside of scripts among them.
     additions: u64,
     /// Connections that were opened.
@@ -29,13 +31,13 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// How many commands clients have sent since. A client sends either scripts,
-    /// whose own commands are not counted, or additions; what it says when it
-    /// connects is not counted.
+    /// How many commands clients have sent since. A client sends either leases
+    /// and scripts, whose own commands are not counted, or additions; what it
+    /// says when it connects is not counted.
     pub(crate) fn commands_since(&self, before: &Self) -> u64 {
         match self.scripts - before.scripts {
             0 => self.additions - before.additions,
-            scripts => scripts,
+            scripts => scripts + self.leases - before.leases,
         }
     }
 }
@@ -104,6 +106,7 @@ impl Store {
             .context("Redis counts no connections")?;
         Ok(Work {
             scripts: calls("evalsha")? + calls("eval")?,
+            leases: calls("zadd")?,
             additions: calls("hincrby")?,
             connections: connections.parse()?,
             used: cpu::of_tree(self.server.process_id())?,
