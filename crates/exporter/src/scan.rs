@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 /// How many pages are asked for at a time. Redis works through all commands
 /// that have arrived from one client before it turns to the next client, so
 /// this times the page is what others may have to wait for.
-const PAGES_AT_A_TIME: usize = 4;
+const PAGES_AT_A_TIME: usize = 3;
 
 /// Why a key could not be read.
 #[derive(Debug, Error)]
