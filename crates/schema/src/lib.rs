@@ -10,7 +10,7 @@
 //! - [`batch`]: increments not yet stored, and the identity of one write of them
 //! - [`logged`]: batches in the log, in parts that are put together again
 //! - [`lease`]: what is counted of an execution that is never heard of again
-//! - [`protocol`]: Redis keys, scripts and their arguments and replies
+//! - [`protocol`]: what is said to Redis, in which keys, and what it answers
 //! - [`removal`]: what is taken out of the store by hand
 //! - [`cell`]: one field of a metric hash, encoded and decoded
 //! - [`series`]: fields read from Redis put together into series

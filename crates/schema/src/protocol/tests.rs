@@ -1,7 +1,11 @@
 //! Tests of the calls and replies.
 
 use super::*;
-use crate::{batch::Leased, catalog::Catalog, lease::Lease};
+use crate::{
+    batch::{Batch, BatchId, Leased, SentBatch},
+    catalog::Catalog,
+    lease::{Lease, LeaseEntry},
+};
 
 fn id() -> BatchId {
     BatchId {

@@ -1,0 +1,94 @@
+//! Tests of the catalog.
+
+use super::*;
+
+#[test]
+fn records_a_request_as_one_count_one_bucket_and_one_sum() {
+    let catalog = Catalog::new("metrics:");
+    let mut batch = Batch::default();
+    catalog.record_request(
+        &mut batch,
+        &Request {
+            method: "POST",
+            endpoint: "/invoke",
+            code: 200,
+            duration_nanos: 50_000,
+        },
+    );
+    let cells: Vec<_> = batch.cells().collect();
+    assert_eq!(
+        cells,
+        [
+            (
+                "metrics:request_counter",
+                "code=\"200\",endpoint=\"/invoke\",method=\"POST\",status=\"success\"",
+                1
+            ),
+            (
+                "metrics:request_latency",
+                "endpoint=\"/invoke\",method=\"POST\"|0.00005",
+                1
+            ),
+            (
+                "metrics:request_latency",
+                "endpoint=\"/invoke\",method=\"POST\"|sum",
+                50_000
+            ),
+        ]
+    );
+}
+
+#[test]
+fn a_bound_is_inclusive_and_the_last_bucket_is_infinite() {
+    let catalog = Catalog::new("m:");
+    for (nanos, le) in [
+        (0, "0.00005"),
+        (50_001, "0.0001"),
+        (10_000_000_000, "10"),
+        (10_000_000_001, "+Inf"),
+        (u64::MAX, "+Inf"),
+    ] {
+        let mut batch = Batch::default();
+        let execution = Execution {
+            algorithm: "a",
+            status: ExecutionStatus::Success,
+            duration_nanos: nanos,
+        };
+        catalog.record_execution(&mut batch, &execution);
+        let field = format!("algorithm=\"a\"|{le}");
+        assert!(
+            batch.cells().any(|(_, found, _)| found == field),
+            "{nanos} ns should be in {le}"
+        );
+    }
+}
+
+#[test]
+fn a_crash_enters_no_histogram() {
+    let catalog = Catalog::new("m:");
+    let mut batch = Batch::default();
+    catalog.record_execution(
+        &mut batch,
+        &Execution {
+            algorithm: "a",
+            status: ExecutionStatus::Crashed,
+            duration_nanos: 7,
+        },
+    );
+    assert_eq!(
+        batch.cells().collect::<Vec<_>>(),
+        [(
+            "m:algorithm_counter",
+            "algorithm=\"a\",status=\"crashed\"",
+            1
+        )]
+    );
+}
+
+#[test]
+fn every_family_can_be_registered() {
+    for family in Catalog::new("metrics:").families() {
+        let read = Family::decode(&family.name, family.encode().as_bytes());
+        assert_eq!(read.ok().as_ref(), Some(family));
+    }
+}
