@@ -20,6 +20,13 @@ impl Mark {
         Self(monotonic_clock::now())
     }
 
+    /// The moment so many nanoseconds after the clock's beginning.
+    #[cfg(test)]
+    #[must_use]
+    pub fn at(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
     /// Nanoseconds from `earlier` to this mark, 0 if it is the later one.
     #[must_use]
     pub fn nanos_since(self, earlier: Self) -> u64 {
@@ -56,10 +63,10 @@ impl Deadline {
         Duration::from_nanos(self.at.saturating_sub(monotonic_clock::now()))
     }
 
-    /// How long ago it passed; zero if it has not. One host call.
+    /// How far away it is, ahead or behind. One host call.
     #[must_use]
-    pub fn overdue(self) -> Duration {
-        Duration::from_nanos(monotonic_clock::now().saturating_sub(self.at))
+    pub fn distance(self) -> Duration {
+        Duration::from_nanos(self.at.abs_diff(monotonic_clock::now()))
     }
 
     /// Awaits `future` until the deadline; starts nothing after it.

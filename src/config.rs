@@ -145,6 +145,9 @@ pub struct ConfigError {
     pub reason: String,
 }
 
+/// The longest `execution_limit_ms`, an hour.
+pub const MAX_EXECUTION_LIMIT_MS: u64 = 3_600_000;
+
 const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
 /// The longest prefix of keys and the longest names of a group, in bytes: one
 /// execution, or one cell of a group, is to fit into a log line with them.
@@ -237,7 +240,11 @@ impl Config {
                 _ => Durability::Relaxed,
             },
             lease_timeout: reader.millis("lease_timeout_ms", 20, 1..=1_000),
-            execution_limit: reader.millis("execution_limit_ms", 30_000, 100..=3_600_000),
+            execution_limit: reader.millis(
+                "execution_limit_ms",
+                30_000,
+                100..=MAX_EXECUTION_LIMIT_MS,
+            ),
             flush_interval: reader.millis("flush_interval_ms", 20, 0..=500),
             api_key: Some(reader.text("api_key", "")).filter(|key| !key.is_empty()),
             max_body_bytes: reader.integer("max_body_bytes", 1 << 20, 1..=MAX_BODY_BYTES),

@@ -20,7 +20,8 @@ pub(crate) struct Store {
 pub(crate) struct Work {
     /// Calls of scripts.
     scripts: u64,
-    /// Leases taken. Scripts add to sorted sets only where an instance died.
+    /// Leases taken. Scripts add to a sorted set only where an instance died or a
+    /// lease did not land.
     leases: u64,
     /// Additions, those inside of scripts among them.
     additions: u64,

@@ -86,7 +86,7 @@ async fn flush(ready: &Ready) {
         };
         // It ends late where an execution computed meanwhile, and had so much less
         // of its time. The pauses alone bound how often it is tried.
-        let took = timeout.saturating_sub(deadline.remaining() + deadline.overdue());
+        let took = timeout.saturating_sub(deadline.distance());
         left = left.saturating_sub(took + BACKOFF);
         let exhausted = left.is_zero() || matches!(error, StoreError::Denied(_));
         let why = match answer {

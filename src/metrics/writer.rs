@@ -12,15 +12,19 @@ use functional_scaffold_schema::{
     catalog::{Catalog, FlushOutcome, Request},
     family::Family,
     lease::{Lease, LeaseEntry, LeaseForm},
+    protocol::REMEMBERED_SECONDS,
     tally::Tally,
 };
 
-use crate::invoke::Executed;
+use crate::{config::MAX_EXECUTION_LIMIT_MS, invoke::Executed};
 
 /// How much longer than the execution limit a lease runs, in milliseconds: for
 /// the flush that settles it, and for the pause between two scripts that does
 /// not extend leases yet (`STILL_MS` in the scripts).
 const LEASE_MARGIN_MS: u64 = 5_000;
+
+// A lease that lands late counts nothing as long as its id is remembered.
+const _: () = assert!(MAX_EXECUTION_LIMIT_MS + LEASE_MARGIN_MS < REMEMBERED_SECONDS * 1000);
 
 /// An instance's increments on their way.
 #[derive(Debug)]

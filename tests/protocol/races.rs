@@ -170,6 +170,34 @@ fn a_stand_still_of_redis_extends_open_leases() -> Result {
 }
 
 #[test]
+fn a_store_that_was_emptied_after_a_stand_still_is_told_of_by_its_first_answer() -> Result {
+    let mut fixture = Fixture::start()?;
+    fixture.store.register(1)?;
+    fixture.store.pass(LONGER_MS, Passing::Still)?;
+    let told = fixture.store.register(1)?;
+    fixture.store.call::<()>(&["FLUSHALL"])?;
+    // One that does not know it yet: it runs out at once, and is counted so.
+    let [early, next] = [1, 2].map(|number| fixture.lease(number, LONG_MS));
+    fixture.store.take(&early, told)?;
+    assert_eq!(fixture.settle()?.leases, 1);
+    let late = fixture.batch(1, &[&early]);
+    assert_eq!(fixture.apply(&late)?, Applied::Late(vec![early.id]));
+    let batch = fixture.batch(1, &[]);
+    let keys = fixture.catalog.crash_keys().map(str::to_owned);
+    let keys = keys.each_ref().map(String::as_str);
+    let Applied::Stored {
+        lease_time_millis, ..
+    } = fixture.store.apply(&batch, &keys)?
+    else {
+        panic!("it is stored");
+    };
+    fixture.store.take(&next, lease_time_millis)?;
+    assert_eq!(fixture.settle()?.leases, 0);
+    assert_eq!(fixture.counts()?, (1, 0, 1));
+    Ok(())
+}
+
+#[test]
 fn a_stand_still_extends_leases_whichever_script_is_the_first_after_it() -> Result {
     for first in 0..3 {
         let mut fixture = Fixture::start()?;

@@ -135,9 +135,7 @@ impl Store {
     pub(crate) fn take(&mut self, lease: &Lease, lease_time_millis: i64) -> Result {
         let entry = LeaseEntry::from(lease);
         let command = lease_command(&self.prefix, &entry, lease_time_millis);
-        let mut call = redis::cmd(command.name);
-        call.arg(command.arguments);
-        Ok(call.query(&mut self.connection)?)
+        self.call(&command.words().collect::<Vec<_>>())
     }
 
     /// Takes leases that begin now.

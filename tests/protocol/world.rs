@@ -128,6 +128,14 @@ struct Instance {
     finished: Vec<Leased>,
     executions: Vec<usize>,
     frozen: Option<Letter>,
+    told: Option<Told>,
+}
+
+/// Lease time as an instance was told it last, in the store and in the model.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    lease_time: [i64; 2],
+    age: i64,
 }
 
 /// What is true of an execution, whoever knows it.
@@ -256,9 +264,12 @@ impl World {
             Passing::Busy => self.model.pass_busy(millis),
             Passing::Still => self.model.pass_still(millis),
         }
+        // Moved as what is stored.
         for sent in &mut self.delayed_leases {
-            // Moved as what is stored.
             sent.began[0] -= millis;
+        }
+        for told in self.instances.iter_mut().filter_map(|of| of.told.as_mut()) {
+            told.lease_time[0] -= millis;
         }
         self.store.pass(millis, passing)
     }
@@ -276,6 +287,7 @@ impl World {
             finished: Vec::new(),
             executions: Vec::new(),
             frozen: None,
+            told: None,
         }
     }
 
@@ -311,9 +323,7 @@ impl World {
         // Due at once, or between two lines of the grid.
         let millis = (grid_lines * grid).saturating_sub(grid / 2);
         let execution = self.new_execution(instance, Some(millis));
-        self.registrations += 1;
-        let epoch = self.registrations;
-        let mut began = [self.store.register(epoch)?, self.model.register(epoch)];
+        let mut began = self.reckon(instance)?;
         if millis == 0 {
             // Due at once, and not only by a millisecond or so.
             began = began.map(|began| began - GRID_MS / 2);
@@ -330,6 +340,26 @@ impl World {
             Delivery::Delayed => self.delayed_leases.push(sent),
         }
         Ok(())
+    }
+
+    /// Lease time as an instance reckons it, by a clock that runs on while that
+    /// stands: from what it was told last, or when it registers now.
+    fn reckon(&mut self, instance: usize) -> Result<[i64; 2]> {
+        let age = self.age;
+        // No instance lives for longer without a batch, or it is another one.
+        let told = self.instances[instance].told;
+        let told = match told.filter(|told| age - told.age <= GRID_MS) {
+            Some(told) => told,
+            None => {
+                self.registrations += 1;
+                let epoch = self.registrations;
+                let lease_time = [self.store.register(epoch)?, self.model.register(epoch)];
+                *self.instances[instance]
+                    .told
+                    .insert(Told { lease_time, age })
+            }
+        };
+        Ok(told.lease_time.map(|time| time + age - told.age))
     }
 
     fn lease(&mut self, sent: &SentLease) -> Result {
@@ -403,7 +433,18 @@ impl World {
             }
             Fate::ReplyLost => self.deliver(&letter).map(|_unheard| ()),
             Fate::Answered => match self.deliver(&letter)? {
-                Applied::Stored { .. } | Applied::Duplicate => {
+                Applied::Stored {
+                    lease_time_millis, ..
+                } => {
+                    let of = &mut self.instances[instance];
+                    of.frozen = None;
+                    of.told = Some(Told {
+                        lease_time: [lease_time_millis, self.model.lease_time],
+                        age: self.age,
+                    });
+                    Ok(())
+                }
+                Applied::Duplicate => {
                     self.instances[instance].frozen = None;
                     Ok(())
                 }
@@ -495,17 +536,15 @@ impl World {
         let countable = catalog.crash_keys();
         // Else it depends on real milliseconds whether it settles what ran out.
         self.store.forget_flush()?;
-        let mut reply = self.store.apply(&letter.batch, &countable)?;
-        let expected = self.model.apply(&letter.batch, &countable);
+        let reply = self.store.apply(&letter.batch, &countable)?;
+        let mut expected = self.model.apply(&letter.batch, &countable);
         if let Applied::Stored {
-            lease_time_millis: told,
-            ..
-        } = &mut reply
+            lease_time_millis, ..
+        } = &mut expected
         {
             // The clock was kept with it.
             let kept = self.store.kept()?.lease_time();
-            agree("lease time", &Some(*told), &kept)?;
-            *told = self.model.lease_time;
+            *lease_time_millis = kept.context("the clock is kept")?;
         }
         agree("the answer to a batch", &reply, &expected)?;
         if matches!(reply, Applied::Stored { .. }) {

@@ -34,7 +34,7 @@ pub struct OpenLeases {
     /// By the label set of the gauge.
     by_algorithm: BTreeMap<Box<str>, i64>,
     /// The greatest of milliseconds less score, which is the age of the oldest
-    /// lease less the time that scores are compared with.
+    /// lease less lease time.
     oldest_millis: Option<f64>,
 }
 
@@ -76,8 +76,8 @@ impl OpenLeases {
         }
     }
 
-    /// How long the oldest lease has been open at the time that scores are
-    /// compared with; 0 if none is open.
+    /// How long the oldest lease has been open at this lease time; 0 if none is
+    /// open.
     #[must_use]
     pub fn oldest_age_seconds(&self, lease_time_millis: i64) -> f64 {
         self.oldest_millis.map_or(0.0, |millis| {

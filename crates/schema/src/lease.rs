@@ -1,6 +1,6 @@
 //! Leases: said to Redis before an execution begins, so that an execution that
-//! is never heard of again is still counted, as crashed. Pure; taking and
-//! settling them is done by the scripts of [`crate::protocol`].
+//! is never heard of again is still counted, as crashed. Pure; they are taken and
+//! settled by the calls of [`crate::protocol`].
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Lease {
     /// Names the lease once and for all.
     pub id: String,
-    /// How long it runs at the most, in milliseconds by Redis's clock.
+    /// How long it runs at the most, in milliseconds of lease time.
     pub millis: u64,
     /// What is counted if it runs out: 1 in each of these cells, key and field.
     pub count: Vec<(String, String)>,

@@ -18,9 +18,9 @@ use super::{
 };
 
 /// For how long an answer may wait for its count while Redis answers at once:
-/// the flush interval of 10 ms, the write under way before it and its own, each
+/// the flush interval of 20 ms, the write under way before it and its own, each
 /// faster than a lease's 20 ms: a lease that waits for longer is in the log.
-const WELL_WINDOW: Duration = Duration::from_millis(50);
+const WELL_WINDOW: Duration = Duration::from_millis(60);
 /// The same while an answer may take longer than that, and less than the 300 ms
 /// that a write waits for it. Without leases nothing tells when.
 const SLOW_WINDOW: Duration = Duration::from_millis(500);

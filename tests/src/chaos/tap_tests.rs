@@ -34,9 +34,7 @@ const TAKEN: &[u8] = b":1\r\n";
 
 fn take(id: &str) -> Vec<u8> {
     let command = lease_command("metrics:", &LeaseEntry::from(&lease(id)), 1);
-    let words = [vec![command.name.to_owned()], command.arguments].concat();
-    let words: Vec<_> = words.iter().map(String::as_str).collect();
-    reply(&words)
+    reply(&command.words().collect::<Vec<_>>())
 }
 
 fn settle(ids: &[&str]) -> Vec<u8> {

@@ -197,9 +197,7 @@ impl Redis {
         );
         let time = reply.trim().parse().expect("lease time");
         let command = lease_command(DEFAULT_PREFIX, &LeaseEntry::from(&lease), time);
-        let words = [vec![command.name.to_owned()], command.arguments].concat();
-        let words: Vec<_> = words.iter().map(String::as_str).collect();
-        self.cli(&words);
+        self.cli(&command.words().collect::<Vec<_>>());
         lease
     }
 

@@ -91,13 +91,23 @@ pub struct Command {
     pub arguments: Vec<String>,
 }
 
+impl Command {
+    /// Name and arguments.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        [self.name]
+            .into_iter()
+            .chain(self.arguments.iter().map(String::as_str))
+    }
+}
+
 /// The command that takes a lease before its execution begins, a
 /// [`ZADD`](https://redis.io/docs/latest/commands/zadd/): no script, since it is
 /// on the way of every request. What a script would have to look at first, is
 /// looked at when the lease runs out.
 ///
-/// It begins at `lease_time_millis`, which the replies of [`register_call`] and
-/// [`apply_call`] tell.
+/// It begins at `lease_time_millis`, which the replies to [`register_call`] and
+/// [`apply_call`] tell. It has to run out before its id could be forgotten
+/// ([`REMEMBERED_SECONDS`]).
 #[must_use]
 pub fn lease_command(prefix: &str, lease: &LeaseEntry, lease_time_millis: i64) -> Command {
     let due = lease_time_millis.saturating_add_unsigned(lease.millis);
@@ -135,8 +145,9 @@ fn lease_keys(prefix: &str) -> [String; 3] {
     ]
 }
 
-/// The call that applies a batch. It settles leases that have run out, too, of
-/// those that count in the batch's keys and `countable` ones.
+/// The call that applies a batch; its reply tells lease time. It settles leases
+/// that have run out, too, of those that count in the batch's keys and `countable`
+/// ones.
 #[must_use]
 pub fn apply_call(prefix: &str, batch: &SentBatch, countable: &[&str]) -> Call {
     let leases = batch.leased.iter().map(|leased| &leased.lease);
@@ -207,7 +218,7 @@ pub fn offset_call(
 
 /// The call that registers families under their fields, and bears series at 0
 /// in the given cells (key and field) of those whose registration stands.
-/// `epoch` is random, for a store that has none.
+/// `epoch` is random, for a store that has none. The reply tells lease time.
 #[must_use]
 pub fn register_call(
     prefix: &str,

@@ -17,8 +17,8 @@ pub use keys::*;
 pub use reply::*;
 
 /// How long ids are remembered at least, in seconds: of a batch from when it was
-/// applied, of a lease from when it was closed. A batch or a lease that arrives
-/// within this time changes nothing.
+/// applied, of a lease from when it was closed. A batch that arrives within this
+/// time changes nothing; nor does a lease that arrives and runs out within it.
 ///
 /// That is twice as long as a batch in a log may be replayed after it was given
 /// up. The lease of an execution in it may have run out before that: by as much

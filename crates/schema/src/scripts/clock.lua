@@ -1,5 +1,6 @@
 -- Redis's own clock, and how far leases are extended by the times in which
--- Redis stood still. Part of every script that looks at leases.
+-- Redis stood still. Part of every script that tells lease time, or judges
+-- leases by it.
 --
 -- A lease whose time ran while nothing could be written must not expire for
 -- that: its result may be on its way. So what passes between two scripts

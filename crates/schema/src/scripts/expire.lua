@@ -35,8 +35,8 @@ local function expire(leases, closed, time, remembered_ms, allowed, skip)
       -- It landed after it was closed: it is counted already.
       redis.call('ZREM', leases, member)
     elseif known then
-      -- In this order: a Redis whose memory is full goes on with a script whose
-      -- first write has freed some.
+      -- In this order: a Redis whose memory is full refuses a script's first
+      -- write alone, and this one never.
       redis.call('ZREM', leases, member)
       redis.call('ZADD', closed, time + remembered_ms, lease.id)
       settled = settled + 1

@@ -6,7 +6,7 @@ use functional_scaffold_schema::{lease::LeaseEntry, protocol::lease_command};
 use serde_json::json;
 
 use crate::{
-    clock::Deadline,
+    clock::{Deadline, Mark},
     instance::Ready,
     log::{self, Level},
     metrics::sinks::{
@@ -17,8 +17,8 @@ use crate::{
 
 /// Takes a lease for an execution on behalf of a request to `endpoint`.
 ///
-/// None if Redis did not answer the last time. A lease
-/// that was not acknowledged in time is given all the same: its call may still
+/// None if Redis did not answer the last time, or does not register the families.
+/// A lease that was not acknowledged in time is given all the same: it may still
 /// land, and so the batch with the result has to close it.
 pub async fn take(redis: &Redis, ready: &Ready, endpoint: &'static str) -> Option<LeaseEntry> {
     let config = &ready.config;
@@ -36,7 +36,7 @@ pub async fn take(redis: &Redis, ready: &Ready, endpoint: &'static str) -> Optio
     };
     let limit = u64::try_from(config.execution_limit.as_millis()).unwrap_or(u64::MAX);
     let lease = ready.writer.borrow_mut().lease(endpoint, limit);
-    let command = lease_command(&config.prefix, &lease, time.now());
+    let command = lease_command(&config.prefix, &lease, time.at(Mark::now()));
     if let Err(error) = redis.client.command(command, deadline).await {
         give_up(ready, &error);
     }

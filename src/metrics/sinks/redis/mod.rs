@@ -12,7 +12,7 @@ use std::{cell::Cell, time::Duration};
 use functional_scaffold_schema::protocol::{Applied, Script, applied_from_reply, apply_total_call};
 
 use crate::{
-    clock::Deadline,
+    clock::{Deadline, Mark},
     config::RedisConfig,
     instance::Ready,
     log::{self, Level},
@@ -125,6 +125,7 @@ impl Redis {
                 )
             };
             let script = &self.scripts.apply;
+            let asked = Mark::now();
             let reply = self.client.call(script, &call, deadline).await?;
             match applied_from_reply(reply).map_err(StoreError::Reply)? {
                 Applied::Late(leases) => {
@@ -142,7 +143,7 @@ impl Redis {
                     refused,
                 } => {
                     self.lease_time
-                        .set(Some(LeaseTime::told(lease_time_millis)));
+                        .set(Some(LeaseTime::told(lease_time_millis, asked)));
                     return Ok(Some(Stored {
                         duplicate: false,
                         refused,

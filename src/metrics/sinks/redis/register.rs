@@ -6,7 +6,7 @@ use functional_scaffold_schema::protocol::{register_call, registered_from_reply}
 use spin_sdk::wasip3::random::random::get_random_u64;
 
 use crate::{
-    clock::Deadline,
+    clock::{Deadline, Mark},
     instance::Ready,
     metrics::sinks::{
         StoreError,
@@ -57,9 +57,10 @@ pub async fn again(
         let zero_cells = writer.zero_cells(&endpoints);
         register_call(prefix, epoch, &writer.families(), &zero_cells)
     };
+    let asked = Mark::now();
     let reply = redis.client.call(script, &call, deadline).await?;
     let registered = registered_from_reply(reply).map_err(StoreError::Reply)?;
-    let time = LeaseTime::told(registered.lease_time_millis);
+    let time = LeaseTime::told(registered.lease_time_millis, asked);
     let call = {
         let mut writer = ready.writer.borrow_mut();
         let own_layouts = writer.adopt(&registered.standing);
