@@ -36,7 +36,7 @@ pub struct Settled {
     pub refused: Vec<String>,
 }
 
-/// Reads the reply to [`settle_call`].
+/// Reads the reply to [`settle_call`](super::settle_call).
 ///
 /// # Errors
 /// The reply is not one of the script's.
@@ -78,7 +78,7 @@ pub enum OffsetAdded {
     Overtaken,
 }
 
-/// Reads the reply to [`offset_call`].
+/// Reads the reply to [`offset_call`](super::offset_call).
 ///
 /// # Errors
 /// The reply is not one of the script's.
@@ -97,7 +97,7 @@ pub fn offset_added_from_reply(mut reply: Vec<String>) -> Result<OffsetAdded, Re
 #[error("unexpected script reply {0:?}")]
 pub struct ReplyError(Vec<String>);
 
-/// Reads the reply to [`apply_call`].
+/// Reads the reply to [`apply_call`](super::apply_call).
 ///
 /// # Errors
 /// The reply is not one of the script's.
@@ -123,7 +123,7 @@ pub struct Registered {
     pub standing: Vec<String>,
 }
 
-/// Reads the reply to [`register_call`].
+/// Reads the reply to [`register_call`](super::register_call).
 ///
 /// # Errors
 /// The reply is not one of the script's.
