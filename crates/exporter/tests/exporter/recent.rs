@@ -128,7 +128,12 @@ fn the_page_is_guarded_and_limited_like_the_metrics() {
     assert_eq!(ask("GET /api/recent").status, 200);
     redis.cli(&["CLIENT", "PAUSE", "3000", "ALL"]);
     thread::scope(|scope| {
-        scope.spawn(|| ask("GET /metrics"));
+        // The page may have the only place just then.
+        scope.spawn(|| {
+            wait_for("place", || {
+                Some(ask("GET /metrics")).filter(|answer| answer.status != 503)
+            })
+        });
         let refusal = wait_for("refusal", || {
             Some(ask("GET /api/recent")).filter(|answer| answer.status != 200)
         });
