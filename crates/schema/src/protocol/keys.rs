@@ -34,14 +34,15 @@ pub fn state_key(prefix: &str) -> String {
     format!("{prefix}state")
 }
 
-/// The key of the sorted set of open leases, by the time they run out.
+/// The key of the sorted set of open leases, by the lease time at which they run
+/// out.
 #[must_use]
 pub fn leases_key(prefix: &str) -> String {
     format!("{prefix}leases")
 }
 
-/// The key of the sorted set of closed leases' ids, by the time until which
-/// they are remembered.
+/// The key of the sorted set of closed leases' ids, by the lease time until
+/// which they are remembered.
 #[must_use]
 pub fn closed_leases_key(prefix: &str) -> String {
     format!("{prefix}closed_leases")
