@@ -11,6 +11,7 @@
 //! - [`interleavings`]: the property, that model and store agree after each step
 //! - [`fixture`]: a store of its own for a test of one thing
 //! - [`races`]: what is named in the protocol, one by one
+//! - [`registration`]: when it is spared
 //! - [`settling`]: who settles what ran out
 //! - [`offsets`]: what makes up for lost writes
 //! - [`memory`]: how much of it the remembered ids take
@@ -28,6 +29,8 @@ mod model;
 mod offsets;
 #[path = "protocol/races.rs"]
 mod races;
+#[path = "protocol/registration.rs"]
+mod registration;
 #[path = "protocol/settling.rs"]
 mod settling;
 #[path = "protocol/store.rs"]

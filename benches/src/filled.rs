@@ -8,7 +8,7 @@ use functional_scaffold_schema::{
     batch::Batch,
     catalog::{Catalog, Execution, ExecutionStatus, LATENCY_BOUNDS_NANOS, Request},
     exposition::{Format, expose},
-    protocol::{DEFAULT_PREFIX, Script, register_call},
+    protocol::{DEFAULT_PREFIX, Registration, Script, register_call},
     totals::families_of_totals,
 };
 
@@ -56,8 +56,8 @@ impl Filled {
         let totals = totals(&catalog, shape, algorithms);
         let mut connection = redis::Client::open(("127.0.0.1", port))?.get_connection()?;
         let families = catalog.families();
-        let registered = families.map(|family| (family.name.clone(), family.clone()));
-        let call = register_call(DEFAULT_PREFIX, 1, &registered, &[]);
+        let named = families.map(|family| (family.name.as_str(), family));
+        let call = register_call(DEFAULT_PREFIX, 1, &Registration::new(named, &[]));
         let mut register = redis::cmd("EVAL");
         register.arg(Script::register().source);
         for part in call.parts() {

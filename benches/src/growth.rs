@@ -38,10 +38,10 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
             "Instances as for [where metrics go](#where-metrics-go), one call under way each, \
              batches of {BATCH}, and checked in the same way. *By series*: {WRITING} instances in \
              `exact`, each serving one of many algorithms, all of whose {} series \
-             are in Redis. The cost of an instance is that of one that connects, registers and \
-             ends. Each scrape is checked to have as many samples as are stored. *By instances*: \
-             one algorithm, and so many connections at a time; the clients share the machine with \
-             Redis, so take its processor time, not the clock.",
+             are in Redis. The cost of an instance is that of one that connects, asks whether its \
+             families are registered, and ends. Each scrape is checked to have as many samples as \
+             are stored. *By instances*: one algorithm, and so many connections at a time; the \
+             clients share the machine with Redis, so take its processor time, not the clock.",
             Shape::Service.series_of_an_algorithm(),
         ),
         tables: vec![series, instances],

@@ -1,7 +1,7 @@
-//! Instances of the service as Redis sees them: each opens a connection,
-//! registers, makes the calls of its requests with the real scripts, and ends.
-//! What else an instance does is left out, so that Redis is what there is to
-//! measure.
+//! Instances of the service as Redis sees them: each opens a connection, asks
+//! whether its families are registered, makes the calls of its requests with the
+//! real scripts, and ends. What else an instance does is left out, so that Redis
+//! is what there is to measure.
 
 use std::{
     collections::VecDeque,
@@ -15,7 +15,9 @@ use functional_scaffold_schema::{
     batch::{Batch, BatchId},
     catalog::{Catalog, Execution, ExecutionStatus, Request},
     lease::LeaseForm,
-    protocol::{Call, Script, apply_total_call, lease_command, register_call},
+    protocol::{
+        Call, Registration, Script, apply_total_call, known_call, lease_command, register_call,
+    },
 };
 use redis::Value;
 
@@ -33,7 +35,7 @@ pub(crate) struct Habit {
     pub(crate) prefix: String,
     /// Whether each execution takes a lease first.
     pub(crate) leased: bool,
-    /// Requests a batch; 0 for instances that register and end.
+    /// Requests a batch; 0 for instances that begin and end.
     pub(crate) batch: u64,
     /// Algorithms, each with a route and series of its own, that take turns.
     pub(crate) algorithms: u64,
@@ -49,7 +51,7 @@ pub(crate) struct Habit {
 pub(crate) struct Done {
     /// Requests whose batch Redis has applied.
     pub(crate) requests: u64,
-    /// Leases and calls of scripts, registrations included.
+    /// Leases and calls of scripts, instances' first included.
     pub(crate) calls: u64,
     /// Instances that began.
     pub(crate) instances: u64,
@@ -129,7 +131,7 @@ struct Forms<'a> {
     habit: &'a Habit,
     catalog: Catalog,
     apply: String,
-    register: String,
+    known: String,
     algorithms: Vec<Algorithm>,
 }
 
@@ -137,6 +139,7 @@ struct Algorithm {
     name: String,
     endpoint: String,
     lease: LeaseForm,
+    registration: Registration,
 }
 
 impl<'a> Forms<'a> {
@@ -149,20 +152,31 @@ impl<'a> Forms<'a> {
                 .arg(&script.source)
                 .query(&mut connection)?)
         };
+        let known = load(&Script::known())?;
+        let apply = load(&Script::apply())?;
+        let register = load(&Script::register())?;
         let catalog = Catalog::new(&habit.prefix);
         let algorithms = (0..habit.algorithms).map(|number| {
             let (name, endpoint) = (algorithm_name(number), endpoint(number));
             let counts = catalog.crash_cells(&name, &endpoint);
             Algorithm {
                 lease: LeaseForm::new(LEASE_MILLIS, counts),
+                registration: Registration::of_catalog(&catalog, &name, &[&endpoint]),
                 name,
                 endpoint,
             }
         });
+        let algorithms: Vec<_> = algorithms.collect();
+        // Once for all instances: those of the service know for a minute.
+        for algorithm in &algorithms {
+            let call = register_call(&habit.prefix, 1, &algorithm.registration);
+            connection.send_packed_command(&packed(&register, &call))?;
+            connection.recv_response()?;
+        }
         Ok(Self {
-            algorithms: algorithms.collect(),
-            apply: load(&Script::apply())?,
-            register: load(&Script::register())?,
+            algorithms,
+            apply,
+            known,
             habit,
             catalog,
         })
@@ -178,8 +192,8 @@ struct Queued {
 /// What Redis is to say to a call.
 #[derive(Clone, Copy)]
 enum Answer {
-    /// Each family's registration.
-    Registered,
+    /// That its families are registered.
+    Known,
     /// One member of the sorted set that was not there.
     Leased,
     /// That a batch of so many requests is applied.
@@ -209,17 +223,10 @@ impl<'a> Instance<'a> {
         let turn = begun.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
         let algorithm = usize::try_from(turn)? % forms.algorithms.len();
         let named = &forms.algorithms[algorithm];
-        let families = forms.catalog.families();
-        let families = families.map(|family| (family.name.clone(), family.clone()));
-        let zeros = forms.catalog.zero_cells(&named.name, &[&named.endpoint]);
-        let zeros: Vec<_> = zeros
-            .into_iter()
-            .map(|(key, field)| (key.to_owned(), field))
-            .collect();
-        let call = register_call(&forms.habit.prefix, begun, &families, &zeros);
-        let registration = Queued {
-            packed: packed(&forms.register, &call),
-            answer: Answer::Registered,
+        let call = known_call(&forms.habit.prefix, &named.registration);
+        let question = Queued {
+            packed: packed(&forms.known, &call),
+            answer: Answer::Known,
         };
         Ok(Self {
             connection: client.get_connection()?,
@@ -235,7 +242,7 @@ impl<'a> Instance<'a> {
                 0 => 0,
                 _ => REQUESTS_OF_AN_INSTANCE,
             },
-            queue: VecDeque::from([registration]),
+            queue: VecDeque::from([question]),
             sent: VecDeque::new(),
             forms,
         })
@@ -331,7 +338,7 @@ impl Answer {
             .with_context(|| format!("Redis answered {answer:?}"))?;
         // Either has lease time in it.
         match (self, texts.as_slice()) {
-            (Self::Registered, texts) if texts.len() == 1 + 8 => Ok(0),
+            (Self::Known, [_time]) => Ok(0),
             (Self::Applied(requests), [applied, _time]) if applied == "applied" => Ok(requests),
             _ => bail!("Redis answered {texts:?}"),
         }

@@ -43,7 +43,7 @@ pub(crate) fn on_paper(cost: &Cost) -> Vec<String> {
         format!(
             "**A million requests a second, on paper.** With batches of {batch}, at {instances} \
              instances, a request costs {relaxed} µs of a Redis core in `relaxed` and {exact} µs \
-             in `exact`, the connection and the registration of its instance included. At {busy} % of it, a million requests a second are {less} \
+             in `exact`, the connection of its instance included. At {busy} % of it, a million requests a second are {less} \
              Redis processes in `relaxed` and {more} in `exact`. Each {a_life} requests are an \
              instance, so {begun} begin every second; a writer is remembered for two hours in \
              {bytes} bytes, which makes {gigabytes} GB over all shards.",

@@ -162,8 +162,8 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
         title: "Where metrics go".into(),
         method: format!(
             "Native clients make the calls of instances, leases and the real scripts, and nothing else: \
-             each instance connects, registers, has {REQUESTS_OF_AN_INSTANCE} requests and ends, \
-             as Spin has it. 32 of them at a time with one call under way each, as in the service; \
+             each instance connects, asks whether its families are registered, has \
+             {REQUESTS_OF_AN_INSTANCE} requests and ends, as Spin has it. 32 of them at a time with one call under way each, as in the service; \
              and, for what Redis does alone, 4 with up to {PIPELINED} calls at a time. Requests are \
              divided by Redis's own processor time (`/proc`), so the clients' does not count. \
              Each answer is read, and after each run every request is in its histogram, once, and \

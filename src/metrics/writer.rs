@@ -384,38 +384,26 @@ impl Writer {
         &self.catalog
     }
 
-    /// Registration fields and families.
+    /// Series to be borne at 0, as key and field.
     #[must_use]
-    pub fn families(&self) -> Vec<(String, Family)> {
-        self.catalog
-            .families()
-            .into_iter()
-            .map(|family| (family.name.clone(), family.clone()))
-            .collect()
+    pub fn zero_cells(&self, endpoints: &[&str]) -> Vec<(&str, String)> {
+        self.catalog.zero_cells(&self.algorithm, endpoints)
     }
 
-    /// Series to be borne at 0 with the registration, as key and field.
-    #[must_use]
-    pub fn zero_cells(&self, endpoints: &[&str]) -> Vec<(String, String)> {
-        self.catalog
-            .zero_cells(&self.algorithm, endpoints)
-            .into_iter()
-            .map(|(key, field)| (key.to_owned(), field))
-            .collect()
-    }
-
-    /// Takes the registrations that stand in Redis, in the order of
-    /// [`Self::families`]: where another component was first, increments go
-    /// to the hash it named. A family that it registered with another layout
+    /// Takes the registrations that stand in Redis for the families of
+    /// `registered`, in their order: where another component was first, increments
+    /// go to the hash it named. A family that it registered with another layout
     /// gets a hash of its own; these are given back, to be registered.
     #[must_use]
-    pub fn adopt(&mut self, standing: &[String]) -> Vec<(String, Family)> {
+    pub fn adopt(&mut self, registered: &Catalog, standing: &[String]) -> Vec<(String, Family)> {
         let mut own_layouts = Vec::new();
-        for (family, standing) in self.catalog.families_mut().into_iter().zip(standing) {
-            let key = match Family::decode(&family.name, standing.as_bytes()) {
-                Ok(standing) if standing.same_layout(family) => standing.key,
+        // Not by this writer's families: they may be others' already.
+        let registered = registered.families().into_iter().zip(standing);
+        for (family, (ours, standing)) in self.catalog.families_mut().into_iter().zip(registered) {
+            let key = match Family::decode(&ours.name, standing.as_bytes()) {
+                Ok(standing) if standing.same_layout(ours) => standing.key,
                 _ => {
-                    let (field, own) = family.with_own_layout();
+                    let (field, own) = ours.with_own_layout();
                     let key = own.key.clone();
                     own_layouts.push((field, own));
                     key

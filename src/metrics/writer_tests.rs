@@ -170,16 +170,15 @@ fn one_flush_at_a_time_and_none_left_behind() {
 fn another_components_layout_is_left_alone() {
     let mut writer = writer();
     record(&mut writer);
-    let mut standing: Vec<Family> = writer
-        .families()
-        .into_iter()
-        .map(|(_, family)| family)
-        .collect();
+    let registered = Catalog::new("m:");
+    let mut standing = registered.families().map(Family::clone);
     standing[0].key = "m:elsewhere".into();
     standing[1].bounds = vec![1.0];
     standing[2].kind = Kind::Gauge;
-    let standing: Vec<_> = standing.iter().map(Family::encode).collect();
-    let own = writer.adopt(&standing);
+    let standing = standing.each_ref().map(Family::encode);
+    let own = writer.adopt(&registered, &standing);
+    // Also where it registers again, to see whether Redis takes writes.
+    assert_eq!(writer.adopt(&registered, &standing), own);
     let fields: Vec<_> = own.iter().map(|(field, _)| field.as_str()).collect();
     assert_eq!(fields.len(), 2);
     assert!(fields[0].starts_with("http_request_duration_seconds@"));
@@ -192,6 +191,6 @@ fn another_components_layout_is_left_alone() {
 #[test]
 fn a_corrupt_registration_is_left_alone() {
     let mut writer = writer();
-    let own = writer.adopt(&["{".to_owned()]);
+    let own = writer.adopt(&Catalog::new("m:"), &["{".to_owned()]);
     assert_eq!(own.len(), 1);
 }

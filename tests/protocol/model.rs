@@ -75,7 +75,7 @@ impl Model {
     }
 
     /// A component begins; lease time.
-    pub(crate) fn register(&mut self, epoch: u64) -> i64 {
+    pub(crate) fn begin(&mut self, epoch: u64) -> i64 {
         self.run_script();
         self.epoch.get_or_insert(epoch);
         self.lease_time

@@ -1,6 +1,9 @@
 //! The races that the protocol names, one by one.
 
-use functional_scaffold_schema::{batch::MAX_INCREMENT, protocol::Applied};
+use functional_scaffold_schema::{
+    batch::MAX_INCREMENT,
+    protocol::{Applied, Registration},
+};
 
 use crate::{
     Result,
@@ -172,9 +175,9 @@ fn a_stand_still_of_redis_extends_open_leases() -> Result {
 #[test]
 fn a_store_that_was_emptied_after_a_stand_still_is_told_of_by_its_first_answer() -> Result {
     let mut fixture = Fixture::start()?;
-    fixture.store.register(1)?;
+    fixture.store.begin(1)?;
     fixture.store.pass(LONGER_MS, Passing::Still)?;
-    let told = fixture.store.register(1)?;
+    let told = fixture.store.begin(1)?;
     fixture.store.call::<()>(&["FLUSHALL"])?;
     // One that does not know it yet: it runs out at once, and is counted so.
     let [early, next] = [1, 2].map(|number| fixture.lease(number, LONG_MS));
@@ -197,7 +200,7 @@ fn a_store_that_was_emptied_after_a_stand_still_is_told_of_by_its_first_answer()
 
 #[test]
 fn a_stand_still_extends_leases_whichever_script_is_the_first_after_it() -> Result {
-    for first in 0..3 {
+    for first in 0..4 {
         let mut fixture = Fixture::start()?;
         let [lease, other] = [1, 2].map(|number| fixture.lease(number, LONG_MS));
         fixture.store.lease(&[lease])?;
@@ -207,6 +210,9 @@ fn a_stand_still_extends_leases_whichever_script_is_the_first_after_it() -> Resu
         } else if first == 1 {
             let batch = fixture.batch(1, &[&other]);
             fixture.apply(&batch)?;
+        } else if first == 2 {
+            let nothing = Registration::new([], &[]);
+            fixture.store.register(1, &nothing)?;
         }
         assert_eq!(fixture.settle()?.leases, 0, "script {first}");
     }

@@ -9,9 +9,10 @@ use functional_scaffold_schema::{
     batch::{Batch, BatchId, SentBatch},
     lease::{Lease, LeaseEntry},
     protocol::{
-        Applied, Call, OffsetAdded, Script, Settled, applied_from_reply, applied_key, apply_call,
-        closed_leases_key, lease_command, leases_key, offset_added_from_reply, offset_call,
-        register_call, registered_from_reply, settle_call, settled_from_reply, state_key,
+        Applied, Call, OffsetAdded, Registered, Registration, Script, Settled, applied_from_reply,
+        applied_key, apply_call, closed_leases_key, known_call, known_from_reply, lease_command,
+        leases_key, offset_added_from_reply, offset_call, register_call, registered_from_reply,
+        settle_call, settled_from_reply, state_key,
     },
     removal::{remove_series_call, wipe_call},
 };
@@ -125,10 +126,30 @@ impl Store {
     }
 
     /// Lease time, as a component learns it when it begins.
-    pub(crate) fn register(&mut self, epoch: u64) -> Result<i64> {
-        let call = register_call(&self.prefix, epoch, &[], &[]);
+    pub(crate) fn begin(&mut self, epoch: u64) -> Result<i64> {
+        let nothing = Registration::new([], &[]);
+        match self.known(&nothing)? {
+            Some(lease_time_millis) => Ok(lease_time_millis),
+            None => Ok(self.register(epoch, &nothing)?.lease_time_millis),
+        }
+    }
+
+    /// Registers as a component does.
+    pub(crate) fn register(
+        &mut self,
+        epoch: u64,
+        registration: &Registration,
+    ) -> Result<Registered> {
+        let call = register_call(&self.prefix, epoch, registration);
         let reply = self.script(&Script::register(), &call)?;
-        Ok(registered_from_reply(reply)?.lease_time_millis)
+        Ok(registered_from_reply(registration, reply)?)
+    }
+
+    /// Lease time, as a component learns it that begins after another one; None
+    /// if it has to register.
+    pub(crate) fn known(&mut self, registration: &Registration) -> Result<Option<i64>> {
+        let call = known_call(&self.prefix, registration);
+        Ok(known_from_reply(self.script(&Script::known(), &call)?)?)
     }
 
     /// Takes a lease that begins at this lease time.
@@ -140,7 +161,7 @@ impl Store {
 
     /// Takes leases that begin now.
     pub(crate) fn lease(&mut self, leases: &[Lease]) -> Result {
-        let time = self.register(1)?;
+        let time = self.begin(1)?;
         leases.iter().try_for_each(|lease| self.take(lease, time))
     }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use functional_scaffold_schema::protocol::Applied;
+use functional_scaffold_schema::protocol::{Applied, Registration};
 use functional_scaffold_tests::process::poll_until;
 
 use crate::{
@@ -15,8 +15,15 @@ use crate::{
 /// What calls a script, or the command for a lease.
 type CallScript = fn(&mut Fixture) -> Result;
 
-const REGISTER: CallScript = |fixture| fixture.store.register(7).map(|_reply| ());
+const REGISTER: CallScript = |fixture| {
+    let nothing = Registration::new([], &[]);
+    fixture.store.register(7, &nothing).map(|_reply| ())
+};
 
+const KNOWN: CallScript = |fixture| {
+    let nothing = Registration::new([], &[]);
+    fixture.store.known(&nothing).map(|_reply| ())
+};
 const APPLY: CallScript = |fixture| {
     let lease = fixture.lease(2, 0);
     let batch = fixture.batch(2, &[&lease]);
@@ -168,7 +175,15 @@ fn keys_of_a_wrong_type_refuse_a_script_whole() -> Result {
         ("m:applied:1200", &[APPLY, APPLY_WITHOUT_LEASES][..]),
         (
             "m:state",
-            &[APPLY, APPLY_WITHOUT_LEASES, SETTLE, REGISTER, REMOVE, WIPE],
+            &[
+                APPLY,
+                APPLY_WITHOUT_LEASES,
+                SETTLE,
+                REGISTER,
+                KNOWN,
+                REMOVE,
+                WIPE,
+            ],
         ),
         ("m:leases", &[APPLY, APPLY_WITHOUT_LEASES, SETTLE, LEASE]),
         ("m:closed_leases", &[APPLY, APPLY_WITHOUT_LEASES, SETTLE]),

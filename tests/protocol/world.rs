@@ -353,7 +353,7 @@ impl World {
             None => {
                 self.registrations += 1;
                 let epoch = self.registrations;
-                let lease_time = [self.store.register(epoch)?, self.model.register(epoch)];
+                let lease_time = [self.store.begin(epoch)?, self.model.begin(epoch)];
                 *self.instances[instance]
                     .told
                     .insert(Told { lease_time, age })

@@ -16,7 +16,7 @@ pub fn with_batch(totals: &Batch, batch: &Batch, writer: &Writer) -> Batch {
     let mut sum = totals.clone();
     if sum.is_empty() {
         for (key, field) in writer.zero_cells(&[routes::INVOKE, routes::INVOKE_NAMED]) {
-            sum.inc(&key, &field, 0);
+            sum.inc(key, &field, 0);
         }
     }
     sum.merge(batch);

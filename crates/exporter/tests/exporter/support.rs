@@ -13,7 +13,7 @@ use std::{
 use functional_scaffold_schema::{
     catalog::Catalog,
     lease::{Lease, LeaseEntry},
-    protocol::{Call, DEFAULT_PREFIX, Script, lease_command, register_call},
+    protocol::{Call, DEFAULT_PREFIX, Registration, Script, lease_command, register_call},
 };
 use tempfile::TempDir;
 
@@ -168,19 +168,10 @@ impl Redis {
     /// Registers the families of an algorithm, as its first instance does.
     pub(crate) fn register(&self, algorithm: &str) {
         let catalog = Catalog::new(DEFAULT_PREFIX);
-        let families: Vec<_> = catalog
-            .families()
-            .iter()
-            .map(|&family| (family.name.clone(), family.clone()))
-            .collect();
-        let zeros: Vec<_> = catalog
-            .zero_cells(algorithm, &["/invoke"])
-            .into_iter()
-            .map(|(key, field)| (key.to_owned(), field))
-            .collect();
+        let registration = Registration::of_catalog(&catalog, algorithm, &["/invoke"]);
         self.call(
             &Script::register(),
-            &register_call(DEFAULT_PREFIX, 1, &families, &zeros),
+            &register_call(DEFAULT_PREFIX, 1, &registration),
         );
     }
 
@@ -193,7 +184,7 @@ impl Redis {
         };
         let reply = self.call(
             &Script::register(),
-            &register_call(DEFAULT_PREFIX, 1, &[], &[]),
+            &register_call(DEFAULT_PREFIX, 1, &Registration::new([], &[])),
         );
         let time = reply.trim().parse().expect("lease time");
         let command = lease_command(DEFAULT_PREFIX, &LeaseEntry::from(&lease), time);

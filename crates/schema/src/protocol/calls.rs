@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use crate::{
     batch::{Batch, BatchId, SentBatch},
+    catalog::Catalog,
     family::Family,
     lease::LeaseEntry,
     protocol::{
-        REMEMBERED_SECONDS, applied_key, closed_leases_key, families_key, leases_key, offset_key,
-        state_key,
+        KNOWN_SECONDS, REMEMBERED_SECONDS, applied_key, closed_leases_key, families_key, known_key,
+        leases_key, offset_key, state_key,
     },
 };
 
@@ -44,7 +45,13 @@ impl Script {
     /// Registers families; see [`register_call`].
     #[must_use]
     pub fn register() -> Self {
-        Self::new(&[CLOCK, include_str!("../scripts/register.lua")])
+        Self::new(&[CLOCK, CONTENTS, include_str!("../scripts/register.lua")])
+    }
+
+    /// Tells whether families are registered; see [`known_call`].
+    #[must_use]
+    pub fn known() -> Self {
+        Self::new(&[CLOCK, CONTENTS, include_str!("../scripts/known.lua")])
     }
 
     /// Adds to offsets; see [`offset_call`].
@@ -55,6 +62,7 @@ impl Script {
 }
 
 const CLOCK: &str = include_str!("../scripts/clock.lua");
+const CONTENTS: &str = include_str!("../scripts/contents.lua");
 const ADD: &str = include_str!("../scripts/add.lua");
 const EXPIRE: &str = include_str!("../scripts/expire.lua");
 
@@ -216,28 +224,83 @@ pub fn offset_call(
     Call { keys, arguments }
 }
 
-/// The call that registers families under their fields, and bears series at 0
-/// in the given cells (key and field) of those whose registration stands.
-/// `epoch` is random, for a store that has none. The reply tells lease time.
-#[must_use]
-pub fn register_call(
-    prefix: &str,
-    epoch: u64,
-    families: &[(String, Family)],
-    zero_cells: &[(String, String)],
-) -> Call {
-    let mut keys = vec![families_key(prefix), state_key(prefix)];
-    let mut arguments = vec![random_text(epoch)];
-    for (field, family) in families {
-        let zeros: Vec<_> = zero_cells
-            .iter()
-            .filter(|(key, _)| *key == family.key)
-            .map(|(_, field)| field.clone())
-            .collect();
-        keys.push(family.key.clone());
-        arguments.extend([field.clone(), family.encode(), zeros.len().to_string()]);
-        arguments.extend(zeros);
+/// What a component registers: its families under their fields, and the cells
+/// (key and field) of series to be borne at 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// Each family's hash.
+    keys: Vec<String>,
+    /// For each family: its field, its JSON, how many series, each one's field.
+    arguments: Vec<String>,
+}
+
+impl Registration {
+    /// That of a component that serves `algorithm` at `endpoints`.
+    #[must_use]
+    pub fn of_catalog(catalog: &Catalog, algorithm: &str, endpoints: &[&str]) -> Self {
+        let families = catalog.families().into_iter();
+        Self::new(
+            families.map(|family| (family.name.as_str(), family)),
+            &catalog.zero_cells(algorithm, endpoints),
+        )
     }
+
+    /// Puts families, each with its field, and cells as the scripts take them.
+    #[must_use]
+    pub fn new<'a>(
+        families: impl IntoIterator<Item = (&'a str, &'a Family)>,
+        zero_cells: &[(&str, String)],
+    ) -> Self {
+        let (mut keys, mut arguments) = (Vec::new(), Vec::new());
+        for (field, family) in families {
+            let zeros = zero_cells.iter().filter(|(key, _)| *key == family.key);
+            keys.push(family.key.clone());
+            let count = zeros.clone().count().to_string();
+            arguments.extend([field.to_owned(), family.encode(), count]);
+            arguments.extend(zeros.map(|(_, field)| field.clone()));
+        }
+        Self { keys, arguments }
+    }
+
+    /// How many families there are.
+    pub(crate) fn families(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// SHA-1 of all it says, 40 hexadecimal digits.
+    fn digest(&self) -> String {
+        let mut sha = sha1_smol::Sha1::new();
+        for argument in &self.arguments {
+            sha.update(argument.as_bytes());
+            sha.update(b"\n");
+        }
+        sha.digest().to_string()
+    }
+}
+
+/// The call that asks whether a registration stands already. If it does, the
+/// reply tells lease time.
+#[must_use]
+pub fn known_call(prefix: &str, registration: &Registration) -> Call {
+    Call {
+        keys: vec![state_key(prefix), known_key(prefix, &registration.digest())],
+        arguments: Vec::new(),
+    }
+}
+
+/// The call that registers families, and bears series at 0 in the hashes of
+/// those whose registration stands. `epoch` is random, for a store that has none.
+/// The reply tells lease time.
+#[must_use]
+pub fn register_call(prefix: &str, epoch: u64, registration: &Registration) -> Call {
+    let mut keys = vec![
+        families_key(prefix),
+        state_key(prefix),
+        known_key(prefix, &registration.digest()),
+    ];
+    keys.extend_from_slice(&registration.keys);
+    let mut arguments = vec![random_text(epoch), KNOWN_SECONDS.to_string()];
+    arguments.extend_from_slice(&registration.arguments);
     Call { keys, arguments }
 }
 

@@ -34,6 +34,13 @@ pub fn state_key(prefix: &str) -> String {
     format!("{prefix}state")
 }
 
+/// The key of the note that a registration of this digest stands; it says of what
+/// contents of the store, and expires.
+#[must_use]
+pub fn known_key(prefix: &str, digest: &str) -> String {
+    format!("{prefix}known:{digest}")
+}
+
 /// The key of the sorted set of open leases, by the lease time at which they run
 /// out.
 #[must_use]
@@ -58,7 +65,7 @@ pub fn is_own_key(prefix: &str, key: &str) -> bool {
         closed_leases_key(prefix),
         removed_key(prefix),
     ];
-    let many = ["applied:", "offset:"];
+    let many = ["applied:", "offset:", "known:"];
     own.iter().any(|own| own == key)
         || key
             .strip_prefix(prefix)

@@ -24,3 +24,8 @@ pub use reply::*;
 /// up. The lease of an execution in it may have run out before that: by as much
 /// as the execution was slower than its limit. The other hour is for this.
 pub const REMEMBERED_SECONDS: u64 = 7200;
+
+/// For how many seconds a registration is known to stand without being looked at:
+/// so long at the most a registration or a series at 0 that was deleted by hand
+/// is not written again.
+pub const KNOWN_SECONDS: u64 = 60;

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::protocol::Registration;
+
 /// What became of a batch that Redis has answered for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Applied {
@@ -123,16 +125,33 @@ pub struct Registered {
     pub standing: Vec<String>,
 }
 
-/// Reads the reply to [`register_call`](super::register_call).
+/// Reads the reply to [`register_call`](super::register_call) of `registration`.
 ///
 /// # Errors
 /// The reply is not one of the script's.
-pub fn registered_from_reply(mut reply: Vec<String>) -> Result<Registered, ReplyError> {
+pub fn registered_from_reply(
+    registration: &Registration,
+    mut reply: Vec<String>,
+) -> Result<Registered, ReplyError> {
     match reply.first().and_then(|time| time.parse().ok()) {
-        Some(lease_time_millis) => Ok(Registered {
+        Some(lease_time_millis) if reply.len() == 1 + registration.families() => Ok(Registered {
             lease_time_millis,
             standing: reply.split_off(1),
         }),
-        None => Err(ReplyError(reply)),
+        _ => Err(ReplyError(reply)),
     }
+}
+
+/// Reads the reply to [`known_call`](super::known_call): lease time, in
+/// milliseconds, or None if the families have to be registered.
+///
+/// # Errors
+/// The reply is not one of the script's.
+pub fn known_from_reply(reply: Vec<String>) -> Result<Option<i64>, ReplyError> {
+    let time = match reply.as_slice() {
+        [] => return Ok(None),
+        [time] => time.parse().ok(),
+        _ => None,
+    };
+    time.map(Some).ok_or(ReplyError(reply))
 }

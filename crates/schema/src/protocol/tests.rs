@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     batch::{Batch, BatchId, Leased, SentBatch},
     catalog::Catalog,
+    family::Family,
     lease::{Lease, LeaseEntry},
 };
 
@@ -117,26 +118,35 @@ fn an_offset_call_adds_to_hashes_beside_those_it_is_about() {
 #[test]
 fn a_register_call_names_every_key_and_counts_every_field() {
     let catalog = Catalog::new("m:");
-    let families: Vec<_> = catalog
-        .families()
-        .into_iter()
-        .map(|family| (family.name.clone(), family.clone()))
-        .collect();
-    let zeros: Vec<_> = catalog
-        .zero_cells("a", &["/invoke"])
-        .into_iter()
-        .map(|(key, field)| (key.to_owned(), field))
-        .collect();
-    let call = register_call("m:", 7, &families, &zeros);
+    let registration = Registration::of_catalog(&catalog, "a", &["/invoke"]);
+    let call = register_call("m:", 7, &registration);
+    assert_eq!(call.keys[..2], ["m:families", "m:state"]);
+    assert_eq!(call.keys[3], "m:request_counter");
+    assert_eq!(call.keys.len(), 3 + 8);
+    assert_eq!(call.arguments.len(), 2 + 3 * 8 + 4 + 1 + 3 + 3);
     assert_eq!(
-        call.keys[..3],
-        ["m:families", "m:state", "m:request_counter"]
+        call.arguments[..3],
+        ["0000000000000007", "60", "http_requests_total"]
     );
-    assert_eq!(call.keys.len(), 2 + 8);
-    assert_eq!(call.arguments.len(), 1 + 3 * 8 + zeros.len());
-    assert_eq!(call.arguments[1], "http_requests_total");
-    assert_eq!(call.arguments[3], "1");
-    assert_eq!(call.arguments[4], zeros[4].1);
+    assert_eq!(call.arguments[4], "1");
+    let zeros = catalog.zero_cells("a", &["/invoke"]);
+    assert_eq!(call.arguments[5], zeros[4].1);
+
+    let note = known_call("m:", &registration).keys[1].clone();
+    assert_eq!(note, call.keys[2]);
+    assert!(is_own_key("m:", &note));
+    let fewer_zeros = Registration::of_catalog(&catalog, "a", &[]);
+    let mut without_help = catalog.families().map(Family::clone);
+    without_help[7].help.clear();
+    let without_help = Registration::new(
+        without_help
+            .iter()
+            .map(|family| (family.name.as_str(), family)),
+        &zeros,
+    );
+    for other in [fewer_zeros, without_help] {
+        assert_ne!(known_call("m:", &other).keys[1], note);
+    }
 }
 
 #[test]
@@ -155,8 +165,13 @@ fn replies_are_read_or_refused() {
         read(&["late", "ab/1"]),
         Ok(Applied::Late(vec!["ab/1".into()]))
     );
-    let registered =
-        |reply: &[&str]| registered_from_reply(reply.iter().map(|&text| text.to_owned()).collect());
+    let catalog = Catalog::new("m:");
+    let family = catalog.families()[0];
+    let registration = Registration::new([(family.name.as_str(), family)], &[]);
+    let registered = |reply: &[&str]| {
+        let reply = reply.iter().map(|&text| text.to_owned()).collect();
+        registered_from_reply(&registration, reply)
+    };
     assert_eq!(
         registered(&["17", "{}"]),
         Ok(Registered {
@@ -164,8 +179,15 @@ fn replies_are_read_or_refused() {
             standing: vec!["{}".into()]
         })
     );
-    for reply in [&[][..], &["{}"]] {
+    for reply in [&[][..], &["{}"], &["17"], &["17", "{}", "{}"]] {
         assert!(registered(reply).is_err(), "{reply:?}");
+    }
+    let known =
+        |reply: &[&str]| known_from_reply(reply.iter().map(|&text| text.to_owned()).collect());
+    assert_eq!(known(&[]), Ok(None));
+    assert_eq!(known(&["-3"]), Ok(Some(-3)));
+    for reply in [&["x"][..], &["17", "{}"]] {
+        assert!(known(reply).is_err(), "{reply:?}");
     }
     let settled = |skip: &str| {
         let reply = ["e", "2", "17", skip, "k f: WRONGTYPE"];

@@ -2,8 +2,10 @@
 --
 -- KEYS[1]  hash of families
 -- KEYS[2]  state
--- KEYS[3…] each family's hash
+-- KEYS[3]  the note that all of it stands as it is given, for known.lua
+-- KEYS[4…] each family's hash
 -- ARGV[1]  a random epoch, for a store that has none
+-- ARGV[2]  for how many seconds the note holds
 -- ARGV[…]  for each family: its field, its registration, how many series are
 --          borne in its hash, and each one's field
 --
@@ -14,8 +16,9 @@ local now, shift, last = clock(KEYS[2])
 keep_clock(KEYS[2], now, shift, last)
 redis.call('HSETNX', KEYS[2], 'epoch', ARGV[1])
 local reply = {tostring(now - shift)}
-local at = 2
-for k = 3, #KEYS do
+local all_own = true
+local at = 3
+for k = 4, #KEYS do
   local field, registration, final = ARGV[at], ARGV[at + 1], at + 2 + tonumber(ARGV[at + 2])
   redis.call('HSETNX', KEYS[1], field, registration)
   local standing = redis.call('HGET', KEYS[1], field)
@@ -25,7 +28,12 @@ for k = 3, #KEYS do
       -- A key of the wrong type is reported by the batch that adds to it.
       redis.pcall('HSETNX', KEYS[k], ARGV[i], 0)
     end
+  else
+    all_own = false
   end
   at = final + 1
+end
+if all_own then
+  redis.call('SET', KEYS[3], contents(KEYS[2]), 'EX', ARGV[2])
 end
 return reply

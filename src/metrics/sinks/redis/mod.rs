@@ -45,6 +45,8 @@ pub struct Redis {
 struct Scripts {
     /// Stores a batch.
     apply: Script,
+    /// Tells whether families are registered.
+    known: Script,
     /// Registers families.
     register: Script,
 }
@@ -58,6 +60,7 @@ impl Redis {
             config,
             scripts: Scripts {
                 apply: Script::apply(),
+                known: Script::known(),
                 register: Script::register(),
             },
             registering: SingleFlight::default(),

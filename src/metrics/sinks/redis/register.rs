@@ -2,7 +2,10 @@
 //! a crash is counted under a name that the exporter knows, or else before its
 //! first batch.
 
-use functional_scaffold_schema::protocol::{register_call, registered_from_reply};
+use functional_scaffold_schema::{
+    catalog::Catalog,
+    protocol::{Registration, known_call, known_from_reply, register_call, registered_from_reply},
+};
 use spin_sdk::wasip3::random::random::get_random_u64;
 
 use crate::{
@@ -14,6 +17,9 @@ use crate::{
     },
     routes,
 };
+
+/// The routes whose errors and crashes are borne at 0.
+const ENDPOINTS: [&str; 2] = [routes::INVOKE, routes::INVOKE_NAMED];
 
 /// Registers the families, unless they are. Who waits for another request to do
 /// so shares its success or failure: in an outage each wait would follow on the
@@ -34,7 +40,29 @@ pub async fn ensure(
         ended.ok_or(StoreError::Timeout(deadline.limit()))?;
         return redis.lease_time.get().ok_or(StoreError::Elsewhere);
     };
-    again(redis, ready, deadline).await
+    match known(redis, ready, deadline).await? {
+        Some(time) => Ok(time),
+        None => again(redis, ready, deadline).await,
+    }
+}
+
+/// Lease time, if another instance has registered just the same before: which
+/// spares Redis and this one most of the work.
+async fn known(
+    redis: &Redis,
+    ready: &Ready,
+    deadline: Deadline,
+) -> Result<Option<LeaseTime>, StoreError> {
+    let script = &redis.scripts.known;
+    let prefix = &ready.config.prefix;
+    let registration = registration(ready, &Catalog::new(prefix));
+    let call = known_call(prefix, &registration);
+    let asked = Mark::now();
+    let reply = redis.client.call(script, &call, deadline).await?;
+    let millis = known_from_reply(reply).map_err(StoreError::Reply)?;
+    let time = millis.map(|millis| LeaseTime::told(millis, asked));
+    redis.lease_time.set(time);
+    Ok(time)
 }
 
 /// Registers the families, whether they are or not. It changes nothing where
@@ -48,28 +76,32 @@ pub async fn again(
     ready: &Ready,
     deadline: Deadline,
 ) -> Result<LeaseTime, StoreError> {
-    let endpoints = [routes::INVOKE, routes::INVOKE_NAMED];
     let script = &redis.scripts.register;
     let prefix = &ready.config.prefix;
     let epoch = get_random_u64();
-    let call = {
-        let writer = ready.writer.borrow();
-        let zero_cells = writer.zero_cells(&endpoints);
-        register_call(prefix, epoch, &writer.families(), &zero_cells)
-    };
+    let catalog = Catalog::new(prefix);
+    let ours = registration(ready, &catalog);
+    let call = register_call(prefix, epoch, &ours);
     let asked = Mark::now();
     let reply = redis.client.call(script, &call, deadline).await?;
-    let registered = registered_from_reply(reply).map_err(StoreError::Reply)?;
+    let registered = registered_from_reply(&ours, reply).map_err(StoreError::Reply)?;
     let time = LeaseTime::told(registered.lease_time_millis, asked);
-    let call = {
+    let own_layouts = {
         let mut writer = ready.writer.borrow_mut();
-        let own_layouts = writer.adopt(&registered.standing);
-        (!own_layouts.is_empty())
-            .then(|| register_call(prefix, epoch, &own_layouts, &writer.zero_cells(&endpoints)))
+        let families = writer.adopt(&catalog, &registered.standing);
+        let named = families
+            .iter()
+            .map(|(field, family)| (field.as_str(), family));
+        (!families.is_empty()).then(|| Registration::new(named, &writer.zero_cells(&ENDPOINTS)))
     };
-    if let Some(call) = call {
+    if let Some(own_layouts) = own_layouts {
+        let call = register_call(prefix, epoch, &own_layouts);
         redis.client.call(script, &call, deadline).await?;
     }
     redis.lease_time.set(Some(time));
     Ok(time)
+}
+
+fn registration(ready: &Ready, catalog: &Catalog) -> Registration {
+    Registration::of_catalog(catalog, &ready.algorithm.name, &ENDPOINTS)
 }
