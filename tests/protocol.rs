@@ -7,7 +7,6 @@
 //! - [`model`]: what the protocol promises, in maps and numbers
 //! - [`world`]: instances, executions and a network between them and the store
 //!   that loses, delays and repeats
-//!   (`agreement` is what must hold after each of its steps)
 //! - [`interleavings`]: the property, that model and store agree after each step
 //! - [`fixture`]: a store of its own for a test of one thing
 //! - [`races`]: what is named in the protocol, one by one
@@ -37,7 +36,7 @@ mod settling;
 mod store;
 #[path = "protocol/troubles.rs"]
 mod troubles;
-#[path = "protocol/world.rs"]
+#[path = "protocol/world/mod.rs"]
 mod world;
 
 type Result<T = ()> = anyhow::Result<T>;
