@@ -118,7 +118,7 @@ fn redis_is_waited_for_again_when_it_has_answered() {
 #[test]
 fn a_key_that_goes_on_refusing_is_no_news() {
     let mut writer = writer();
-    let refused = |key: &str| [format!("{key} outcome=\"x\": WRONGTYPE")];
+    let refused = |key: &str| [format!("{key} outcome=\"x\" +1: WRONGTYPE")];
     assert!(writer.note_refused(&refused("m:a")));
     assert!(!writer.note_refused(&refused("m:a")));
     assert!(writer.note_refused(&refused("m:b")));

@@ -218,10 +218,10 @@ fn metric_keys_of_a_wrong_type_are_named_and_lose_nothing_else() -> Result {
     };
     // A bucket and a sum of the result, and the request of the crash.
     assert_eq!(refused.len(), 3, "{refused:?}");
-    for (refused, key) in refused.iter().zip([&durations, &durations, &requests]) {
-        let expected = format!("{key} ");
-        assert!(refused.starts_with(&expected), "{refused}");
-        assert!(refused.contains("WRONGTYPE"), "{refused}");
+    let expected = [(&durations, 1), (&durations, 7), (&requests, 1)];
+    for (refused, (key, by)) in refused.iter().zip(expected) {
+        assert!(refused.starts_with(&format!("{key} ")), "{refused}");
+        assert!(refused.contains(&format!(" +{by}: WRONGTYPE")), "{refused}");
     }
     assert_eq!(fixture.counts()?, (0, 1, 1));
     assert_eq!(fixture.apply(&batch)?, Applied::Duplicate);
@@ -231,6 +231,7 @@ fn metric_keys_of_a_wrong_type_are_named_and_lose_nothing_else() -> Result {
     let settled = fixture.settle()?;
     assert_eq!((settled.leases, settled.refused.len()), (1, 1));
     assert!(settled.refused[0].starts_with(&requests));
+    assert!(settled.refused[0].contains(" +1: WRONGTYPE"));
     assert_eq!(fixture.counts()?, (0, 1, 2));
     Ok(())
 }
@@ -259,7 +260,10 @@ fn a_cell_that_takes_no_increment_is_named_and_loses_nothing_else() -> Result {
         .iter()
         .filter_map(|text| text.split(':').nth(1))
         .collect();
-    assert_eq!(named, ["h c|sum_carry", "h full", "h s|sum", "h text"]);
+    assert_eq!(
+        named,
+        ["h c|sum_carry", "h full +5", "h s|sum +5", "h text +5"]
+    );
     let cell = |field: &str| fixture.server.call::<String>(&["HGET", "m:h", field]);
     assert_eq!(cell("well")?, "5");
     assert_eq!(cell("c|sum")?, ((1_i64 << 62) + 4).to_string());

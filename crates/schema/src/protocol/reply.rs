@@ -11,7 +11,7 @@ pub enum Applied {
     Stored {
         /// Lease time, in milliseconds.
         lease_time_millis: i64,
-        /// Increments that could not be applied: key, field and Redis's error.
+        /// Increments that could not be applied: key, field, amount and Redis's error.
         refused: Vec<String>,
     },
     /// It had been stored before; nothing changed now.
@@ -34,7 +34,7 @@ pub struct Settled {
     /// How many leases the next call is to pass over, which count in other keys
     /// than those named. None if every lease that ran out was looked at.
     pub next_skip: Option<u64>,
-    /// Counts that could not be applied: key, field and Redis's error.
+    /// Counts that could not be applied: key, field, amount and Redis's error.
     pub refused: Vec<String>,
 }
 
@@ -72,7 +72,7 @@ pub fn settled_from_reply(mut reply: Vec<String>) -> Result<Settled, ReplyError>
 pub enum OffsetAdded {
     /// They are added.
     Added {
-        /// Those that could not be: key, field and Redis's error.
+        /// Those that could not be: key, field, amount and Redis's error.
         refused: Vec<String>,
     },
     /// Nothing was added: another reader changed the offsets, or the store was

@@ -154,10 +154,10 @@ fn replies_are_read_or_refused() {
     let read =
         |reply: &[&str]| applied_from_reply(reply.iter().map(|&text| text.to_owned()).collect());
     assert_eq!(
-        read(&["applied", "17", "k f: WRONGTYPE"]),
+        read(&["applied", "17", "k f +1: WRONGTYPE"]),
         Ok(Applied::Stored {
             lease_time_millis: 17,
-            refused: vec!["k f: WRONGTYPE".into()]
+            refused: vec!["k f +1: WRONGTYPE".into()]
         })
     );
     assert_eq!(read(&["duplicate"]), Ok(Applied::Duplicate));
@@ -190,7 +190,7 @@ fn replies_are_read_or_refused() {
         assert!(known(reply).is_err(), "{reply:?}");
     }
     let settled = |skip: &str| {
-        let reply = ["e", "2", "17", skip, "k f: WRONGTYPE"];
+        let reply = ["e", "2", "17", skip, "k f +1: WRONGTYPE"];
         settled_from_reply(reply.map(str::to_owned).to_vec())
     };
     let expected = |next_skip| Settled {
@@ -198,7 +198,7 @@ fn replies_are_read_or_refused() {
         leases: 2,
         lease_time_millis: 17,
         next_skip,
-        refused: vec!["k f: WRONGTYPE".into()],
+        refused: vec!["k f +1: WRONGTYPE".into()],
     };
     assert_eq!(settled(""), Ok(expected(None)));
     assert_eq!(settled("30"), Ok(expected(Some(30))));
@@ -206,9 +206,9 @@ fn replies_are_read_or_refused() {
     let added = |reply: &[&str]| {
         offset_added_from_reply(reply.iter().map(|&text| text.to_owned()).collect())
     };
-    let refused = vec!["k f: ERR".into()];
+    let refused = vec!["k f +1: ERR".into()];
     assert_eq!(
-        added(&["added", "k f: ERR"]),
+        added(&["added", "k f +1: ERR"]),
         Ok(OffsetAdded::Added { refused })
     );
     assert_eq!(added(&["overtaken"]), Ok(OffsetAdded::Overtaken));
@@ -219,7 +219,7 @@ fn replies_are_read_or_refused() {
         &[][..],
         &["OK"],
         &["applied"],
-        &["applied", "k f: WRONGTYPE"],
+        &["applied", "k f +1: WRONGTYPE"],
         &["duplicate", "x"],
         &["late"],
     ] {

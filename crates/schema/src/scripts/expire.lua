@@ -43,7 +43,7 @@ local function expire(leases, closed, time, remembered_ms, allowed, skip)
       for _, cell in ipairs(lease.count) do
         local value = redis.pcall('HINCRBY', cell[1], cell[2], 1)
         if type(value) == 'table' then
-          refused[#refused + 1] = cell[1] .. ' ' .. cell[2] .. ': ' .. value.err
+          refused[#refused + 1] = cell[1] .. ' ' .. cell[2] .. ' +1: ' .. value.err
         end
       end
     else
