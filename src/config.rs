@@ -125,7 +125,8 @@ pub struct Config {
     pub lease_timeout: Duration,
     /// After how long an execution is taken for crashed, 100 ms to an hour.
     pub execution_limit: Duration,
-    /// How long increments collect before they are written, 0 to 500 ms.
+    /// How long increments collect before they are written, 0 to 500 ms. By
+    /// default longer where a death makes no answered execution a crashed one.
     pub flush_interval: Duration,
     /// The API key that `/invoke` wants, if any.
     pub api_key: Option<String>,
@@ -216,6 +217,14 @@ impl Config {
         if backend == Backend::Pushgateway {
             reader.refuse_empty(&["pushgateway_url"]);
         }
+        let durability = match (reader.durability(), backend) {
+            (durability, Backend::Redis) => durability,
+            _ => Durability::Relaxed,
+        };
+        let flush_interval_ms = match durability {
+            Durability::Relaxed => 50,
+            Durability::Exact | Durability::Strict => 20,
+        };
         let config = Self {
             backend,
             redis: RedisConfig {
@@ -235,17 +244,14 @@ impl Config {
             },
             metrics_endpoint: reader.boolean("metrics_endpoint", true),
             prefix: reader.short_text("metrics_prefix", DEFAULT_PREFIX, MAX_PREFIX_BYTES),
-            durability: match (reader.durability(), backend) {
-                (durability, Backend::Redis) => durability,
-                _ => Durability::Relaxed,
-            },
+            durability,
             lease_timeout: reader.millis("lease_timeout_ms", 20, 1..=1_000),
             execution_limit: reader.millis(
                 "execution_limit_ms",
                 30_000,
                 100..=MAX_EXECUTION_LIMIT_MS,
             ),
-            flush_interval: reader.millis("flush_interval_ms", 20, 0..=500),
+            flush_interval: reader.millis("flush_interval_ms", flush_interval_ms, 0..=500),
             api_key: Some(reader.text("api_key", "")).filter(|key| !key.is_empty()),
             max_body_bytes: reader.integer("max_body_bytes", 1 << 20, 1..=MAX_BODY_BYTES),
             log_level: reader.log_level(),

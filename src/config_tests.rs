@@ -20,6 +20,27 @@ fn every_variable_has_a_default() {
 }
 
 #[test]
+fn increments_collect_for_longer_where_there_are_no_leases() {
+    for (values, millis) in [
+        (&[("metrics_durability", "exact")][..], 20),
+        (&[("metrics_durability", "strict")], 20),
+        (&[("metrics_durability", "relaxed")], 50),
+        (&[("metrics_backend", "pushgateway")], 50),
+        (
+            &[
+                ("metrics_durability", "relaxed"),
+                ("flush_interval_ms", "7"),
+            ],
+            7,
+        ),
+    ] {
+        let config = config(values).ok();
+        let config = config.expect("nothing is wrong");
+        assert_eq!(config.flush_interval, Duration::from_millis(millis));
+    }
+}
+
+#[test]
 fn wrong_values_are_refused_by_name_all_at_once() {
     let (long_prefix, long_name) = ("é".repeat(65), "x".repeat(257));
     for (name, value) in [
