@@ -59,7 +59,7 @@ impl Filled {
         let named = families.map(|family| (family.name.as_str(), family));
         let call = register_call(DEFAULT_PREFIX, 1, &Registration::new(named, &[]));
         let mut register = redis::cmd("EVAL");
-        register.arg(Script::register().source);
+        register.arg(Script::REGISTER.source);
         for part in call.parts() {
             register.arg(part);
         }

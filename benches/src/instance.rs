@@ -147,14 +147,11 @@ impl<'a> Forms<'a> {
         let mut connection = client.get_connection()?;
         let mut load = |script: &Script| -> anyhow::Result<String> {
             let mut load = redis::cmd("SCRIPT");
-            Ok(load
-                .arg("LOAD")
-                .arg(&script.source)
-                .query(&mut connection)?)
+            Ok(load.arg("LOAD").arg(script.source).query(&mut connection)?)
         };
-        let known = load(&Script::known())?;
-        let apply = load(&Script::apply())?;
-        let register = load(&Script::register())?;
+        let known = load(&Script::KNOWN)?;
+        let apply = load(&Script::APPLY)?;
+        let register = load(&Script::REGISTER)?;
         let catalog = Catalog::new(&habit.prefix);
         let algorithms = (0..habit.algorithms).map(|number| {
             let (name, endpoint) = (algorithm_name(number), endpoint(number));

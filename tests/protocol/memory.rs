@@ -31,8 +31,8 @@ fn memory_of_applied_ids_stays_bounded() -> Result {
     let mut fixture = Fixture::start()?;
     let store = &mut fixture.store;
     store.call::<()>(&["CONFIG", "SET", "appendonly", "no"])?;
-    let script = Script::apply();
-    store.call::<()>(&["SCRIPT", "LOAD", &script.source])?;
+    let script = Script::APPLY;
+    store.call::<()>(&["SCRIPT", "LOAD", script.source])?;
     let before = used(store)?;
     let writers = SECONDS * REQUESTS_A_SECOND / REQUESTS_A_WRITER;
     for some in (0..writers).collect::<Vec<_>>().chunks(500) {
@@ -50,7 +50,7 @@ fn memory_of_applied_ids_stays_bounded() -> Result {
                 increments,
                 leased: Vec::new(),
             };
-            let command = pipe.cmd("EVALSHA").arg(&script.sha);
+            let command = pipe.cmd("EVALSHA").arg(script.sha);
             for part in apply_call("m:", &batch, &[]).parts() {
                 command.arg(part);
             }

@@ -2,7 +2,7 @@
 
 use functional_scaffold_schema::{
     batch::MAX_INCREMENT,
-    protocol::{Applied, Registration},
+    protocol::{Applied, Registration, Script},
 };
 
 use crate::{
@@ -357,6 +357,16 @@ fn sums_carry_at_2_62() -> Result {
         let sum = fixture.server.cells(key)?.get(field).copied().unwrap_or(0);
         // Doubles round to 512 near 2^62; so far it may carry early.
         assert!((-512..1 << 62).contains(&sum), "{sum}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_script_has_the_digest_that_redis_gives_it() -> Result {
+    let mut fixture = Fixture::start()?;
+    for script in Script::ALL {
+        let sha: String = (fixture.store).call(&["SCRIPT", "LOAD", script.source])?;
+        assert_eq!(sha, script.sha);
     }
     Ok(())
 }

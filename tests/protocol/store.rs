@@ -111,9 +111,9 @@ impl Store {
             }
             eval.query::<Vec<String>>(connection)
         };
-        match run(&mut self.connection, "EVALSHA", &script.sha) {
+        match run(&mut self.connection, "EVALSHA", script.sha) {
             Err(error) if error.kind() == redis::ErrorKind::NoScriptError => {
-                Ok(run(&mut self.connection, "EVAL", &script.source)?)
+                Ok(run(&mut self.connection, "EVAL", script.source)?)
             }
             other => Ok(other?),
         }
@@ -122,7 +122,7 @@ impl Store {
     /// Applies a batch, by a component that counts crashes in `countable`.
     pub(crate) fn apply(&mut self, batch: &SentBatch, countable: &[&str]) -> Result<Applied> {
         let call = apply_call(&self.prefix, batch, countable);
-        Ok(applied_from_reply(self.script(&Script::apply(), &call)?)?)
+        Ok(applied_from_reply(self.script(&Script::APPLY, &call)?)?)
     }
 
     /// Lease time, as a component learns it when it begins.
@@ -141,7 +141,7 @@ impl Store {
         registration: &Registration,
     ) -> Result<Registered> {
         let call = register_call(&self.prefix, epoch, registration);
-        let reply = self.script(&Script::register(), &call)?;
+        let reply = self.script(&Script::REGISTER, &call)?;
         Ok(registered_from_reply(registration, reply)?)
     }
 
@@ -149,7 +149,7 @@ impl Store {
     /// if it has to register.
     pub(crate) fn known(&mut self, registration: &Registration) -> Result<Option<i64>> {
         let call = known_call(&self.prefix, registration);
-        Ok(known_from_reply(self.script(&Script::known(), &call)?)?)
+        Ok(known_from_reply(self.script(&Script::KNOWN, &call)?)?)
     }
 
     /// Takes a lease that begins at this lease time.
@@ -184,7 +184,7 @@ impl Store {
         countable: &[&str],
     ) -> Result<Settled> {
         let call = settle_call(&self.prefix, epoch, skip, countable.iter().copied());
-        Ok(settled_from_reply(self.script(&Script::settle(), &call)?)?)
+        Ok(settled_from_reply(self.script(&Script::SETTLE, &call)?)?)
     }
 
     /// Adds to offsets, as the exporter does.
@@ -196,14 +196,14 @@ impl Store {
         lost: &Batch,
     ) -> Result<OffsetAdded> {
         let call = offset_call(&self.prefix, epoch, version, next, lost);
-        let reply = self.script(&Script::offset(), &call)?;
+        let reply = self.script(&Script::OFFSET, &call)?;
         Ok(offset_added_from_reply(reply)?)
     }
 
     /// Removes series, as the exporter's command does.
     pub(crate) fn remove(&mut self, random: u64, key: &str, sets: &[String]) -> Result {
         let call = remove_series_call(&self.prefix, random, key, sets, sets);
-        let foreign = self.script(&Script::remove(), &call)?;
+        let foreign = self.script(&Script::REMOVE, &call)?;
         ensure!(foreign.is_empty(), "no hash: {foreign:?}");
         Ok(())
     }
@@ -211,7 +211,7 @@ impl Store {
     /// Wipes metric hashes, as the exporter's command does.
     pub(crate) fn wipe(&mut self, epoch: u64, keys: &[&str]) -> Result {
         let call = wipe_call(&self.prefix, epoch, keys.iter().copied());
-        let foreign = self.script(&Script::wipe(), &call)?;
+        let foreign = self.script(&Script::WIPE, &call)?;
         ensure!(foreign.is_empty(), "no hash: {foreign:?}");
         Ok(())
     }

@@ -33,7 +33,6 @@ pub enum Added {
 /// Adds to offsets, and logs when that cannot be.
 pub struct OffsetWriter {
     prefix: String,
-    script: Script,
     // A std Mutex: it is never held across an await.
     failing: Mutex<Option<Reason>>,
 }
@@ -44,7 +43,6 @@ impl OffsetWriter {
     pub fn new(prefix: &str) -> Self {
         Self {
             prefix: prefix.to_owned(),
-            script: Script::offset(),
             failing: Mutex::default(),
         }
     }
@@ -98,7 +96,7 @@ impl OffsetWriter {
         connection: &mut MultiplexedConnection,
         call: &Call,
     ) -> Result<OffsetAdded, RedisError> {
-        let reply = script::call(connection, &self.script, call).await?;
+        let reply = script::call(connection, &Script::OFFSET, call).await?;
         offset_added_from_reply(reply).map_err(|error| {
             let text = "the offset script answered something else";
             RedisError::from((ErrorKind::TypeError, text, error.to_string()))

@@ -132,7 +132,6 @@ struct Replayer {
     redis: Redis,
     prefix: String,
     catalog: Catalog,
-    script: Script,
     /// Where batches are put, if not into Redis.
     groups: Option<Groups>,
     force: bool,
@@ -157,7 +156,6 @@ impl Replayer {
             redis,
             catalog: Catalog::new(&prefix),
             prefix,
-            script: Script::apply(),
             groups: options.to.clone().map(|url| Groups::new(url, retry)),
             force: options.force,
             retry,
@@ -266,11 +264,10 @@ impl Replayer {
         }
         loop {
             let call = apply_call(&self.prefix, &batch, &self.catalog.crash_keys());
-            let script = self.script.clone();
             let reply = self
                 .insist(|mut connection| {
-                    let (script, call) = (script.clone(), call.clone());
-                    async move { script::call(&mut connection, &script, &call).await }
+                    let call = call.clone();
+                    async move { script::call(&mut connection, &Script::APPLY, &call).await }
                 })
                 .await?;
             match applied_from_reply(reply) {

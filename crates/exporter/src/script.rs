@@ -13,9 +13,9 @@ pub async fn call(
     script: &Script,
     call: &Call,
 ) -> Result<Vec<String>, RedisError> {
-    match send(connection, "EVALSHA", &script.sha, call).await {
+    match send(connection, "EVALSHA", script.sha, call).await {
         Err(error) if error.kind() == ErrorKind::NoScriptError => {
-            send(connection, "EVAL", &script.source, call).await
+            send(connection, "EVAL", script.source, call).await
         }
         answered => answered,
     }

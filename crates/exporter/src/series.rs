@@ -240,7 +240,7 @@ impl Inventory {
             } => remove_series_call(&self.prefix, random, &key, &label_sets, &fields),
             What::Family { field, key } => remove_family_call(&self.prefix, random, &key, &field),
         };
-        let reply = script::call(&mut self.connection, &Script::remove(), &call).await;
+        let reply = script::call(&mut self.connection, &Script::REMOVE, &call).await;
         for key in reply.map_err(|error| self.redis.failure(&error))? {
             eprintln!("the key {key:?} holds no hash: it is left as it is");
         }

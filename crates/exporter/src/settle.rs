@@ -34,7 +34,6 @@ const MAX_LOGGED: usize = 100;
 /// Settles, counts its failures, and logs them when they change.
 pub struct Settler {
     prefix: String,
-    script: Script,
     totals: Arc<Totals>,
     // A std Mutex: it is never held across an await.
     log: Mutex<Log>,
@@ -52,7 +51,6 @@ impl Settler {
     pub fn new(prefix: &str, totals: Arc<Totals>) -> Self {
         Self {
             prefix: prefix.to_owned(),
-            script: Script::settle(),
             totals,
             log: Mutex::default(),
         }
@@ -81,7 +79,7 @@ impl Settler {
         let mut skip = 0;
         for _ in 0..MAX_CALLS {
             let call = self.settle_call(skip, registered);
-            let reply = script::call(connection, &self.script, &call).await?;
+            let reply = script::call(connection, &Script::SETTLE, &call).await?;
             let mut settled = settled_from_reply(reply).map_err(|error| {
                 RedisError::from((
                     ErrorKind::TypeError,

@@ -31,7 +31,7 @@ pub async fn wipe(config: &Config, options: &WipeOptions) -> anyhow::Result<()> 
     );
     let epoch = RandomState::new().hash_one(0);
     let call = wipe_call(&store.prefix, epoch, keys);
-    let foreign = script::call(&mut store.connection, &Script::wipe(), &call).await;
+    let foreign = script::call(&mut store.connection, &Script::WIPE, &call).await;
     for key in foreign.map_err(|error| store.redis.failure(&error))? {
         eprintln!("the key {key:?} holds no hash: it is left as it is");
     }

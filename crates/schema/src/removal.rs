@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{Call, Script, families_key, offset_key, random_text, state_key};
+use crate::protocol::{Call, families_key, offset_key, random_text, state_key};
 
 /// How many removals are remembered. A reader that slept through more of them
 /// goes on serving what was removed.
@@ -36,20 +36,6 @@ impl Removed {
     fn encode(&self) -> String {
         // A struct of strings always serialises.
         serde_json::to_string(self).unwrap_or_default()
-    }
-}
-
-impl Script {
-    /// Removes series, or a family; see [`remove_series_call`].
-    #[must_use]
-    pub fn remove() -> Self {
-        Self::new(&[include_str!("scripts/remove.lua")])
-    }
-
-    /// Begins a new epoch; see [`wipe_call`].
-    #[must_use]
-    pub fn wipe() -> Self {
-        Self::new(&[include_str!("scripts/wipe.lua")])
     }
 }
 

@@ -55,19 +55,9 @@ impl Leases {
 }
 
 /// Listens to connections.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Tap {
     leases: Arc<Mutex<Leases>>,
-    apply: Arc<Script>,
-}
-
-impl Default for Tap {
-    fn default() -> Self {
-        Self {
-            leases: Arc::default(),
-            apply: Arc::new(Script::apply()),
-        }
-    }
 }
 
 impl Tap {
@@ -103,8 +93,8 @@ impl Tap {
                 Some(Ok(lease)) => Asked::Lease(lease.id),
                 _ => Asked::Other,
             },
-            "EVALSHA" if *second == self.apply.sha => asked_to_settle(third, rest),
-            "EVAL" if *second == self.apply.source => asked_to_settle(third, rest),
+            "EVALSHA" if *second == Script::APPLY.sha => asked_to_settle(third, rest),
+            "EVAL" if *second == Script::APPLY.source => asked_to_settle(third, rest),
             _ => Asked::Other,
         }
     }

@@ -40,7 +40,7 @@ fn finish(redis: &Redis, lease: Lease, sequence: u64) {
             increments: Batch::default(),
         }],
     };
-    let reply = redis.call(&Script::apply(), &apply_call(DEFAULT_PREFIX, &batch, &[]));
+    let reply = redis.call(&Script::APPLY, &apply_call(DEFAULT_PREFIX, &batch, &[]));
     assert_eq!(reply.lines().next(), Some("applied"), "{reply}");
 }
 

@@ -289,7 +289,7 @@ fn a_late_result_is_counted_as_late_and_the_rest_is_applied() {
         redis.cli(&["HGET", "metrics:algorithm_counter", &field])
     };
     wait_for("settled lease", || {
-        redis.call(&Script::settle(), &settle);
+        redis.call(&Script::SETTLE, &settle);
         (executions("crashed").trim() == "1").then_some(())
     });
     let mut late = batch(2, 4);
@@ -370,7 +370,7 @@ fn it_waits_for_a_redis_that_refuses_writes() {
         let redis = Redis::start();
         // Known, so that it is the script that is refused and not its loading.
         redis.call(
-            &Script::apply(),
+            &Script::APPLY,
             &apply_call(DEFAULT_PREFIX, &batch(9, 1), &[]),
         );
         trouble(&redis);

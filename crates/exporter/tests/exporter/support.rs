@@ -158,7 +158,7 @@ impl Redis {
         let parts = call
             .parts()
             .map(|part| String::from_utf8(part).expect("UTF-8"));
-        let arguments: Vec<String> = ["EVAL".to_owned(), script.source.clone()]
+        let arguments: Vec<String> = ["EVAL".to_owned(), script.source.to_owned()]
             .into_iter()
             .chain(parts)
             .collect();
@@ -170,7 +170,7 @@ impl Redis {
         let catalog = Catalog::new(DEFAULT_PREFIX);
         let registration = Registration::of_catalog(&catalog, algorithm, &["/invoke"]);
         self.call(
-            &Script::register(),
+            &Script::REGISTER,
             &register_call(DEFAULT_PREFIX, 1, &registration),
         );
     }
@@ -183,7 +183,7 @@ impl Redis {
             count: Catalog::new(DEFAULT_PREFIX).crash_cells(algorithm, "/invoke"),
         };
         let reply = self.call(
-            &Script::register(),
+            &Script::REGISTER,
             &register_call(DEFAULT_PREFIX, 1, &Registration::new([], &[])),
         );
         let time = reply.trim().parse().expect("lease time");

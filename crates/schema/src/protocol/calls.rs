@@ -1,6 +1,9 @@
-//! The scripts, and the form of each call and command. Makes none.
+//! The form of each call and command. Makes none.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
 
 use crate::{
     batch::{Batch, BatchId, SentBatch},
@@ -12,59 +15,6 @@ use crate::{
         leases_key, offset_key, state_key,
     },
 };
-
-/// A Lua script and the digest that
-/// [`EVALSHA`](https://redis.io/docs/latest/commands/evalsha/) names it by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Script {
-    /// The source.
-    pub source: String,
-    /// SHA-1 of the source, 40 hexadecimal digits.
-    pub sha: String,
-}
-
-impl Script {
-    pub(crate) fn new(parts: &[&str]) -> Self {
-        let source = parts.concat();
-        let sha = sha1_smol::Sha1::from(&source).digest().to_string();
-        Self { source, sha }
-    }
-
-    /// Applies a batch once; see [`apply_call`].
-    #[must_use]
-    pub fn apply() -> Self {
-        Self::new(&[CLOCK, ADD, EXPIRE, include_str!("../scripts/apply.lua")])
-    }
-
-    /// Settles leases that have run out; see [`settle_call`].
-    #[must_use]
-    pub fn settle() -> Self {
-        Self::new(&[CLOCK, EXPIRE, include_str!("../scripts/settle.lua")])
-    }
-
-    /// Registers families; see [`register_call`].
-    #[must_use]
-    pub fn register() -> Self {
-        Self::new(&[CLOCK, CONTENTS, include_str!("../scripts/register.lua")])
-    }
-
-    /// Tells whether families are registered; see [`known_call`].
-    #[must_use]
-    pub fn known() -> Self {
-        Self::new(&[CLOCK, CONTENTS, include_str!("../scripts/known.lua")])
-    }
-
-    /// Adds to offsets; see [`offset_call`].
-    #[must_use]
-    pub fn offset() -> Self {
-        Self::new(&[ADD, include_str!("../scripts/offset.lua")])
-    }
-}
-
-const CLOCK: &str = include_str!("../scripts/clock.lua");
-const CONTENTS: &str = include_str!("../scripts/contents.lua");
-const ADD: &str = include_str!("../scripts/add.lua");
-const EXPIRE: &str = include_str!("../scripts/expire.lua");
 
 /// Keys and arguments of a script call, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -226,7 +176,7 @@ pub fn offset_call(
 
 /// What a component registers: its families under their fields, and the cells
 /// (key and field) of series to be borne at 0.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Registration {
     /// Each family's hash.
     keys: Vec<String>,
@@ -267,14 +217,12 @@ impl Registration {
         self.keys.len()
     }
 
-    /// SHA-1 of all it says, 40 hexadecimal digits.
+    /// 16 hexadecimal digits for all it says. Other builds may have others for the
+    /// same, and register it once more for that.
     fn digest(&self) -> String {
-        let mut sha = sha1_smol::Sha1::new();
-        for argument in &self.arguments {
-            sha.update(argument.as_bytes());
-            sha.update(b"\n");
-        }
-        sha.digest().to_string()
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
     }
 }
 

@@ -3,18 +3,21 @@
 //!
 //! # Layout
 //! - `keys`: where what is kept
-//! - `calls`: the scripts, and the form of each call and command
+//! - `scripts`: the scripts
+//! - `calls`: the form of each call and command
 //! - `reply`: what the scripts reply, read or refused
 
 mod calls;
 mod keys;
 mod reply;
+mod scripts;
 #[cfg(test)]
 mod tests;
 
 pub use calls::*;
 pub use keys::*;
 pub use reply::*;
+pub use scripts::*;
 
 /// How long ids are remembered at least, in seconds: of a batch from when it was
 /// applied, of a lease from when it was closed. A batch that arrives within this

@@ -50,11 +50,11 @@ impl Client {
     ) -> Result<Vec<String>, StoreError> {
         let parameters = |script| parameters(script, call);
         let by_digest = self
-            .execute("EVALSHA", parameters(&script.sha), deadline)
+            .execute("EVALSHA", parameters(script.sha), deadline)
             .await;
         match by_digest {
             Err(StoreError::Redis(reason)) if is_noscript(&reason) => {
-                self.execute("EVAL", parameters(&script.source), deadline)
+                self.execute("EVAL", parameters(script.source), deadline)
                     .await
             }
             other => other,

@@ -35,20 +35,9 @@ use lease_time::LeaseTime;
 pub struct Redis {
     config: RedisConfig,
     client: Client,
-    scripts: Scripts,
     registering: SingleFlight,
     /// As Redis told it last; nothing before the families are registered.
     lease_time: Cell<Option<LeaseTime>>,
-}
-
-/// The scripts with their digests, which are computed once.
-struct Scripts {
-    /// Stores a batch.
-    apply: Script,
-    /// Tells whether families are registered.
-    known: Script,
-    /// Registers families.
-    register: Script,
 }
 
 impl Redis {
@@ -58,11 +47,6 @@ impl Redis {
         Self {
             client: Client::new(config.clone()),
             config,
-            scripts: Scripts {
-                apply: Script::apply(),
-                known: Script::known(),
-                register: Script::register(),
-            },
             registering: SingleFlight::default(),
             lease_time: Cell::new(None),
         }
@@ -127,9 +111,8 @@ impl Redis {
                     &countable,
                 )
             };
-            let script = &self.scripts.apply;
             let asked = Mark::now();
-            let reply = self.client.call(script, &call, deadline).await?;
+            let reply = self.client.call(&Script::APPLY, &call, deadline).await?;
             match applied_from_reply(reply).map_err(StoreError::Reply)? {
                 Applied::Late(leases) => {
                     ready.writer.borrow_mut().remove_late(&leases);

@@ -4,7 +4,9 @@
 
 use functional_scaffold_schema::{
     catalog::Catalog,
-    protocol::{Registration, known_call, known_from_reply, register_call, registered_from_reply},
+    protocol::{
+        Registration, Script, known_call, known_from_reply, register_call, registered_from_reply,
+    },
 };
 use spin_sdk::wasip3::random::random::get_random_u64;
 
@@ -53,7 +55,7 @@ async fn known(
     ready: &Ready,
     deadline: Deadline,
 ) -> Result<Option<LeaseTime>, StoreError> {
-    let script = &redis.scripts.known;
+    let script = &Script::KNOWN;
     let prefix = &ready.config.prefix;
     let registration = registration(ready, &Catalog::new(prefix));
     let call = known_call(prefix, &registration);
@@ -76,7 +78,7 @@ pub async fn again(
     ready: &Ready,
     deadline: Deadline,
 ) -> Result<LeaseTime, StoreError> {
-    let script = &redis.scripts.register;
+    let script = &Script::REGISTER;
     let prefix = &ready.config.prefix;
     let epoch = get_random_u64();
     let catalog = Catalog::new(prefix);
