@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use functional_scaffold_schema::{catalog::Request, lease::LeaseEntry};
+use functional_scaffold_schema::{event::Request, lease::LeaseEntry};
 use serde::Serialize;
 
 use crate::{

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use anyhow::{Context as _, ensure};
 use functional_scaffold_schema::{
     batch::Batch,
-    catalog::{Catalog, Execution, ExecutionStatus, LATENCY_BOUNDS_NANOS, Request},
+    catalog::{Catalog, LATENCY_BOUNDS_NANOS},
+    event::{Execution, ExecutionStatus, Request},
     exposition::{Format, expose},
     protocol::{DEFAULT_PREFIX, Registration, Script, register_call},
     totals::families_of_totals,

@@ -13,7 +13,8 @@ use std::{
 use anyhow::{Context as _, anyhow, bail, ensure};
 use functional_scaffold_schema::{
     batch::{Batch, BatchId},
-    catalog::{Catalog, Execution, ExecutionStatus, Request},
+    catalog::Catalog,
+    event::{Execution, ExecutionStatus, Request},
     lease::LeaseForm,
     protocol::{
         Call, Registration, Script, apply_total_call, known_call, lease_command, register_call,

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use functional_scaffold_schema::{
     batch::Batch,
-    catalog::{Catalog, Execution, ExecutionStatus, Request},
+    catalog::Catalog,
+    event::{Execution, ExecutionStatus, Request},
     exposition::{Format, expose},
     protocol::DEFAULT_PREFIX,
     pushgateway::group_path,

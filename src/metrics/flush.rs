@@ -182,7 +182,8 @@ fn give_up(ready: &Ready, error: &StoreError) {
 #[cfg(test)]
 mod tests {
     use functional_scaffold_schema::{
-        catalog::{Catalog, ExecutionStatus, Request},
+        catalog::Catalog,
+        event::{ExecutionStatus, Request},
         logged::LoggedBatch,
     };
 

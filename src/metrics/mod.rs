@@ -8,7 +8,7 @@
 
 use std::rc::Rc;
 
-use functional_scaffold_schema::{catalog::Request, lease::LeaseEntry};
+use functional_scaffold_schema::{event::Request, lease::LeaseEntry};
 use spin_sdk::wit_bindgen;
 
 use crate::{config::Durability, instance::Ready, invoke::Executed};

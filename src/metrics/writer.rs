@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 
 use functional_scaffold_schema::{
     batch::{Batch, BatchId, Leased, SentBatch},
-    catalog::{Catalog, FlushOutcome, Request},
+    catalog::Catalog,
+    event::{FlushOutcome, Request},
     family::Family,
     lease::{Lease, LeaseEntry, LeaseForm},
     protocol::REMEMBERED_SECONDS,

@@ -1,6 +1,6 @@
 //! Tests of the writer.
 
-use functional_scaffold_schema::{catalog::ExecutionStatus, family::Kind};
+use functional_scaffold_schema::{event::ExecutionStatus, family::Kind};
 
 use super::*;
 

@@ -2,7 +2,8 @@
 
 use functional_scaffold_schema::{
     batch::{Batch, BatchId, Leased, SentBatch},
-    catalog::{Catalog, Execution, ExecutionStatus},
+    catalog::Catalog,
+    event::{Execution, ExecutionStatus},
     lease::Lease,
     protocol::{Applied, Settled},
 };

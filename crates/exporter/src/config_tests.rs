@@ -1,6 +1,7 @@
 //! Tests of the options.
 
 use clap::{CommandFactory as _, FromArgMatches as _, builder::Resettable};
+use redis::ConnectionAddr;
 
 use super::*;
 

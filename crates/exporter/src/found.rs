@@ -7,9 +7,10 @@ use std::sync::Arc;
 use functional_scaffold_schema::{
     cell::{CellError, decode_value},
     family::{Family, Kind},
+    layouts::merge_layouts,
     protocol::{families_key, leases_key, offset_key, state_key},
     removal::{Removed, removed_key},
-    series::{FamilySeries, SeriesReader, merge_layouts},
+    series::{FamilySeries, SeriesReader},
 };
 use redis::{RedisError, aio::MultiplexedConnection};
 use tokio::task::JoinSet;

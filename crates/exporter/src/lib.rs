@@ -5,6 +5,7 @@
 //!
 //! # Layout
 //! - [`config`]: every option, from flags and environment
+//! - [`redis_options`]: those of them that say where Redis is
 //! - [`commands`]: the options of what it does beside serving
 //! - [`connection`]: the connection to Redis, and how it can fail
 //! - [`script`]: one call of a Lua script
@@ -78,6 +79,7 @@ pub mod page;
 pub mod push;
 pub mod pushgateway;
 pub mod reader;
+pub mod redis_options;
 pub mod registry;
 pub mod replay;
 pub mod scan;

@@ -4,6 +4,7 @@
 //!
 //! # Layout
 //! - [`family`]: a metric family as registered in Redis
+//! - [`event`]: what happens and is counted: a request, an execution, a flush
 //! - [`catalog`]: the families that every algorithm service writes
 //! - [`tally`]: finished requests and executions, counted by kind
 //! - [`labels`]: label sets in exposition syntax, written and checked
@@ -14,6 +15,7 @@
 //! - [`removal`]: what is taken out of the store by hand
 //! - [`cell`]: one field of a metric hash, encoded and decoded
 //! - [`series`]: fields read from Redis put together into series
+//! - [`layouts`]: a family of several hashes, added up
 //! - `number`: numbers as Prometheus writes them
 //! - [`pushgateway`]: where a group of metrics lives in a Pushgateway
 //! - [`totals`]: what one writer counted itself, put together as families
@@ -28,9 +30,13 @@
 pub mod batch;
 pub mod catalog;
 pub mod cell;
+pub mod event;
 pub mod exposition;
 pub mod family;
+#[cfg(test)]
+mod fixtures;
 pub mod labels;
+pub mod layouts;
 pub mod lease;
 pub mod logged;
 mod number;

@@ -4,7 +4,8 @@
 
 use crate::{
     batch::Batch,
-    catalog::{Catalog, ExecutionStatus, LATENCY_BOUNDS_NANOS, Request},
+    catalog::{Catalog, LATENCY_BOUNDS_NANOS},
+    event::{ExecutionStatus, Request},
 };
 
 /// Counts of one algorithm's requests and executions.

@@ -54,7 +54,8 @@ pub fn families_of_totals(
 mod tests {
     use super::*;
     use crate::{
-        catalog::{Catalog, Execution, ExecutionStatus},
+        catalog::Catalog,
+        event::{Execution, ExecutionStatus},
         exposition::{Format, expose},
     };
 

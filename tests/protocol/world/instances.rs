@@ -3,7 +3,8 @@
 use anyhow::Context as _;
 use functional_scaffold_schema::{
     batch::{Batch, BatchId, Leased, SentBatch},
-    catalog::{Catalog, Execution, ExecutionStatus, Request},
+    catalog::Catalog,
+    event::{Execution, ExecutionStatus, Request},
     lease::Lease,
 };
 

@@ -10,10 +10,7 @@
 
 use std::time::Instant;
 
-use functional_scaffold_schema::{
-    catalog::{Catalog, ExecutionStatus},
-    lease::Lease,
-};
+use functional_scaffold_schema::{catalog::Catalog, event::ExecutionStatus, lease::Lease};
 
 use crate::{
     Result,

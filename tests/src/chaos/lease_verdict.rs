@@ -14,7 +14,7 @@
 //!
 //! Not for a store that forgets: it takes leases back, and settlements.
 
-use functional_scaffold_schema::catalog::ExecutionStatus;
+use functional_scaffold_schema::event::ExecutionStatus;
 
 use super::{
     Durability,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use functional_scaffold_schema::{
-    catalog::{ExecutionStatus, RequestStatus},
+    event::{ExecutionStatus, RequestStatus},
     labels::write_labels,
 };
 

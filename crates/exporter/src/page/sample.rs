@@ -3,7 +3,7 @@
 //! there are, a sample is of one size.
 
 use functional_scaffold_schema::{
-    catalog::{ExecutionStatus, RequestStatus},
+    event::{ExecutionStatus, RequestStatus},
     series::{FamilySeries, Series},
 };
 

@@ -8,7 +8,8 @@ use functional_scaffold_schema::{
     cell::le_of_bound,
     exposition::{Format, expose},
     labels::write_labels,
-    series::{FamilySeries, SeriesReader, merge_layouts},
+    layouts::merge_layouts,
+    series::{FamilySeries, SeriesReader},
 };
 use proptest::{
     prelude::*,

@@ -10,7 +10,8 @@ use std::{
 
 use functional_scaffold_schema::{
     batch::{Batch, BatchId, SentBatch},
-    catalog::{Catalog, Request},
+    catalog::Catalog,
+    event::Request,
     protocol::{DEFAULT_PREFIX, Script, apply_call},
 };
 

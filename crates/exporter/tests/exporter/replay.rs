@@ -9,7 +9,8 @@ use std::{
 
 use functional_scaffold_schema::{
     batch::{Batch, BatchId, Leased, SentBatch},
-    catalog::{Catalog, Execution, ExecutionStatus},
+    catalog::Catalog,
+    event::{Execution, ExecutionStatus},
     lease::Lease,
     logged::LoggedBatch,
     protocol::{DEFAULT_PREFIX, Script, apply_call, settle_call},
