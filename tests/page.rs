@@ -38,14 +38,20 @@ struct World {
 
 impl World {
     async fn start() -> Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// With variables of the exporter, of which the last of a name counts.
+    async fn start_with(variables: &[(&str, &str)]) -> Result<Self> {
         let redis = RedisServer::start()?;
         // An execution is in flight by its lease: it has to get one.
         let options = AppOptions::with_redis(redis.port())
             .rogue()
             .variable("lease_timeout_ms", "1000");
         let app = App::start(&options)?;
-        let interval = (INTERVAL.0, OsStr::new(INTERVAL.1));
-        let exporter = Exporter::start_with(redis.port(), &[interval]).await?;
+        let all = [INTERVAL].into_iter().chain(variables.iter().copied());
+        let all: Vec<_> = all.map(|(name, value)| (name, OsStr::new(value))).collect();
+        let exporter = Exporter::start_with(redis.port(), &all).await?;
         let browser = Browser::start().await?;
         browser.look_on(DESK).await?;
         browser.open(&exporter.url("/")).await?;
@@ -284,4 +290,46 @@ async fn a_page_without_news_says_so_and_keeps_what_it_had() -> Result {
     drop(world.exporter);
     let silent = says("silent", "The exporter does not answer");
     browser.wait_for(&silent, PATIENCE).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_whose_numbers_are_late_says_so() -> Result {
+    // It waits for longer than the page does: Redis is not down to it yet.
+    let patient = [
+        ("REDIS_TIMEOUT_MS", "120000"),
+        ("EXPORTER_SCRAPE_TIMEOUT_MS", "120000"),
+    ];
+    let world = World::start_with(&patient).await?;
+    let browser = &world.browser;
+    let ledger = world.load().await?;
+    world.redis.hang()?;
+    let late = format!(
+        r#"document.body.dataset.state == "late" && {} == {} &&
+           document.getElementById("trouble").innerText.includes("has not read Redis for")"#,
+        tile("requests-total"),
+        ledger.total()
+    );
+    browser.wait_for(&late, PATIENCE).await?;
+    world.redis.resume()?;
+    let live = r#"document.body.dataset.state == "live""#;
+    browser.wait_for(live, PATIENCE).await?;
+    world.no_complaint().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_which_nothing_is_recorded_says_so_and_keeps_its_links() -> Result {
+    let prometheus = "http://prometheus.internal:9090/";
+    let off = [(INTERVAL.0, "0"), ("EXPORTER_PROMETHEUS_URL", prometheus)];
+    let world = World::start_with(&off).await?;
+    let says = format!(
+        r#"document.body.dataset.state == "off" &&
+           document.body.innerText.includes("EXPORTER_PAGE_INTERVAL_MS") &&
+           !document.body.innerText.includes("does not answer") &&
+           document.getElementById("prometheus").href == "{prometheus}" &&
+           ["prometheus", "off"].every((id) => document.getElementById(id).checkVisibility()) &&
+           ["grafana", "tiles", "panels", "trouble"].every(
+               (id) => !document.getElementById(id).checkVisibility())"#
+    );
+    world.browser.wait_for(&says, PATIENCE).await?;
+    world.no_complaint().await
 }

@@ -55,6 +55,8 @@ async function follow() {
       recent = await ask();
       answered = Date.now();
       silence = null;
+      lead();
+      if (!recent.recording) return say_off();
       show();
       pause = Math.min(recent.interval_seconds * 1000, GIVE_UP_MS);
     } catch (error) {
@@ -66,7 +68,7 @@ async function follow() {
 }
 
 function show() {
-  const { latest, links } = recent;
+  const { latest } = recent;
   for (const { tile, box, value } of values) {
     const number = latest ? tile.value(latest) : null;
     value.textContent = tile.format(number);
@@ -75,12 +77,29 @@ function show() {
   }
   for (const chart of charts) chart.show(recent);
   by_id("empty").hidden = !latest || latest.requests_total > 0;
+}
+
+// What does not depend on what was recorded.
+function lead() {
   by_id("version").textContent = recent.version;
   for (const name of ["prometheus", "grafana"]) {
     const link = by_id(name);
-    link.hidden = !links[name];
-    if (links[name]) link.href = links[name];
+    const address = recent.links[name];
+    link.hidden = !address;
+    if (address) link.href = address;
   }
+}
+
+// For as long as the page is open: the exporter would have to be started anew.
+function say_off() {
+  for (const name of ["tiles", "panels", "rates", "trouble"]) by_id(name).hidden = true;
+  by_id("off").hidden = false;
+  set_state("off", "not recording");
+}
+
+function set_state(state, words) {
+  document.body.dataset.state = state;
+  by_id("state").textContent = words;
 }
 
 // How old the newest number is: by the exporter's clock until its last answer,
@@ -113,8 +132,7 @@ function say_how_old() {
     late: "late",
     silent: "no answer",
   };
-  document.body.dataset.state = state;
-  by_id("state").textContent = words[state];
+  set_state(state, words[state]);
   by_id("trouble").hidden = trouble === "";
   // Said once, not every second.
   if (by_id("trouble").textContent !== trouble) by_id("trouble").textContent = trouble;
@@ -123,5 +141,5 @@ function say_how_old() {
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   for (const chart of charts) if (chart.recent) chart.draw();
 });
-setInterval(() => answered && say_how_old(), 1000);
+setInterval(() => recent?.recording && say_how_old(), 1000);
 follow();

@@ -20,15 +20,26 @@ use super::{
 /// The names of [`super::window::QUANTILES`].
 const QUANTILE_NAMES: [&str; 3] = ["p50", "p95", "p99"];
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Digits that a rate or a quantile is written with.
 const DIGITS: i32 = 5;
 
 /// A value at each point, by status or quantile.
 type Columns = BTreeMap<&'static str, Vec<Option<f64>>>;
 
+/// Where nothing is recorded.
+#[derive(Debug, Serialize)]
+struct Nothing<'a> {
+    version: &'static str,
+    recording: bool,
+    links: &'a Links,
+}
+
 #[derive(Debug, Serialize)]
 struct Answer<'a> {
     version: &'static str,
+    recording: bool,
     now: f64,
     interval_seconds: f64,
     window_seconds: u64,
@@ -90,7 +101,8 @@ pub fn write(history: &History, clock: Clock, links: &Links) -> Vec<u8> {
     let of_requests = |class: usize| column(&|rates| Some(rates.requests[class]));
     let of_executions = |class: usize| column(&|rates| Some(rates.executions[class]));
     let answer = Answer {
-        version: env!("CARGO_PKG_VERSION"),
+        version: VERSION,
+        recording: true,
         now: clock.unix_seconds(clock.elapsed),
         interval_seconds: clock.interval.as_secs_f64(),
         window_seconds: WINDOW.as_secs(),
@@ -114,6 +126,18 @@ pub fn write(history: &History, clock: Clock, links: &Links) -> Vec<u8> {
         error_ratio: column(&|rates| rates.error_ratio),
     };
     // A struct of strings and finite floats always serialises.
+    serde_json::to_vec(&answer).unwrap_or_default()
+}
+
+/// That nothing is recorded, and where the page leads to all the same, as JSON.
+#[must_use]
+pub fn write_nothing(links: &Links) -> Vec<u8> {
+    let answer = Nothing {
+        version: VERSION,
+        recording: false,
+        links,
+    };
+    // As above.
     serde_json::to_vec(&answer).unwrap_or_default()
 }
 

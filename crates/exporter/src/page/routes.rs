@@ -14,6 +14,7 @@ use flate2::Compression;
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
+    answer,
     assets::{ASSETS, Asset},
     options::Links,
     recorder::Recorder,
@@ -89,14 +90,13 @@ fn file(asset: &'static Asset, asked: &HeaderMap) -> Response {
 
 /// Takes a place among the scrapes: it is one, to whoever limits them.
 async fn recent(State(page): State<Page>, asked: HeaderMap) -> Response {
-    let Some(recorder) = &page.recorder else {
-        let why = "nothing is recorded: EXPORTER_PAGE_INTERVAL_MS is 0\n";
-        return (StatusCode::NOT_FOUND, why).into_response();
-    };
     let Ok(place) = Arc::clone(&page.places).try_acquire_owned() else {
         return no_place();
     };
-    let mut body = recorder.answer(&page.links);
+    let mut body = match &page.recorder {
+        Some(recorder) => recorder.answer(&page.links),
+        None => answer::write_nothing(&page.links),
+    };
     let mut headers = HeaderMap::from_iter(SECURITY);
     let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
     set(header::CONTENT_TYPE, "application/json");
