@@ -13,6 +13,7 @@ use crate::{
     algorithm::{self, Description},
     clock,
     config::{Config, ConfigError},
+    in_flight::InFlight,
     log::{self, Level},
     metrics::{single_flight::SingleFlight, sinks::Sink, writer::Writer},
 };
@@ -24,6 +25,8 @@ pub struct Instance {
     /// Random, to tell it from every other instance.
     nonce: u64,
     requests: Cell<u64>,
+    /// Those that it has at the moment.
+    pub in_flight: InFlight,
     ready: OnceCell<Result<Rc<Ready>, Rc<[String]>>>,
 }
 
@@ -57,6 +60,7 @@ impl Instance {
             started_at: clock::unix_seconds(),
             nonce: get_random_u64(),
             requests: Cell::new(0),
+            in_flight: InFlight::default(),
             ready: OnceCell::new(),
         }
     }

@@ -14,6 +14,7 @@
 //!
 //! Its instance, which serves up to 128 requests and then dies without a hook:
 //! - [`instance`]: what the requests of one instance share
+//! - [`in_flight`]: the requests it has, and when it takes no more of them
 //! - [`config`]: the Spin variables, typed
 //! - [`metrics`]: from a finished request to where it is counted
 //! - [`outbound_http`]: one request to elsewhere, bounded in time
@@ -29,6 +30,7 @@ pub mod algorithm;
 pub mod answer;
 pub mod clock;
 pub mod config;
+pub mod in_flight;
 pub mod instance;
 pub mod invoke;
 pub mod log;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::{
     answer::{Answer, Problem},
     clock::Mark,
+    in_flight::InFlight,
     instance::{self, Ready},
     invoke::{self, Executed},
     log::{self, Level},
@@ -21,6 +22,7 @@ use crate::{
 pub async fn serve(head: RequestHead, body: RequestBody) -> Answer {
     let began = Mark::now();
     let instance = instance::current();
+    let _in_flight = instance.in_flight.begin();
     let request_id = instance.request_id(head.request_id.as_deref());
     let ready = instance.ready().await;
     let algorithm = ready.as_ref().map_or("", |ready| &ready.algorithm.name);
@@ -29,6 +31,7 @@ pub async fn serve(head: RequestHead, body: RequestBody) -> Answer {
     let (result, executed) = match found.route {
         Ok(route) => {
             let asked = Asked {
+                in_flight: &instance.in_flight,
                 route,
                 endpoint: found.endpoint,
                 head: &head,
@@ -60,6 +63,7 @@ pub async fn serve(head: RequestHead, body: RequestBody) -> Answer {
 
 /// A request that has a route.
 struct Asked<'a> {
+    in_flight: &'a InFlight,
     route: Route,
     endpoint: &'static str,
     head: &'a RequestHead,
@@ -112,7 +116,10 @@ async fn answer(
                 Err(problem) => (Err(problem), None),
                 Ok(input) => {
                     let lease = ready.sink.lease(ready, asked.endpoint).await;
+                    let closed = asked.in_flight.close().await;
                     let (answer, executed) = invoke::run(&ready.algorithm, &input, id);
+                    drop(closed);
+                    asked.in_flight.executed(executed.nanos);
                     (answer, Some((executed, lease)))
                 }
             }

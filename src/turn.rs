@@ -19,26 +19,54 @@
 //! What remains is chance: a response in some hundreds to thousands.
 
 use std::{
+    cell::Cell,
     future::{Future, poll_fn},
     pin::pin,
 };
 
 use spin_sdk::wit_bindgen;
 
-/// Awaits `future`. If it took more than this turn, a new one is begun by a
-/// new poll of the host's task.
+/// Which turn of its request it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    First,
+    /// It began when what was waited for came.
+    Later,
+    /// It was begun anew, by a new poll of the host's task.
+    Anew,
+}
+
+thread_local! {
+    /// That of the request which is polled: set whenever one is.
+    static TURN: Cell<Turn> = const { Cell::new(Turn::First) };
+}
+
+/// Awaits a request's `future`. If it ends in a turn that began when what was
+/// waited for came, a new one is begun by a new poll of the host's task.
 pub async fn fresh<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
-    let mut turns = 0_u32;
+    let mut turn = Turn::First;
     let output = poll_fn(|context| {
-        turns = turns.saturating_add(1);
+        TURN.set(turn);
+        turn = Turn::Later;
         future.as_mut().poll(context)
     })
     .await;
-    if turns > 1 {
-        wit_bindgen::yield_async().await;
+    if TURN.get() == Turn::Later {
+        begin_anew().await;
     }
     output
+}
+
+/// Whether the request has not waited for anything yet.
+pub fn is_first() -> bool {
+    TURN.get() == Turn::First
+}
+
+/// Begins a new turn, by a new poll of the host's task.
+pub async fn begin_anew() {
+    wit_bindgen::yield_async().await;
+    TURN.set(Turn::Anew);
 }
 
 /// Lets the turn in which this is called end in waiting, if nothing is spawned
