@@ -104,8 +104,11 @@ impl Scanner {
         while !page.is_last() {
             let cursor = std::mem::take(&mut page.cursor);
             // The next page is asked for before this one is decoded, so that
-            // Redis and the exporter work at the same time.
+            // Redis and the exporter work at the same time. It is the
+            // connection's task that asks, and tokio runs it next on this thread,
+            // on no other: so it is given way to.
             let (following, taken) = tokio::join!(self.page(command, key, &cursor), async {
+                tokio::task::yield_now().await;
                 take_cells(&page.cells, &mut take)
             });
             taken?;
