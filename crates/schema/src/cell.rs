@@ -199,21 +199,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::labels::write_labels;
+    use crate::{fixtures, labels::write_labels};
 
     fn family(kind: Kind) -> Family {
-        Family {
-            name: "f".into(),
-            kind,
-            help: String::new(),
-            unit: String::new(),
-            key: "k".into(),
-            bounds: match kind {
-                Kind::Histogram => vec![0.00005, 0.1, 1.0, 10.0],
-                Kind::Counter | Kind::Gauge => Vec::new(),
-            },
-            scale: 1,
-        }
+        let bounds: &[f64] = match kind {
+            Kind::Histogram => &[0.00005, 0.1, 1.0, 10.0],
+            Kind::Counter | Kind::Gauge => &[],
+        };
+        fixtures::family(kind, bounds)
     }
 
     #[test]
