@@ -327,7 +327,7 @@ async fn a_page_of_which_nothing_is_recorded_says_so_and_keeps_its_links() -> Re
            !document.body.innerText.includes("does not answer") &&
            document.getElementById("prometheus").href == "{prometheus}" &&
            ["prometheus", "off"].every((id) => document.getElementById(id).checkVisibility()) &&
-           ["grafana", "tiles", "panels", "trouble"].every(
+           ["grafana", "empty", "tiles", "panels", "trouble"].every(
                (id) => !document.getElementById(id).checkVisibility())"#
     );
     world.browser.wait_for(&says, PATIENCE).await?;

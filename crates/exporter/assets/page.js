@@ -92,7 +92,7 @@ function lead() {
 
 // For as long as the page is open: the exporter would have to be started anew.
 function say_off() {
-  for (const name of ["tiles", "panels", "rates", "trouble"]) by_id(name).hidden = true;
+  for (const name of ["empty", "tiles", "panels", "rates", "trouble"]) by_id(name).hidden = true;
   by_id("off").hidden = false;
   set_state("off", "not recording");
 }
