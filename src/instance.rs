@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
 };
 
-use functional_scaffold_schema::catalog::Catalog;
+use functional_scaffold_protocol::catalog::Catalog;
 use spin_sdk::{wasip3::random::random::get_random_u64, wit_bindgen};
 
 use crate::{

@@ -1,7 +1,7 @@
 //! Running the algorithm on a request's body: who may, what may be sent, and
 //! what the outcome is to the caller.
 
-use functional_scaffold_schema::event::ExecutionStatus;
+use functional_scaffold_protocol::catalog::ExecutionStatus;
 use serde::{Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use subtle::ConstantTimeEq as _;

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use functional_scaffold_schema::{event::Request, lease::LeaseEntry};
+use functional_scaffold_protocol::{catalog::FinishedRequest, lease::EncodedLease};
 use serde::Serialize;
 
 use crate::{
@@ -48,7 +48,7 @@ pub async fn serve(head: RequestHead, body: RequestBody) -> Answer {
     let answer = result.unwrap_or_else(|problem| problem.answer(&request_id));
 
     let nanos = Mark::now().nanos_since(began);
-    let request = Request {
+    let request = FinishedRequest {
         method: routes::method_label(&head.method),
         endpoint: found.endpoint,
         code: answer.code,
@@ -73,7 +73,7 @@ struct Asked<'a> {
 /// What is answered, and the execution that took place with its lease.
 type Answered = (
     Result<Answer, Problem>,
-    Option<(Executed, Option<LeaseEntry>)>,
+    Option<(Executed, Option<EncodedLease>)>,
 );
 
 async fn answer(

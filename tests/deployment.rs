@@ -304,7 +304,7 @@ fn kubernetes_resources_fit_together() -> Result {
     for variable in app["variables"].as_array().context("no variables")? {
         let name = variable["name"].as_str().context("no name")?;
         ensure!(declared.contains(name), "spin.toml has no variable {name}");
-        known_key(variable, address)?;
+        registration_key(variable, address)?;
     }
     let exporter = &read("exporter.yaml")?[0]["spec"]["template"];
     let known = exporter_variables()?;
@@ -312,7 +312,7 @@ fn kubernetes_resources_fit_together() -> Result {
     for variable in container["env"].as_array().context("no variables")? {
         let name = variable["name"].as_str().context("no name")?;
         ensure!(known.contains(name), "the exporter has no variable {name}");
-        known_key(variable, address)?;
+        registration_key(variable, address)?;
     }
     let monitor = &read("pod-monitor.yaml")?[0]["spec"];
     assert_eq!(
@@ -327,7 +327,7 @@ fn kubernetes_resources_fit_together() -> Result {
 }
 
 /// What comes from the configuration map is in it.
-fn known_key(variable: &Value, address: &Value) -> Result {
+fn registration_key(variable: &Value, address: &Value) -> Result {
     let key = variable["valueFrom"]["configMapKeyRef"]["key"].as_str();
     ensure!(
         key.is_none_or(|key| keys(address).contains(key)),

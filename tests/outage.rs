@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use functional_scaffold_schema::batch::{Batch, SentBatch};
+use functional_scaffold_protocol::batch::{Batch, SentBatch};
 use functional_scaffold_tests::{
     app::{App, AppOptions},
     client::{Kind, Ledger, Until, load},

@@ -4,13 +4,12 @@
 use std::collections::HashMap;
 
 use anyhow::{Context as _, ensure};
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
     batch::Batch,
-    catalog::{Catalog, LATENCY_BOUNDS_NANOS},
-    event::{Execution, ExecutionStatus, Request},
+    calls::{DEFAULT_PREFIX, Registration, Script, register_call},
+    catalog::{Catalog, ExecutionStatus, FinishedExecution, FinishedRequest, LATENCY_BOUNDS_NANOS},
     exposition::{Format, expose},
-    protocol::{DEFAULT_PREFIX, Registration, Script, register_call},
-    totals::families_of_totals,
+    series::families_of_totals,
 };
 
 use crate::instance::{algorithm_name, endpoint};
@@ -154,7 +153,7 @@ fn totals(catalog: &Catalog, shape: Shape, algorithms: u64) -> Batch {
         let beyond = LATENCY_BOUNDS_NANOS.last().map(|last| last + 1);
         for duration_nanos in LATENCY_BOUNDS_NANOS.into_iter().chain(beyond) {
             for code in [200, 422] {
-                let request = Request {
+                let request = FinishedRequest {
                     method: "POST",
                     endpoint: &endpoint,
                     code,
@@ -162,7 +161,7 @@ fn totals(catalog: &Catalog, shape: Shape, algorithms: u64) -> Batch {
                 };
                 catalog.record_request(&mut own, &request);
             }
-            let execution = Execution {
+            let execution = FinishedExecution {
                 algorithm: &name,
                 status: ExecutionStatus::Success,
                 duration_nanos,

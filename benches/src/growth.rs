@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use functional_scaffold_schema::protocol::DEFAULT_PREFIX;
+use functional_scaffold_protocol::calls::DEFAULT_PREFIX;
 
 use crate::{
     filled::{Filled, Shape},

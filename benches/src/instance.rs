@@ -11,14 +11,14 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail, ensure};
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
     batch::{Batch, BatchId},
-    catalog::Catalog,
-    event::{Execution, ExecutionStatus, Request},
-    lease::LeaseForm,
-    protocol::{
-        Call, Registration, Script, apply_total_call, known_call, lease_command, register_call,
+    calls::{
+        Call, Registration, Script, apply_merged_call, is_registered_call, lease_command,
+        register_call,
     },
+    catalog::{Catalog, ExecutionStatus, FinishedExecution, FinishedRequest},
+    lease::LeaseTemplate,
 };
 use redis::Value;
 
@@ -139,7 +139,7 @@ struct Forms<'a> {
 struct Algorithm {
     name: String,
     endpoint: String,
-    lease: LeaseForm,
+    lease: LeaseTemplate,
     registration: Registration,
 }
 
@@ -150,7 +150,7 @@ impl<'a> Forms<'a> {
             let mut load = redis::cmd("SCRIPT");
             Ok(load.arg("LOAD").arg(script.source).query(&mut connection)?)
         };
-        let known = load(&Script::KNOWN)?;
+        let known = load(&Script::IS_REGISTERED)?;
         let apply = load(&Script::APPLY)?;
         let register = load(&Script::REGISTER)?;
         let catalog = Catalog::new(&habit.prefix);
@@ -158,7 +158,7 @@ impl<'a> Forms<'a> {
             let (name, endpoint) = (algorithm_name(number), endpoint(number));
             let counts = catalog.crash_cells(&name, &endpoint);
             Algorithm {
-                lease: LeaseForm::new(LEASE_MILLIS, counts),
+                lease: LeaseTemplate::new(LEASE_MILLIS, counts),
                 registration: Registration::of_catalog(&catalog, &name, &[&endpoint]),
                 name,
                 endpoint,
@@ -193,7 +193,7 @@ enum Answer {
     /// That its families are registered.
     Known,
     /// One member of the sorted set that was not there.
-    Leased,
+    LeasedExecution,
     /// That a batch of so many requests is applied.
     Applied(u64),
 }
@@ -221,7 +221,7 @@ impl<'a> Instance<'a> {
         let turn = begun.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
         let algorithm = usize::try_from(turn)? % forms.algorithms.len();
         let named = &forms.algorithms[algorithm];
-        let call = known_call(&forms.habit.prefix, &named.registration);
+        let call = is_registered_call(&forms.habit.prefix, &named.registration);
         let question = Queued {
             packed: packed(&forms.known, &call),
             answer: Answer::Known,
@@ -274,19 +274,19 @@ impl<'a> Instance<'a> {
                     packed: redis::cmd(command.name)
                         .arg(command.arguments)
                         .get_packed_command(),
-                    answer: Answer::Leased,
+                    answer: Answer::LeasedExecution,
                 });
             }
             // One in four takes longer: a batch seldom is of one bucket alone.
             let duration_nanos = if request % 4 == 3 { 120_000 } else { 60_000 };
-            let finished = Request {
+            let finished = FinishedRequest {
                 method: "POST",
                 endpoint: &algorithm.endpoint,
                 code: 200,
                 duration_nanos,
             };
             forms.catalog.record_request(&mut total, &finished);
-            let execution = Execution {
+            let execution = FinishedExecution {
                 algorithm: &algorithm.name,
                 status: ExecutionStatus::Success,
                 duration_nanos: duration_nanos / 2,
@@ -295,7 +295,7 @@ impl<'a> Instance<'a> {
         }
         self.id.sequence += 1;
         let countable = forms.catalog.crash_keys();
-        let call = apply_total_call(prefix, &self.id, leases.iter(), &total, &countable);
+        let call = apply_merged_call(prefix, &self.id, leases.iter(), &total, &countable);
         self.queue.push_back(Queued {
             packed: packed(&forms.apply, &call),
             answer: Answer::Applied(requests),
@@ -329,7 +329,7 @@ impl<'a> Instance<'a> {
 impl Answer {
     /// How many requests it says are counted.
     fn accept(self, answer: Value) -> anyhow::Result<u64> {
-        if matches!((self, &answer), (Self::Leased, Value::Int(1))) {
+        if matches!((self, &answer), (Self::LeasedExecution, Value::Int(1))) {
             return Ok(0);
         }
         let texts: Vec<String> = redis::from_redis_value(&answer)

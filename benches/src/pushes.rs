@@ -4,14 +4,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
     batch::Batch,
-    catalog::Catalog,
-    event::{Execution, ExecutionStatus, Request},
+    calls::DEFAULT_PREFIX,
+    catalog::{Catalog, ExecutionStatus, FinishedExecution, FinishedRequest},
     exposition::{Format, expose},
-    protocol::DEFAULT_PREFIX,
     pushgateway::group_path,
-    totals::families_of_totals,
+    series::families_of_totals,
 };
 use functional_scaffold_tests::pushgateway::Pushgateway;
 
@@ -176,14 +175,14 @@ impl<'a> Gateway<'a> {
             totals.inc(key, &field, 0);
         }
         for _ in 0..requests {
-            let request = Request {
+            let request = FinishedRequest {
                 method: "POST",
                 endpoint: &endpoint,
                 code: 200,
                 duration_nanos: 60_000,
             };
             self.catalog.record_request(&mut totals, &request);
-            let execution = Execution {
+            let execution = FinishedExecution {
                 algorithm: &name,
                 status: ExecutionStatus::Success,
                 duration_nanos: 30_000,

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use functional_scaffold_schema::protocol::leases_key;
+use functional_scaffold_protocol::calls::leases_key;
 
 use crate::{
     chart::Chart,

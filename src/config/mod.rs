@@ -6,7 +6,7 @@ mod redis;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use functional_scaffold_schema::protocol::DEFAULT_PREFIX;
+use functional_scaffold_protocol::calls::DEFAULT_PREFIX;
 use spin_sdk::variables;
 use thiserror::Error;
 

@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, time::Duration};
 
-use functional_scaffold_schema::logged::LoggedPart;
+use functional_scaffold_protocol::batch::LoggedPart;
 use serde::Serialize;
 use serde_json::json;
 use spin_sdk::wasip3::random::random::get_random_u64;
@@ -181,10 +181,9 @@ fn give_up(ready: &Ready, error: &StoreError) {
 
 #[cfg(test)]
 mod tests {
-    use functional_scaffold_schema::{
-        catalog::Catalog,
-        event::{ExecutionStatus, Request},
-        logged::LoggedBatch,
+    use functional_scaffold_protocol::{
+        batch::LoggedBatch,
+        catalog::{Catalog, ExecutionStatus, FinishedRequest},
     };
 
     use super::*;
@@ -198,7 +197,7 @@ mod tests {
         let mut writer = Writer::new(catalog, algorithm, u64::MAX, 1 << 40);
         for _ in 0..3 {
             let lease = writer.lease(endpoint, 1 << 40);
-            let request = Request {
+            let request = FinishedRequest {
                 method: "OPTIONS",
                 endpoint,
                 code: 500,

@@ -8,7 +8,7 @@
 
 use std::rc::Rc;
 
-use functional_scaffold_schema::{event::Request, lease::LeaseEntry};
+use functional_scaffold_protocol::{catalog::FinishedRequest, lease::EncodedLease};
 use spin_sdk::wit_bindgen;
 
 use crate::{config::Durability, instance::Ready, invoke::Executed};
@@ -23,8 +23,8 @@ pub mod writer;
 /// strict durability is asked for: then for one answer of Redis at the most.
 pub async fn record(
     ready: &Rc<Ready>,
-    request: &Request<'static>,
-    executed: Option<(Executed, Option<LeaseEntry>)>,
+    request: &FinishedRequest<'static>,
+    executed: Option<(Executed, Option<EncodedLease>)>,
 ) {
     if !ready.sink.counts() {
         return;

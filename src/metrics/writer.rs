@@ -7,14 +7,12 @@
 
 use std::collections::BTreeSet;
 
-use functional_scaffold_schema::{
-    batch::{Batch, BatchId, Leased, SentBatch},
-    catalog::Catalog,
-    event::{FlushOutcome, Request},
+use functional_scaffold_protocol::{
+    batch::{Batch, BatchId, LeasedExecution, SentBatch},
+    calls::REMEMBERED_SECONDS,
+    catalog::{Catalog, FinishedRequest, FlushOutcome, Tally},
     family::Family,
-    lease::{Lease, LeaseEntry, LeaseForm},
-    protocol::REMEMBERED_SECONDS,
-    tally::Tally,
+    lease::{EncodedLease, Lease, LeaseTemplate},
 };
 
 use crate::{config::MAX_EXECUTION_LIMIT_MS, invoke::Executed};
@@ -37,7 +35,7 @@ pub struct Writer {
     sequence: u64,
     leases: u64,
     /// By endpoint.
-    lease_forms: Vec<(&'static str, LeaseForm)>,
+    lease_forms: Vec<(&'static str, LeaseTemplate)>,
     pending: Pending,
     frozen: Option<Frozen>,
     freezes: u64,
@@ -71,8 +69,8 @@ impl Pending {
 /// A finished execution that had a lease.
 #[derive(Debug)]
 struct Finished {
-    lease: LeaseEntry,
-    request: Request<'static>,
+    lease: EncodedLease,
+    request: FinishedRequest<'static>,
     executed: Executed,
 }
 
@@ -95,7 +93,7 @@ pub struct Frozen {
 
 impl Frozen {
     /// The leases that it settles.
-    pub fn leases(&self) -> impl ExactSizeIterator<Item = &LeaseEntry> + Clone {
+    pub fn leases(&self) -> impl ExactSizeIterator<Item = &EncodedLease> + Clone {
         self.pending.finished.iter().map(|finished| &finished.lease)
     }
 }
@@ -134,14 +132,14 @@ impl Writer {
     /// A lease for an execution on behalf of a request to `endpoint`, which may
     /// take `limit_millis` milliseconds.
     #[must_use]
-    pub fn lease(&mut self, endpoint: &'static str, limit_millis: u64) -> LeaseEntry {
+    pub fn lease(&mut self, endpoint: &'static str, limit_millis: u64) -> EncodedLease {
         self.leases += 1;
         let id = format!("{:016x}/{}", self.nonce, self.leases);
         if let Some((_, form)) = self.lease_forms.iter().find(|form| form.0 == endpoint) {
             return form.entry(id);
         }
         let count = self.catalog.crash_cells(&self.algorithm, endpoint);
-        let form = LeaseForm::new(limit_millis + LEASE_MARGIN_MS, count);
+        let form = LeaseTemplate::new(limit_millis + LEASE_MARGIN_MS, count);
         let lease = form.entry(id);
         self.lease_forms.push((endpoint, form));
         lease
@@ -201,8 +199,8 @@ impl Writer {
     /// it had them: also a lease that was given up, which may still land.
     pub fn record(
         &mut self,
-        request: &Request<'static>,
-        executed: Option<(Executed, Option<LeaseEntry>)>,
+        request: &FinishedRequest<'static>,
+        executed: Option<(Executed, Option<EncodedLease>)>,
     ) -> Ticket {
         let pending = &mut self.pending;
         match executed {
@@ -354,7 +352,7 @@ impl Writer {
             let Finished { lease, request, .. } = finished;
             let mut tally = Tally::default();
             finished.record(&mut tally);
-            Leased {
+            LeasedExecution {
                 lease: Lease {
                     id: lease.id.clone(),
                     millis: lease.millis,

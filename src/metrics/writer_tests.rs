@@ -1,6 +1,6 @@
 //! Tests of the writer.
 
-use functional_scaffold_schema::{event::ExecutionStatus, family::Kind};
+use functional_scaffold_protocol::{catalog::ExecutionStatus, family::Kind};
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn writer() -> Writer {
     Writer::new(Catalog::new("m:"), "a".into(), 7, 100)
 }
 
-const REQUEST: Request<'static> = Request {
+const REQUEST: FinishedRequest<'static> = FinishedRequest {
     method: "POST",
     endpoint: "/invoke",
     code: 200,
@@ -32,7 +32,7 @@ fn record_leased(writer: &mut Writer) -> String {
 }
 
 /// What goes to Redis: id, total and leases.
-fn as_sent(writer: &mut Writer) -> Option<(BatchId, Batch, Vec<LeaseEntry>)> {
+fn as_sent(writer: &mut Writer) -> Option<(BatchId, Batch, Vec<EncodedLease>)> {
     let frozen = writer.freeze()?;
     let leases = frozen.leases().cloned().collect();
     Some((frozen.id.clone(), frozen.total.clone(), leases))
@@ -135,7 +135,7 @@ fn giving_up_hands_over_everything_and_takes_a_new_name() {
     let given_up = writer.give_up([8, 9], 200);
     assert_eq!(given_up.len(), 2);
     assert_eq!((&given_up[0].id, given_up[0].total()), (&id, total));
-    assert_eq!(LeaseEntry::from(&given_up[0].leased[0].lease), leases[0]);
+    assert_eq!(EncodedLease::from(&given_up[0].leased[0].lease), leases[0]);
     assert_eq!(count(&given_up[0].leased[0].increments), 1);
     let waiting = given_up[1].total();
     assert_eq!(count(&waiting), 2);

@@ -205,7 +205,7 @@ async fn counted_once(prometheus: &Prometheus, scheme: &Scheme, ledger: &Ledger)
         let missing = one(&missing).await?;
         ensure!(missing == crashed, "{missing} are not in {histogram}");
     }
-    if !names_absent(scheme, "scaffold:leases_settled_total") {
+    if !names_absent(scheme, "scaffold:functional_scaffold_leases_settled_total") {
         ensure!(crashed == scheme.way.crashes() as f64, "{crashed} crashes");
     }
     Ok(())

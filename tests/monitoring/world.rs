@@ -117,13 +117,13 @@ const OF_EXPORTER: [&str; 17] = [
 
 /// What is known of leases, and what is recorded of that.
 const OF_LEASES: [&str; 8] = [
-    "unleased_executions_total",
-    "late_results_total",
-    "leases_settled_total",
+    "functional_scaffold_unleased_executions_total",
+    "functional_scaffold_late_results_total",
+    "functional_scaffold_leases_settled_total",
     "algorithm_executions_in_flight",
-    "scaffold:unleased_executions_total",
-    "scaffold:late_results_total",
-    "scaffold:leases_settled_total",
+    "scaffold:functional_scaffold_unleased_executions_total",
+    "scaffold:functional_scaffold_late_results_total",
+    "scaffold:functional_scaffold_leases_settled_total",
     "scaffold:algorithm_executions_in_flight",
 ];
 

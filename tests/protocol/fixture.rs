@@ -1,11 +1,10 @@
 //! A store on a redis-server of its own, with one component's executions.
 
-use functional_scaffold_schema::{
-    batch::{Batch, BatchId, Leased, SentBatch},
-    catalog::Catalog,
-    event::{Execution, ExecutionStatus},
+use functional_scaffold_protocol::{
+    batch::{Batch, BatchId, LeasedExecution, SentBatch},
+    calls::{Applied, Settled},
+    catalog::{Catalog, ExecutionStatus, FinishedExecution},
     lease::Lease,
-    protocol::{Applied, Settled},
 };
 use functional_scaffold_tests::redis_server::RedisServer;
 
@@ -51,15 +50,15 @@ impl Fixture {
     }
 
     /// That execution, succeeded.
-    pub(crate) fn success(&self, lease: &Lease) -> Leased {
+    pub(crate) fn success(&self, lease: &Lease) -> LeasedExecution {
         let mut increments = Batch::default();
-        let execution = Execution {
+        let execution = FinishedExecution {
             algorithm: ALGORITHM,
             status: ExecutionStatus::Success,
             duration_nanos: 7,
         };
         self.catalog.record_execution(&mut increments, &execution);
-        Leased {
+        LeasedExecution {
             lease: lease.clone(),
             increments,
         }

@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 
-use functional_scaffold_schema::{batch::MAX_INCREMENT, event::ExecutionStatus};
+use functional_scaffold_protocol::{batch::MAX_INCREMENT, catalog::ExecutionStatus};
 use functional_scaffold_tests::redis_server::RedisServer;
 use proptest::{
     prelude::*,

@@ -1,8 +1,8 @@
 //! How much of Redis's memory the ids take that it remembers.
 
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
     batch::{Batch, BatchId, SentBatch},
-    protocol::{REMEMBERED_SECONDS, Script, apply_call},
+    calls::{REMEMBERED_SECONDS, Script, apply_call},
 };
 
 use crate::{Result, fixture::Fixture, store::Store};

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
     batch::{BatchId, SentBatch},
+    calls::Applied,
     lease::Lease,
-    protocol::Applied,
 };
 
 /// How long ids are remembered, in milliseconds.

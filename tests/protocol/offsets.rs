@@ -1,13 +1,13 @@
 //! Readers that make up for what Redis lost.
 
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
     batch::{Batch, MAX_INCREMENT},
-    protocol::OffsetAdded,
+    calls::LostCountsAdded,
 };
 
 use crate::{Result, fixture::Fixture};
 
-const ADDED: OffsetAdded = OffsetAdded::Added {
+const ADDED: LostCountsAdded = LostCountsAdded::Added {
     refused: Vec::new(),
 };
 
@@ -29,13 +29,13 @@ fn a_loss_is_made_up_for_once() -> Result {
     assert_eq!(add(&mut fixture, None, "a")?, ADDED);
     let before = fixture.store.dump()?;
     for version in [None, Some("b"), Some("")] {
-        assert_eq!(add(&mut fixture, version, "b")?, OffsetAdded::Overtaken);
+        assert_eq!(add(&mut fixture, version, "b")?, LostCountsAdded::Overtaken);
     }
     assert_eq!(fixture.store.dump()?, before);
     assert_eq!(add(&mut fixture, Some("a"), "b")?, ADDED);
-    assert_eq!(fixture.server.cells("m:offset:m:a")?["x=\"1\""], 6);
+    assert_eq!(fixture.server.cells("m:lost:m:a")?["x=\"1\""], 6);
     // A sum carries as it does where it is counted.
-    let key = "m:offset:m:h".to_owned();
+    let key = "m:lost:m:h".to_owned();
     let sums = fixture.store.counters(std::slice::from_ref(&key))?;
     let twice = 2 * i128::from(MAX_INCREMENT);
     assert_eq!(sums.get(&(key.clone(), "|sum".to_owned())), Some(&twice));
@@ -55,10 +55,10 @@ fn a_removal_overtakes_the_offsets_of_what_was_read_before() -> Result {
     };
     assert_eq!(add(&mut fixture, "")?, ADDED);
     fixture.store.remove(0xb, "m:a", &label_set)?;
-    let cells = fixture.store.counters(&["m:offset:m:a".to_owned()])?;
+    let cells = fixture.store.counters(&["m:lost:m:a".to_owned()])?;
     assert!(cells.is_empty(), "{cells:?}");
     let before = fixture.store.dump()?;
-    assert_eq!(add(&mut fixture, "a")?, OffsetAdded::Overtaken);
+    assert_eq!(add(&mut fixture, "a")?, LostCountsAdded::Overtaken);
     assert_eq!(fixture.store.dump()?, before);
     assert_eq!(add(&mut fixture, "000000000000000b")?, ADDED);
     Ok(())
@@ -108,7 +108,10 @@ fn a_wipe_leaves_no_offsets_and_takes_none_of_before() -> Result {
     let now = format!("{:016x}", 0xe);
     assert_eq!(fixture.settle()?.epoch, now);
     for version in [None, Some("a"), Some("0000000000000001")] {
-        assert_eq!(add(&mut fixture, &before, version)?, OffsetAdded::Overtaken);
+        assert_eq!(
+            add(&mut fixture, &before, version)?,
+            LostCountsAdded::Overtaken
+        );
     }
     assert_eq!(add(&mut fixture, &now, None)?, ADDED);
     Ok(())
@@ -121,9 +124,9 @@ fn a_store_that_was_wiped_gets_no_offsets_of_the_one_before() -> Result {
     fixture.store.call::<()>(&["FLUSHALL"])?;
     let add =
         |fixture: &mut Fixture, epoch: &str| fixture.store.add_offsets(epoch, None, "a", &lost(3));
-    assert_eq!(add(&mut fixture, &before)?, OffsetAdded::Overtaken);
+    assert_eq!(add(&mut fixture, &before)?, LostCountsAdded::Overtaken);
     let now = fixture.store.settle(0xb, &[])?.epoch;
-    assert_eq!(add(&mut fixture, &before)?, OffsetAdded::Overtaken);
+    assert_eq!(add(&mut fixture, &before)?, LostCountsAdded::Overtaken);
     assert_eq!(add(&mut fixture, &now)?, ADDED);
     Ok(())
 }

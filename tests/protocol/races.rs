@@ -1,8 +1,8 @@
 //! The races that the protocol names, one by one.
 
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
     batch::MAX_INCREMENT,
-    protocol::{Applied, Registration, Script},
+    calls::{Applied, Registration, Script},
 };
 
 use crate::{

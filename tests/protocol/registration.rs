@@ -1,9 +1,9 @@
 //! When an instance is spared the registration, because what it would register
 //! is known to stand.
 
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
+    calls::{REGISTRATION_SECONDS, Registration, families_key},
     catalog::Catalog,
-    protocol::{KNOWN_SECONDS, Registration, families_key},
 };
 
 use crate::{Result, fixture::Fixture};
@@ -19,9 +19,9 @@ fn a_registration_is_known_once_it_was_made() -> Result {
     let registered = fixture.store.register(1, &ours)?;
     let time = fixture.store.known(&ours)?.expect("it is registered");
     assert!((registered.lease_time_millis..=registered.lease_time_millis + 5_000).contains(&time));
-    let notes: Vec<String> = fixture.store.call(&["KEYS", "m:known:*"])?;
+    let notes: Vec<String> = fixture.store.call(&["KEYS", "m:registered:*"])?;
     let left: u64 = fixture.store.call(&["TTL", &notes[0]])?;
-    assert!((1..=KNOWN_SECONDS).contains(&left), "{left}");
+    assert!((1..=REGISTRATION_SECONDS).contains(&left), "{left}");
 
     // That of another component, under the same families.
     let others = Registration::of_catalog(&fixture.catalog, "b", &["/invoke"]);

@@ -1,7 +1,7 @@
 //! Who settles a lease that ran out, how many at a time, and in spite of which
 //! others.
 
-use functional_scaffold_schema::lease::Lease;
+use functional_scaffold_protocol::lease::Lease;
 
 use crate::{
     Result,

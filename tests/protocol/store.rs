@@ -5,15 +5,16 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
     batch::{Batch, BatchId, SentBatch},
-    lease::{Lease, LeaseEntry},
-    protocol::{
-        Applied, Call, OffsetAdded, Registered, Registration, Script, Settled, applied_from_reply,
-        applied_key, apply_call, closed_leases_key, known_call, known_from_reply, lease_command,
-        leases_key, offset_added_from_reply, offset_call, register_call, registered_from_reply,
-        settle_call, settled_from_reply, state_key,
+    calls::{
+        Applied, Call, LostCountsAdded, Registered, Registration, Script, Settled,
+        add_lost_counts_call, applied_from_reply, applied_key, apply_call, closed_leases_key,
+        is_registered_call, is_registered_from_reply, lease_command, leases_key,
+        lost_counts_added_from_reply, register_call, registered_from_reply, settle_call,
+        settled_from_reply, state_key,
     },
+    lease::{EncodedLease, Lease},
     removal::{remove_series_call, wipe_call},
 };
 use functional_scaffold_tests::redis_server::RedisServer;
@@ -148,13 +149,15 @@ impl Store {
     /// Lease time, as a component learns it that begins after another one; None
     /// if it has to register.
     pub(crate) fn known(&mut self, registration: &Registration) -> Result<Option<i64>> {
-        let call = known_call(&self.prefix, registration);
-        Ok(known_from_reply(self.script(&Script::KNOWN, &call)?)?)
+        let call = is_registered_call(&self.prefix, registration);
+        Ok(is_registered_from_reply(
+            self.script(&Script::IS_REGISTERED, &call)?,
+        )?)
     }
 
     /// Takes a lease that begins at this lease time.
     pub(crate) fn take(&mut self, lease: &Lease, lease_time_millis: i64) -> Result {
-        let entry = LeaseEntry::from(lease);
+        let entry = EncodedLease::from(lease);
         let command = lease_command(&self.prefix, &entry, lease_time_millis);
         self.call(&command.words().collect::<Vec<_>>())
     }
@@ -194,10 +197,10 @@ impl Store {
         version: Option<&str>,
         next: &str,
         lost: &Batch,
-    ) -> Result<OffsetAdded> {
-        let call = offset_call(&self.prefix, epoch, version, next, lost);
-        let reply = self.script(&Script::OFFSET, &call)?;
-        Ok(offset_added_from_reply(reply)?)
+    ) -> Result<LostCountsAdded> {
+        let call = add_lost_counts_call(&self.prefix, epoch, version, next, lost);
+        let reply = self.script(&Script::ADD_LOST_COUNTS, &call)?;
+        Ok(lost_counts_added_from_reply(reply)?)
     }
 
     /// Removes series, as the exporter's command does.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use functional_scaffold_schema::protocol::{Applied, Registration};
+use functional_scaffold_protocol::calls::{Applied, Registration};
 use functional_scaffold_tests::process::poll_until;
 
 use crate::{
@@ -70,7 +70,7 @@ fn furnished() -> Result<Fixture> {
     let mut batch = fixture.batch(1, &[&lost]);
     batch.id.nonce += 1;
     // It knows no keys in which leases could be counted.
-    batch.leased[0].increments = functional_scaffold_schema::batch::Batch::default();
+    batch.leased[0].increments = functional_scaffold_protocol::batch::Batch::default();
     let applied = fixture.store.apply(&batch, &[])?;
     assert!(matches!(applied, Applied::Stored { .. }), "{applied:?}");
     fixture

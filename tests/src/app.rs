@@ -3,7 +3,7 @@
 use std::{env, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, bail};
-use functional_scaffold_schema::batch::SentBatch;
+use functional_scaffold_protocol::batch::SentBatch;
 use rustix::process::Signal;
 use serde_json::Value;
 

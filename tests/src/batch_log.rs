@@ -1,10 +1,7 @@
 //! The batches that a log holds, put together of their lines. Reads them without
 //! the exporter's `replay`, which is under test.
 
-use functional_scaffold_schema::{
-    batch::SentBatch,
-    logged::{Joiner, LoggedPart},
-};
+use functional_scaffold_protocol::batch::{Joiner, LoggedPart, SentBatch};
 
 /// The event of a line that holds a batch, or a part of one.
 pub const EVENT: &str = "batch_not_stored";

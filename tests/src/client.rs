@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use functional_scaffold_schema::{event::RequestStatus, labels::write_labels};
+use functional_scaffold_protocol::{catalog::RequestStatus, labels::write_labels};
 use reqwest::{Client, Method};
 
 /// One kind of request, and where it is counted.

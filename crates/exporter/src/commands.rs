@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
-use functional_scaffold_schema::labels::is_label_name;
+use functional_scaffold_protocol::labels::is_label_name;
 
 use crate::selector::Selector;
 

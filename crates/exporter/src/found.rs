@@ -4,13 +4,12 @@
 
 use std::sync::Arc;
 
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
+    calls::{families_key, leases_key, lost_counts_key, removed_key, state_key},
     cell::{CellError, decode_value},
     family::{Family, Kind},
-    layouts::merge_layouts,
-    protocol::{families_key, leases_key, offset_key, state_key},
-    removal::{Removed, removed_key},
-    series::{FamilySeries, SeriesReader},
+    removal::Removed,
+    series::{FamilySeries, SeriesReader, merge_layouts},
 };
 use redis::{RedisError, aio::MultiplexedConnection};
 use tokio::task::JoinSet;
@@ -119,7 +118,7 @@ async fn state(
     let key = state_key(&plan.prefix);
     let read: Result<[Option<Vec<u8>>; 3], RedisError> = redis::cmd("HMGET")
         .arg(&key)
-        .arg(&["epoch", "offsets", "flushed_ms"])
+        .arg(&["epoch", "lost_version", "flushed_ms"])
         .query_async(connection)
         .await;
     let read = read.map_err(|error| ScanError::of(error, &key));
@@ -219,7 +218,7 @@ async fn read_family(
             read.extend(counted);
             continue;
         }
-        let key = offset_key(&prefix, &layout.key);
+        let key = lost_counts_key(&prefix, &layout.key);
         let offsets = read_hash(&scanner, &name, &key, &layout, &mut part).await?;
         // Without its offsets a count would be less than was served before.
         if let (Some(counted), Some(offsets)) = (counted, offsets) {

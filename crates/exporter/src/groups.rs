@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
     batch::Batch,
     catalog::Catalog,
     exposition::{Format, expose},
-    totals::families_of_totals,
+    series::families_of_totals,
 };
 use hyper::body::Bytes;
 use tokio::time::{Instant, sleep};

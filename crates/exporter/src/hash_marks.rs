@@ -4,7 +4,7 @@
 
 use std::{cmp::Ordering, collections::HashSet};
 
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
     family::Family,
     series::{FamilySeries, Series},
 };

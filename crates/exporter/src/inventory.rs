@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
+    calls::{families_key, lost_counts_key},
     cell::decode_field,
     family::Family,
-    protocol::{families_key, offset_key},
 };
 use redis::aio::MultiplexedConnection;
 
@@ -92,7 +92,7 @@ impl Inventory {
             selectors.is_empty() || selectors.iter().any(|selector| selector.matches(labels))
         };
         let scanner = Scanner::new(self.connection.clone(), self.scan_count);
-        for key in [&layout.key, &offset_key(&self.prefix, &layout.key)] {
+        for key in [&layout.key, &lost_counts_key(&self.prefix, &layout.key)] {
             let scanned = scanner.scan(key, |field, _value| {
                 let Ok(cell) = decode_field(layout, field) else {
                     return;

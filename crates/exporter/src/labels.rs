@@ -1,5 +1,5 @@
 //! The labels of a label set. Label sets are written and checked by
-//! `functional-scaffold-schema`; nothing is checked here.
+//! `functional-scaffold-protocol`; nothing is checked here.
 
 /// The label `name` as it is written in the label set, `name="value"`, which
 /// is a label set of its own. `labels` is in canonical form; any other text
@@ -66,7 +66,7 @@ fn closing_quote(text: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use functional_scaffold_schema::labels::write_labels;
+    use functional_scaffold_protocol::labels::write_labels;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
     family::{Family, Kind},
     labels::check_labels,
     lease::Lease,

@@ -48,7 +48,7 @@
 //!
 //! A scrape flows `http → scrape → reader → scan → connection`, and its result
 //! back the same way, as a `snapshot`. What the stored bytes mean, and how they
-//! are written for Prometheus, is `functional-scaffold-schema`'s.
+//! are written for Prometheus, is `functional-scaffold-protocol`'s.
 
 #![forbid(unsafe_code)]
 

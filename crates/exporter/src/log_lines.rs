@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use functional_scaffold_schema::logged::LoggedPart;
+use functional_scaffold_protocol::batch::LoggedPart;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
@@ -192,10 +192,7 @@ fn found_in(object: Object, text: &[u8]) -> anyhow::Result<Option<Found>> {
 
 #[cfg(test)]
 mod tests {
-    use functional_scaffold_schema::{
-        batch::SentBatch,
-        logged::{LoggedBatch, Part},
-    };
+    use functional_scaffold_protocol::batch::{LoggedBatch, Part, SentBatch};
 
     use super::*;
 

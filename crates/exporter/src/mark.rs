@@ -2,7 +2,7 @@
 //! Owns what a step back of a counter and of a histogram is; of which series
 //! there are marks is [`crate::hash_marks`]'.
 
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
     cell::{CARRY, fields_of_series},
     family::Family,
     series::Histogram,

@@ -22,7 +22,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
     batch::Batch,
     family::{Family, Kind},
     removal::Removed,

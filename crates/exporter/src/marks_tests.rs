@@ -1,6 +1,6 @@
 //! Tests of the marks.
 
-use functional_scaffold_schema::series::{Histogram, Series};
+use functional_scaffold_protocol::series::{Histogram, Series};
 
 use super::*;
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, header};
-use functional_scaffold_schema::exposition::Format;
+use functional_scaffold_protocol::exposition::Format;
 
 /// How long Prometheus waits for a scrape, in seconds.
 const SCRAPE_TIMEOUT: HeaderName = HeaderName::from_static("x-prometheus-scrape-timeout-seconds");

@@ -6,7 +6,7 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
 };
 
-use functional_scaffold_schema::labels::is_metric_name;
+use functional_scaffold_protocol::labels::is_metric_name;
 
 /// Offences of one family and reason that are kept with their text.
 const MAX_EXAMPLES: usize = 20;
@@ -33,7 +33,7 @@ const OTHER_FAMILIES: &str = "(other)";
 /// Why something is not served, where it is no cell: [`CellError::class`] is
 /// the reason of those.
 ///
-/// [`CellError::class`]: functional_scaffold_schema::cell::CellError::class
+/// [`CellError::class`]: functional_scaffold_protocol::cell::CellError::class
 pub mod reason {
     /// The registration is not valid.
     pub const REGISTRATION: &str = "registration";

@@ -7,9 +7,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
     batch::Batch,
-    protocol::{Call, OffsetAdded, Script, offset_added_from_reply, offset_call},
+    calls::{Call, LostCountsAdded, Script, add_lost_counts_call, lost_counts_added_from_reply},
 };
 use redis::{ErrorKind, RedisError, aio::MultiplexedConnection};
 
@@ -64,15 +64,15 @@ impl OffsetWriter {
         for (part, lost) in parts(lost).iter().enumerate() {
             // Random enough: the keys are seeded by the system.
             let next = format!("{:016x}", RandomState::new().hash_one(0));
-            let call = offset_call(&self.prefix, epoch, version.as_deref(), &next, lost);
+            let call = add_lost_counts_call(&self.prefix, epoch, version.as_deref(), &next, lost);
             match self.call(connection, &call).await {
-                Ok(OffsetAdded::Added { refused }) => {
+                Ok(LostCountsAdded::Added { refused }) => {
                     self.note(None);
                     for text in refused {
                         tracing::error!("offset refused: {text}");
                     }
                 }
-                Ok(OffsetAdded::Overtaken) => return Ok(Added::Perhaps),
+                Ok(LostCountsAdded::Overtaken) => return Ok(Added::Perhaps),
                 Err(error) => {
                     let failure = redis.failure(&error);
                     self.note(Some(&failure));
@@ -95,9 +95,9 @@ impl OffsetWriter {
         &self,
         connection: &mut MultiplexedConnection,
         call: &Call,
-    ) -> Result<OffsetAdded, RedisError> {
-        let reply = script::call(connection, &Script::OFFSET, call).await?;
-        offset_added_from_reply(reply).map_err(|error| {
+    ) -> Result<LostCountsAdded, RedisError> {
+        let reply = script::call(connection, &Script::ADD_LOST_COUNTS, call).await?;
+        lost_counts_added_from_reply(reply).map_err(|error| {
             let text = "the offset script answered something else";
             RedisError::from((ErrorKind::TypeError, text, error.to_string()))
         })

@@ -5,7 +5,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use functional_scaffold_schema::exposition::{Exposition, Format};
+use functional_scaffold_protocol::exposition::{Exposition, Format};
 use hyper::body::Bytes;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use functional_scaffold_schema::{exposition::Format, pushgateway::group_path};
+use functional_scaffold_protocol::{exposition::Format, pushgateway::group_path};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Method, Request, Response, Uri,

@@ -4,7 +4,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use functional_scaffold_schema::{layouts::merge_layouts, series::FamilySeries};
+use functional_scaffold_protocol::series::{FamilySeries, merge_layouts};
 use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, timeout_at};
 

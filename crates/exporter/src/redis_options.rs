@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use clap::{ArgAction, Args, builder::NonEmptyStringValueParser};
-use functional_scaffold_schema::protocol::DEFAULT_PREFIX;
+use functional_scaffold_protocol::calls::DEFAULT_PREFIX;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 
 /// The longest wait that an option may ask for, in milliseconds.

@@ -3,14 +3,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
     exposition::sample_suffixes,
     family::{Family, Kind, LAYOUT_SEPARATOR},
 };
 
 use crate::{
     offences::{Offences, reason},
-    self_metrics::{IN_FLIGHT, RESERVED_PREFIX},
+    self_metrics::is_own_name,
 };
 
 /// A family with every layout that is registered for it, the first one first.
@@ -64,9 +64,9 @@ fn decode(field: &[u8], json: &[u8], offences: &mut Offences) -> Option<Family> 
         .split_once(LAYOUT_SEPARATOR)
         .map_or(field, |(name, _)| name);
     match Family::decode(field, json) {
-        Ok(family) if family.name.starts_with(RESERVED_PREFIX) || family.name == IN_FLIGHT => {
+        Ok(family) if is_own_name(&family.name) => {
             offences.add(name, reason::NAME_COLLISION, || {
-                format!("field {field:?}: {IN_FLIGHT} and names that begin with {RESERVED_PREFIX} are the exporter's own")
+                format!("field {field:?}: the exporter has a metric of its own by this name")
             });
             None
         }
@@ -125,6 +125,7 @@ fn claim(taken: &mut HashSet<String>, name: &str, kind: Kind, offences: &mut Off
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::self_metrics::IN_FLIGHT;
 
     const COUNTER: &str = r#"{"type":"counter","key":"k"}"#;
     const HISTOGRAM: &str = r#"{"type":"histogram","key":"k","bounds":[1]}"#;

@@ -22,11 +22,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use functional_scaffold_schema::{
-    batch::SentBatch,
+use functional_scaffold_protocol::{
+    batch::{Incomplete, Joiner, LoggedBatch, SentBatch},
+    calls::{Applied, REMEMBERED_SECONDS, Script, applied_from_reply, apply_call},
     catalog::Catalog,
-    logged::{Incomplete, Joiner, LoggedBatch},
-    protocol::{Applied, REMEMBERED_SECONDS, Script, applied_from_reply, apply_call},
 };
 use redis::{RedisError, aio::MultiplexedConnection};
 use tokio::time::{Instant, sleep};
@@ -364,8 +363,8 @@ fn too_old(time: SystemTime, now: SystemTime) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use functional_scaffold_schema::batch::{Batch, BatchId, Leased};
-    use functional_scaffold_schema::lease::Lease;
+    use functional_scaffold_protocol::batch::{Batch, BatchId, LeasedExecution};
+    use functional_scaffold_protocol::lease::Lease;
 
     use super::*;
 
@@ -395,7 +394,7 @@ mod tests {
                 millis: 1,
                 count: catalog.crash_cells(algorithm, "/invoke"),
             };
-            Leased { lease, increments }
+            LeasedExecution { lease, increments }
         };
         let mut batch = SentBatch {
             id: BatchId {

@@ -1,7 +1,7 @@
 //! One call of a Lua script: by its digest, and with its source where Redis
 //! does not know it (after a restart, a failover or SCRIPT FLUSH).
 
-use functional_scaffold_schema::protocol::{Call, Script};
+use functional_scaffold_protocol::calls::{Call, Script};
 use redis::{ErrorKind, RedisError, aio::MultiplexedConnection};
 
 /// Calls a script that answers with texts.

@@ -4,7 +4,7 @@
 
 use std::{fmt, str::FromStr};
 
-use functional_scaffold_schema::labels::{LabelsError, check_labels};
+use functional_scaffold_protocol::labels::{LabelsError, check_labels};
 use thiserror::Error;
 
 use crate::labels::{label, split};

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
     exposition::{Exposition, Metadata},
     family::Kind,
     labels::write_labels,
@@ -14,9 +14,35 @@ use functional_scaffold_schema::{
 
 use crate::connection::Reason;
 
-/// What the names of the exporter's own metrics begin with. No family of that
-/// beginning is served, so that a later version may add to them.
-pub const RESERVED_PREFIX: &str = "functional_scaffold_";
+/// Prefix of the metrics about the system itself: the exporter's own, and some
+/// families that instances write to Redis.
+const PREFIX: &str = "functional_scaffold_";
+
+/// The exporter's own metrics, without their prefix. A family in Redis that has
+/// one of these names is not served.
+const OWN_NAMES: [&str; 13] = [
+    "build_info",
+    "redis_up",
+    "scrape_duration_seconds",
+    "families",
+    "series",
+    "cells",
+    "decode_errors",
+    "redis_reads_total",
+    "redis_read_failures_total",
+    "settle_failures_total",
+    "regressions_total",
+    "oldest_lease_age_seconds",
+    "last_flush_timestamp_seconds",
+];
+
+/// Whether a family of this name would collide with a metric of the exporter's
+/// own.
+#[must_use]
+pub fn is_own_name(name: &str) -> bool {
+    let own = |rest| OWN_NAMES.contains(&rest);
+    name == IN_FLIGHT || name.strip_prefix(PREFIX).is_some_and(own)
+}
 
 /// The one metric of the exporter's own whose name is not of that beginning:
 /// users know it beside `algorithm_executions_total`. It is a gauge for each
@@ -189,7 +215,7 @@ fn counter<'a>(out: &'a mut Exposition, name: &str, help: &str) -> Begun<'a> {
 }
 
 fn begin<'a>(out: &'a mut Exposition, name: &str, kind: Kind, help: &str) -> Begun<'a> {
-    let name = format!("{RESERVED_PREFIX}{name}");
+    let name = format!("{PREFIX}{name}");
     out.write_metadata(&Metadata {
         name: &name,
         kind,
@@ -205,7 +231,7 @@ fn begin<'a>(out: &'a mut Exposition, name: &str, kind: Kind, help: &str) -> Beg
 
 #[cfg(test)]
 mod tests {
-    use functional_scaffold_schema::exposition::Format;
+    use functional_scaffold_protocol::exposition::Format;
 
     use super::*;
     use crate::offences::Offences;
@@ -269,5 +295,10 @@ mod tests {
             out.matches("# TYPE ").count(),
             out.matches("# HELP ").count()
         );
+        let types = out.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let names: Vec<_> = types.filter_map(|rest| rest.split(' ').next()).collect();
+        assert_eq!(names, OWN_NAMES.map(|name| format!("{PREFIX}{name}")));
+        assert!(names.iter().all(|name| is_own_name(name)));
+        assert!(!is_own_name("functional_scaffold_late_results_total"));
     }
 }

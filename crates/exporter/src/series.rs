@@ -9,10 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
+    calls::{Script, families_key, is_own_key},
     cell::fields_of_series,
     family::{Family, LAYOUT_SEPARATOR},
-    protocol::{Script, families_key, is_own_key},
     removal::{remove_family_call, remove_series_call},
 };
 use redis::RedisError;

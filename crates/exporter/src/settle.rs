@@ -9,9 +9,9 @@ use std::{
     time::Duration,
 };
 
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
+    calls::{Call, Script, Settled, settle_call, settled_from_reply},
     family::Kind,
-    protocol::{Call, Script, Settled, settle_call, settled_from_reply},
 };
 use redis::{ErrorKind, RedisError, aio::MultiplexedConnection};
 use tokio::time::{MissedTickBehavior, interval_at, timeout};

@@ -9,7 +9,7 @@ use std::{
 
 use axum::body::Bytes;
 use flate2::Compression;
-use functional_scaffold_schema::exposition::{Exposition, Format};
+use functional_scaffold_protocol::exposition::{Exposition, Format};
 
 use crate::{
     connection::Failure,

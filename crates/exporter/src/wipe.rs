@@ -4,8 +4,8 @@
 use std::hash::{BuildHasher as _, RandomState};
 
 use anyhow::ensure;
-use functional_scaffold_schema::{
-    protocol::{Script, is_own_key},
+use functional_scaffold_protocol::{
+    calls::{Script, is_own_key},
     removal::wipe_call,
 };
 

@@ -10,9 +10,11 @@
 
 use std::time::Duration;
 
-use functional_scaffold_schema::{
-    batch::SentBatch, lease::LeaseEntry, logged::LoggedBatch, protocol::ReplyError,
-    totals::TotalsError,
+use functional_scaffold_protocol::{
+    batch::{LoggedBatch, SentBatch},
+    calls::ReplyError,
+    lease::EncodedLease,
+    series::TotalsError,
 };
 use thiserror::Error;
 
@@ -124,7 +126,7 @@ impl Sink {
 
     /// Takes a lease for an execution on behalf of a request to `endpoint`, where
     /// the scheme has leases and one is wanted.
-    pub async fn lease(&self, ready: &Ready, endpoint: &'static str) -> Option<LeaseEntry> {
+    pub async fn lease(&self, ready: &Ready, endpoint: &'static str) -> Option<EncodedLease> {
         match self {
             Self::Redis(redis) if ready.config.durability != Durability::Relaxed => {
                 redis::lease::take(redis, ready, endpoint).await

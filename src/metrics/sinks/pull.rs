@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use functional_scaffold_schema::{batch::Batch, exposition::Format};
+use functional_scaffold_protocol::{batch::Batch, exposition::Format};
 
 use crate::{
     answer::{Answer, Problem},

@@ -13,7 +13,7 @@
 
 use std::{cell::RefCell, time::Duration};
 
-use functional_scaffold_schema::{batch::Batch, exposition::Format, pushgateway::group_path};
+use functional_scaffold_protocol::{batch::Batch, exposition::Format, pushgateway::group_path};
 use spin_sdk::wasip3::random::random::get_random_u64;
 
 use crate::{

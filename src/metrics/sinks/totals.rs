@@ -1,10 +1,10 @@
 //! What this instance has counted since it began, where that is what is shown.
 //! Owns its text; neither pushes nor serves it.
 
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
     batch::Batch,
     exposition::{Format, expose},
-    totals::{TotalsError, families_of_totals},
+    series::{TotalsError, families_of_totals},
 };
 
 use crate::{metrics::writer::Writer, routes};

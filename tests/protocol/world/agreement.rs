@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::ensure;
-use functional_scaffold_schema::{batch::BatchId, event::ExecutionStatus, lease::Lease};
+use functional_scaffold_protocol::{batch::BatchId, catalog::ExecutionStatus, lease::Lease};
 
 use super::{World, label_of};
 use crate::Result;

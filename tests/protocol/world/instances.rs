@@ -1,10 +1,9 @@
 //! What instances do, and what each of them knows.
 
 use anyhow::Context as _;
-use functional_scaffold_schema::{
-    batch::{Batch, BatchId, Leased, SentBatch},
-    catalog::Catalog,
-    event::{Execution, ExecutionStatus, Request},
+use functional_scaffold_protocol::{
+    batch::{Batch, BatchId, LeasedExecution, SentBatch},
+    catalog::{Catalog, ExecutionStatus, FinishedExecution, FinishedRequest},
     lease::Lease,
 };
 
@@ -23,7 +22,7 @@ pub(super) struct Instance {
     pub(super) sequence: u64,
     pub(super) running: Vec<usize>,
     pub(super) waiting: Batch,
-    pub(super) finished: Vec<Leased>,
+    pub(super) finished: Vec<LeasedExecution>,
     pub(super) executions: Vec<usize>,
     pub(super) frozen: Option<Letter>,
     pub(super) told: Option<Told>,
@@ -148,7 +147,7 @@ impl World {
         };
         of.catalog.record_request(
             &mut increments,
-            &Request {
+            &FinishedRequest {
                 method: "POST",
                 endpoint: "/invoke",
                 code,
@@ -157,14 +156,14 @@ impl World {
         );
         of.catalog.record_execution(
             &mut increments,
-            &Execution {
+            &FinishedExecution {
                 algorithm: &label_of(execution),
                 status,
                 duration_nanos: nanos,
             },
         );
         match fact.lease.clone() {
-            Some(lease) => of.finished.push(Leased { lease, increments }),
+            Some(lease) => of.finished.push(LeasedExecution { lease, increments }),
             None => of.waiting.merge(&increments),
         }
     }

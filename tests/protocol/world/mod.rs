@@ -10,7 +10,10 @@
 
 use std::time::Instant;
 
-use functional_scaffold_schema::{catalog::Catalog, event::ExecutionStatus, lease::Lease};
+use functional_scaffold_protocol::{
+    catalog::{Catalog, ExecutionStatus},
+    lease::Lease,
+};
 
 use crate::{
     Result,

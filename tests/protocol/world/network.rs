@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, ensure};
-use functional_scaffold_schema::{
-    batch::SentBatch, catalog::Catalog, lease::Lease, protocol::Applied,
+use functional_scaffold_protocol::{
+    batch::SentBatch, calls::Applied, catalog::Catalog, lease::Lease,
 };
 
 use super::{World, agreement::agree, instances::Told, label_of, steps::Fate};

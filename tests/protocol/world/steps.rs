@@ -1,6 +1,6 @@
 //! What may happen, a step at a time.
 
-use functional_scaffold_schema::event::ExecutionStatus;
+use functional_scaffold_protocol::catalog::ExecutionStatus;
 
 /// One step. An index counts among what there is at that moment.
 #[derive(Debug, Clone, Copy)]

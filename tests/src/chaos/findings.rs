@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use functional_scaffold_schema::event::ExecutionStatus;
+use functional_scaffold_protocol::catalog::ExecutionStatus;
 
 use super::{
     Plan,

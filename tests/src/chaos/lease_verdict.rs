@@ -14,7 +14,7 @@
 //!
 //! Not for a store that forgets: it takes leases back, and settlements.
 
-use functional_scaffold_schema::event::ExecutionStatus;
+use functional_scaffold_protocol::catalog::ExecutionStatus;
 
 use super::{
     Durability,

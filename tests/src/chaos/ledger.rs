@@ -10,8 +10,8 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use functional_scaffold_schema::{
-    event::{ExecutionStatus, RequestStatus},
+use functional_scaffold_protocol::{
+    catalog::{ExecutionStatus, RequestStatus},
     labels::write_labels,
 };
 

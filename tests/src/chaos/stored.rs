@@ -18,13 +18,13 @@ pub struct Stored {
     pub timed_executions: i64,
     /// Observations in `http_request_duration_seconds`.
     pub timed_requests: i64,
-    /// `unleased_executions_total`.
+    /// `functional_scaffold_unleased_executions_total`.
     pub unleased: i64,
-    /// `late_results_total`.
+    /// `functional_scaffold_late_results_total`.
     pub late: i64,
-    /// `leases_settled_total`.
+    /// `functional_scaffold_leases_settled_total`.
     pub settled: i64,
-    /// `flush_troubles_total`.
+    /// `functional_scaffold_flush_failures_total`.
     pub flush_troubles: Cells,
     /// Open leases.
     pub open_leases: i64,

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use functional_scaffold_schema::{lease::Lease, protocol::Script};
+use functional_scaffold_protocol::{calls::Script, lease::Lease};
 use redis_protocol::resp2::{decode::decode, types::OwnedFrame};
 
 /// What all connections together have told of leases.

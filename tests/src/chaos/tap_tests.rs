@@ -1,7 +1,7 @@
-use functional_scaffold_schema::{
-    batch::{Batch, BatchId, Leased, SentBatch},
-    lease::{Lease, LeaseEntry},
-    protocol::{apply_call, lease_command},
+use functional_scaffold_protocol::{
+    batch::{Batch, BatchId, LeasedExecution, SentBatch},
+    calls::{apply_call, lease_command},
+    lease::{EncodedLease, Lease},
 };
 
 use super::*;
@@ -33,7 +33,7 @@ fn reply(texts: &[&str]) -> Vec<u8> {
 const TAKEN: &[u8] = b":1\r\n";
 
 fn take(id: &str) -> Vec<u8> {
-    let command = lease_command("metrics:", &LeaseEntry::from(&lease(id)), 1);
+    let command = lease_command("metrics:", &EncodedLease::from(&lease(id)), 1);
     reply(&command.words().collect::<Vec<_>>())
 }
 
@@ -47,7 +47,7 @@ fn settle(ids: &[&str]) -> Vec<u8> {
         increments: Batch::default(),
         leased: ids
             .iter()
-            .map(|id| Leased {
+            .map(|id| LeasedExecution {
                 lease: lease(id),
                 increments: Batch::default(),
             })

@@ -15,7 +15,7 @@
 //! nothing dies, so that hardly anything is at risk or unsure: there each of these
 //! says that what was answered is counted, once.
 
-use functional_scaffold_schema::event::ExecutionStatus;
+use functional_scaffold_protocol::catalog::ExecutionStatus;
 
 use super::{
     Durability, Fsync,

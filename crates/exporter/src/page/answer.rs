@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use functional_scaffold_schema::event::ExecutionStatus;
+use functional_scaffold_protocol::catalog::ExecutionStatus;
 use serde::Serialize;
 
 use super::{

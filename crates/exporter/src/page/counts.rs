@@ -1,7 +1,7 @@
 //! What only grows: the counts of which the page makes rates. Owns how two of
 //! them are compared, and put together.
 
-use functional_scaffold_schema::event::{ExecutionStatus, RequestStatus};
+use functional_scaffold_protocol::catalog::{ExecutionStatus, RequestStatus};
 
 /// The classes of requests, in the order that [`Counts::requests`] has them in.
 pub const REQUEST_STATUSES: [RequestStatus; 3] = [

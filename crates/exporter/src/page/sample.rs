@@ -2,8 +2,8 @@
 //! over all series as `monitoring/recording.yaml` does it. However many series
 //! there are, a sample is of one size.
 
-use functional_scaffold_schema::{
-    event::{ExecutionStatus, RequestStatus},
+use functional_scaffold_protocol::{
+    catalog::{ExecutionStatus, RequestStatus},
     series::{FamilySeries, Series},
 };
 
@@ -125,11 +125,11 @@ fn has(labels: &str, name: &str, value: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use functional_scaffold_schema::{catalog::Catalog, family::Kind, series::Histogram};
+    use functional_scaffold_protocol::{catalog::Catalog, family::Kind, series::Histogram};
 
     use super::*;
 
-    fn family(name: &str) -> functional_scaffold_schema::family::Family {
+    fn family(name: &str) -> functional_scaffold_protocol::family::Family {
         let catalog = Catalog::new("m:");
         let family = catalog.families().into_iter().find(|one| one.name == name);
         family.expect("it is in the catalog").clone()
@@ -201,7 +201,10 @@ mod tests {
                 durations(REQUEST_DURATIONS, &of_requests),
                 values(EXECUTIONS, &executions),
                 durations(EXECUTION_DURATIONS, &of_executions),
-                values("late_results_total", &[(r#"algorithm="a""#, 9)]),
+                values(
+                    "functional_scaffold_late_results_total",
+                    &[(r#"algorithm="a""#, 9)],
+                ),
             ],
             ..Reading::default()
         };

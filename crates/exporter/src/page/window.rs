@@ -4,7 +4,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use functional_scaffold_schema::event::ExecutionStatus;
+use functional_scaffold_protocol::catalog::ExecutionStatus;
 
 use super::{
     counts::{Buckets, Counts, REQUEST_STATUSES},

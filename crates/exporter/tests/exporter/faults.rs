@@ -202,7 +202,7 @@ fn a_key_that_may_not_be_read_is_skipped_and_counted() {
         "+select",
         "%R~metrics:families",
         "%R~metrics:good_total",
-        "%R~metrics:offset:*",
+        "%R~metrics:lost:*",
     ]);
     let user = [("REDIS_USERNAME", "reader"), ("REDIS_PASSWORD", "s3cret")];
     let exporter = Exporter::start_with(redis.port, &user);

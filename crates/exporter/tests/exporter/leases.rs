@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use functional_scaffold_schema::{
-    batch::{Batch, BatchId, Leased, SentBatch},
+use functional_scaffold_protocol::{
+    batch::{Batch, BatchId, LeasedExecution, SentBatch},
+    calls::{DEFAULT_PREFIX, Script, apply_call},
     lease::Lease,
-    protocol::{DEFAULT_PREFIX, Script, apply_call},
 };
 
 use crate::support::{Exporter, Redis, exporter_command, sample, wait_for};
@@ -35,7 +35,7 @@ fn finish(redis: &Redis, lease: Lease, sequence: u64) {
             sequence,
         },
         increments: Batch::default(),
-        leased: vec![Leased {
+        leased: vec![LeasedExecution {
             lease,
             increments: Batch::default(),
         }],

@@ -120,7 +120,7 @@ fn a_store_that_was_wiped_begins_anew() {
 }
 
 pub(crate) fn offset(redis: &Redis, key: &str, field: &str) -> String {
-    let key = format!("metrics:offset:{key}");
+    let key = format!("metrics:lost:{key}");
     redis.cli(&["HGET", &key, field]).trim().to_owned()
 }
 
@@ -213,7 +213,7 @@ fn what_redis_gives_no_answer_for_is_found_out_anew() {
     let redis = redis_with_families();
     redis.cli(&["HSET", "metrics:state", "epoch", "e"]);
     // It may not settle leases, so that adding offsets is its first write.
-    let rights = "on >s3cret +@all %R~metrics:* ~metrics:state ~metrics:offset:*";
+    let rights = "on >s3cret +@all %R~metrics:* ~metrics:state ~metrics:lost:*";
     let user: Vec<_> = ["ACL", "SETUSER", "reader"]
         .into_iter()
         .chain(rights.split(' '))

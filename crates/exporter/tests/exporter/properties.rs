@@ -4,12 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use functional_scaffold_exporter::{offences::Offences, registry};
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
     cell::le_of_bound,
     exposition::{Format, expose},
     labels::write_labels,
-    layouts::merge_layouts,
-    series::{FamilySeries, SeriesReader},
+    series::{FamilySeries, SeriesReader, merge_layouts},
 };
 use proptest::{
     prelude::*,

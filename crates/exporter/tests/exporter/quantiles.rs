@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, process::Command};
 
 use functional_scaffold_exporter::page::quantile::quantile;
-use functional_scaffold_schema::{catalog::Catalog, family::Kind};
+use functional_scaffold_protocol::{catalog::Catalog, family::Kind};
 use proptest::{
     collection::vec,
     prelude::*,

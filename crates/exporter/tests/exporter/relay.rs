@@ -8,11 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
     batch::{Batch, BatchId, SentBatch},
-    catalog::Catalog,
-    event::Request,
-    protocol::{DEFAULT_PREFIX, Script, apply_call},
+    calls::{DEFAULT_PREFIX, Script, apply_call},
+    catalog::{Catalog, FinishedRequest},
 };
 
 use crate::{
@@ -68,7 +67,7 @@ fn count_requests(redis: &Redis, requests: u64) {
     for (sequence, some) in (0..requests).collect::<Vec<_>>().chunks(50).enumerate() {
         let mut increments = Batch::default();
         for n in some {
-            let request = Request {
+            let request = FinishedRequest {
                 method: "POST",
                 endpoint: "/invoke",
                 code: if n % 10 == 0 { 422 } else { 200 },

@@ -39,7 +39,7 @@ fn what_is_removed_takes_its_offsets_with_it() {
     said(&redis, &["series", "remove", "--yes", "job_seconds{}"]);
     assert_eq!(served(&exporters[0], &names), [None; 3]);
     for key in ["jobs", "time"] {
-        let key = format!("metrics:offset:metrics:{key}");
+        let key = format!("metrics:lost:metrics:{key}");
         assert_eq!(redis.cli(&["EXISTS", &key]), "0\n", "{key}");
     }
     born_again(&redis, "1");
@@ -112,7 +112,7 @@ fn a_removal_is_heard_of_after_one_that_redis_lost() {
         assert_eq!(jobs(&exporter), None);
         // As it was before.
         redis.cli(&["DEL", "metrics:removed"]);
-        redis.cli(&["HDEL", "metrics:state", "offsets", "removals"]);
+        redis.cli(&["HDEL", "metrics:state", "lost_version", "removals"]);
         redis.cli(&["HSET", "metrics:jobs", "k=\"a\"", "100"]);
         assert_eq!(jobs(&exporter), Some(100.0));
     }

@@ -7,13 +7,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use functional_scaffold_schema::{
-    batch::{Batch, BatchId, Leased, SentBatch},
-    catalog::Catalog,
-    event::{Execution, ExecutionStatus},
+use functional_scaffold_protocol::{
+    batch::{Batch, BatchId, LeasedExecution, LoggedBatch, SentBatch},
+    calls::{DEFAULT_PREFIX, Script, apply_call, settle_call},
+    catalog::{Catalog, ExecutionStatus, FinishedExecution},
     lease::Lease,
-    logged::LoggedBatch,
-    protocol::{DEFAULT_PREFIX, Script, apply_call, settle_call},
 };
 
 use serde::Serialize;
@@ -117,7 +115,7 @@ pub(crate) fn replays_one_batch_as(redis: &Redis, user: &[(&str, &str)]) {
     let mut command = command(redis.port, &[]);
     command.envs(user.iter().copied());
     let mut batch = batch(1, 5);
-    batch.leased.push(Leased {
+    batch.leased.push(LeasedExecution {
         lease: redis.lease("replayed", "a", 60_000),
         increments: Batch::default(),
     });
@@ -275,13 +273,13 @@ fn a_late_result_is_counted_as_late_and_the_rest_is_applied() {
     let other = redis.lease("l2", "a", 60_000);
     let leased = |lease: Lease| {
         let mut increments = Batch::default();
-        let execution = Execution {
+        let execution = FinishedExecution {
             algorithm: "a",
             status: ExecutionStatus::Success,
             duration_nanos: 1,
         };
         catalog.record_execution(&mut increments, &execution);
-        Leased { lease, increments }
+        LeasedExecution { lease, increments }
     };
     // Somebody settles the lease that ran out.
     let settle = settle_call(DEFAULT_PREFIX, 1, 0, catalog.crash_keys());

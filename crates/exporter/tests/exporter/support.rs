@@ -10,10 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use functional_scaffold_schema::{
+use functional_scaffold_protocol::{
+    calls::{Call, DEFAULT_PREFIX, Registration, Script, lease_command, register_call},
     catalog::Catalog,
-    lease::{Lease, LeaseEntry},
-    protocol::{Call, DEFAULT_PREFIX, Registration, Script, lease_command, register_call},
+    lease::{EncodedLease, Lease},
 };
 use tempfile::TempDir;
 
@@ -187,7 +187,7 @@ impl Redis {
             &register_call(DEFAULT_PREFIX, 1, &Registration::new([], &[])),
         );
         let time = reply.trim().parse().expect("lease time");
-        let command = lease_command(DEFAULT_PREFIX, &LeaseEntry::from(&lease), time);
+        let command = lease_command(DEFAULT_PREFIX, &EncodedLease::from(&lease), time);
         self.cli(&command.words().collect::<Vec<_>>());
         lease
     }

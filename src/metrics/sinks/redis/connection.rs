@@ -6,7 +6,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use functional_scaffold_schema::protocol::{Call, Command, Script};
+use functional_scaffold_protocol::calls::{Call, Command, Script};
 use spin_sdk::redis::{Connection, Error, RedisParameter, RedisResult};
 
 use crate::{

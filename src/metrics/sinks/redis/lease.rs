@@ -2,7 +2,7 @@
 //! that one which dies with its instance is still counted. An execution never
 //! waits longer for its lease than it was given, and runs all the same.
 
-use functional_scaffold_schema::{lease::LeaseEntry, protocol::lease_command};
+use functional_scaffold_protocol::{calls::lease_command, lease::EncodedLease};
 use serde_json::json;
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 /// None if Redis did not answer the last time, or does not register the families.
 /// A lease that was not acknowledged in time is given all the same: it may still
 /// land, and so the batch with the result has to close it.
-pub async fn take(redis: &Redis, ready: &Ready, endpoint: &'static str) -> Option<LeaseEntry> {
+pub async fn take(redis: &Redis, ready: &Ready, endpoint: &'static str) -> Option<EncodedLease> {
     let config = &ready.config;
     if !ready.writer.borrow().waits_for_leases() {
         ready.writer.borrow_mut().record_unleased();

@@ -9,7 +9,7 @@
 
 use std::{cell::Cell, time::Duration};
 
-use functional_scaffold_schema::protocol::{Applied, Script, applied_from_reply, apply_total_call};
+use functional_scaffold_protocol::calls::{Applied, Script, applied_from_reply, apply_merged_call};
 
 use crate::{
     clock::{Deadline, Mark},
@@ -103,7 +103,7 @@ impl Redis {
                 };
                 let countable = countable.each_ref().map(String::as_str);
                 let prefix = &ready.config.prefix;
-                apply_total_call(
+                apply_merged_call(
                     prefix,
                     &frozen.id,
                     frozen.leases(),

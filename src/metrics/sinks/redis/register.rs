@@ -2,11 +2,12 @@
 //! a crash is counted under a name that the exporter knows, or else before its
 //! first batch.
 
-use functional_scaffold_schema::{
-    catalog::Catalog,
-    protocol::{
-        Registration, Script, known_call, known_from_reply, register_call, registered_from_reply,
+use functional_scaffold_protocol::{
+    calls::{
+        Registration, Script, is_registered_call, is_registered_from_reply, register_call,
+        registered_from_reply,
     },
+    catalog::Catalog,
 };
 use spin_sdk::wasip3::random::random::get_random_u64;
 
@@ -55,13 +56,13 @@ async fn known(
     ready: &Ready,
     deadline: Deadline,
 ) -> Result<Option<LeaseTime>, StoreError> {
-    let script = &Script::KNOWN;
+    let script = &Script::IS_REGISTERED;
     let prefix = &ready.config.prefix;
     let registration = registration(ready, &Catalog::new(prefix));
-    let call = known_call(prefix, &registration);
+    let call = is_registered_call(prefix, &registration);
     let asked = Mark::now();
     let reply = redis.client.call(script, &call, deadline).await?;
-    let millis = known_from_reply(reply).map_err(StoreError::Reply)?;
+    let millis = is_registered_from_reply(reply).map_err(StoreError::Reply)?;
     let time = millis.map(|millis| LeaseTime::told(millis, asked));
     redis.lease_time.set(time);
     Ok(time)

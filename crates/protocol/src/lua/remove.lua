@@ -37,7 +37,7 @@ local time = redis.call('TIME')
 local last = redis.call('ZRANGE', KEYS[2], -1, -1, 'WITHSCORES')[2] or 0
 local number = math.max(tonumber(time[1]) * 1000000 + tonumber(time[2]), tonumber(last) + 1)
 -- First, because it is what a full memory refuses, and a key of another type.
-redis.call('HSET', KEYS[1], 'offsets', ARGV[1])
+redis.call('HSET', KEYS[1], 'lost_version', ARGV[1])
 for i = 5, 4 + members do
   redis.call('ZADD', KEYS[2], number, ARGV[i])
 end

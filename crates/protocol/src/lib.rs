@@ -28,21 +28,15 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod calls;
 pub mod catalog;
 pub mod cell;
-pub mod event;
 pub mod exposition;
 pub mod family;
 #[cfg(test)]
 mod fixtures;
 pub mod labels;
-pub mod layouts;
 pub mod lease;
-pub mod logged;
-mod number;
-pub mod protocol;
 pub mod pushgateway;
 pub mod removal;
 pub mod series;
-pub mod tally;
-pub mod totals;

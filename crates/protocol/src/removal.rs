@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{Call, families_key, offset_key, random_text, state_key};
+use crate::calls::{Call, families_key, lost_counts_key, random_text, removed_key, state_key};
 
 /// How many removals are remembered. A reader that slept through more of them
 /// goes on serving what was removed.
@@ -37,13 +37,6 @@ impl Removed {
         // A struct of strings always serialises.
         serde_json::to_string(self).unwrap_or_default()
     }
-}
-
-/// The key of the sorted set of what was removed, by the removal's number: its
-/// time in microseconds, or one more than the last one.
-#[must_use]
-pub fn removed_key(prefix: &str) -> String {
-    format!("{prefix}removed")
 }
 
 /// The call that removes series from the hash `key`: those with these label
@@ -92,7 +85,7 @@ fn remove_call(prefix: &str, random: u64, key: &str, removed: Vec<Removed>) -> C
             state_key(prefix),
             removed_key(prefix),
             key.to_owned(),
-            offset_key(prefix, key),
+            lost_counts_key(prefix, key),
         ],
         arguments,
     }
@@ -104,7 +97,7 @@ fn remove_call(prefix: &str, random: u64, key: &str, removed: Vec<Removed>) -> C
 pub fn wipe_call<'a>(prefix: &str, epoch: u64, keys: impl IntoIterator<Item = &'a str>) -> Call {
     let hashes = keys
         .into_iter()
-        .flat_map(|key| [key.to_owned(), offset_key(prefix, key)]);
+        .flat_map(|key| [key.to_owned(), lost_counts_key(prefix, key)]);
     Call {
         keys: [state_key(prefix), removed_key(prefix)]
             .into_iter()
@@ -123,10 +116,7 @@ mod tests {
         let sets = ["a=\"1\"".to_owned(), String::new()];
         let fields = ["a=\"1\"".to_owned(), String::new()];
         let call = remove_series_call("m:", 7, "other", &sets, &fields);
-        assert_eq!(
-            call.keys,
-            ["m:state", "m:removed", "other", "m:offset:other"]
-        );
+        assert_eq!(call.keys, ["m:state", "m:removed", "other", "m:lost:other"]);
         assert_eq!(
             call.arguments,
             [
@@ -150,9 +140,9 @@ mod tests {
                 "m:state",
                 "m:removed",
                 "m:k",
-                "m:offset:m:k",
+                "m:lost:m:k",
                 "other",
-                "m:offset:other"
+                "m:lost:other"
             ]
         );
     }

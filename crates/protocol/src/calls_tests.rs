@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::{
-    batch::{Batch, BatchId, Leased, SentBatch},
+    batch::{Batch, BatchId, LeasedExecution, SentBatch},
     catalog::Catalog,
     family::Family,
-    lease::{Lease, LeaseEntry},
+    lease::{EncodedLease, Lease},
 };
 
 fn id() -> BatchId {
@@ -37,7 +37,7 @@ fn an_apply_call_names_every_key_and_counts_every_field() {
         ..lease()
     };
     let of_leases = [(lease(), of_lease), (second.clone(), Batch::default())];
-    let leased = of_leases.map(|(lease, increments)| Leased { lease, increments });
+    let leased = of_leases.map(|(lease, increments)| LeasedExecution { lease, increments });
     let batch = SentBatch {
         id: id(),
         increments,
@@ -86,7 +86,7 @@ fn an_apply_call_names_every_key_and_counts_every_field() {
 
 #[test]
 fn a_lease_is_due_when_its_time_has_passed_since_it_began() {
-    let command = lease_command("m:", &LeaseEntry::from(&lease()), 1_700_000_000_000);
+    let command = lease_command("m:", &EncodedLease::from(&lease()), 1_700_000_000_000);
     assert_eq!(command.name, "ZADD");
     let member = lease().encode();
     assert_eq!(command.arguments, ["m:leases", "1700000035000", &member]);
@@ -105,13 +105,13 @@ fn an_offset_call_adds_to_hashes_beside_those_it_is_about() {
     let mut lost = Batch::default();
     lost.inc("m:a", "x=\"1\"", 2);
     lost.inc("other", "|sum", 3);
-    let call = offset_call("m:", "e", None, "n", &lost);
-    assert_eq!(call.keys, ["m:state", "m:offset:m:a", "m:offset:other"]);
+    let call = add_lost_counts_call("m:", "e", None, "n", &lost);
+    assert_eq!(call.keys, ["m:state", "m:lost:m:a", "m:lost:other"]);
     assert_eq!(
         call.arguments,
         ["e", "", "n", "1", "x=\"1\"", "2", "1", "|sum", "3"]
     );
-    let again = offset_call("m:", "e", Some("v"), "n", &lost);
+    let again = add_lost_counts_call("m:", "e", Some("v"), "n", &lost);
     assert_eq!(again.arguments[1], "v");
 }
 
@@ -132,7 +132,7 @@ fn a_register_call_names_every_key_and_counts_every_field() {
     let zeros = catalog.zero_cells("a", &["/invoke"]);
     assert_eq!(call.arguments[5], zeros[4].1);
 
-    let note = known_call("m:", &registration).keys[1].clone();
+    let note = is_registered_call("m:", &registration).keys[1].clone();
     assert_eq!(note, call.keys[2]);
     assert!(is_own_key("m:", &note));
     let fewer_zeros = Registration::of_catalog(&catalog, "a", &[]);
@@ -145,7 +145,7 @@ fn a_register_call_names_every_key_and_counts_every_field() {
         &zeros,
     );
     for other in [fewer_zeros, without_help] {
-        assert_ne!(known_call("m:", &other).keys[1], note);
+        assert_ne!(is_registered_call("m:", &other).keys[1], note);
     }
 }
 
@@ -182,8 +182,9 @@ fn replies_are_read_or_refused() {
     for reply in [&[][..], &["{}"], &["17"], &["17", "{}", "{}"]] {
         assert!(registered(reply).is_err(), "{reply:?}");
     }
-    let known =
-        |reply: &[&str]| known_from_reply(reply.iter().map(|&text| text.to_owned()).collect());
+    let known = |reply: &[&str]| {
+        is_registered_from_reply(reply.iter().map(|&text| text.to_owned()).collect())
+    };
     assert_eq!(known(&[]), Ok(None));
     assert_eq!(known(&["-3"]), Ok(Some(-3)));
     for reply in [&["x"][..], &["17", "{}"]] {
@@ -204,14 +205,14 @@ fn replies_are_read_or_refused() {
     assert_eq!(settled("30"), Ok(expected(Some(30))));
     assert!(settled("x").is_err());
     let added = |reply: &[&str]| {
-        offset_added_from_reply(reply.iter().map(|&text| text.to_owned()).collect())
+        lost_counts_added_from_reply(reply.iter().map(|&text| text.to_owned()).collect())
     };
     let refused = vec!["k f +1: ERR".into()];
     assert_eq!(
         added(&["added", "k f +1: ERR"]),
-        Ok(OffsetAdded::Added { refused })
+        Ok(LostCountsAdded::Added { refused })
     );
-    assert_eq!(added(&["overtaken"]), Ok(OffsetAdded::Overtaken));
+    assert_eq!(added(&["overtaken"]), Ok(LostCountsAdded::Overtaken));
     for reply in [&[][..], &["OK"], &["overtaken", "x"]] {
         assert!(added(reply).is_err(), "{reply:?}");
     }

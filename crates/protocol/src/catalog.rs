@@ -4,10 +4,8 @@
 use crate::{
     batch::Batch,
     cell,
-    event::{Execution, ExecutionStatus, FlushOutcome, Request, RequestStatus},
     family::{Family, Kind},
     labels::write_labels,
-    tally::{Durations, Tally},
 };
 
 /// Inclusive upper bounds of the latency buckets in nanoseconds, 50 µs to 10 s.
@@ -95,22 +93,22 @@ impl Catalog {
                 "Time spent in the algorithm itself.",
             ),
             unleased: counter(
-                "unleased_executions_total",
+                "functional_scaffold_unleased_executions_total",
                 "unleased_counter",
                 "Executions that began although Redis had not acknowledged their lease.",
             ),
             late: counter(
-                "late_results_total",
+                "functional_scaffold_late_results_total",
                 "late_counter",
                 "Results that came after their execution was counted as crashed.",
             ),
             settled: counter(
-                "leases_settled_total",
+                "functional_scaffold_leases_settled_total",
                 "settled_counter",
                 "Leases that ran out, so that their execution was counted as crashed.",
             ),
             flushes: counter(
-                "flush_troubles_total",
+                "functional_scaffold_flush_failures_total",
                 "flush_counter",
                 "Attempts to store a batch that failed, were duplicates, or ended in the log.",
             ),
@@ -205,7 +203,7 @@ impl Catalog {
     }
 
     /// Counts a finished request into `batch`.
-    pub fn record_request(&self, batch: &mut Batch, request: &Request<'_>) {
+    pub fn record_request(&self, batch: &mut Batch, request: &FinishedRequest<'_>) {
         let mut tally = Tally::default();
         tally.record_request(request);
         tally.add_to(batch, self, "");
@@ -213,7 +211,7 @@ impl Catalog {
 
     /// Counts a finished execution into `batch`. A crashed one has no
     /// duration: it enters no histogram.
-    pub fn record_execution(&self, batch: &mut Batch, execution: &Execution<'_>) {
+    pub fn record_execution(&self, batch: &mut Batch, execution: &FinishedExecution<'_>) {
         let mut tally = Tally::default();
         tally.record_execution(execution.status, execution.duration_nanos);
         tally.add_to(batch, self, execution.algorithm);
@@ -348,6 +346,232 @@ fn latency_bounds() -> Vec<f64> {
         .iter()
         .map(|&nanos| nanos as f64 / NANOS_PER_SECOND as f64)
         .collect()
+}
+
+/// The class of a finished request, the label `status` of the request counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestStatus {
+    /// A code below 400.
+    Success,
+    /// 4xx: the caller's fault.
+    Rejected,
+    /// 5xx: ours.
+    Error,
+}
+
+impl RequestStatus {
+    /// The class of an HTTP status code.
+    #[must_use]
+    pub fn of_code(code: u16) -> Self {
+        match code {
+            0..=399 => Self::Success,
+            400..=499 => Self::Rejected,
+            500.. => Self::Error,
+        }
+    }
+
+    /// The label's value.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Rejected => "rejected",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// How an execution ended, the label `status` of the execution counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExecutionStatus {
+    /// It gave a result.
+    Success,
+    /// It refused its input: the caller's fault.
+    InvalidInput,
+    /// It reported that it could not finish.
+    Failed,
+    /// It never reported: a trap, an endless loop, a host that died.
+    Crashed,
+}
+
+impl ExecutionStatus {
+    /// Every status, in no meaningful order.
+    pub const ALL: [Self; 4] = [
+        Self::Success,
+        Self::InvalidInput,
+        Self::Failed,
+        Self::Crashed,
+    ];
+
+    /// The label's value.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::InvalidInput => "invalid_input",
+            Self::Failed => "failed",
+            Self::Crashed => "crashed",
+        }
+    }
+}
+
+/// One finished request, as it is counted.
+#[derive(Debug, Clone, Copy)]
+pub struct FinishedRequest<'a> {
+    /// The HTTP method, upper case; anything unknown is `OTHER`.
+    pub method: &'a str,
+    /// The pattern of the route, never the raw path; `unmatched` for none.
+    pub endpoint: &'a str,
+    /// The HTTP status code answered.
+    pub code: u16,
+    /// From the first byte handed to the component to the response, in
+    /// nanoseconds.
+    pub duration_nanos: u64,
+}
+
+/// One finished execution, as it is counted.
+#[derive(Debug, Clone, Copy)]
+pub struct FinishedExecution<'a> {
+    /// The algorithm's own name.
+    pub algorithm: &'a str,
+    /// How it ended.
+    pub status: ExecutionStatus,
+    /// The time in the algorithm alone, in nanoseconds.
+    pub duration_nanos: u64,
+}
+
+/// What became of an attempt to store a batch, where that is not the rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlushOutcome {
+    /// It failed, and is tried again or given up.
+    Failed,
+    /// It was stored before: an answer had been lost.
+    Duplicate,
+    /// It was given up, to the log.
+    Logged,
+}
+
+impl FlushOutcome {
+    /// The label's value.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Duplicate => "duplicate",
+            Self::Logged => "logged",
+        }
+    }
+}
+
+/// Counts of one algorithm's requests and executions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally<'a> {
+    // Searched from the front: a service has a few kinds of requests.
+    requests: Vec<RequestCount<'a>>,
+    request_durations: Vec<RouteDurations<'a>>,
+    executions: [u64; ExecutionStatus::ALL.len()],
+    execution_durations: Durations,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct RequestCount<'a> {
+    method: &'a str,
+    endpoint: &'a str,
+    code: u16,
+    count: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct RouteDurations<'a> {
+    method: &'a str,
+    endpoint: &'a str,
+    durations: Durations,
+}
+
+/// Observations of a latency histogram.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Durations {
+    /// By bucket, not cumulative, the last one `+Inf`.
+    pub(crate) buckets: [u64; LATENCY_BOUNDS_NANOS.len() + 1],
+    pub(crate) sum_nanos: u64,
+}
+
+impl Durations {
+    fn observe(&mut self, nanos: u64) {
+        let bucket = LATENCY_BOUNDS_NANOS.partition_point(|&bound| bound < nanos);
+        self.buckets[bucket] += 1;
+        self.sum_nanos = self.sum_nanos.saturating_add(nanos);
+    }
+}
+
+impl<'a> Tally<'a> {
+    /// Counts a finished request.
+    pub fn record_request(&mut self, request: &FinishedRequest<'a>) {
+        let FinishedRequest {
+            method,
+            endpoint,
+            code,
+            duration_nanos,
+        } = *request;
+        let known = self.requests.iter_mut().find(|known| {
+            known.code == code && known.endpoint == endpoint && known.method == method
+        });
+        match known {
+            Some(known) => known.count += 1,
+            None => self.requests.push(RequestCount {
+                method,
+                endpoint,
+                code,
+                count: 1,
+            }),
+        }
+        let mut routes = self.request_durations.iter_mut();
+        let known = routes.find(|known| known.endpoint == endpoint && known.method == method);
+        match known {
+            Some(known) => known.durations.observe(duration_nanos),
+            None => {
+                let mut durations = Durations::default();
+                durations.observe(duration_nanos);
+                self.request_durations.push(RouteDurations {
+                    method,
+                    endpoint,
+                    durations,
+                });
+            }
+        }
+    }
+
+    /// Counts a finished execution that took `nanos` nanoseconds. A crashed one
+    /// has no duration: it enters no histogram.
+    pub fn record_execution(&mut self, status: ExecutionStatus, nanos: u64) {
+        self.executions[status as usize] += 1;
+        if status != ExecutionStatus::Crashed {
+            self.execution_durations.observe(nanos);
+        }
+    }
+
+    /// Whether nothing was counted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty() && self.executions == [0; ExecutionStatus::ALL.len()]
+    }
+
+    /// Adds what was counted to `batch`, as `catalog` stores it.
+    pub fn add_to(&self, batch: &mut Batch, catalog: &Catalog, algorithm: &str) {
+        for known in &self.requests {
+            catalog.count_requests(batch, known.method, known.endpoint, known.code, known.count);
+        }
+        for known in &self.request_durations {
+            catalog.add_request_durations(batch, known.method, known.endpoint, &known.durations);
+        }
+        for status in ExecutionStatus::ALL {
+            let count = self.executions[status as usize];
+            if count > 0 {
+                catalog.count_executions(batch, algorithm, status, count);
+            }
+        }
+        catalog.add_execution_durations(batch, algorithm, &self.execution_durations);
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{batch::Leased, batch::MAX_INCREMENT, lease::Lease};
+use crate::{batch::LeasedExecution, batch::MAX_INCREMENT, lease::Lease};
 
 fn id() -> BatchId {
     BatchId {
@@ -26,7 +26,7 @@ fn logged(cells: &[(String, String, u64)], leases: &[(String, usize)]) -> Logged
             millis: 1,
             count: vec![(id.clone(), id.clone())],
         };
-        Leased { lease, increments }
+        LeasedExecution { lease, increments }
     });
     let batch = SentBatch {
         id: id(),

@@ -8,7 +8,7 @@ fn records_a_request_as_one_count_one_bucket_and_one_sum() {
     let mut batch = Batch::default();
     catalog.record_request(
         &mut batch,
-        &Request {
+        &FinishedRequest {
             method: "POST",
             endpoint: "/invoke",
             code: 200,
@@ -49,7 +49,7 @@ fn a_bound_is_inclusive_and_the_last_bucket_is_infinite() {
         (u64::MAX, "+Inf"),
     ] {
         let mut batch = Batch::default();
-        let execution = Execution {
+        let execution = FinishedExecution {
             algorithm: "a",
             status: ExecutionStatus::Success,
             duration_nanos: nanos,
@@ -69,7 +69,7 @@ fn a_crash_enters_no_histogram() {
     let mut batch = Batch::default();
     catalog.record_execution(
         &mut batch,
-        &Execution {
+        &FinishedExecution {
             algorithm: "a",
             status: ExecutionStatus::Crashed,
             duration_nanos: 7,

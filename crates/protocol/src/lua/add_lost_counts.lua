@@ -13,11 +13,11 @@
 -- added; or with 'overtaken' if another reader added meanwhile. Then nothing
 -- has been added, and what is lost is to be found out anew: of two readers that
 -- see the same loss, one makes up for it.
-local read = redis.call('HMGET', KEYS[1], 'epoch', 'offsets')
+local read = redis.call('HMGET', KEYS[1], 'epoch', 'lost_version')
 if read[1] ~= ARGV[1] or (read[2] or '') ~= ARGV[2] then
   return {'overtaken'}
 end
-redis.call('HSET', KEYS[1], 'offsets', ARGV[3])
+redis.call('HSET', KEYS[1], 'lost_version', ARGV[3])
 local reply = {'added'}
 add(2, 4, reply)
 return reply

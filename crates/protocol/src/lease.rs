@@ -1,6 +1,6 @@
 //! Leases: said to Redis before an execution begins, so that an execution that
 //! is never heard of again is still counted, as crashed. Pure; they are taken and
-//! settled by the calls of [`crate::protocol`].
+//! settled by the calls of [`crate::calls`].
 
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +34,7 @@ impl Lease {
 
 /// A lease as Redis is given it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseEntry {
+pub struct EncodedLease {
     /// Its id.
     pub id: String,
     /// How long it runs at the most, in milliseconds.
@@ -43,7 +43,7 @@ pub struct LeaseEntry {
     pub member: String,
 }
 
-impl From<&Lease> for LeaseEntry {
+impl From<&Lease> for EncodedLease {
     fn from(lease: &Lease) -> Self {
         Self {
             id: lease.id.clone(),
@@ -56,7 +56,7 @@ impl From<&Lease> for LeaseEntry {
 /// What the leases on executions of one kind have in common: all but their
 /// ids. Encoded once, since that costs more than all else about a lease.
 #[derive(Debug, Clone)]
-pub struct LeaseForm {
+pub struct LeaseTemplate {
     millis: u64,
     /// What follows the id in a member.
     rest: String,
@@ -65,7 +65,7 @@ pub struct LeaseForm {
 /// How a member begins that [`Lease::encode`] gives.
 const BEFORE_ID: &str = "{\"id\":\"";
 
-impl LeaseForm {
+impl LeaseTemplate {
     /// The form of leases that run for `millis` and count `count`.
     #[must_use]
     pub fn new(millis: u64, count: Vec<(String, String)>) -> Self {
@@ -78,12 +78,12 @@ impl LeaseForm {
 
     /// The lease of this form with an id of letters, digits and slashes.
     #[must_use]
-    pub fn entry(&self, id: String) -> LeaseEntry {
+    pub fn entry(&self, id: String) -> EncodedLease {
         let mut member = String::with_capacity(BEFORE_ID.len() + id.len() + self.rest.len());
         member.push_str(BEFORE_ID);
         member.push_str(&id);
         member.push_str(&self.rest);
-        LeaseEntry {
+        EncodedLease {
             id,
             millis: self.millis,
             member,
@@ -114,8 +114,8 @@ mod tests {
             millis in any::<u64>(),
             count in prop::collection::vec((any::<String>(), any::<String>()), 0..4),
         ) {
-            let entry = LeaseForm::new(millis, count.clone()).entry(id.clone());
-            prop_assert_eq!(entry, LeaseEntry::from(&Lease { id, millis, count }));
+            let entry = LeaseTemplate::new(millis, count.clone()).entry(id.clone());
+            prop_assert_eq!(entry, EncodedLease::from(&Lease { id, millis, count }));
         }
 
         #[test]

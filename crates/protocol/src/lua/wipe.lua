@@ -13,7 +13,7 @@
 
 -- First, because it is what a full memory refuses.
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1])
-redis.call('HDEL', KEYS[1], 'offsets')
+redis.call('HDEL', KEYS[1], 'lost_version')
 redis.call('UNLINK', KEYS[2])
 local foreign = {}
 for k = 3, #KEYS do

@@ -1,4 +1,4 @@
-//! Puts the scripts for Redis together from `src/scripts/`, without comments, and
+//! Puts the scripts for Redis together from `src/lua/`, without comments, and
 //! computes the digests that `EVALSHA` names them by: an instance that lives for
 //! milliseconds has none to spare for it, and a component is to be small.
 
@@ -9,19 +9,19 @@ const SCRIPTS: [(&str, &[&str]); 7] = [
     ("APPLY", &["clock", "add", "expire", "apply"]),
     ("SETTLE", &["clock", "expire", "settle"]),
     ("REGISTER", &["clock", "contents", "register"]),
-    ("KNOWN", &["clock", "contents", "known"]),
-    ("OFFSET", &["add", "offset"]),
+    ("IS_REGISTERED", &["clock", "contents", "is_registered"]),
+    ("ADD_LOST_COUNTS", &["add", "add_lost_counts"]),
     ("REMOVE", &["remove"]),
     ("WIPE", &["wipe"]),
 ];
 
 fn main() -> io::Result<()> {
-    println!("cargo::rerun-if-changed=src/scripts");
+    println!("cargo::rerun-if-changed=src/lua");
     let mut built = String::new();
     for (name, files) in SCRIPTS {
         let mut source = String::new();
         for file in files {
-            let path = Path::new("src/scripts").join(file).with_extension("lua");
+            let path = Path::new("src/lua").join(file).with_extension("lua");
             let text = fs::read_to_string(path)?;
             // No text in them spans lines, so nothing but a comment begins so.
             let lines = text.lines().map(str::trim);
