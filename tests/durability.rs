@@ -198,7 +198,7 @@ async fn without_a_lease_in_time_the_execution_runs_and_is_counted_once() -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rights_that_the_docs_name_suffice() -> Result {
-    let docs = std::fs::read_to_string(repository().join("docs/durability.md"))?;
+    let docs = std::fs::read_to_string(repository().join("docs/operations.md"))?;
     let line = docs
         .lines()
         .find(|line| line.starts_with("ACL SETUSER app"));

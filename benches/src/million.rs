@@ -19,7 +19,7 @@ pub(crate) struct Cost {
 const REQUESTS_A_SECOND: f64 = 1e6;
 /// How busy a core of Redis may be: it has to catch up after a pause.
 const BUSY: f64 = 0.7;
-/// For how long a writer is remembered (docs/redis-protocol.md, Batches), and in
+/// For how long a writer is remembered (docs/protocol.md, Batches), and in
 /// how many bytes.
 const REMEMBERED_SECONDS: f64 = 7200.0;
 const BYTES_OF_A_WRITER: f64 = 25.0;

@@ -90,5 +90,6 @@ Each run is checked: every request was answered with 200, and the counter in Red
 const NOTE: &str = "\
 What they keep differs: with prometheus_client, counts are on one machine and gone with its \
 files; a pipeline that fails, or that was applied though its answer was lost, is nobody's to \
-count again; `exact` and `strict` hold [what they promise](durability.md) through both. n = 17 \
-is nothing but the serving; a harder number, in Python, is nothing but the algorithm.";
+count again; `exact` and `strict` hold [what they \
+promise](operations.md#modes-and-what-each-loses) through both. n = 17 is nothing but the \
+serving; a harder number, in Python, is nothing but the algorithm.";

@@ -118,8 +118,9 @@ pub(crate) fn write_document(results: &Results) -> String {
          edit. -->\n\n# Benchmarks\n\n\
          Everything was measured on one machine, in turns (A B C, C B A, …), and each run was \
          checked to have done what it was timed for. A figure is the median of the rounds, with \
-         the least and the greatest in parentheses; a ratio is taken within each round. **The \
-         ratios are what holds elsewhere**, absolute figures are this machine's.\n\n",
+         the least and the greatest in parentheses; a ratio is taken within each round. Figures \
+         **and ratios** are those of this machine and of the runtime named at the end: [on \
+         Spin](benchmarks-on-spin.md) they differ from [the dev host's](benchmarks.md).\n\n",
     );
     write_targets(&mut text, results);
     for measured in &results.sections {

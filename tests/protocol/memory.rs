@@ -7,7 +7,7 @@ use functional_scaffold_protocol::{
 
 use crate::{Result, fixture::Fixture, store::Store};
 
-/// What `docs/redis-protocol.md` says is enough, at 10,000 requests/s and 128
+/// What `docs/protocol.md` says is enough, at 10,000 requests/s and 128
 /// requests an instance.
 const REQUESTS_A_SECOND: u64 = 10_000;
 const REQUESTS_A_WRITER: u64 = 128;

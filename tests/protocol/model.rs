@@ -1,5 +1,5 @@
 //! What the protocol promises, in maps and numbers: written from
-//! `docs/redis-protocol.md`, with neither Redis nor its scripts.
+//! `docs/protocol.md`, with neither Redis nor its scripts.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Version 1 of the protocol in `docs/redis-protocol.md`: what is said to Redis,
+//! Version 1 of the protocol in `docs/protocol.md`: what is said to Redis,
 //! in which keys, and what it answers. Says nothing itself.
 //!
 //! # Layout

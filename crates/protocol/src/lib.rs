@@ -23,7 +23,7 @@
 //!
 //! Data flows `tally → catalog → batch → protocol` on the way into Redis and
 //! `cell → series → exposition` on the way out. The contract between the two
-//! is documented for other writers in `docs/redis-protocol.md`.
+//! is documented for other writers in `docs/protocol.md`.
 
 #![forbid(unsafe_code)]
 

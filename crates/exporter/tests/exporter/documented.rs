@@ -1,16 +1,16 @@
-//! Families written by hand, following docs/redis-protocol.md alone: its commands
+//! Families written by hand, following docs/protocol.md alone: its commands
 //! are run as they stand there.
 
 use std::process::Command;
 
 use crate::support::{Exporter, Redis, needed, sample};
 
-const PROTOCOL: &str = include_str!("../../../../docs/redis-protocol.md");
+const PROTOCOL: &str = include_str!("../../../../docs/protocol.md");
 
-/// The code blocks of a language in the section on writing by hand.
+/// The code blocks of a language in the section on writing from other programs.
 fn blocks(language: &str) -> Vec<&'static str> {
     let (_, section) = PROTOCOL
-        .split_once("\n## Writing a family by hand\n")
+        .split_once("\n## Writing from other programs\n")
         .expect("the section");
     let section = section.split("\n## ").next().expect("its text");
     let fence = format!("```{language}\n");

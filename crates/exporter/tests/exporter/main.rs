@@ -12,7 +12,7 @@
 //! - [`properties`]: the same for made-up stores of any bytes
 //! - [`removals`]: series removed of which something is remembered, and wiped
 //! - [`series`]: series listed and removed, and stores wiped
-//! - [`documented`]: families written as docs/redis-protocol.md says
+//! - [`documented`]: families written as docs/protocol.md says
 //! - [`exposure`]: who may ask, and those who take too long
 //! - [`recent`]: what the page shows, and its files
 //! - [`quantiles`]: the page's quantiles beside those of Prometheus
