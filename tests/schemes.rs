@@ -24,7 +24,7 @@ const REQUESTS: usize = 1000;
 const CONCURRENCY: usize = 32;
 /// All that users sent: a scrape of `/metrics` is a request as well.
 const INVOKED: &str = r#"sum(http_requests_total{endpoint="/invoke"})"#;
-const RATE: &str = r#"sum(scaffold:http_requests:rate5m{endpoint="/invoke"})"#;
+const RATE: &str = r#"sum(job_scheme:http_requests:rate5m{endpoint="/invoke"})"#;
 
 fn app(variables: &[(&'static str, &str)]) -> AppOptions {
     // Nothing may listen where Redis is not wanted.

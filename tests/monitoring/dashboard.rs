@@ -85,7 +85,7 @@ fn expressions_are_on_recorded_series_of_the_chosen_job_and_scheme() -> Result {
     for expression in expressions::of_dashboard(&read()?)? {
         let text = &expression.text;
         for metric in expressions::metrics(text) {
-            let recorded = metric.starts_with("scaffold:") || metric == "ALERTS";
+            let recorded = metric.starts_with("job_scheme:") || metric == "ALERTS";
             ensure!(recorded, "{}: {metric}", expression.place);
         }
         if expression.place.starts_with("panel") && !text.contains("ALERTS") {

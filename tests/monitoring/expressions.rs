@@ -47,14 +47,14 @@ async fn every_expression_has_a_sane_answer(scheme: Scheme) -> Result {
     let (alerts, recorded): (Vec<_>, Vec<_>) = rules.into_iter().partition(|rule| rule.is_alert);
 
     let mut in_flight = None;
-    if !scheme.lacks("scaffold:algorithm_executions_in_flight") {
+    if !scheme.lacks("job_scheme:algorithm_executions_in_flight:max") {
         // Something has to be in flight while that is asked for.
         let url = world.app.url("");
         in_flight = Some(tokio::spawn(async move {
             let work = [Kind::invoke(r#""work 4000""#)];
             load(&url, &work, 1, Until::Elapsed(Duration::from_secs(3))).await
         }));
-        let open = "sum(scaffold:algorithm_executions_in_flight) > 0";
+        let open = "sum(job_scheme:algorithm_executions_in_flight:max) > 0";
         answer_within(&world.prometheus, open, 4 * INTERVAL).await?;
     }
 
@@ -162,10 +162,10 @@ async fn counted_once(prometheus: &Prometheus, scheme: &Scheme, ledger: &Ledger)
     let errors = ledger.with_code(500) as f64;
     // A rate is too high where a sum stepped back, or has few samples.
     let resets = prometheus
-        .query("sum(resets(scaffold:http_requests_total[5m]))")
+        .query("sum(resets(job_scheme:http_requests_total:sum[5m]))")
         .await?;
     let samples = prometheus
-        .query("min(count_over_time(scaffold:http_requests_total[5m]))")
+        .query("min(count_over_time(job_scheme:http_requests_total:sum[5m]))")
         .await?;
     let history = format!("resets {resets:?}, samples {samples:?}");
     let near = |what: &str, expected: f64, found: f64| {
@@ -181,16 +181,16 @@ async fn counted_once(prometheus: &Prometheus, scheme: &Scheme, ledger: &Ledger)
         ensure!(samples.len() == 1, "{expression} is {samples:?}");
         Ok(samples[0].value)
     };
-    let rate = r#"sum(scaffold:http_requests:rate5m{endpoint!="/metrics"})"#;
+    let rate = r#"sum(job_scheme:http_requests:rate5m{endpoint!="/metrics"})"#;
     near(rate, requests, one(rate).await? * WINDOW)?;
-    let rate = "sum(scaffold:http_requests:rate5m{status=\"error\"})";
+    let rate = "sum(job_scheme:http_requests:rate5m{status=\"error\"})";
     near(rate, errors, one(rate).await? * WINDOW)?;
-    let users = "scaffold:user_requests:rate5m";
+    let users = "job_scheme:user_requests:rate5m";
     near(users, requests * 6.0 / 8.0, one(users).await? * WINDOW)?;
-    let ratio = "scaffold:user_errors:ratio_rate5m";
+    let ratio = "job_scheme:user_errors_per_user_requests:ratio_rate5m";
     near(ratio, errors / (requests * 6.0 / 8.0), one(ratio).await?)?;
     // A histogram holds all but the crashed.
-    let crashed = one("sum(scaffold:algorithm_executions_total{status=\"crashed\"})").await?;
+    let crashed = one("sum(job_scheme:algorithm_executions_total:sum{status=\"crashed\"})").await?;
     for (counter, histogram) in [
         (
             "http_requests_total",
@@ -201,11 +201,11 @@ async fn counted_once(prometheus: &Prometheus, scheme: &Scheme, ledger: &Ledger)
             "algorithm_execution_duration_seconds_bucket",
         ),
     ] {
-        let missing = format!("sum(scaffold:{counter}) - sum(scaffold:{histogram}{{le=\"+Inf\"}})");
+        let missing = format!("sum(job_scheme:{counter}:sum) - sum(job_scheme:{histogram}:sum{{le=\"+Inf\"}})");
         let missing = one(&missing).await?;
         ensure!(missing == crashed, "{missing} are not in {histogram}");
     }
-    if !names_absent(scheme, "scaffold:functional_scaffold_leases_settled_total") {
+    if !names_absent(scheme, "job_scheme:functional_scaffold_leases_settled_total:max") {
         ensure!(crashed == scheme.way.crashes() as f64, "{crashed} crashes");
     }
     Ok(())

@@ -104,15 +104,15 @@ const OF_EXPORTER: [&str; 17] = [
     "functional_scaffold_redis_read_failures_total",
     "functional_scaffold_settle_failures_total",
     "functional_scaffold_regressions_total",
-    "scaffold:exporter_up",
-    "scaffold:redis_up",
-    "scaffold:exporter_scrape_duration_seconds",
-    "scaffold:exporter_series",
-    "scaffold:oldest_lease_age_seconds",
-    "scaffold:last_flush_timestamp_seconds",
-    "scaffold:redis_read_failures:rate5m",
-    "scaffold:settle_failures:rate5m",
-    "scaffold:regressions_total",
+    "job_scheme:up:max",
+    "job_scheme:functional_scaffold_redis_up:max",
+    "job_scheme:functional_scaffold_scrape_duration_seconds:max",
+    "job_scheme:functional_scaffold_series:max",
+    "job_scheme:functional_scaffold_oldest_lease_age_seconds:max",
+    "job_scheme:functional_scaffold_last_flush_timestamp_seconds:max",
+    "job_scheme:functional_scaffold_redis_read_failures:rate5m",
+    "job_scheme:functional_scaffold_settle_failures:rate5m",
+    "job_scheme:functional_scaffold_regressions_total:max",
 ];
 
 /// What is known of leases, and what is recorded of that.
@@ -121,10 +121,10 @@ const OF_LEASES: [&str; 8] = [
     "functional_scaffold_late_results_total",
     "functional_scaffold_leases_settled_total",
     "algorithm_executions_in_flight",
-    "scaffold:functional_scaffold_unleased_executions_total",
-    "scaffold:functional_scaffold_late_results_total",
-    "scaffold:functional_scaffold_leases_settled_total",
-    "scaffold:algorithm_executions_in_flight",
+    "job_scheme:functional_scaffold_unleased_executions_total:max",
+    "job_scheme:functional_scaffold_late_results_total:max",
+    "job_scheme:functional_scaffold_leases_settled_total:max",
+    "job_scheme:algorithm_executions_in_flight:max",
 ];
 
 /// Redis, with exporters.
@@ -285,7 +285,7 @@ impl World {
         loop {
             let recorded = self
                 .prometheus
-                .query(r#"sum(scaffold:http_requests_total{endpoint!="/metrics"})"#)
+                .query(r#"sum(job_scheme:http_requests_total:sum{endpoint!="/metrics"})"#)
                 .await?;
             let recorded = recorded.first().map_or(0.0, |sample| sample.value);
             if recorded == requests as f64 {

@@ -1,5 +1,5 @@
-//! `cargo xtask prometheus-rule`: the rules of monitoring/ as the resource in
-//! which prometheus-operator wants them. A test holds them in step.
+//! `cargo xtask prometheus-rule`: the rules of monitoring/ as a resource of
+//! prometheus-operator. A test compares the committed file.
 
 use std::fs;
 
@@ -10,12 +10,12 @@ const RULES: [&str; 2] = ["monitoring/recording.yaml", "monitoring/alerts/rules.
 const RESOURCE: &str = "deployment/spinkube/prometheus-rule.yaml";
 
 const HEAD: &str = "\
-# Made of monitoring/recording.yaml and monitoring/alerts/rules.yaml by
+# Generated from monitoring/recording.yaml and monitoring/alerts/rules.yaml by
 #
 #     cargo xtask prometheus-rule
 #
-# It may want a label here that the operator's ruleSelector names (`release: …`
-# with the Helm chart).
+# If the operator has a ruleSelector, add its label here (`release: …` for the
+# Helm chart).
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:

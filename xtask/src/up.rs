@@ -318,7 +318,7 @@ impl Plan {
         if self.prometheus.is_some() {
             let prometheus = address::reached_at(self.up.prometheus_listen);
             println!("\nPrometheus scrapes every 15 s:\n");
-            println!("  http://{prometheus}/graph?g0.expr=scaffold:http_requests_total");
+            println!("  http://{prometheus}/graph?g0.expr=job_scheme:http_requests_total:sum");
             println!("  http://{prometheus}/alerts");
         }
         println!();
