@@ -1,22 +1,22 @@
-# The app, built in the repository's root; two runtimes to choose from:
+# The app. Build it in the repository's root, with one of two runtimes:
 #
 #     docker build -f deployment/app.Dockerfile --target spin .
 #     docker build -f deployment/app.Dockerfile --target devhost .
 
-# --- The components. One package at a time: built together, each would get the
-# features of dependencies that another wants.
+# --- The components. Built one package at a time: in one build, cargo would
+# unify the features of their dependencies.
 FROM rust:1.95-bookworm AS components
 RUN rustup target add wasm32-wasip2
 WORKDIR /source
 COPY . .
-# As `cargo xtask build` has it: optimised across crates, the service for size.
+# Same profile as `cargo xtask build`: the service is optimised for size.
 ENV CARGO_PROFILE_RELEASE_LTO=fat
 RUN CARGO_PROFILE_RELEASE_OPT_LEVEL=s \
     cargo build --locked --release --target wasm32-wasip2 --package functional-scaffold \
     && cargo build --locked --release --target wasm32-wasip2 --package prime-check
 
-# --- On Spin. Its image is Debian's (slim) with /usr/local/bin/spin as the entry
-# point, and root as the user.
+# --- On Spin. The base image is Debian slim; its entry point is
+# /usr/local/bin/spin and its user root.
 FROM ghcr.io/spinframework/spin:v4.1.0 AS spin
 WORKDIR /app
 COPY spin.toml ./
@@ -24,10 +24,10 @@ COPY --from=components /source/target/wasm32-wasip2/release/*.wasm target/wasm32
 USER 65532:65532
 ENV HOME=/tmp
 EXPOSE 8000
-# No state directory: nothing is kept in the container, and logs go to its
-# standard error. What is compiled is in /tmp while it runs.
+# No state directory: the container keeps nothing, and logs go to stderr.
+# Compiled code is cached in /tmp while it runs.
 CMD ["up", "--from", "spin.toml", "--state-dir", "", "--listen", "0.0.0.0:8000"]
-# There is no HTTP client in the image. A check counts as a request to /healthz.
+# The image has no HTTP client. The check is counted as a request to /healthz.
 HEALTHCHECK --interval=30s --timeout=3s --start-period=30s \
     CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8000 && printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ code _ <&3 && [[ $code == 200 ]]"]
 
@@ -45,7 +45,7 @@ COPY --from=components /source/target/wasm32-wasip2/release/*.wasm target/wasm32
 USER 65532:65532
 EXPOSE 8000
 ENTRYPOINT ["/usr/local/bin/devhost"]
-# No cache, which would want a folder to write to.
+# No cache: the file system is read-only.
 CMD ["up", "--from", "spin.toml", "--disable-cache", "--listen", "0.0.0.0:8000"]
 HEALTHCHECK --interval=30s --timeout=3s --start-period=30s \
     CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8000 && printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ code _ <&3 && [[ $code == 200 ]]"]

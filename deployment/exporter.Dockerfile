@@ -1,14 +1,14 @@
-# The exporter, built in the repository's root:
+# The exporter. Build it in the repository's root:
 #
 #     docker build -f deployment/exporter.Dockerfile .
 
-# On Alpine, Rust links against musl, and statically.
+# On Alpine, Rust links statically against musl.
 FROM rust:1.95-alpine AS build
 WORKDIR /source
 COPY . .
 RUN cargo build --locked --release --package functional-scaffold-exporter
 
-# A static program and no file that is written.
+# Only the static binary; it writes no files.
 FROM scratch
 COPY --from=build /source/target/release/functional-scaffold-exporter /functional-scaffold-exporter
 USER 65532:65532
