@@ -294,8 +294,7 @@ impl<'a> Instance<'a> {
             forms.catalog.record_execution(&mut total, &execution);
         }
         self.id.sequence += 1;
-        let countable = forms.catalog.crash_keys();
-        let call = apply_merged_call(prefix, &self.id, leases.iter(), &total, &countable);
+        let call = apply_merged_call(prefix, &self.id, leases.iter(), &total);
         self.queue.push_back(Queued {
             packed: packed(&forms.apply, &call),
             answer: Answer::Applied(requests),

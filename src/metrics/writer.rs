@@ -19,7 +19,7 @@ use crate::{config::MAX_EXECUTION_LIMIT_MS, invoke::Executed};
 
 /// How much longer than the execution limit a lease runs, in milliseconds: for
 /// the flush that settles it, and for the pause between two scripts that does
-/// not extend leases yet (`STILL_MS` in the scripts).
+/// not extend leases yet (`MAX_GAP_MS` in the scripts).
 const LEASE_MARGIN_MS: u64 = 5_000;
 
 // A lease that lands late counts nothing as long as its id is remembered.
@@ -267,12 +267,6 @@ impl Writer {
         let mut total = pending.troubles.clone();
         tally.add_to(&mut total, &self.catalog, &self.algorithm);
         total
-    }
-
-    /// The keys in which a lease that runs out is counted.
-    #[must_use]
-    pub fn crash_keys(&self) -> [&str; 3] {
-        self.catalog.crash_keys()
     }
 
     /// The frozen batch is stored, now or before.

@@ -22,6 +22,14 @@ pub(crate) const STORED: Applied = Applied::Stored {
     refused: Vec::new(),
 };
 
+/// The keys of the catalog's families.
+pub(crate) fn metric_keys(catalog: &Catalog) -> Vec<&str> {
+    catalog
+        .families()
+        .map(|family| family.key.as_str())
+        .to_vec()
+}
+
 /// A store of its own.
 pub(crate) struct Fixture {
     pub(crate) server: RedisServer,
@@ -79,7 +87,7 @@ impl Fixture {
 
     /// Sends a batch. When it was stored is left out of the answer.
     pub(crate) fn apply(&mut self, batch: &SentBatch) -> Result<Applied> {
-        let mut applied = self.store.apply(batch, &self.catalog.crash_keys())?;
+        let mut applied = self.store.apply(batch)?;
         if let Applied::Stored {
             lease_time_millis, ..
         } = &mut applied
@@ -89,9 +97,9 @@ impl Fixture {
         Ok(applied)
     }
 
-    /// Settles as the exporter does.
+    /// Settles leases of the catalog's families, as a reader does.
     pub(crate) fn settle(&mut self) -> Result<Settled> {
-        self.store.settle(1, &self.catalog.crash_keys())
+        self.store.settle(1, &metric_keys(&self.catalog))
     }
 
     /// How many leases are open, and how many executions succeeded and crashed.

@@ -51,7 +51,7 @@ fn memory_of_applied_ids_stays_bounded() -> Result {
                 leased: Vec::new(),
             };
             let command = pipe.cmd("EVALSHA").arg(script.sha);
-            for part in apply_call("m:", &batch, &[]).parts() {
+            for part in apply_call("m:", &batch).parts() {
                 command.arg(part);
             }
             command.ignore();

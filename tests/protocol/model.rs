@@ -90,7 +90,7 @@ impl Model {
     }
 
     /// Applies a batch.
-    pub(crate) fn apply(&mut self, batch: &SentBatch, countable: &[&str]) -> Applied {
+    pub(crate) fn apply(&mut self, batch: &SentBatch) -> Applied {
         if self.remembers(&batch.id) {
             return Applied::Duplicate;
         }
@@ -116,27 +116,20 @@ impl Model {
         for id in ids {
             self.open.remove(id);
         }
-        let mut countable: BTreeSet<&str> = countable.iter().copied().collect();
-        let total = batch.total();
-        for (key, field, by) in total.cells() {
-            countable.insert(key);
+        for (key, field, by) in batch.total().cells() {
             self.count(key, field, by);
         }
-        self.settle_due(&countable);
         Applied::Stored {
             lease_time_millis: self.lease_time,
             refused: Vec::new(),
         }
     }
 
-    /// Settles leases that ran out; the store's epoch and how many there were.
-    pub(crate) fn settle(&mut self, epoch: u64, countable: &[&str]) -> (u64, u64) {
+    /// Settles expired leases that count in these keys only. Returns the store's
+    /// epoch and how many leases there were.
+    pub(crate) fn settle(&mut self, epoch: u64, metric_keys: &[&str]) -> (u64, u64) {
         self.run_script();
-        let settled = self.settle_due(&countable.iter().copied().collect());
-        (*self.epoch.get_or_insert(epoch), settled)
-    }
-
-    fn settle_due(&mut self, countable: &BTreeSet<&str>) -> u64 {
+        let metric_keys: BTreeSet<&str> = metric_keys.iter().copied().collect();
         let (closed, lease_time) = (&self.closed, self.lease_time);
         self.open
             .retain(|id, (_, due)| *due > lease_time || !closed.contains_key(id));
@@ -147,7 +140,7 @@ impl Model {
             .map(|(lease, _)| lease.clone())
             .filter(|lease| {
                 let mut keys = lease.count.iter().map(|(key, _)| key.as_str());
-                keys.all(|key| countable.contains(key))
+                keys.all(|key| metric_keys.contains(key))
             })
             .collect();
         for lease in &due {
@@ -159,7 +152,7 @@ impl Model {
             }
         }
         self.closed.retain(|_, until| *until > self.lease_time);
-        due.len() as u64
+        (*self.epoch.get_or_insert(epoch), due.len() as u64)
     }
 
     fn remembers(&self, id: &BatchId) -> bool {

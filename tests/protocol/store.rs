@@ -120,9 +120,9 @@ impl Store {
         }
     }
 
-    /// Applies a batch, by a component that counts crashes in `countable`.
-    pub(crate) fn apply(&mut self, batch: &SentBatch, countable: &[&str]) -> Result<Applied> {
-        let call = apply_call(&self.prefix, batch, countable);
+    /// Applies a batch, as a component does.
+    pub(crate) fn apply(&mut self, batch: &SentBatch) -> Result<Applied> {
+        let call = apply_call(&self.prefix, batch);
         Ok(applied_from_reply(self.script(&Script::APPLY, &call)?)?)
     }
 
@@ -168,25 +168,25 @@ impl Store {
         leases.iter().try_for_each(|lease| self.take(lease, time))
     }
 
-    /// Lets the next batch settle what ran out, however soon it comes.
+    /// Makes the next batch write the clock, however soon it comes.
     pub(crate) fn forget_flush(&mut self) -> Result {
         let key = state_key(&self.prefix);
         self.call(&["HDEL", &key, "flushed_ms"])
     }
 
-    /// Settles leases, as the exporter does.
-    pub(crate) fn settle(&mut self, epoch: u64, countable: &[&str]) -> Result<Settled> {
-        self.settle_page(epoch, 0, countable)
+    /// Settles leases that count in these keys, as a reader does.
+    pub(crate) fn settle(&mut self, epoch: u64, metric_keys: &[&str]) -> Result<Settled> {
+        self.settle_page(epoch, 0, metric_keys)
     }
 
-    /// Settles leases after passing over the first that ran out.
+    /// Settles leases after the first `skip` that expired.
     pub(crate) fn settle_page(
         &mut self,
         epoch: u64,
         skip: u64,
-        countable: &[&str],
+        metric_keys: &[&str],
     ) -> Result<Settled> {
-        let call = settle_call(&self.prefix, epoch, skip, countable.iter().copied());
+        let call = settle_call(&self.prefix, epoch, skip, metric_keys.iter().copied());
         Ok(settled_from_reply(self.script(&Script::SETTLE, &call)?)?)
     }
 

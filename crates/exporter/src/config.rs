@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Redis takes a longer pause between two scripts, of 5 s, for a time in which
-/// it stood still, and extends every lease by it (`STILL_MS` in `clock.lua`).
+/// it stood still, and extends every lease by it (`MAX_GAP_MS` in `clock.lua`).
 const MAX_SETTLE_INTERVAL_MS: u64 = 4_999;
 
 /// Serves the metric families registered in Redis to Prometheus.
@@ -128,7 +128,7 @@ A Redis user of its own needs no more than this:
   ACL SETUSER exporter on >PASSWORD ~metrics:* +ping +select +hscan +zscan
       +hmget +evalsha +eval +time +hget +hset +hsetnx +hincrby +zadd +zrem
       +zcard +zscore +zrangebyscore +zremrangebyscore
-and for replay also +zcount +expire. With %R~metrics:* and no
+and for replay also +expire. With %R~metrics:* and no
 scripts it can read, but not count what crashed, nor tell a wiped Redis from lost
 writes.";
 

@@ -171,18 +171,18 @@ pub fn lease_command(prefix: &str, lease: &EncodedLease, lease_time_millis: i64)
     }
 }
 
-/// The call that settles leases that have run out, of those that count in
-/// `countable` keys only. It looks at a hundred, after passing over `skip`.
-/// `epoch` is random, for a store that has none.
+/// The call by which a reader settles expired leases. It looks at a hundred of
+/// them after the first `skip`, and settles those that count in `metric_keys`
+/// only. `epoch` is random, for a store that has none.
 #[must_use]
 pub fn settle_call<'a>(
     prefix: &str,
     epoch: u64,
     skip: u64,
-    countable: impl IntoIterator<Item = &'a str>,
+    metric_keys: impl IntoIterator<Item = &'a str>,
 ) -> Call {
     let mut keys = lease_keys(prefix).to_vec();
-    keys.extend(countable.into_iter().map(str::to_owned));
+    keys.extend(metric_keys.into_iter().map(str::to_owned));
     let arguments = vec![
         (REMEMBERED_SECONDS * 1000).to_string(),
         random_text(epoch),
@@ -199,24 +199,22 @@ fn lease_keys(prefix: &str) -> [String; 3] {
     ]
 }
 
-/// The call that applies a batch; its reply tells lease time. It settles leases
-/// that have run out, too, of those that count in the batch's keys and `countable`
-/// ones.
+/// The call that applies a batch and releases the leases of its executions. Its
+/// reply has lease time.
 #[must_use]
-pub fn apply_call(prefix: &str, batch: &SentBatch, countable: &[&str]) -> Call {
+pub fn apply_call(prefix: &str, batch: &SentBatch) -> Call {
     let leases = batch.leased.iter().map(|leased| &leased.lease);
     let leases: Vec<_> = leases.map(EncodedLease::from).collect();
-    apply_merged_call(prefix, &batch.id, leases.iter(), &batch.total(), countable)
+    apply_merged_call(prefix, &batch.id, leases.iter(), &batch.total())
 }
 
-/// The same of a batch that settles `leases` and adds `total` in all.
+/// The same call for a batch that releases `leases` and adds `total` in all.
 #[must_use]
 pub fn apply_merged_call<'a>(
     prefix: &str,
     id: &BatchId,
     leases: impl ExactSizeIterator<Item = &'a EncodedLease> + Clone,
     total: &Batch,
-    countable: &[&str],
 ) -> Call {
     let mut keys = vec![applied_key(prefix, id)];
     keys.extend(lease_keys(prefix));
@@ -232,12 +230,6 @@ pub fn apply_merged_call<'a>(
     for (key, fields) in total.hashes() {
         keys.push(key.to_owned());
         push_increments(&mut arguments, fields);
-    }
-    for key in countable {
-        if !keys.iter().any(|named| named == key) {
-            keys.push((*key).to_owned());
-            arguments.push("0".to_owned());
-        }
     }
     Call { keys, arguments }
 }
@@ -533,16 +525,8 @@ impl Script {
     pub const REMOVE: Self = built::REMOVE;
     /// Begins a new epoch; see [`wipe_call`](crate::removal::wipe_call).
     pub const WIPE: Self = built::WIPE;
-    /// Every one.
-    pub const ALL: [Self; 7] = [
-        Self::APPLY,
-        Self::SETTLE,
-        Self::REGISTER,
-        Self::IS_REGISTERED,
-        Self::ADD_LOST_COUNTS,
-        Self::REMOVE,
-        Self::WIPE,
-    ];
+    /// Every script.
+    pub const ALL: [Self; 7] = built::ALL;
 }
 
 mod built {

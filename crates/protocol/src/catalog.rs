@@ -196,12 +196,6 @@ impl Catalog {
         ]
     }
 
-    /// The keys that [`Self::crash_cells`] count in.
-    #[must_use]
-    pub fn crash_keys(&self) -> [&str; 3] {
-        [&self.requests.key, &self.executions.key, &self.settled.key]
-    }
-
     /// Counts a finished request into `batch`.
     pub fn record_request(&self, batch: &mut Batch, request: &FinishedRequest<'_>) {
         let mut tally = Tally::default();

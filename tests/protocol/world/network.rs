@@ -9,7 +9,7 @@ use functional_scaffold_protocol::{
 };
 
 use super::{World, agreement::agree, instances::Told, label_of, steps::Fate};
-use crate::{Result, model::REMEMBERED_MS};
+use crate::{Result, fixture::metric_keys, model::REMEMBERED_MS};
 
 /// For how long after it was given up a batch is replayed.
 const REPLAYED_MS: i64 = 3_600_000;
@@ -119,12 +119,10 @@ impl World {
     }
 
     pub(super) fn deliver(&mut self, letter: &Letter) -> Result<Applied> {
-        let catalog = self.catalog_of(&letter.batch).clone();
-        let countable = catalog.crash_keys();
-        // Else it depends on real milliseconds whether it settles what ran out.
+        // Otherwise it depends on real milliseconds whether it writes the clock.
         self.store.forget_flush()?;
-        let reply = self.store.apply(&letter.batch, &countable)?;
-        let mut expected = self.model.apply(&letter.batch, &countable);
+        let reply = self.store.apply(&letter.batch)?;
+        let mut expected = self.model.apply(&letter.batch);
         if let Applied::Stored {
             lease_time_millis, ..
         } = &mut expected
@@ -156,10 +154,7 @@ impl World {
         self.settlings += 1;
         let known = if knows_all_keys { 2 } else { 1 };
         let catalogs = self.catalogs.clone();
-        let keys: Vec<_> = catalogs[..known]
-            .iter()
-            .flat_map(Catalog::crash_keys)
-            .collect();
+        let keys: Vec<_> = catalogs[..known].iter().flat_map(metric_keys).collect();
         let settled = self.store.settle(self.settlings, &keys)?;
         let (epoch, leases) = self.model.settle(self.settlings, &keys);
         agree("the epoch", &settled.epoch, &format!("{epoch:016x}"))?;

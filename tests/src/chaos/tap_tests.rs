@@ -53,7 +53,7 @@ fn settle(ids: &[&str]) -> Vec<u8> {
             })
             .collect(),
     };
-    let call = apply_call("metrics:", &batch, &["a", "b", "c"]);
+    let call = apply_call("metrics:", &batch);
     let parts = ["EVAL", Script::APPLY.source].map(|word| word.as_bytes().to_vec());
     let parts: Vec<_> = parts.into_iter().chain(call.parts()).collect();
     array(&parts)

@@ -85,7 +85,7 @@ fn count_requests(redis: &Redis, requests: u64) {
             increments,
             leased: Vec::new(),
         };
-        redis.call(&Script::APPLY, &apply_call(DEFAULT_PREFIX, &batch, &[]));
+        redis.call(&Script::APPLY, &apply_call(DEFAULT_PREFIX, &batch));
     }
 }
 

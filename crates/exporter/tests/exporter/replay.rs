@@ -282,7 +282,8 @@ fn a_late_result_is_counted_as_late_and_the_rest_is_applied() {
         LeasedExecution { lease, increments }
     };
     // Somebody settles the lease that ran out.
-    let settle = settle_call(DEFAULT_PREFIX, 1, 0, catalog.crash_keys());
+    let keys = catalog.families().map(|family| family.key.as_str());
+    let settle = settle_call(DEFAULT_PREFIX, 1, 0, keys);
     let executions = |status: &str| {
         let field = format!("algorithm=\"a\",status=\"{status}\"");
         redis.cli(&["HGET", "metrics:algorithm_counter", &field])
@@ -368,10 +369,7 @@ fn it_waits_for_a_redis_that_refuses_writes() {
     for (name, trouble, mend) in REFUSING_WRITES {
         let redis = Redis::start();
         // Known, so that it is the script that is refused and not its loading.
-        redis.call(
-            &Script::APPLY,
-            &apply_call(DEFAULT_PREFIX, &batch(9, 1), &[]),
-        );
+        redis.call(&Script::APPLY, &apply_call(DEFAULT_PREFIX, &batch(9, 1)));
         trouble(&redis);
         let lines = line(&ago(1), &batch(1, 2)) + &line(&ago(1), &batch(2, 3));
         let short = command(redis.port, &["--retry-seconds", "0"]);

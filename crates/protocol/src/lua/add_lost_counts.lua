@@ -1,23 +1,35 @@
--- Adds to offsets: what Redis lost of what was served, so that it stays served.
--- For readers.
+-- Adds to the lost counts of metric hashes: counts that readers served and that
+-- Redis then lost. Called by readers, which serve the sum of both.
 --
--- KEYS[1]  state
--- KEYS[2…] hashes of offsets
--- ARGV[1]  the epoch of the store that was read
--- ARGV[2]  the version of the offsets that were read with it, '' if none
--- ARGV[3]  a random text, their next version
--- ARGV[…]  for each hash of offsets: how many fields, then each field and its
---          increment, a decimal integer below 2^62
+-- Keys:
+--   KEYS[1]   state: hash
+--   KEYS[2…]  hashes of lost counts
 --
--- Replies with 'added', then one text for each increment that could not be
--- added; or with 'overtaken' if another reader added meanwhile. Then nothing
--- has been added, and what is lost is to be found out anew: of two readers that
--- see the same loss, one makes up for it.
-local read = redis.call('HMGET', KEYS[1], 'epoch', 'lost_version')
-if read[1] ~= ARGV[1] or (read[2] or '') ~= ARGV[2] then
+-- Arguments:
+--   ARGV[1]   the epoch of the store that was read
+--   ARGV[2]   the version of the lost counts that were read, '' if none
+--   ARGV[3]   their next version, random
+--   ARGV[4…]  for each hash: the number of its fields, then each field and its
+--             increment
+--
+-- Reply, one of:
+--   {'added', refused increment…}
+--   {'overtaken'}   the epoch or the version has changed since the reader read
+--                   them, and nothing was added. It reads again: of two readers
+--                   that see the same loss, only one makes up for it.
+
+--- @include "includes/add_increments"
+
+local state_key = KEYS[1]
+local FIRST_LOST_KEY = 2
+local epoch, version, next_version = ARGV[1], ARGV[2], ARGV[3]
+local FIRST_INCREMENT = 4
+
+local state = redis.call('HMGET', state_key, 'epoch', 'lost_version')
+if state[1] ~= epoch or (state[2] or '') ~= version then
   return {'overtaken'}
 end
-redis.call('HSET', KEYS[1], 'lost_version', ARGV[3])
+redis.call('HSET', state_key, 'lost_version', next_version)
 local reply = {'added'}
-add(2, 4, reply)
+add_increments(FIRST_LOST_KEY, FIRST_INCREMENT, reply)
 return reply

@@ -1,43 +1,56 @@
--- Applies one batch of increments, once, and settles the leases of the
--- executions that it counts.
+-- Applies a batch of increments once, and releases the leases of the executions
+-- that it counts.
 --
--- KEYS[1]  hash of applied ids: writer -> its last applied sequence number
--- KEYS[2]  state
--- KEYS[3]  sorted set of open leases
--- KEYS[4]  sorted set of closed leases' ids
--- KEYS[5…] the metric hashes that the batch adds to, or its leases may
--- ARGV[1]  writer
--- ARGV[2]  sequence number, counted upwards by the writer
--- ARGV[3]  seconds for which ids must be remembered
--- ARGV[4]  how many leases are settled, then their members, then their ids
--- ARGV[…]  for each metric hash: how many fields, then each field and its
---          increment, a decimal integer below 2^62
+-- Keys:
+--   KEYS[1]   applied batches: hash, writer -> sequence number of its last batch
+--   KEYS[2]   state: hash
+--   KEYS[3]   open leases: sorted set, lease -> lease time of its expiry
+--   KEYS[4]   closed leases: sorted set, lease id -> lease time of its deletion
+--   KEYS[5…]  the metric hashes that the batch adds to
 --
--- Replies with 'applied', lease time, and one text for each increment that could
--- not be applied; with 'duplicate'; or with 'late' and the ids of leases that ran
--- out before: those executions are counted as crashed already. Then nothing has
--- been applied, and the batch is to be sent again without them.
+-- Arguments:
+--   ARGV[1]   writer
+--   ARGV[2]   sequence number of the batch
+--   ARGV[3]   seconds for which ids of batches and leases are remembered
+--   ARGV[4]   number of leases
+--   ARGV[5…]  the leases' members of KEYS[3], then their ids, then for each metric
+--             hash: the number of its fields, then each field and its increment
 --
--- A script does not roll back. So everything is checked first, and the id is
--- recorded by the first write: a server that refuses writes (READONLY, OOM,
--- MISCONF) refuses this one, and nothing has happened. From then on no error is
--- raised.
-local applied = redis.call('HGET', KEYS[1], ARGV[1])
-if applied and tonumber(applied) >= tonumber(ARGV[2]) then
+-- Reply, one of:
+--   {'applied', lease time in ms, refused increment…}
+--   {'duplicate'}         the batch was applied before, and nothing changed
+--   {'late', lease id…}   these leases have expired and their executions are
+--                         counted as crashed. Nothing was applied: the writer
+--                         sends the batch again without those executions.
+--
+-- A script does not roll back. So it checks everything first, and its first write
+-- records the batch: a server that refuses writes (READONLY, OOM, MISCONF) refuses
+-- that one, and nothing has happened. After it no error is raised.
+
+--- @include "includes/clock"
+--- @include "includes/add_increments"
+
+local applied_key, state_key, open_leases_key, closed_leases_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local FIRST_METRIC_KEY = 5
+local writer, sequence, remembered_seconds = ARGV[1], ARGV[2], ARGV[3]
+local lease_count = tonumber(ARGV[4])
+local first_member = 5
+local first_id = first_member + lease_count
+local first_increment = first_id + lease_count
+
+local last_sequence = redis.call('HGET', applied_key, writer)
+if last_sequence and tonumber(last_sequence) >= tonumber(sequence) then
   return {'duplicate'}
 end
--- These raise an error if a key is of the wrong type, while nothing is written.
-local now, shift, _, flushed = clock(KEYS[2], 'flushed_ms')
-local time = now - shift
-redis.call('ZCARD', KEYS[3])
-local any_closed = redis.call('ZCARD', KEYS[4]) > 0
-local remembered_ms = tonumber(ARGV[3]) * 1000
-local leases = tonumber(ARGV[4])
-local members, ids = 5, 5 + leases
-if any_closed then
+
+-- These also raise an error for a key of the wrong type, before any write.
+local now, shift, _, flushed = read_clock(state_key, 'flushed_ms')
+local lease_time = now - shift
+redis.call('ZCARD', open_leases_key)
+if redis.call('ZCARD', closed_leases_key) > 0 then
   local late = {'late'}
-  for i = ids, ids + leases - 1 do
-    if redis.call('ZSCORE', KEYS[4], ARGV[i]) then
+  for i = first_id, first_increment - 1 do
+    if redis.call('ZSCORE', closed_leases_key, ARGV[i]) then
       late[#late + 1] = ARGV[i]
     end
   end
@@ -46,36 +59,27 @@ if any_closed then
   end
 end
 
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('EXPIRE', KEYS[1], ARGV[3])
-local landed = 0
--- In slices: Lua's stack holds some thousands.
-for i = members, ids - 1, 1000 do
-  landed = landed + redis.call('ZREM', KEYS[3], unpack(ARGV, i, math.min(i + 999, ids - 1)))
-end
-if landed < leases then
-  -- One never landed, but still may: then it counts nothing. To find out
-  -- which costs more than to close the others with it, which does no harm.
-  for i = ids, ids + leases - 1 do
-    redis.call('ZADD', KEYS[4], time + remembered_ms, ARGV[i])
-  end
-end
-local reply = {'applied', tostring(time)}
-add(5, ids + leases, reply)
+redis.call('HSET', applied_key, writer, sequence)
+redis.call('EXPIRE', applied_key, remembered_seconds)
 
--- Not with every batch: it costs as much as half a dozen increments.
-if is_old(now, flushed) then
-  redis.call('HSET', KEYS[2], 'last_ms', now, 'shift_ms', shift, 'flushed_ms', now)
-  local allowed = {}
-  for k = 5, #KEYS do
-    allowed[KEYS[k]] = true
+local released = 0
+-- In slices, because Lua's stack holds some thousand values.
+for i = first_member, first_id - 1, 1000 do
+  released = released
+    + redis.call('ZREM', open_leases_key, unpack(ARGV, i, math.min(i + 999, first_id - 1)))
+end
+if released < lease_count then
+  -- A lease that has not arrived yet must count nothing when it does. Closing all
+  -- of them is cheaper than finding out which, and does no harm.
+  local remembered_until = lease_time + tonumber(remembered_seconds) * 1000
+  for i = first_id, first_increment - 1 do
+    redis.call('ZADD', closed_leases_key, remembered_until, ARGV[i])
   end
-  -- Any page: the leases on the first may all be others'.
-  local pages = math.ceil(redis.call('ZCOUNT', KEYS[3], '-inf', time) / PAGE)
-  local skip = pages > 1 and PAGE * (now % pages) or 0
-  local _, _, refused = expire(KEYS[3], KEYS[4], time, remembered_ms, allowed, skip)
-  for _, text in ipairs(refused) do
-    reply[#reply + 1] = text
-  end
+end
+
+local reply = {'applied', tostring(lease_time)}
+add_increments(FIRST_METRIC_KEY, first_increment, reply)
+if is_due(now, flushed) then
+  redis.call('HSET', state_key, 'last_ms', now, 'shift_ms', shift, 'flushed_ms', now)
 end
 return reply

@@ -1,13 +1,22 @@
--- Tells whether what an instance would register stands already: most register
--- what the one before them did.
+-- Tells whether the families of an instance are registered already: most
+-- instances register the same as the one before them.
 --
--- KEYS[1]  state
--- KEYS[2]  register.lua's note of it
+-- Keys:
+--   KEYS[1]  state: hash
+--   KEYS[2]  note that register.lua left of this registration: string, expires
 --
--- Replies with lease time, or with nothing if it has to be registered.
-if redis.call('GET', KEYS[2]) ~= contents(KEYS[1]) then
+-- Reply, one of:
+--   {lease time in ms}
+--   {}                   the families have to be registered
+
+--- @include "includes/clock"
+--- @include "includes/store_version"
+
+local state_key, note_key = KEYS[1], KEYS[2]
+
+if redis.call('GET', note_key) ~= store_version(state_key) then
   return {}
 end
-local now, shift, last = clock(KEYS[1])
-keep_clock(KEYS[1], now, shift, last)
+local now, shift, last = read_clock(state_key)
+keep_clock(state_key, now, shift, last)
 return {tostring(now - shift)}

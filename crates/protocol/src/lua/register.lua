@@ -1,39 +1,52 @@
--- Registers families and bears series at 0.
+-- Registers families, and initialises series to 0.
 --
--- KEYS[1]  hash of families
--- KEYS[2]  state
--- KEYS[3]  the note that all of it stands as it is given, for known.lua
--- KEYS[4…] each family's hash
--- ARGV[1]  a random epoch, for a store that has none
--- ARGV[2]  for how many seconds the note holds
--- ARGV[…]  for each family: its field, its registration, how many series are
---          borne in its hash, and each one's field
+-- Keys:
+--   KEYS[1]   families: hash, field -> registration
+--   KEYS[2]   state: hash
+--   KEYS[3]   note for is_registered.lua: string, expires
+--   KEYS[4…]  each family's metric hash
 --
--- Replies with lease time, and the registration that stands for each family: the
--- first one. Series are borne only where that is the caller's own: the hash may
--- be another one otherwise.
-local now, shift, last = clock(KEYS[2])
-keep_clock(KEYS[2], now, shift, last)
-redis.call('HSETNX', KEYS[2], 'epoch', ARGV[1])
-local reply = {tostring(now - shift)}
-local all_own = true
+-- Arguments:
+--   ARGV[1]   random epoch, for a store that has none
+--   ARGV[2]   seconds for which the note holds
+--   ARGV[3…]  for each family: its field, its registration, the number of series to
+--             initialise, and each one's field in the metric hash
+--
+-- Reply:
+--   {lease time in ms, registration in force…}
+--   The first registration of a family stays in force. Series are initialised only
+--   where that is the caller's own, because the hash may be another one otherwise.
+
+--- @include "includes/clock"
+--- @include "includes/store_version"
+
+local families_key, state_key, note_key = KEYS[1], KEYS[2], KEYS[3]
+local FIRST_METRIC_KEY = 4
+local new_epoch, note_seconds = ARGV[1], ARGV[2]
 local at = 3
-for k = 4, #KEYS do
-  local field, registration, final = ARGV[at], ARGV[at + 1], at + 2 + tonumber(ARGV[at + 2])
-  redis.call('HSETNX', KEYS[1], field, registration)
-  local standing = redis.call('HGET', KEYS[1], field)
-  reply[#reply + 1] = standing
-  if standing == registration then
-    for i = at + 3, final do
+
+local now, shift, last = read_clock(state_key)
+keep_clock(state_key, now, shift, last)
+redis.call('HSETNX', state_key, 'epoch', new_epoch)
+local reply = {tostring(now - shift)}
+local all_in_force = true
+for k = FIRST_METRIC_KEY, #KEYS do
+  local field, registration = ARGV[at], ARGV[at + 1]
+  local last_series = at + 2 + tonumber(ARGV[at + 2])
+  redis.call('HSETNX', families_key, field, registration)
+  local in_force = redis.call('HGET', families_key, field)
+  reply[#reply + 1] = in_force
+  if in_force == registration then
+    for i = at + 3, last_series do
       -- A key of the wrong type is reported by the batch that adds to it.
       redis.pcall('HSETNX', KEYS[k], ARGV[i], 0)
     end
   else
-    all_own = false
+    all_in_force = false
   end
-  at = final + 1
+  at = last_series + 1
 end
-if all_own then
-  redis.call('SET', KEYS[3], contents(KEYS[2]), 'EX', ARGV[2])
+if all_in_force then
+  redis.call('SET', note_key, store_version(state_key), 'EX', note_seconds)
 end
 return reply

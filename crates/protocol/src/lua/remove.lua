@@ -1,57 +1,69 @@
--- Takes series out of one metric hash, or the whole hash with its registration.
+-- Removes series from a metric hash, or the whole hash with its registration.
 --
--- KEYS[1]  state
--- KEYS[2]  sorted set of what was removed
--- KEYS[3]  the metric hash
--- KEYS[4]  the hash of its offsets
--- KEYS[5]  hash of families, where a registration is removed
--- ARGV[1]  a random version, of the offsets from now on
--- ARGV[2]  how many removals are remembered
--- ARGV[3]  for how many seconds they are, after the last one
--- ARGV[4]  how many members say what is removed, then each of them
--- ARGV[…]  the registration's field, or the fields to delete
+-- Keys:
+--   KEYS[1]   state: hash
+--   KEYS[2]   removals: sorted set, what was removed -> number of the removal
+--   KEYS[3]   the metric hash
+--   KEYS[4]   the hash of its lost counts
+--   KEYS[5]   families: hash; only if the whole metric hash is removed
 --
--- Replies with the keys that hold no hash and so are somebody else's: then
--- nothing is removed but the registration.
+-- Arguments:
+--   ARGV[1]   next version of the lost counts, random
+--   ARGV[2]   number of removals that are remembered
+--   ARGV[3]   seconds for which they are remembered, after the last one
+--   ARGV[4]   number of members of KEYS[2]
+--   ARGV[5…]  those members, then the fields to delete, or the field of the
+--             registration if the whole metric hash is removed
 --
--- A reader that remembers values must tell what is gone from what Redis lost.
--- So removals are numbered, and it asks for those after the last one that it has
--- heard of. What it read before this and adds to the offsets after is refused,
--- because they have another version; nothing is born again of that.
-local members = tonumber(ARGV[4])
-local whole = #KEYS == 5
+-- Reply:
+--   The keys of KEYS[3] and KEYS[4] that hold something other than a hash, and so
+--   belong to another program. Then nothing is removed but the registration.
+--
+-- A reader that remembers values has to tell a removal from a loss. So removals
+-- are numbered, and a reader asks for those after the last one it has seen. Lost
+-- counts that it computed before the removal are refused, because they carry
+-- another version; so the series stay removed.
+
+local state_key, removals_key, metric_key, lost_key, families_key = unpack(KEYS)
+local next_version, remembered_count, remembered_seconds = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local first_member = 5
+local first_field = first_member + tonumber(ARGV[4])
+
 local foreign = {}
-for k = 3, 4 do
-  local kind = redis.call('TYPE', KEYS[k]).ok
+for _, key in ipairs({metric_key, lost_key}) do
+  local kind = redis.call('TYPE', key).ok
   if kind ~= 'hash' and kind ~= 'none' then
-    foreign[#foreign + 1] = KEYS[k]
+    foreign[#foreign + 1] = key
   end
 end
-if #foreign > 0 and not whole then
+if #foreign > 0 and not families_key then
   return foreign
 end
--- A number that was given before is not given again, even if Redis lost it with
--- the removal: who has heard of it would not hear of this one. And the clock may
--- step back.
+
+-- From the clock, so that no number is used twice even if Redis lost a removal; and
+-- above the last one even if the clock stepped back. A reader that has seen a number
+-- would miss another removal of that number.
 local time = redis.call('TIME')
-local last = redis.call('ZRANGE', KEYS[2], -1, -1, 'WITHSCORES')[2] or 0
-local number = math.max(tonumber(time[1]) * 1000000 + tonumber(time[2]), tonumber(last) + 1)
--- First, because it is what a full memory refuses, and a key of another type.
-redis.call('HSET', KEYS[1], 'lost_version', ARGV[1])
-for i = 5, 4 + members do
-  redis.call('ZADD', KEYS[2], number, ARGV[i])
+local last_number = redis.call('ZRANGE', removals_key, -1, -1, 'WITHSCORES')[2] or 0
+local number = math.max(tonumber(time[1]) * 1000000 + tonumber(time[2]), tonumber(last_number) + 1)
+
+-- First, because a Redis whose memory is full refuses this write, and so does a
+-- key of the wrong type.
+redis.call('HSET', state_key, 'lost_version', next_version)
+for i = first_member, first_field - 1 do
+  redis.call('ZADD', removals_key, number, ARGV[i])
 end
-redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - tonumber(ARGV[2]))
-redis.call('EXPIRE', KEYS[2], ARGV[3])
-if whole then
-  redis.call('HDEL', KEYS[5], ARGV[5 + members])
+redis.call('ZREMRANGEBYRANK', removals_key, 0, -1 - remembered_count)
+redis.call('EXPIRE', removals_key, remembered_seconds)
+if families_key then
+  redis.call('HDEL', families_key, ARGV[first_field])
   if #foreign == 0 then
-    redis.call('UNLINK', KEYS[3], KEYS[4])
+    redis.call('UNLINK', metric_key, lost_key)
   end
 else
-  for i = 5 + members, #ARGV do
-    redis.call('HDEL', KEYS[3], ARGV[i])
-    redis.call('HDEL', KEYS[4], ARGV[i])
+  for i = first_field, #ARGV do
+    redis.call('HDEL', metric_key, ARGV[i])
+    redis.call('HDEL', lost_key, ARGV[i])
   end
 end
 return foreign

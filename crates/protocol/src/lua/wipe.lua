@@ -1,22 +1,31 @@
--- Begins a new epoch: takes everything counted out of the store.
+-- Removes all counts, and begins a new epoch.
 --
--- KEYS[1]  state
--- KEYS[2]  sorted set of what was removed
--- KEYS[3…] metric hashes and the hashes of their offsets
--- ARGV[1]  the new epoch
+-- Keys:
+--   KEYS[1]   state: hash
+--   KEYS[2]   removals: sorted set
+--   KEYS[3…]  metric hashes and the hashes of their lost counts
 --
--- Replies with the keys that hold no hash and so are somebody else's.
+-- Arguments:
+--   ARGV[1]   the new epoch
 --
--- The ids of batches and the leases stay: a batch that was counted before is
--- not counted again, and what is in flight still ends in one status. Readers
--- forget what they remember of another epoch, so removals need not be kept.
+-- Reply:
+--   The keys of KEYS[3…] that hold something other than a hash, and so belong to
+--   another program. They are left alone.
+--
+-- The ids of batches and the leases stay: no batch is counted a second time, and
+-- each execution in flight still ends in one status. Readers forget the values of
+-- another epoch, so they need no removals.
 
--- First, because it is what a full memory refuses.
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1])
-redis.call('HDEL', KEYS[1], 'lost_version')
-redis.call('UNLINK', KEYS[2])
+local state_key, removals_key = KEYS[1], KEYS[2]
+local FIRST_HASH_KEY = 3
+local new_epoch = ARGV[1]
+
+-- First, because a Redis whose memory is full refuses this write.
+redis.call('HSET', state_key, 'epoch', new_epoch)
+redis.call('HDEL', state_key, 'lost_version')
+redis.call('UNLINK', removals_key)
 local foreign = {}
-for k = 3, #KEYS do
+for k = FIRST_HASH_KEY, #KEYS do
   local kind = redis.call('TYPE', KEYS[k]).ok
   if kind == 'hash' then
     redis.call('UNLINK', KEYS[k])

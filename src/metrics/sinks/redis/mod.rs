@@ -97,19 +97,11 @@ impl Redis {
         loop {
             let call = {
                 let mut writer = ready.writer.borrow_mut();
-                let countable = writer.crash_keys().map(str::to_owned);
                 let Some(frozen) = writer.freeze() else {
                     return Ok(None);
                 };
-                let countable = countable.each_ref().map(String::as_str);
                 let prefix = &ready.config.prefix;
-                apply_merged_call(
-                    prefix,
-                    &frozen.id,
-                    frozen.leases(),
-                    &frozen.total,
-                    &countable,
-                )
+                apply_merged_call(prefix, &frozen.id, frozen.leases(), &frozen.total)
             };
             let asked = Mark::now();
             let reply = self.client.call(&Script::APPLY, &call, deadline).await?;
