@@ -138,7 +138,7 @@ fn in_code(cell: &str) -> Vec<String> {
 fn every_link_to_a_file_leads_somewhere() -> Result {
     let root = repository();
     let mut pages = Vec::new();
-    for folder in ["", "docs", "monitoring", "deployment"] {
+    for folder in ["", "docs", "docs/adr", "monitoring", "deployment"] {
         for entry in fs::read_dir(root.join(folder))? {
             let name = entry?.file_name();
             let path = Path::new(folder).join(&name);
