@@ -201,11 +201,16 @@ async fn counted_once(prometheus: &Prometheus, scheme: &Scheme, ledger: &Ledger)
             "algorithm_execution_duration_seconds_bucket",
         ),
     ] {
-        let missing = format!("sum(job_scheme:{counter}:sum) - sum(job_scheme:{histogram}:sum{{le=\"+Inf\"}})");
+        let missing = format!(
+            "sum(job_scheme:{counter}:sum) - sum(job_scheme:{histogram}:sum{{le=\"+Inf\"}})"
+        );
         let missing = one(&missing).await?;
         ensure!(missing == crashed, "{missing} are not in {histogram}");
     }
-    if !names_absent(scheme, "job_scheme:functional_scaffold_leases_settled_total:max") {
+    if !names_absent(
+        scheme,
+        "job_scheme:functional_scaffold_leases_settled_total:max",
+    ) {
         ensure!(crashed == scheme.way.crashes() as f64, "{crashed} crashes");
     }
     Ok(())
