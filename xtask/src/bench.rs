@@ -1,39 +1,46 @@
-//! `cargo xtask bench`: builds and installs what is needed, and runs `bench` of
-//! benches/, which owns what is measured and how it is reported.
+//! `cargo xtask bench`: builds the app, installs a load generator and the Python
+//! packages of the compared services into target/tools/, and runs the `bench`
+//! program of benches/.
 
-use std::process::Command;
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
-use anyhow::Result;
-use clap::{Args, ValueEnum};
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::Args;
 
-use crate::InstallOptions;
-use crate::bench_tools;
-use crate::build;
-use crate::child;
+use crate::build::{self, DEV_HOST, EXPORTER, Program};
+use crate::command;
+use crate::install::InstallOptions;
+use crate::process;
 use crate::runtime::{Runtime, RuntimeName};
 use crate::steps::Steps;
-use crate::tools;
-use crate::wasm_toolchain::WasmToolchain;
+use crate::toolchain::WasmToolchain;
 
-const PACKAGE: &str = "functional-scaffold-benches";
+const TOOLS: &str = "target/tools";
+const PYTHON_REQUIREMENTS: &str = "benches/peers/fastapi/requirements.txt";
+const OHA_VERSION: &str = "1.16.0";
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(1800);
+const VERSION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Measure what a user would compare, and write docs/benchmarks.md.
 ///
-/// Servers, load and Redis run on this machine, in turns: leave it alone
-/// meanwhile, some 25 minutes. Installs the load generator oha, and the Python
-/// packages of the services that are compared, into target/tools/.
+/// Servers, load and Redis take turns on this machine for some 25 minutes; leave
+/// it alone meanwhile. The load generator oha and the Python packages of the
+/// compared services are installed into target/tools/.
 #[derive(Args)]
 pub(crate) struct Bench {
     /// Measure only this section (may be given more than once), and put it into
-    /// the report that is there.
+    /// the existing report.
     #[arg(long, value_name = "SECTION")]
     only: Vec<String>,
 
-    /// How often each contestant is measured; 5 unless given.
+    /// Measurements of each contestant; 5 unless given.
     #[arg(long)]
     rounds: Option<u8>,
 
-    /// Measure next to nothing, to see that the checks hold; write no file.
+    /// Run every section's checks with next to no load; write no file.
     #[arg(long)]
     smoke: bool,
 
@@ -41,7 +48,7 @@ pub(crate) struct Bench {
     #[arg(long, conflicts_with_all = ["only", "smoke"])]
     render: bool,
 
-    /// What runs the app.
+    /// The runtime of the app.
     #[arg(long, value_enum, env = "SCAFFOLD_RUNTIME", default_value = "devhost")]
     runtime: RuntimeName,
 
@@ -50,22 +57,28 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// Runs the command.
-    ///
-    /// # Errors
-    ///
-    /// What could not be built, or that what was timed did not happen.
     pub(crate) fn run(self) -> Result<()> {
-        if self.render {
-            return run_program(&["--render".to_owned()], self.runtime);
-        }
-        Runtime::find(self.runtime)?;
+        let runtime = Runtime::find(self.runtime)?;
         let mut steps = Steps::default();
-        let toolchain = WasmToolchain::find(self.install)?;
-        build::build_components(&mut steps, &toolchain, &build::ALGORITHMS_AND_BENCHED)?;
-        build::build_programs(&mut steps)?;
-        let mut arguments = steps.run("install what the benchmarks need", || {
-            bench_tools::install(self.install)
+        let mut arguments = Vec::new();
+        if self.render {
+            arguments.push("--render".to_owned());
+        } else {
+            let toolchain = WasmToolchain::find(self.install)?;
+            build::build_components(&mut steps, &toolchain, &build::ALGORITHMS_OF_BENCHES)?;
+            let programs: &[Program] = match runtime {
+                Runtime::DevHost => &[DEV_HOST, EXPORTER],
+                Runtime::Spin(_) => &[EXPORTER],
+            };
+            build::build_programs(&mut steps, programs)?;
+            arguments = steps.run("install load generator and Python packages", || {
+                install_tools(self.install)
+            })?;
+        }
+        steps.run("build bench", || {
+            let mut build = command::cargo("build");
+            build.args(["--release", "--package", "functional-scaffold-benches"]);
+            process::run("cargo build", &mut build, None)
         })?;
         for name in &self.only {
             arguments.extend(["--only".to_owned(), name.clone()]);
@@ -76,27 +89,83 @@ impl Bench {
         if self.smoke {
             arguments.push("--smoke".to_owned());
         }
-        run_program(&arguments, self.runtime)
+        run_program(&arguments, &runtime)
     }
 }
 
-/// Runs the smoke run, of what is built.
-///
-/// # Errors
-///
-/// What was timed did not happen.
-pub(crate) fn run_smoke(runtime: RuntimeName, install: InstallOptions) -> Result<()> {
-    let mut arguments = bench_tools::install(install)?;
+/// Runs the smoke run with what is built.
+pub(crate) fn run_smoke(runtime: &Runtime, install: InstallOptions) -> Result<()> {
+    let mut arguments = install_tools(install)?;
     arguments.push("--smoke".to_owned());
     run_program(&arguments, runtime)
 }
 
-fn run_program(arguments: &[String], runtime: RuntimeName) -> Result<()> {
-    let mut cargo: Command = tools::cargo("run");
-    cargo
-        .args(["--release", "--package", PACKAGE, "--"])
-        .args(arguments);
-    let runtime = runtime.to_possible_value();
-    cargo.envs(runtime.map(|name| ("SCAFFOLD_RUNTIME", name.get_name().to_owned())));
-    child::run("bench", &mut cargo, None)
+fn run_program(arguments: &[String], runtime: &Runtime) -> Result<()> {
+    let mut bench = command::program(command::built("bench"));
+    bench
+        .args(arguments)
+        .env("SCAFFOLD_RUNTIME", runtime.name());
+    process::run("bench", &mut bench, None)
+}
+
+/// Installs what is missing, and returns the arguments that name it.
+fn install_tools(options: InstallOptions) -> Result<Vec<String>> {
+    let oha = format!("{TOOLS}/bin/oha");
+    install_oha(&oha, options)?;
+    let mut arguments = vec!["--oha".to_owned(), oha];
+    match install_python_packages(options) {
+        Ok(python) => arguments.extend(["--python".to_owned(), python]),
+        Err(error) => eprintln!("there will be no comparison with Python: {error:#}"),
+    }
+    Ok(arguments)
+}
+
+/// Returns the absolute path of the Python that has the packages.
+fn install_python_packages(options: InstallOptions) -> Result<String> {
+    let folder = env::current_dir()?.join(TOOLS).join("python");
+    let python = folder.join("bin/python");
+    // A copy of the requirements, written after they are installed.
+    let installed = folder.join("requirements.txt");
+    let requirements = fs::read(PYTHON_REQUIREMENTS)
+        .with_context(|| format!("cannot read {PYTHON_REQUIREMENTS}"))?;
+    if fs::read(&installed).ok().as_ref() != Some(&requirements) {
+        ensure!(
+            !options.no_install,
+            "{PYTHON_REQUIREMENTS} is not installed in {TOOLS}, and --no-install forbids it"
+        );
+        let mut venv = command::program("python3");
+        venv.args(["-m", "venv", "--clear"]).arg(&folder);
+        process::run("python3 -m venv", &mut venv, Some(INSTALL_TIMEOUT))?;
+        let mut pip = command::program(&python);
+        pip.args(["-m", "pip", "install", "--disable-pip-version-check"])
+            .args(["--quiet", "--requirement", PYTHON_REQUIREMENTS]);
+        process::run("pip install", &mut pip, Some(INSTALL_TIMEOUT))?;
+        fs::write(&installed, requirements)?;
+    }
+    let python = python.into_os_string().into_string();
+    python.map_err(|path| anyhow!("{} is not UTF-8", path.display()))
+}
+
+fn install_oha(path: &str, options: InstallOptions) -> Result<()> {
+    let wanted = format!("oha {OHA_VERSION}");
+    if Path::new(path).exists() {
+        let mut oha = command::program(path);
+        let version = process::capture("oha", oha.arg("--version"), VERSION_TIMEOUT)?;
+        if version == wanted {
+            return Ok(());
+        }
+    }
+    ensure!(
+        !options.no_install,
+        "{wanted} is not in {path}, and --no-install forbids `cargo install`"
+    );
+    eprintln!("installing {wanted}, which takes some minutes the first time");
+    let mut install = command::cargo("install");
+    install
+        .args(["oha", "--version", OHA_VERSION, "--locked", "--quiet"])
+        .args(["--root", TOOLS])
+        // Its own profile doubles the build time, and saves some 4 % a request.
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+    process::run("cargo install", &mut install, Some(INSTALL_TIMEOUT))
 }

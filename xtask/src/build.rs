@@ -1,41 +1,55 @@
-//! `cargo xtask build`: the wasm components and the native programs. One
-//! optimised profile serves users, tests and benchmarks.
+//! `cargo xtask build`: the wasm components and the native programs, in the
+//! release profile, which users, tests and benchmarks share.
 
 use std::fs;
 use std::path::Path;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use crate::InstallOptions;
-use crate::child;
+use crate::command;
+use crate::install::InstallOptions;
+use crate::process;
 use crate::steps::Steps;
-use crate::tools;
-use crate::wasm_toolchain::WasmToolchain;
+use crate::toolchain::WasmToolchain;
 
-/// The api component.
-const API_PACKAGE: &str = "functional-scaffold";
+/// The service component.
+const SERVICE: &str = "functional-scaffold";
 
-/// Every folder in one of these that has a Cargo.toml is an algorithm.
+/// Folders of algorithms: each folder in them that has a Cargo.toml is one.
 pub(crate) const ALGORITHMS: [&str; 1] = ["algorithms"];
+pub(crate) const ALGORITHMS_OF_CHAOS: [&str; 2] = ["algorithms", "tests"];
+pub(crate) const ALGORITHMS_OF_BENCHES: [&str; 2] = ["algorithms", "benches/components"];
+pub(crate) const ALL_ALGORITHMS: [&str; 3] = ["algorithms", "benches/components", "tests"];
 
-/// The same, with the algorithms that only the tests run.
-pub(crate) const ALGORITHMS_AND_TESTED: [&str; 2] = ["algorithms", "tests"];
+const PKGID_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The same, with what only the benchmarks run.
-pub(crate) const ALGORITHMS_AND_BENCHED: [&str; 2] = ["algorithms", "benches/components"];
+/// A native program.
+pub(crate) struct Program {
+    /// The name in messages.
+    name: &'static str,
+    package: &'static str,
+    /// Its file in the build directory.
+    pub(crate) file: &'static str,
+    /// Processor time of its first build with all dependencies.
+    core_seconds: u64,
+}
 
-/// Every component there is.
-pub(crate) const ALL: [&str; 3] = ["algorithms", "benches/components", "tests"];
+pub(crate) const DEV_HOST: Program = Program {
+    name: "the dev host",
+    package: "functional-scaffold-devhost",
+    file: "devhost",
+    core_seconds: 780,
+};
 
-/// The native programs' packages.
-pub(crate) const NATIVE_PACKAGES: [&str; 2] = [
-    "functional-scaffold-devhost",
-    "functional-scaffold-exporter",
-];
-
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const EXPORTER: Program = Program {
+    name: "the exporter",
+    package: "functional-scaffold-exporter",
+    file: "functional-scaffold-exporter",
+    core_seconds: 150,
+};
 
 /// Build the wasm components and the native programs, into target/.
 #[derive(Args)]
@@ -45,32 +59,15 @@ pub(crate) struct Build {
 }
 
 impl Build {
-    /// Runs the command.
-    ///
-    /// # Errors
-    ///
-    /// What failed.
     pub(crate) fn run(self) -> Result<()> {
-        build(&mut Steps::default(), self.install)
+        let mut steps = Steps::default();
+        let toolchain = WasmToolchain::find(self.install)?;
+        build_components(&mut steps, &toolchain, &ALGORITHMS)?;
+        build_programs(&mut steps, &[DEV_HOST, EXPORTER])
     }
 }
 
-/// Builds everything.
-///
-/// # Errors
-///
-/// What failed.
-pub(crate) fn build(steps: &mut Steps, install: InstallOptions) -> Result<()> {
-    let toolchain = WasmToolchain::find(install)?;
-    build_components(steps, &toolchain, &ALGORITHMS)?;
-    build_programs(steps)
-}
-
-/// Builds the wasm components.
-///
-/// # Errors
-///
-/// What failed.
+/// Builds the service and the algorithms in the given folders.
 pub(crate) fn build_components(
     steps: &mut Steps,
     toolchain: &WasmToolchain,
@@ -78,43 +75,77 @@ pub(crate) fn build_components(
 ) -> Result<()> {
     let headline = format!("build the wasm components ({})", toolchain.name());
     steps.run(&headline, || {
+        // One at a time: built together, each would get the features that
+        // another one needs of a dependency.
         for package in component_packages(algorithms)? {
             let mut build = toolchain.cargo("build");
-            if package == API_PACKAGE {
-                // The host's work on a request outweighs the component's by far:
-                // for size it is as fast, and a third smaller. Its dependencies,
-                // too, which other programs want for speed.
+            if package == SERVICE {
+                // As fast as for speed, since the host's work on a request
+                // outweighs the component's by far, and a third smaller. Set for
+                // its dependencies, too, which native programs need for speed.
                 build.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s");
             }
-            child::run("cargo build", build.args(["--package", &package]), None)?;
+            process::run("cargo build", build.args(["--package", &package]), None)?;
         }
         Ok(())
     })
 }
 
-/// Builds the native programs.
-///
-/// # Errors
-///
-/// What failed.
-pub(crate) fn build_programs(steps: &mut Steps) -> Result<()> {
-    steps.run("build the native programs", || {
-        let mut build = tools::cargo("build");
-        build.arg("--release");
-        for package in NATIVE_PACKAGES {
-            build.args(["--package", package]);
-        }
-        child::run("cargo build", &mut build, None)
+/// Builds native programs as users have them. Says how long the first build of
+/// one takes.
+pub(crate) fn build_programs(steps: &mut Steps, programs: &[Program]) -> Result<()> {
+    let names: Vec<_> = programs.iter().map(|program| program.name).collect();
+    let mut headline = format!("build {}", names.join(" and "));
+    let missing = programs.iter().filter(|program| !program.is_built());
+    let core_seconds: u64 = missing.map(|program| program.core_seconds).sum();
+    if core_seconds > 0 {
+        let cores = available_parallelism().map_or(1, usize::from);
+        headline.push_str(&format!(" ({}, once)", estimate(core_seconds, cores)));
+    }
+    if programs.is_empty() {
+        return Ok(());
+    }
+    steps.run(&headline, || {
+        let mut build = command::cargo("build");
+        build.arg("--release").args(package_arguments(programs));
+        process::run("cargo build", &mut build, None)
     })
 }
 
-/// The packages that become components. Cargo gets them one at a time: built
-/// together, each would get the dependencies' features that another wants, and
-/// an algorithm must not change with its neighbours.
-///
-/// # Errors
-///
-/// When an algorithm's manifest is wrong.
+impl Program {
+    fn is_built(&self) -> bool {
+        command::built(self.file).is_file()
+    }
+
+    pub(crate) fn check_built(&self) -> Result<()> {
+        ensure!(
+            self.is_built(),
+            "{} is not built yet; omit --no-build, or run `cargo xtask build` first",
+            self.name
+        );
+        Ok(())
+    }
+}
+
+/// `--package` for each of the programs.
+pub(crate) fn package_arguments(programs: &[Program]) -> impl Iterator<Item = &'static str> {
+    let packages = programs.iter().map(|program| program.package);
+    packages.flat_map(|package| ["--package", package])
+}
+
+fn estimate(core_seconds: u64, cores: usize) -> String {
+    let cores = u64::try_from(cores).unwrap_or(u64::MAX).min(16);
+    let time = match core_seconds / cores {
+        seconds @ ..90 => format!("{} seconds", seconds.div_ceil(10) * 10),
+        seconds => format!("{} minutes", (seconds + 30) / 60),
+    };
+    match cores {
+        1 => format!("about {time} on one core"),
+        _ => format!("about {time} on {cores} cores"),
+    }
+}
+
+/// The packages of the service and of the algorithms in the given folders.
 pub(crate) fn component_packages(algorithms: &[&str]) -> Result<Vec<String>> {
     let mut manifests = Vec::new();
     for parent in algorithms {
@@ -125,7 +156,7 @@ pub(crate) fn component_packages(algorithms: &[&str]) -> Result<Vec<String>> {
     }
     manifests.retain(|manifest| manifest.exists());
     manifests.sort();
-    let mut packages = vec![API_PACKAGE.to_owned()];
+    let mut packages = vec![SERVICE.to_owned()];
     for manifest in manifests {
         packages.push(package_id(&manifest)?);
     }
@@ -133,10 +164,22 @@ pub(crate) fn component_packages(algorithms: &[&str]) -> Result<Vec<String>> {
 }
 
 fn package_id(manifest: &Path) -> Result<String> {
-    let mut pkgid = tools::cargo("pkgid");
+    let mut pkgid = command::cargo("pkgid");
     pkgid.arg("--manifest-path").arg(manifest);
-    child::capture("cargo pkgid", &mut pkgid, QUESTION_TIMEOUT).with_context(|| {
+    process::capture("cargo pkgid", &mut pkgid, PKGID_TIMEOUT).with_context(|| {
         let manifest = manifest.display();
         format!("{manifest} is not a member of the workspace; see `members` in Cargo.toml")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_estimate_is_in_seconds_or_minutes() {
+        assert_eq!(estimate(150, 2), "about 80 seconds on 2 cores");
+        assert_eq!(estimate(930, 2), "about 8 minutes on 2 cores");
+        assert_eq!(estimate(930, 1), "about 16 minutes on one core");
+    }
 }

@@ -1,36 +1,31 @@
-//! `cargo xtask chaos`: builds what is needed and runs the tests' `chaos`, which
-//! owns what is done and what it means.
-
-use std::process::Command;
+//! `cargo xtask chaos`: builds the app and runs the `chaos` program of tests/.
 
 use anyhow::Result;
 use clap::Args;
 
-use crate::InstallOptions;
-use crate::build;
-use crate::child;
+use crate::build::{self, DEV_HOST, EXPORTER};
+use crate::command;
+use crate::install::InstallOptions;
+use crate::process;
 use crate::steps::Steps;
-use crate::test::END_TO_END_PACKAGE;
-use crate::tools;
-use crate::wasm_toolchain::WasmToolchain;
+use crate::toolchain::WasmToolchain;
 
-/// The options of the short run that is part of `cargo xtask test`: each fault at
-/// least once, always in the same order.
+/// The options of the short run in `cargo xtask test`: each fault at least once,
+/// always in the same order.
 const SHORT: [&str; 4] = ["--seed", "4483", "--seconds", "20"];
 
-/// Kill, stop and cut off the parts of a running application, and compare what
-/// its client was answered with what was counted.
+/// Kill, stop and cut off parts of a running application, and compare the
+/// responses with the counts.
 ///
-/// Runs on the dev host, with a redis-server, an exporter and a replay of the log
-/// of its own; all are ended at the end. `cargo xtask chaos -- --help` says what
-/// is done and how the result is read.
+/// Runs on the dev host, with its own redis-server, exporter and replay of the
+/// log. `cargo xtask chaos -- --help` lists the faults and explains the result.
 #[derive(Args)]
 pub(crate) struct Chaos {
-    /// Chooses faults and requests; from the clock if there is none.
+    /// Chooses faults and requests; from the clock unless given.
     #[arg(long)]
     seed: Option<u64>,
 
-    /// How long the load lasts; 60 unless given.
+    /// Duration of the load; 60 unless given.
     #[arg(long)]
     seconds: Option<u64>,
 
@@ -42,7 +37,7 @@ pub(crate) struct Chaos {
     #[arg(long, value_parser = ["always", "everysec"])]
     fsync: Option<String>,
 
-    /// Requests a second at the most; 1000 unless given.
+    /// Maximum of requests per second; 1000 unless given.
     #[arg(long)]
     rate: Option<u64>,
 
@@ -55,16 +50,16 @@ pub(crate) struct Chaos {
 }
 
 impl Chaos {
-    /// Runs the command.
-    ///
-    /// # Errors
-    ///
-    /// What could not be built, or that a count was wrong.
     pub(crate) fn run(self) -> Result<()> {
         let mut steps = Steps::default();
         let toolchain = WasmToolchain::find(self.install)?;
-        build::build_components(&mut steps, &toolchain, &build::ALGORITHMS_AND_TESTED)?;
-        build::build_programs(&mut steps)?;
+        build::build_components(&mut steps, &toolchain, &build::ALGORITHMS_OF_CHAOS)?;
+        build::build_programs(&mut steps, &[DEV_HOST, EXPORTER])?;
+        steps.run("build chaos", || {
+            let mut build = command::cargo("build");
+            build.args(["--release", "--package", "functional-scaffold-tests"]);
+            process::run("cargo build", build.args(["--bin", "chaos"]), None)
+        })?;
         run_program(&self.arguments())
     }
 
@@ -86,20 +81,12 @@ impl Chaos {
     }
 }
 
-/// Runs the short one, of what is built.
-///
-/// # Errors
-///
-/// A count was wrong.
+/// Runs the short run with what is built.
 pub(crate) fn run_short() -> Result<()> {
     run_program(&SHORT.map(str::to_owned))
 }
 
 fn run_program(arguments: &[String]) -> Result<()> {
-    let mut cargo: Command = tools::cargo("run");
-    cargo
-        .args(["--release", "--package", END_TO_END_PACKAGE])
-        .args(["--bin", "chaos", "--"])
-        .args(arguments);
-    child::run("chaos", &mut cargo, None)
+    let mut chaos = command::program(command::built("chaos"));
+    process::run("chaos", chaos.args(arguments), None)
 }

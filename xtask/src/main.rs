@@ -1,59 +1,42 @@
-//! `cargo xtask`: builds, runs and tests the whole application. It owns the
-//! command line; what a command does is in the file of its name.
+//! `cargo xtask`: builds, runs and tests the whole application. Commands are in
+//! the files of their names.
 //!
-//! # Layout
-//!
-//! - `up`, `build`, `test`, `chaos`, `bench`, `prometheus_rule`: the commands
-//! - `bench_tools`: what the benchmarks need beyond what is built here
-//! - `wasm_toolchain`: the two ways to build for `wasm32-wasip2`
-//! - `manifest`: what `up` has to know of `spin.toml`
-//! - `requirements`: what the tests need from the machine
-//! - `runtime`: the dev host or the Spin CLI
-//! - `metrics_backend`: what runs beside the app
-//! - `redis_server`, `redis_container`: which Redis, and starting it
-//! - `redis_settings`: how the app and the exporter reach it
-//! - `pushgateway`, `prometheus`: the same of these
-//! - `children`: what `up` has started
-//! - `spin_variables`: the app's variables
-//! - `address`, `probe`: addresses to listen on, and whether somebody answers
-//! - `debian`: packages from Debian
-//! - `tools`, `child`, `interrupt`, `steps`: commands, processes, signals,
-//!   progress
+//! - [`up`], [`build`], [`test`], [`chaos`], [`bench`], [`prometheus_rule`]: the
+//!   commands
+//! - [`runtime`], [`redis`], [`pushgateway`], [`prometheus`]: the servers of `up`
+//! - [`settings`], [`manifest`]: the app's settings and `spin.toml`
+//! - [`toolchain`], [`install`], [`requirements`]: the compiler for wasm, packages
+//!   from Debian, and the programs that the tests need
+//! - [`command`], [`process`], [`net`], [`steps`]: commands, processes,
+//!   connections, progress
 
 #![forbid(unsafe_code)]
 
-mod address;
 mod bench;
-mod bench_tools;
 mod build;
 mod chaos;
-mod child;
-mod children;
-mod debian;
-mod interrupt;
+mod command;
+mod install;
 mod manifest;
-mod metrics_backend;
-mod probe;
+mod net;
+mod process;
 mod prometheus;
 mod prometheus_rule;
 mod pushgateway;
-mod redis_container;
-mod redis_server;
-mod redis_settings;
+mod redis;
 mod requirements;
 mod runtime;
-mod spin_variables;
+mod settings;
 mod steps;
 mod test;
-mod tools;
+mod toolchain;
 mod up;
-mod wasm_toolchain;
 
 use std::process::ExitCode;
 
-use clap::{Args, Parser};
+use clap::Parser;
 
-use crate::interrupt::Interrupted;
+use crate::process::Interrupted;
 
 /// Builds, runs and tests the application.
 #[derive(Parser)]
@@ -67,18 +50,10 @@ enum Command {
     PrometheusRule(prometheus_rule::PrometheusRule),
 }
 
-/// What may be done to the machine.
-#[derive(Args, Clone, Copy)]
-struct InstallOptions {
-    /// Install nothing: no Rust target, no Debian package.
-    #[arg(long)]
-    no_install: bool,
-}
-
 fn main() -> ExitCode {
     let command = Command::parse();
-    let outcome = tools::enter_workspace()
-        .and_then(|()| interrupt::watch())
+    let outcome = command::enter_workspace()
+        .and_then(|()| process::handle_signals())
         .and_then(|()| match command {
             Command::Up(up) => up.run(),
             Command::Build(build) => build.run(),

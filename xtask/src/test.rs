@@ -1,31 +1,40 @@
-//! `cargo xtask test`: all that must hold before a change is good, what fails
-//! fastest first.
+//! `cargo xtask test`: every check of a change, the fastest first.
+//!
+//! Native code is compiled once for checks and once for tests: all cargo commands
+//! select the whole workspace, since another selection would unite other features
+//! and compile the dependencies again, and all use the release profile.
 
 use std::process::Command;
 
 use anyhow::Result;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use crate::InstallOptions;
 use crate::bench;
-use crate::build;
+use crate::build::{self, DEV_HOST, EXPORTER};
 use crate::chaos;
-use crate::child;
+use crate::command;
+use crate::install::InstallOptions;
+use crate::process;
 use crate::requirements;
 use crate::runtime::{Runtime, RuntimeName};
 use crate::steps::Steps;
-use crate::tools;
-use crate::wasm_toolchain::WasmToolchain;
+use crate::toolchain::WasmToolchain;
 
-/// The package of the end-to-end tests, and of `chaos`.
-pub(crate) const END_TO_END_PACKAGE: &str = "functional-scaffold-tests";
+/// Checks at run time for the workspace's own code. Dependencies keep the plain
+/// release profile, so that they are shared with the builds of users.
+const CHECKED: [&str; 4] = [
+    "profile.release.overflow-checks=true",
+    "profile.release.debug-assertions=true",
+    "profile.release.package.\"*\".overflow-checks=false",
+    "profile.release.package.\"*\".debug-assertions=false",
+];
 
-/// Check and test everything: format, lints, documentation, unit tests, and
-/// end-to-end tests against a running application, at last a short `chaos` and a
-/// smoke run of the benchmarks.
+/// Check and test everything: format, lints, documentation, unit tests,
+/// end-to-end tests against a running application, a short `chaos`, and a smoke
+/// run of the benchmarks.
 #[derive(Args)]
 pub(crate) struct Test {
-    /// What the end-to-end tests run the app on.
+    /// The runtime of the app in the end-to-end tests.
     #[arg(long, value_enum, env = "SCAFFOLD_RUNTIME", default_value = "devhost")]
     runtime: RuntimeName,
 
@@ -33,24 +42,7 @@ pub(crate) struct Test {
     install: InstallOptions,
 }
 
-/// A set of packages that cargo always gets together. Cargo joins the features
-/// that the packages of one command want, so another set would mean other
-/// dependencies, and wasmtime compiled once more.
-#[derive(Clone, Copy)]
-enum Selection {
-    /// The native programs, in the profile in which they are built.
-    Programs,
-    /// All else, in the dev profile: it finds overflows, and optimising would
-    /// take longer than the tests.
-    Rest,
-}
-
 impl Test {
-    /// Runs the command.
-    ///
-    /// # Errors
-    ///
-    /// The first step that failed, by name.
     pub(crate) fn run(self) -> Result<()> {
         let mut steps = Steps::default();
         let outcome = self.run_steps(&mut steps);
@@ -59,81 +51,67 @@ impl Test {
     }
 
     fn run_steps(&self, steps: &mut Steps) -> Result<()> {
-        let toolchain = steps.run("look for what the tests need", || {
+        let (toolchain, runtime) = steps.run("look for required programs", || {
             let toolchain = WasmToolchain::find(self.install)?;
             requirements::check(&toolchain)?;
-            Runtime::find(self.runtime)?;
-            Ok(toolchain)
+            Ok((toolchain, Runtime::find(self.runtime)?))
         })?;
         steps.run("format", || {
-            run(tools::cargo("fmt").args(["--all", "--check"]))
+            run(command::cargo("fmt").args(["--all", "--check"]))
+        })?;
+        steps.run("structure", || {
+            run(workspace("test").args(["--test", "structure"]))
         })?;
         steps.run("clippy, native", || {
-            for selection in [Selection::Rest, Selection::Programs] {
-                let mut clippy = selection.cargo("clippy");
-                run(clippy.args(["--all-targets", "--", "-D", "warnings"]))?;
-            }
-            Ok(())
+            let mut clippy = workspace("clippy");
+            run(clippy.args(["--all-targets", "--", "-D", "warnings"]))
+        })?;
+        steps.run("check with the features of a user's build", || {
+            let mut check = command::cargo("check");
+            check.arg("--release");
+            run(check.args(build::package_arguments(&[DEV_HOST, EXPORTER])))
         })?;
         steps.run("clippy, wasm", || {
-            for package in build::component_packages(&build::ALL)? {
-                let mut clippy = toolchain.cargo("clippy");
+            let mut clippy = toolchain.cargo("clippy");
+            for package in build::component_packages(&build::ALL_ALGORITHMS)? {
                 clippy.args(["--package", &package]);
-                run(clippy.args(["--", "-D", "warnings"]))?;
             }
-            Ok(())
+            run(clippy.args(["--", "-D", "warnings"]))
         })?;
         steps.run("documentation", || {
-            for selection in [Selection::Rest, Selection::Programs] {
-                let mut doc = selection.cargo("doc");
-                doc.env("RUSTDOCFLAGS", "-D warnings");
-                run(doc.args(["--no-deps", "--document-private-items"]))?;
-            }
-            Ok(())
+            let mut doc = workspace("doc");
+            doc.env("RUSTDOCFLAGS", "-D warnings");
+            run(doc.args(["--no-deps", "--document-private-items"]))
         })?;
-        steps.run("unit and property tests", || {
-            let mut rest = Selection::Rest.cargo("test");
-            run(rest.args(["--exclude", END_TO_END_PACKAGE]))?;
-            run(&mut Selection::Programs.cargo("test"))
+        build::build_components(steps, &toolchain, &build::ALL_ALGORITHMS)?;
+        steps.run("build programs and tests", || {
+            // There are no examples: the option makes cargo unite the features
+            // of dev-dependencies, too, as it does for tests.
+            run(workspace("build").args(["--bins", "--examples"]))?;
+            run(workspace("test").arg("--no-run"))
         })?;
-        build::build_components(steps, &toolchain, &build::ALL)?;
-        build::build_programs(steps)?;
-        steps.run("end-to-end tests", || {
-            let mut test = tools::cargo("test");
-            test.args(["--release", "--package", END_TO_END_PACKAGE]);
-            let runtime = self.runtime.to_possible_value();
-            run(test.envs(runtime.map(|name| ("SCAFFOLD_RUNTIME", name.get_name().to_owned()))))
+        steps.run("unit, property and end-to-end tests", || {
+            run(workspace("test").env("SCAFFOLD_RUNTIME", runtime.name()))
         })?;
         steps.run("chaos, for less than a minute", chaos::run_short)?;
-        steps.run("the benchmarks' checks, in a smoke run", || {
-            bench::run_smoke(self.runtime, self.install)
+        steps.run("smoke run of the benchmarks", || {
+            bench::run_smoke(&runtime, self.install)
         })
     }
 }
 
-impl Selection {
-    fn cargo(self, subcommand: &str) -> Command {
-        let mut cargo = tools::cargo(subcommand);
-        match self {
-            Self::Programs => {
-                cargo.arg("--release");
-                for package in build::NATIVE_PACKAGES {
-                    cargo.args(["--package", package]);
-                }
-            }
-            Self::Rest => {
-                cargo.arg("--workspace");
-                for package in build::NATIVE_PACKAGES {
-                    cargo.args(["--exclude", package]);
-                }
-            }
-        }
-        cargo
+/// `cargo <subcommand>` for all packages, in the release profile, [`CHECKED`].
+fn workspace(subcommand: &str) -> Command {
+    let mut cargo = command::cargo(subcommand);
+    cargo.args(["--workspace", "--release"]);
+    for option in CHECKED {
+        cargo.args(["--config", option]);
     }
+    cargo
 }
 
 fn run(cargo: &mut Command) -> Result<()> {
     let subcommand = cargo.get_args().next().unwrap_or_default();
     let name = format!("cargo {}", subcommand.display());
-    child::run(&name, cargo, None)
+    process::run(&name, cargo, None)
 }

@@ -1,72 +1,71 @@
-//! `cargo xtask up`: the app and what its metrics take, from the build to the
-//! Ctrl-C that stops all of it.
+//! `cargo xtask up`: builds and runs the app with the servers that its metrics
+//! need, until Ctrl-C.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use crate::InstallOptions;
-use crate::address;
-use crate::build;
-use crate::child::Child;
-use crate::children::Children;
+use crate::build::{self, DEV_HOST, EXPORTER, Program};
+use crate::command;
+use crate::install::InstallOptions;
 use crate::manifest::Manifest;
-use crate::metrics_backend::MetricsBackend;
-use crate::probe;
+use crate::net::{self, check_free, parse_address, reachable};
+use crate::process::{Child, Children};
 use crate::prometheus::{Prometheus, Target};
 use crate::pushgateway::Pushgateway;
-use crate::redis_server::{self, RedisServer};
-use crate::redis_settings::RedisSettings;
+use crate::redis::{self, RedisServer, RedisSettings};
 use crate::runtime::{Runtime, RuntimeName};
-use crate::spin_variables::SpinVariables;
+use crate::settings::{MetricsBackend, Settings};
 use crate::steps::Steps;
-use crate::tools;
+use crate::toolchain::WasmToolchain;
 
-const EXPORTER: &str = "functional-scaffold-exporter";
-
-/// Build everything, and run the app and what its metrics take until Ctrl-C.
+/// Build the app, and run it with the servers that its metrics need, until Ctrl-C.
 ///
-/// That is Redis and the exporter; a Pushgateway with
-/// SPIN_VARIABLE_METRICS_BACKEND=pushgateway; nothing with pull. Redis is the one
-/// that REDIS_HOST names (with REDIS_PORT, REDIS_USERNAME, REDIS_PASSWORD, and for
-/// TLS REDIS_TLS and REDIS_CA_FILE); else one is started, with its data in
+/// These are Redis and the exporter; a Pushgateway with
+/// SPIN_VARIABLE_METRICS_BACKEND=pushgateway; none with pull. REDIS_HOST names a
+/// Redis (with REDIS_PORT, REDIS_USERNAME, REDIS_PASSWORD, and for TLS REDIS_TLS
+/// and REDIS_CA_FILE). Without it one is started, with its data in
 /// .functional-scaffold/: redis-server or valkey-server, Debian's package
-/// (installed if we are root), or a Docker container. The Pushgateway is the one
-/// that SPIN_VARIABLE_PUSHGATEWAY_URL names, or one that is started. App and
-/// exporter get the same settings, from the environment or from .env.
+/// (installed if we are root), or a Docker container. Likewise
+/// SPIN_VARIABLE_PUSHGATEWAY_URL names a Pushgateway. App and exporter get the same
+/// settings, from the environment or from .env.
+///
+/// The Spin CLI runs the app where 4.1.0 or newer is installed. Otherwise the dev
+/// host does, which is compiled once and takes some minutes.
 #[derive(Args)]
 pub(crate) struct Up {
     /// Address and port of the app.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8000", value_parser = address::parse)]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8000", value_parser = parse_address)]
     listen: SocketAddr,
 
     /// Address and port of the exporter.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8001", value_parser = address::parse)]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8001", value_parser = parse_address)]
     exporter_listen: SocketAddr,
 
-    /// Port of the Redis that is started; 6379 unless REDIS_PORT is set.
+    /// Port of the Redis that is started; REDIS_PORT or 6379 unless given.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     redis_port: Option<u16>,
 
     /// Address and port of the Pushgateway that is started.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9091", value_parser = address::parse)]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9091", value_parser = parse_address)]
     pushgateway_listen: SocketAddr,
 
-    /// Run a Prometheus, too, with the rules and alerts of monitoring/: the one
-    /// on PATH, or Debian's package (installed if we are root).
+    /// Also run a Prometheus with the rules and alerts of monitoring/: the one on
+    /// PATH, or Debian's package (installed if we are root).
     #[arg(long)]
     monitoring: bool,
 
     /// Address and port of that Prometheus.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9090", value_parser = address::parse)]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9090", value_parser = parse_address)]
     prometheus_listen: SocketAddr,
 
-    /// What runs the app.
-    #[arg(long, value_enum, env = "SCAFFOLD_RUNTIME", default_value = "devhost")]
+    /// The runtime of the app.
+    #[arg(long, value_enum, env = "SCAFFOLD_RUNTIME", default_value = "auto")]
     runtime: RuntimeName,
 
-    /// Run what was built before.
+    /// Run the last build.
     #[arg(long)]
     no_build: bool,
 
@@ -74,7 +73,7 @@ pub(crate) struct Up {
     install: InstallOptions,
 }
 
-/// Everything that was found before anything is started.
+/// The options, with everything that was found before anything is started.
 struct Plan {
     up: Up,
     runtime: Runtime,
@@ -83,7 +82,7 @@ struct Plan {
     api_key_is_set: bool,
 }
 
-/// Where the counts are kept, with what it takes.
+/// Where counts are kept.
 enum Store {
     Redis(RedisServer, RedisSettings),
     Pushgateway(Pushgateway),
@@ -93,25 +92,26 @@ enum Store {
 }
 
 impl Up {
-    /// Runs the command until somebody ends it.
-    ///
-    /// # Errors
-    ///
-    /// What is missing, in use, failed to build or start, or ended by itself.
     pub(crate) fn run(self) -> Result<()> {
-        let variables = SpinVariables::read()?;
-        let plan = self.plan(&variables)?;
+        let settings = Settings::read()?;
+        let plan = self.plan(&settings)?;
         plan.check_ports()?;
         let manifest = Manifest::read()?;
-        for name in variables.unknown(&manifest.variables()) {
-            eprintln!("warning: {name} is no variable of spin.toml; it changes nothing");
+        for name in settings.undeclared(&manifest.variables) {
+            eprintln!("warning: {name} has no effect: spin.toml does not declare the variable");
         }
+        plan.check_declared(&manifest.variables)?;
         let mut steps = Steps::default();
         if plan.up.no_build {
             manifest.check_built()?;
+            for program in plan.programs() {
+                program.check_built()?;
+            }
         } else {
-            build::build(&mut steps, plan.up.install)?;
-            // A build takes minutes, and ports do not wait.
+            let toolchain = WasmToolchain::find(plan.up.install)?;
+            build::build_components(&mut steps, &toolchain, &build::ALGORITHMS)?;
+            build::build_programs(&mut steps, &plan.programs())?;
+            // Another server may have taken a port during the build.
             plan.check_ports()?;
         }
         let mut children = steps.run("start", || plan.start())?;
@@ -119,11 +119,11 @@ impl Up {
         children.watch()
     }
 
-    fn plan(self, variables: &SpinVariables) -> Result<Plan> {
-        let store = match MetricsBackend::read(variables)? {
-            MetricsBackend::Redis => self.redis(RedisSettings::read(variables))?,
+    fn plan(self, settings: &Settings) -> Result<Plan> {
+        let store = match settings.metrics_backend()? {
+            MetricsBackend::Redis => self.redis(RedisSettings::read(settings))?,
             MetricsBackend::Pushgateway => {
-                Store::Pushgateway(Pushgateway::find(variables, self.install)?)
+                Store::Pushgateway(Pushgateway::find(settings, self.install)?)
             }
             MetricsBackend::Pull => Store::App,
             MetricsBackend::Off => Store::Nowhere,
@@ -137,7 +137,7 @@ impl Up {
             up: self,
             store,
             prometheus,
-            api_key_is_set: variables.get("API_KEY").is_some(),
+            api_key_is_set: settings.for_app("API_KEY").is_some(),
         })
     }
 
@@ -156,6 +156,28 @@ impl Up {
 }
 
 impl Plan {
+    /// The native programs that run.
+    fn programs(&self) -> Vec<Program> {
+        let dev_host = (self.runtime == Runtime::DevHost).then_some(DEV_HOST);
+        let exporter = matches!(self.store, Store::Redis(..)).then_some(EXPORTER);
+        dev_host.into_iter().chain(exporter).collect()
+    }
+
+    /// Fails where a setting of Redis would reach the exporter, but not the app.
+    fn check_declared(&self, declared: &BTreeSet<String>) -> Result<()> {
+        let Store::Redis(_, settings) = &self.store else {
+            return Ok(());
+        };
+        for (name, _) in settings.for_exporter() {
+            let variable = name.to_lowercase();
+            ensure!(
+                declared.contains(&variable),
+                "{name} is set, but the app would not get it: spin.toml does not declare {variable}"
+            );
+        }
+        Ok(())
+    }
+
     fn check_ports(&self) -> Result<()> {
         for (at, (address, purpose, option)) in self.listeners().iter().enumerate() {
             for (other, _, other_option) in &self.listeners()[..at] {
@@ -164,18 +186,15 @@ impl Plan {
                     "{other_option} and {option} are both {address}"
                 );
             }
-            address::check_free(*address, purpose, option)?;
+            check_free(*address, purpose, option)?;
         }
         match &self.store {
-            Store::Redis(redis, settings) if redis.is_own() => {
-                redis_server::check_port(settings.port()?)
-            }
+            Store::Redis(redis, settings) if redis.is_own() => redis::check_port(settings.port()?),
             _ => Ok(()),
         }
     }
 
-    /// The servers that are to listen, but for Redis: where, what they are to
-    /// the user, and the option to have them elsewhere.
+    /// Address, name and option of each server that is started, except Redis.
     fn listeners(&self) -> Vec<(SocketAddr, &'static str, &'static str)> {
         let up = &self.up;
         let mut listeners = vec![(up.listen, "the app", "--listen")];
@@ -203,14 +222,14 @@ impl Plan {
                 if let Some(child) = redis.start(settings)? {
                     let port = settings.port()?;
                     let credentials = settings.credentials();
-                    children.add(child, || probe::redis_pong("127.0.0.1", port, credentials))?;
+                    children.add(child, || net::redis_pong("127.0.0.1", port, credentials))?;
                 }
             }
             Store::Pushgateway(pushgateway) => {
                 let listen = self.up.pushgateway_listen;
                 if let Some(child) = pushgateway.start(listen)? {
-                    let address = address::reached_at(listen);
-                    children.add(child, || probe::http_ok(address, "/-/ready"))?;
+                    let address = reachable(listen);
+                    children.add(child, || net::http_ok(address, "/-/ready"))?;
                 }
             }
             Store::App | Store::Nowhere => {}
@@ -221,9 +240,9 @@ impl Plan {
         }
         if let Some(prometheus) = &self.prometheus {
             let listen = self.up.prometheus_listen;
-            let address = address::reached_at(listen);
+            let address = reachable(listen);
             let child = prometheus.start(listen, self.target().as_ref())?;
-            children.add(child, || probe::http_ok(address, "/-/ready"))?;
+            children.add(child, || net::http_ok(address, "/-/ready"))?;
         }
         Ok(children)
     }
@@ -233,58 +252,58 @@ impl Plan {
         match &self.store {
             Store::Redis(_, settings) => {
                 app.envs(settings.for_app());
-                // What the exporter trusts, whatever runs the app is to trust, too.
-                if let Some(file) = settings.certificate_authority() {
+                // The runtime trusts the same authorities as the exporter.
+                if let Some(file) = settings.certificate_authorities() {
                     app.env("SSL_CERT_FILE", file);
                 }
             }
             Store::Pushgateway(pushgateway) => {
-                let url = pushgateway.url(address::reached_at(self.up.pushgateway_listen));
+                let url = pushgateway.url(reachable(self.up.pushgateway_listen));
                 app.env("SPIN_VARIABLE_PUSHGATEWAY_URL", url);
             }
-            // What an instance counted, it takes with it.
+            // Counts end with their instance, so the first one has to stay.
             Store::App => {
                 app.args(["--max-instance-reuse-count", "1000000000"]);
                 app.args(["--idle-instance-timeout", "31536000s"]);
             }
             Store::Nowhere => {}
         }
-        let address = address::reached_at(self.up.listen);
+        let address = reachable(self.up.listen);
         let child = Child::spawn("the app", &mut app)?;
-        children.add(child, || probe::http_ok(address, "/healthz"))
+        children.add(child, || net::http_ok(address, "/healthz"))
     }
 
     fn start_exporter(&self, settings: &RedisSettings, children: &mut Children) -> Result<()> {
-        let mut exporter = tools::command(tools::built(EXPORTER));
-        // It would win over host and port, and so over what the app got.
+        let mut exporter = command::program(command::built(EXPORTER.file));
         exporter
+            // It would override host and port, which the app has.
             .env_remove("REDIS_URL")
             .envs(settings.for_exporter())
             .env("EXPORTER_LISTEN", self.up.exporter_listen.to_string());
         if self.prometheus.is_some() {
-            let prometheus = address::reached_at(self.up.prometheus_listen);
+            let prometheus = reachable(self.up.prometheus_listen);
             exporter.env("EXPORTER_PROMETHEUS_URL", format!("http://{prometheus}/"));
         }
-        let address = address::reached_at(self.up.exporter_listen);
+        let address = reachable(self.up.exporter_listen);
         let child = Child::spawn("the exporter", &mut exporter)?;
-        children.add(child, || probe::http_ok(address, "/healthz"))
+        children.add(child, || net::http_ok(address, "/healthz"))
     }
 
-    /// What Prometheus scrapes.
+    /// The server that Prometheus scrapes.
     fn target(&self) -> Option<Target> {
         let up = &self.up;
         match &self.store {
             Store::Redis(..) => {
-                let address = address::reached_at(up.exporter_listen);
+                let address = reachable(up.exporter_listen);
                 Some(("redis", address.to_string()))
             }
             Store::Pushgateway(pushgateway) => {
-                let url = pushgateway.url(address::reached_at(up.pushgateway_listen));
+                let url = pushgateway.url(reachable(up.pushgateway_listen));
                 let address = url.trim_start_matches("http://").trim_end_matches('/');
                 Some(("pushgateway", address.to_owned()))
             }
             Store::App => {
-                let address = address::reached_at(up.listen);
+                let address = reachable(up.listen);
                 Some(("pull", address.to_string()))
             }
             Store::Nowhere => None,
@@ -292,7 +311,7 @@ impl Plan {
     }
 
     fn announce(&self) -> Result<()> {
-        let app = address::reached_at(self.up.listen);
+        let app = reachable(self.up.listen);
         let api_key = match self.api_key_is_set {
             true => " -H \"Authorization: Bearer $SPIN_VARIABLE_API_KEY\"",
             false => "",
@@ -303,27 +322,27 @@ impl Plan {
             Store::Redis(redis, settings) => {
                 let redis_cli = redis.cli(settings)?;
                 let prefix = settings.metrics_prefix();
-                let exporter = address::reached_at(self.up.exporter_listen);
+                let exporter = reachable(self.up.exporter_listen);
                 println!("  {redis_cli} HGETALL {prefix}request_counter");
                 println!("  curl http://{exporter}/metrics");
                 println!("\nhttp://{exporter}/ draws the last minutes.");
             }
             Store::Pushgateway(pushgateway) => {
-                let url = pushgateway.url(address::reached_at(self.up.pushgateway_listen));
+                let url = pushgateway.url(reachable(self.up.pushgateway_listen));
                 println!("  curl {url}/metrics");
             }
             Store::App => println!("  curl http://{app}/metrics{api_key}"),
             Store::Nowhere => println!("\nNothing is counted: metrics_backend is off."),
         }
         if self.prometheus.is_some() {
-            let prometheus = address::reached_at(self.up.prometheus_listen);
+            let prometheus = reachable(self.up.prometheus_listen);
             println!("\nPrometheus scrapes every 15 s:\n");
             println!("  http://{prometheus}/graph?g0.expr=job_scheme:http_requests_total:sum");
             println!("  http://{prometheus}/alerts");
         }
         println!();
-        // A wrong variable lets the app live, but not answer.
-        if probe::http_ok(app, "/readyz").is_err() {
+        // With an invalid variable the app starts, but serves no request.
+        if net::http_ok(app, "/readyz").is_err() {
             println!("The app is not ready; http://{app}/readyz says why.\n");
         }
         Ok(())

@@ -17,7 +17,6 @@ const KNOWN_CYCLES: &[&str] = &[
     "functional-scaffold-devhost",
     "functional-scaffold-exporter",
     "functional-scaffold-tests",
-    "xtask",
 ];
 
 /// The workspace packages that each package may depend on (but for tests).

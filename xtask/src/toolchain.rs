@@ -1,7 +1,6 @@
-//! The two ways to build for `wasm32-wasip2`, kept apart here and nowhere
-//! else: the active Rust toolchain with the target that rustup adds, or, where
-//! rustup cannot fetch it, Debian's own compiler, which builds the standard
-//! library along.
+//! Toolchains for `wasm32-wasip2`: the active Rust toolchain with the target that
+//! rustup adds, or, where rustup cannot fetch it, Debian's compiler, which builds
+//! the standard library, too.
 
 use std::env;
 use std::ffi::OsString;
@@ -11,11 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result, bail, ensure};
 
-use crate::InstallOptions;
-use crate::child;
-use crate::debian;
-use crate::interrupt::Interrupted;
-use crate::tools;
+use crate::command;
+use crate::install::{self, InstallOptions};
+use crate::process::{self, Interrupted};
 
 const TARGET: &str = "wasm32-wasip2";
 const CHOICE_VARIABLE: &str = "SCAFFOLD_WASM_TOOLCHAIN";
@@ -31,48 +28,41 @@ const DEBIAN_STD_SOURCE: &str = "/usr/lib/rustlib/src/rust/library/std/Cargo.tom
 const DEBIAN_WASI_LIBC: &str = "/usr/lib/wasm32-wasi";
 const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
 
-/// What links a component. Debian's packages hold only the first.
+/// The linkers of a component. Debian's packages contain only the first.
 const LINKERS: [&str; 2] = ["wasm-component-ld", "wasm-ld"];
 
 /// A toolchain that builds for `wasm32-wasip2`.
 #[derive(Debug)]
 pub(crate) enum WasmToolchain {
-    /// The toolchain that runs xtask; it has the target.
+    /// The toolchain that runs xtask, with the target installed.
     Rustup,
-    /// Debian's compiler, with the linkers found on this search path.
-    Debian {
-        /// PATH for cargo.
-        path: OsString,
-    },
+    /// Debian's compiler, with a PATH on which it finds the linkers.
+    Debian { path: OsString },
 }
 
-/// What `SCAFFOLD_WASM_TOOLCHAIN` asks for.
+/// The value of `SCAFFOLD_WASM_TOOLCHAIN`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Choice {
     Rustup,
     Debian,
-    Whichever,
+    Any,
 }
 
 impl WasmToolchain {
-    /// Finds a toolchain, and gets what it lacks if that is allowed.
-    ///
-    /// # Errors
-    ///
-    /// Why neither way is open, and what the user can do.
-    pub(crate) fn find(install: InstallOptions) -> Result<Self> {
+    /// Finds a toolchain, and installs missing parts if that is allowed.
+    pub(crate) fn find(options: InstallOptions) -> Result<Self> {
         let choice = choice(env::var_os(CHOICE_VARIABLE))?;
         match choice {
-            Choice::Rustup => rustup(install),
-            Choice::Debian => debian(install),
-            Choice::Whichever => match rustup(install) {
-                Err(error) if !error.is::<Interrupted>() => debian_instead(&error, install),
+            Choice::Rustup => rustup(options),
+            Choice::Debian => debian(options),
+            Choice::Any => match rustup(options) {
+                Err(error) if !error.is::<Interrupted>() => debian_instead(&error, options),
                 found => found,
             },
         }
     }
 
-    /// What the user knows it by.
+    /// The value of `SCAFFOLD_WASM_TOOLCHAIN` that chooses it.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Rustup => "rustup",
@@ -80,19 +70,19 @@ impl WasmToolchain {
         }
     }
 
-    /// A release build, or check, for the target: `cargo <subcommand> …`.
+    /// `cargo <subcommand>` for the target, in the release profile.
     pub(crate) fn cargo(&self, subcommand: &str) -> Command {
         let mut cargo = match self {
-            Self::Rustup => tools::cargo(subcommand),
-            Self::Debian { .. } => tools::cargo_at(Path::new(DEBIAN_CARGO), subcommand),
+            Self::Rustup => command::cargo(subcommand),
+            Self::Debian { .. } => command::cargo_at(Path::new(DEBIAN_CARGO), subcommand),
         };
         cargo.args(["--release", "--target", TARGET]);
-        // What the user sets for native code (a CPU, a linker) is wrong here.
+        // The user's flags for native code (a CPU, a linker) are wrong here.
         cargo
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            // A seventh of the component's size. Not in the profile: native
-            // code has no use for it, and wasmtime takes minutes with it.
+            // Saves a seventh of the component's size. Not in the profile:
+            // native code gains nothing, and wasmtime takes minutes with it.
             .env("CARGO_PROFILE_RELEASE_LTO", "fat");
         if let Self::Debian { path } = self {
             cargo
@@ -118,23 +108,23 @@ impl WasmToolchain {
 
 fn choice(variable: Option<OsString>) -> Result<Choice> {
     let Some(value) = variable else {
-        return Ok(Choice::Whichever);
+        return Ok(Choice::Any);
     };
     match value.to_str() {
-        Some("") => Ok(Choice::Whichever),
+        Some("") => Ok(Choice::Any),
         Some("rustup") => Ok(Choice::Rustup),
         Some("debian") => Ok(Choice::Debian),
         _ => bail!("{CHOICE_VARIABLE} is {value:?}; it can be rustup or debian"),
     }
 }
 
-fn rustup(install: InstallOptions) -> Result<WasmToolchain> {
+fn rustup(options: InstallOptions) -> Result<WasmToolchain> {
     if target_is_installed()? {
         return Ok(WasmToolchain::Rustup);
     }
     let by_hand = format!("rustup target add {TARGET}");
     ensure!(
-        !install.no_install,
+        !options.no_install,
         "the target {TARGET} is not installed, and --no-install forbids `{by_hand}`"
     );
     let rustup = which::which("rustup").with_context(|| {
@@ -144,9 +134,9 @@ fn rustup(install: InstallOptions) -> Result<WasmToolchain> {
         "adding the target {TARGET} (rustup; at most {} s)",
         ADD_TARGET_TIMEOUT.as_secs()
     );
-    let mut add = tools::command(rustup);
+    let mut add = command::program(rustup);
     add.args(["target", "add", TARGET]);
-    child::run(&format!("`{by_hand}`"), &mut add, Some(ADD_TARGET_TIMEOUT))?;
+    process::run(&format!("`{by_hand}`"), &mut add, Some(ADD_TARGET_TIMEOUT))?;
     ensure!(
         target_is_installed()?,
         "`{by_hand}` succeeded, but {} does not have the target: it is not rustup's",
@@ -155,10 +145,10 @@ fn rustup(install: InstallOptions) -> Result<WasmToolchain> {
     Ok(WasmToolchain::Rustup)
 }
 
-fn debian_instead(no_rustup: &Error, install: InstallOptions) -> Result<WasmToolchain> {
+fn debian_instead(no_rustup: &Error, options: InstallOptions) -> Result<WasmToolchain> {
     eprintln!("{no_rustup:#}");
-    eprintln!("turning to Debian's compiler ({CHOICE_VARIABLE}=debian comes straight here)");
-    debian(install).with_context(|| {
+    eprintln!("using Debian's compiler ({CHOICE_VARIABLE}=debian skips the attempt with rustup)");
+    debian(options).with_context(|| {
         let packages = DEBIAN_PACKAGES.join(" ");
         format!(
             "nothing here builds for {TARGET}: run `rustup target add {TARGET}`, \
@@ -167,7 +157,7 @@ fn debian_instead(no_rustup: &Error, install: InstallOptions) -> Result<WasmTool
     })
 }
 
-fn debian(install: InstallOptions) -> Result<WasmToolchain> {
+fn debian(options: InstallOptions) -> Result<WasmToolchain> {
     let files = [
         DEBIAN_RUSTC,
         DEBIAN_CARGO,
@@ -175,9 +165,10 @@ fn debian(install: InstallOptions) -> Result<WasmToolchain> {
         DEBIAN_WASI_LIBC,
     ];
     if !files.iter().all(|file| Path::new(file).exists()) {
-        debian::install(&DEBIAN_PACKAGES, install).context("Debian's compiler is not installed")?;
+        install::debian_packages(&DEBIAN_PACKAGES, options)
+            .context("Debian's compiler is not installed")?;
     }
-    let version = ask(tools::command(DEBIAN_RUSTC).arg("--version"))?;
+    let version = output_of(command::program(DEBIAN_RUSTC).arg("--version"))?;
     let needed = env!("CARGO_PKG_RUST_VERSION");
     ensure!(
         is_at_least(&version, needed),
@@ -193,8 +184,8 @@ fn debian(install: InstallOptions) -> Result<WasmToolchain> {
     Ok(WasmToolchain::Debian { path })
 }
 
-/// PATH for Debian's cargo: its own programs first, since a rustup proxy of
-/// the same name would bring the other compiler, then the linkers.
+/// PATH for Debian's cargo: its own programs first, because a rustup proxy of the
+/// same name would run the other compiler, then the linkers.
 fn debian_path(toolchain_programs: &Path) -> Result<OsString> {
     let own = [
         PathBuf::from("/usr/bin"),
@@ -206,27 +197,27 @@ fn debian_path(toolchain_programs: &Path) -> Result<OsString> {
         .context("cannot make a PATH for Debian's compiler")
 }
 
-/// The active toolchain's folder of programs that are not for the user.
+/// The active toolchain's folder of internal programs.
 fn toolchain_programs() -> Result<PathBuf> {
-    let sysroot = ask(rustc().args(["--print", "sysroot"]))?;
-    let host = ask(rustc().args(["--print", "host-tuple"]))?;
+    let sysroot = output_of(rustc().args(["--print", "sysroot"]))?;
+    let host = output_of(rustc().args(["--print", "host-tuple"]))?;
     let libraries = Path::new(&sysroot).join("lib/rustlib");
     Ok(libraries.join(host).join("bin"))
 }
 
 fn target_is_installed() -> Result<bool> {
-    let libraries = ask(rustc().args(["--print", "target-libdir", "--target", TARGET]))?;
+    let libraries = output_of(rustc().args(["--print", "target-libdir", "--target", TARGET]))?;
     Ok(Path::new(&libraries).is_dir())
 }
 
 /// The compiler that the cargo running xtask uses.
 fn rustc() -> Command {
-    tools::command(env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc")))
+    command::program(env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc")))
 }
 
-fn ask(command: &mut Command) -> Result<String> {
+fn output_of(command: &mut Command) -> Result<String> {
     let name = command.get_program().display().to_string();
-    child::capture(&name, command, QUESTION_TIMEOUT)
+    process::capture(&name, command, QUESTION_TIMEOUT)
 }
 
 /// Compares `rustc 1.96.0 (…)` with `1.95`.
@@ -244,11 +235,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_variable_decides() {
+    fn the_variable_chooses() {
         let choice = |value: &str| choice(Some(value.into()));
         assert_eq!(choice("rustup").expect("known"), Choice::Rustup);
         assert_eq!(choice("debian").expect("known"), Choice::Debian);
-        assert_eq!(choice("").expect("as unset"), Choice::Whichever);
+        assert_eq!(choice("").expect("as unset"), Choice::Any);
     }
 
     #[test]

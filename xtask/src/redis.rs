@@ -1,0 +1,369 @@
+//! The Redis that `up` uses: one that the user named, which is only checked, or
+//! one that is started on loopback and keeps its data (AOF). Another Redis that
+//! happens to run on this machine is never used without being named.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::command;
+use crate::install::{InstallOptions, Program};
+use crate::net::{self, Credentials};
+use crate::process::{self, Child};
+use crate::settings::{Given, SPIN_PREFIX, Settings};
+
+/// Below the workspace's root, and ignored by git.
+const DATA_FOLDER: &str = ".functional-scaffold/redis";
+
+const PROGRAM: Program = Program {
+    name: "Redis",
+    commands: &["redis-server", "valkey-server"],
+    package: "redis-server",
+};
+
+const IMAGE: &str = "docker.io/library/redis:7";
+const DOCKER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Settings that app and exporter share, by the names that the exporter reads.
+const SHARED: [&str; 7] = [
+    "REDIS_HOST",
+    "REDIS_PORT",
+    "REDIS_TLS",
+    "REDIS_METRICS_DB",
+    "REDIS_USERNAME",
+    "REDIS_PASSWORD",
+    "METRICS_PREFIX",
+];
+
+/// How app and exporter reach Redis, so far as it is given.
+#[derive(Debug, Default)]
+pub(crate) struct RedisSettings(BTreeMap<&'static str, Given>);
+
+impl RedisSettings {
+    pub(crate) fn read(settings: &Settings) -> Self {
+        let given = SHARED
+            .iter()
+            .map(|name| Some((*name, settings.shared(name)?)));
+        Self(given.flatten().collect())
+    }
+
+    /// The host that the user named.
+    pub(crate) fn host(&self) -> Option<&str> {
+        self.get("REDIS_HOST")
+    }
+
+    /// The port, 6379 unless it is given.
+    pub(crate) fn port(&self) -> Result<u16> {
+        let Some(Given { value, source }) = self.0.get("REDIS_PORT") else {
+            return Ok(6379);
+        };
+        let port = value.parse();
+        port.with_context(|| format!("{source} is {value:?}; it must be a port"))
+    }
+
+    /// Whether it is reached over TLS. Exporter and app refuse other values than
+    /// `true` and `false`.
+    fn tls(&self) -> bool {
+        self.get("REDIS_TLS") == Some("true")
+    }
+
+    /// The file with the certificate authorities. Only the exporter has a
+    /// variable for it.
+    pub(crate) fn certificate_authorities(&self) -> Option<OsString> {
+        env::var_os("REDIS_CA_FILE").filter(|file| !file.is_empty())
+    }
+
+    /// The prefix of every key.
+    pub(crate) fn metrics_prefix(&self) -> &str {
+        self.get("METRICS_PREFIX").unwrap_or("metrics:")
+    }
+
+    pub(crate) fn credentials(&self) -> Credentials<'_> {
+        Credentials {
+            username: self.get("REDIS_USERNAME"),
+            password: self.get("REDIS_PASSWORD"),
+        }
+    }
+
+    /// The same settings, at another address.
+    pub(crate) fn at(mut self, host: &str, port: u16) -> Self {
+        let address = [
+            ("REDIS_HOST", host.to_owned()),
+            ("REDIS_PORT", port.to_string()),
+        ];
+        for (name, value) in address {
+            let source = name.to_owned();
+            self.0.insert(name, Given { value, source });
+        }
+        self
+    }
+
+    /// Environment variables of the app.
+    pub(crate) fn for_app(&self) -> impl Iterator<Item = (String, &str)> {
+        let values = self.for_exporter();
+        values.map(|(name, value)| (format!("{SPIN_PREFIX}{name}"), value))
+    }
+
+    /// Environment variables of the exporter.
+    pub(crate) fn for_exporter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let values = self.0.iter();
+        values.map(|(name, given)| (*name, given.value.as_str()))
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|given| given.value.as_str())
+    }
+}
+
+/// Where Redis comes from.
+pub(crate) enum RedisServer {
+    /// The user's, at the address of the settings.
+    Named,
+    /// Started from a program.
+    Program(PathBuf),
+    /// Started in a container, where there is Docker and no program.
+    Docker,
+}
+
+impl RedisServer {
+    /// Checks the one that the user named, or finds a way to start one.
+    pub(crate) fn find(settings: &RedisSettings, install: InstallOptions) -> Result<Self> {
+        let credentials = settings.credentials();
+        if let Some(host) = settings.host() {
+            let port = settings.port()?;
+            // xtask has no TLS; app and exporter report what does not work.
+            let outcome = match settings.tls() {
+                true => net::accepts_connections(host, port),
+                false => net::redis_pong(host, port, credentials),
+            };
+            outcome.with_context(|| {
+                format!("REDIS_HOST names the Redis at {host}:{port}, which does not respond")
+            })?;
+            return Ok(Self::Named);
+        }
+        ensure!(
+            !settings.tls(),
+            "REDIS_TLS is for a Redis that REDIS_HOST names; it is not set"
+        );
+        ensure!(
+            credentials.username.is_none(),
+            "REDIS_USERNAME is for a Redis that REDIS_HOST names; it is not set"
+        );
+        let not_installed = match PROGRAM.find_or_install(install) {
+            Ok(program) => return Ok(Self::Program(program)),
+            Err(error) => error,
+        };
+        let Err(no_docker) = check_docker() else {
+            return Ok(Self::Docker);
+        };
+        bail!(
+            "no Redis: install redis-server or valkey-server (Debian: apt-get install redis-server; \
+             macOS: brew install redis), start Docker, or name a Redis with REDIS_HOST \
+             (Debian: {not_installed:#}; Docker: {no_docker:#})"
+        )
+    }
+
+    /// Whether `up` starts it.
+    pub(crate) fn is_own(&self) -> bool {
+        !matches!(self, Self::Named)
+    }
+
+    /// Starts it, unless it is the user's.
+    pub(crate) fn start(&self, settings: &RedisSettings) -> Result<Option<Child>> {
+        let port = settings.port()?;
+        // A folder for each port: two servers must not write one AOF.
+        let folder = env::current_dir()?.join(DATA_FOLDER).join(port.to_string());
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+        let password = settings.credentials().password;
+        let (mut command, configuration) = match self {
+            Self::Named => return Ok(None),
+            Self::Program(program) => {
+                let place = format!("bind 127.0.0.1\nprotected-mode yes\ndir {}", quote(&folder));
+                (
+                    command::program(program),
+                    configuration(&place, port, password),
+                )
+            }
+            Self::Docker => {
+                // The published port is bound to loopback.
+                let place = "bind 0.0.0.0\nprotected-mode no\ndir /data";
+                (
+                    docker_run(port, &folder)?,
+                    configuration(place, port, password),
+                )
+            }
+        };
+        // Over standard input: a password in the arguments would show in the
+        // list of processes.
+        command.arg("-").stdin(Stdio::piped());
+        let mut redis = Child::spawn("Redis", &mut command)?;
+        if let Some(mut stdin) = redis.take_stdin() {
+            let written = stdin.write_all(configuration.as_bytes());
+            written.context("cannot write Redis's configuration")?;
+        }
+        eprintln!("Redis keeps its data and its log in {}", folder.display());
+        Ok(Some(redis))
+    }
+
+    /// The `redis-cli` command that reaches it.
+    pub(crate) fn cli(&self, settings: &RedisSettings) -> Result<String> {
+        let port = settings.port()?;
+        let mut words = vec!["redis-cli".to_owned()];
+        match (self, settings.host()) {
+            (Self::Docker, _) => words.insert(0, format!("docker exec {}", container(port))),
+            (Self::Named, Some(host)) => words.push(format!("-h {host}")),
+            _ => {}
+        }
+        words.push(format!("-p {port}"));
+        let database = settings.get("REDIS_METRICS_DB");
+        words.extend(database.map(|number| format!("-n {number}")));
+        if settings.tls() {
+            words.push("--tls".to_owned());
+            let authorities = settings.certificate_authorities();
+            words.extend(authorities.map(|file| format!("--cacert {}", file.display())));
+        }
+        let credentials = settings.credentials();
+        words.extend(credentials.username.map(|name| format!("--user {name}")));
+        words.extend(credentials.password.map(|_| "--askpass".to_owned()));
+        Ok(words.join(" "))
+    }
+}
+
+/// Fails where the port of our own Redis is in use.
+pub(crate) fn check_port(port: u16) -> Result<()> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    match net::check_free(address, "Redis", "--redis-port") {
+        Err(_in_use) if net::is_redis(port) => bail!(
+            "port {port}, meant for our own Redis, is in use by another Redis; to count in that one, \
+             set REDIS_HOST=127.0.0.1 REDIS_PORT={port}; to leave it alone, choose another port \
+             with --redis-port"
+        ),
+        outcome => outcome,
+    }
+}
+
+fn check_docker() -> Result<()> {
+    let mut version = command::program("docker");
+    version.args(["version", "--format", "{{.Server.Version}}"]);
+    version.stderr(Stdio::null());
+    process::capture("`docker version`", &mut version, DOCKER_TIMEOUT).map(drop)
+}
+
+/// The command that runs Redis in a container with its data in `folder`. Redis's
+/// arguments may follow.
+fn docker_run(port: u16, folder: &Path) -> Result<Command> {
+    let mut inspect = command::program("docker");
+    inspect.args(["image", "inspect", "--format", "{{.Id}}", IMAGE]);
+    inspect.stderr(Stdio::null());
+    if process::capture("docker", &mut inspect, DOCKER_TIMEOUT).is_err() {
+        let mut pull = command::program("docker");
+        process::run("docker pull", pull.args(["pull", IMAGE]), None)?;
+    }
+    let (user, group) = (rustix::process::getuid(), rustix::process::getgid());
+    let mut run = command::program("docker");
+    run.args(["run", "--rm", "--interactive", "--name", &container(port)]);
+    run.args(["--publish", &format!("127.0.0.1:{port}:{port}")]);
+    // Otherwise the data would belong to the image's own user.
+    run.args(["--user", &format!("{}:{}", user.as_raw(), group.as_raw())]);
+    run.arg("--volume")
+        .arg(format!("{}:/data", folder.display()));
+    run.args([IMAGE, "redis-server"]);
+    Ok(run)
+}
+
+fn container(port: u16) -> String {
+    format!("functional-scaffold-redis-{port}")
+}
+
+fn configuration(place: &str, port: u16, password: Option<&str>) -> String {
+    let mut lines = format!(
+        "{place}\nport {port}\nappendonly yes\nappendfsync everysec\nsave \"\"\n\
+         logfile redis.log\nloglevel notice\n"
+    );
+    if let Some(password) = password {
+        lines.push_str(&format!("requirepass {}\n", quote(password)));
+    }
+    lines
+}
+
+/// A string as Redis's configuration reads it.
+fn quote(text: impl AsRef<Path>) -> String {
+    let mut quoted = String::from('"');
+    for byte in text.as_ref().as_os_str().as_encoded_bytes() {
+        match byte {
+            b'"' | b'\\' => quoted.extend(['\\', char::from(*byte)]),
+            b' '..=b'~' => quoted.push(char::from(*byte)),
+            _ => quoted.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn app_and_exporter_get_the_same_settings() {
+        let settings = Settings::of(&[], &[("SPIN_VARIABLE_REDIS_METRICS_DB", "3")]);
+        let settings = RedisSettings::read(&settings).at("127.0.0.1", 6380);
+        let app: Vec<_> = settings.for_app().collect();
+        assert!(app.contains(&("SPIN_VARIABLE_REDIS_METRICS_DB".to_owned(), "3")));
+        let exporter: Vec<_> = settings.for_exporter().collect();
+        assert!(exporter.contains(&("REDIS_METRICS_DB", "3")));
+        assert!(exporter.contains(&("REDIS_PORT", "6380")));
+    }
+
+    #[test]
+    fn a_wrong_port_is_named_with_its_source() {
+        let settings = Settings::of(&[], &[("SPIN_VARIABLE_REDIS_PORT", "redis")]);
+        let error = RedisSettings::read(&settings).port();
+        let expected = "SPIN_VARIABLE_REDIS_PORT in .env is \"redis\"; it must be a port";
+        assert_eq!(error.expect_err("no port").to_string(), expected);
+    }
+
+    #[test]
+    fn host_port_and_prefix_have_defaults() {
+        let settings = RedisSettings::default();
+        assert_eq!(settings.host(), None);
+        assert_eq!(settings.port().expect("the default"), 6379);
+        assert_eq!(settings.metrics_prefix(), "metrics:");
+    }
+
+    #[test]
+    fn the_configuration_keeps_an_aof_and_the_password() {
+        let lines = configuration("bind 127.0.0.1", 6380, Some("se\"cret"));
+        for line in [
+            "port 6380",
+            "bind 127.0.0.1",
+            "appendonly yes",
+            "requirepass \"se\\\"cret\"",
+        ] {
+            let is_there = lines.lines().any(|found| found == line);
+            assert!(is_there, "{line} in {lines}");
+        }
+    }
+
+    #[test]
+    fn quoted_text_stays_on_its_line() {
+        assert_eq!(quote("a b\nc\\"), r#""a b\x0ac\\""#);
+    }
+
+    #[test]
+    fn the_printed_redis_cli_shows_no_password() {
+        let settings = Settings::of(&[("REDIS_PASSWORD", "secret")], &[]);
+        let settings = RedisSettings::read(&settings).at("10.0.0.1", 6390);
+        let cli = RedisServer::Named.cli(&settings).expect("a port");
+        assert_eq!(cli, "redis-cli -h 10.0.0.1 -p 6390 --askpass");
+    }
+}
