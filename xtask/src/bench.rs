@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
+use functional_scaffold_testkit::runtime::Runtime;
 
 use crate::build::{self, DEV_HOST, EXPORTER, Program};
 use crate::command;
 use crate::install::InstallOptions;
 use crate::process;
-use crate::runtime::{Runtime, RuntimeName};
+use crate::runtime::{self, RuntimeName};
 use crate::steps::Steps;
 use crate::toolchain::WasmToolchain;
 
@@ -58,7 +59,7 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn run(self) -> Result<()> {
-        let runtime = Runtime::find(self.runtime)?;
+        let runtime = self.runtime.find()?;
         let mut steps = Steps::default();
         let mut arguments = Vec::new();
         if self.render {
@@ -66,9 +67,9 @@ impl Bench {
         } else {
             let toolchain = WasmToolchain::find(self.install)?;
             build::build_components(&mut steps, &toolchain, &build::ALGORITHMS_OF_BENCHES)?;
-            let programs: &[Program] = match runtime {
-                Runtime::DevHost => &[DEV_HOST, EXPORTER],
-                Runtime::Spin(_) => &[EXPORTER],
+            let programs: &[Program] = match runtime.is_spin() {
+                true => &[EXPORTER],
+                false => &[DEV_HOST, EXPORTER],
             };
             build::build_programs(&mut steps, programs)?;
             arguments = steps.run("install load generator and Python packages", || {
@@ -104,7 +105,7 @@ fn run_program(arguments: &[String], runtime: &Runtime) -> Result<()> {
     let mut bench = command::program(command::built("bench"));
     bench
         .args(arguments)
-        .env("SCAFFOLD_RUNTIME", runtime.name());
+        .env("SCAFFOLD_RUNTIME", runtime::name(runtime));
     process::run("bench", &mut bench, None)
 }
 

@@ -1,9 +1,10 @@
-//! Commands with the environment of the user's shell. `cargo run` passes its own
-//! variables on to xtask; passed on further, they cause rebuilds and load the
-//! wrong libraries.
+//! Commands with the environment of the user's shell, and the folders of builds
+//! and data. `cargo run` passes its own variables on to xtask; passed on further,
+//! they cause rebuilds and load the wrong libraries.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,6 +13,9 @@ use anyhow::{Context, Result};
 /// The build directory, whatever CARGO_TARGET_DIR says: spin.toml names paths
 /// below it, and the tests start programs from it.
 pub(crate) const TARGET_DIR: &str = "target";
+
+/// The data of the servers that `up` starts, ignored by git.
+const DATA_DIR: &str = ".functional-scaffold";
 
 /// Variables that `cargo run` sets for its program, apart from `CARGO_PKG_*`.
 const SET_BY_CARGO_RUN: [&str; 3] = ["CARGO", "CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH"];
@@ -67,6 +71,15 @@ pub(crate) fn cargo_at(path: &Path, subcommand: &str) -> Command {
 /// The path of a program of the release build.
 pub(crate) fn built(program: &str) -> PathBuf {
     Path::new(TARGET_DIR).join("release").join(program)
+}
+
+/// Creates the folder in which a server of `up` keeps its data. One for each port:
+/// two servers must not write the same files.
+pub(crate) fn data_folder(server: &str, port: u16) -> Result<PathBuf> {
+    let folder = env::current_dir()?.join(DATA_DIR).join(server);
+    let folder = folder.join(port.to_string());
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    Ok(folder)
 }
 
 /// The library path without cargo's additions: the folders of xtask's own build

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use functional_scaffold_testkit::program::Program;
 
 use crate::command;
 use crate::process;
@@ -28,38 +29,25 @@ pub(crate) struct InstallOptions {
     pub(crate) no_install: bool,
 }
 
-/// A server that a Debian package contains.
-pub(crate) struct Program {
-    /// The name in messages.
-    pub(crate) name: &'static str,
-    /// Its commands, in Debian or elsewhere.
-    pub(crate) commands: &'static [&'static str],
-    /// Debian's package, and its service.
-    pub(crate) package: &'static str,
-}
-
-impl Program {
-    /// Finds it on PATH; else installs Debian's package, if that is allowed.
-    pub(crate) fn find_or_install(&self, options: InstallOptions) -> Result<PathBuf> {
-        if let Some(program) = self.on_path() {
-            return Ok(program);
-        }
-        let package = self.package;
-        debian_packages(&[package], options)
-            .with_context(|| format!("no {}: none of {:?} is on PATH", self.name, self.commands))?;
-        // It would start a server at the next boot, on our port. Where there is
-        // no systemd, nothing starts it.
-        let mut disable = command::program("systemctl");
-        disable.args(["disable", "--quiet", package]);
-        let _no_systemd = process::run("systemctl", &mut disable, Some(SYSTEMCTL_TIMEOUT));
-        let program = self.on_path();
-        program.with_context(|| format!("Debian's package {package} has no program"))
+/// Finds a program on PATH; else installs Debian's package, if that is allowed.
+pub(crate) fn find_or_install(program: &Program, options: InstallOptions) -> Result<PathBuf> {
+    if let Some(path) = program.on_path() {
+        return Ok(path);
     }
-
-    fn on_path(&self) -> Option<PathBuf> {
-        let mut commands = self.commands.iter();
-        commands.find_map(|command| which::which(command).ok())
-    }
+    let Program {
+        name,
+        executables,
+        package,
+    } = program;
+    debian_packages(&[package], options)
+        .with_context(|| format!("no {name}: none of {executables:?} is on PATH"))?;
+    // It would start a server at the next boot, on our port. Where there is no
+    // systemd, nothing starts it.
+    let mut disable = command::program("systemctl");
+    disable.args(["disable", "--quiet", package]);
+    let _no_systemd = process::run("systemctl", &mut disable, Some(SYSTEMCTL_TIMEOUT));
+    let path = program.on_path();
+    path.with_context(|| format!("Debian's package {package} has no program"))
 }
 
 /// Installs `packages` where this is Debian, we are root and it is allowed. The

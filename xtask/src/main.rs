@@ -3,7 +3,7 @@
 //!
 //! - [`up`], [`build`], [`test`], [`chaos`], [`bench`], [`prometheus_rule`]: the
 //!   commands
-//! - [`runtime`], [`redis`], [`pushgateway`], [`prometheus`]: the servers of `up`
+//! - [`runtime`], [`redis`], [`pushgateway`]: the servers of `up`
 //! - [`settings`], [`manifest`]: the app's settings and `spin.toml`
 //! - [`toolchain`], [`install`], [`requirements`]: the compiler for wasm, packages
 //!   from Debian, and the programs that the tests need
@@ -20,7 +20,6 @@ mod install;
 mod manifest;
 mod net;
 mod process;
-mod prometheus;
 mod prometheus_rule;
 mod pushgateway;
 mod redis;

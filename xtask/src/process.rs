@@ -2,20 +2,17 @@
 //! terminal reaches xtask alone, which then stops the children in order.
 
 use std::fmt;
-use std::io::Read;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{ChildStdin, Command, ExitStatus, Stdio};
+use std::io::{Read, Seek};
+use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process_group};
+use anyhow::{Context, Result, bail, ensure};
+use functional_scaffold_testkit::process::{Process, describe_end};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// How long a child may take to end after SIGTERM, before SIGKILL.
-const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a server may take to become ready. Redis reads its AOF first.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -57,77 +54,38 @@ fn check_interrupted() -> Result<()> {
     }
 }
 
-/// A running child process, stopped on drop.
-pub(crate) struct Child {
-    name: String,
-    process: std::process::Child,
-}
+/// A running child whose output goes to the terminal. Stopped on drop; a second
+/// Ctrl-C kills it.
+pub(crate) struct Child(Process);
 
 impl Child {
-    /// Starts `command`; `name` is what the user knows it by.
-    pub(crate) fn spawn(name: &str, command: &mut Command) -> Result<Self> {
-        let process = command.process_group(0).spawn().with_context(|| {
-            format!("cannot start {name} ({})", command.get_program().display())
-        })?;
-        Ok(Self {
-            name: name.to_owned(),
-            process,
-        })
+    /// Starts `command` with `input` on its standard input; `name` is for messages.
+    pub(crate) fn start(name: &str, command: &mut Command, input: &str) -> Result<Self> {
+        let process = Process::start_in_terminal(name, command, input);
+        Ok(Self(
+            process.with_context(|| format!("cannot start {name}"))?,
+        ))
     }
 
-    /// The piped standard input, the first time.
-    pub(crate) fn take_stdin(&mut self) -> Option<ChildStdin> {
-        self.process.stdin.take()
-    }
-
-    fn exit_status(&mut self) -> Result<Option<ExitStatus>> {
-        let status = self.process.try_wait();
-        status.with_context(|| format!("cannot wait for {}", self.name))
-    }
-
-    /// Waits until it ends, at most `limit`. After an error it still runs.
+    /// Waits until it ends, at most `limit`.
     fn wait(&mut self, limit: Option<Duration>) -> Result<ExitStatus> {
         let start = Instant::now();
         loop {
-            if let Some(status) = self.exit_status()? {
+            if let Some(status) = self.0.exit_status()? {
                 return Ok(status);
             }
             check_interrupted()?;
             if let Some(limit) = limit.filter(|limit| start.elapsed() > *limit) {
-                bail!("{} took more than {} s", self.name, limit.as_secs());
+                bail!("{} took more than {} s", self.0.name(), limit.as_secs());
             }
             thread::sleep(POLL_INTERVAL);
-        }
-    }
-
-    /// Sends SIGTERM to the group, and SIGKILL to what is left of it when the
-    /// child has ended, after [`STOP_TIMEOUT`], or at a second Ctrl-C.
-    fn stop(&mut self) {
-        self.signal(Signal::TERM);
-        let start = Instant::now();
-        while let Ok(None) = self.exit_status() {
-            if start.elapsed() > STOP_TIMEOUT || CTRL_CS.load(Ordering::Relaxed) > 1 {
-                eprintln!("{} did not stop; killing it", self.name);
-                break;
-            }
-            thread::sleep(POLL_INTERVAL);
-        }
-        self.signal(Signal::KILL);
-        let _reaped = self.process.wait();
-    }
-
-    fn signal(&self, signal: Signal) {
-        let group = i32::try_from(self.process.id());
-        if let Some(group) = group.ok().and_then(Pid::from_raw) {
-            // Fails where nothing of the group runs any more.
-            let _gone = kill_process_group(group, signal);
         }
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        self.stop();
+        self.0.stop(|| CTRL_CS.load(Ordering::Relaxed) > 1);
     }
 }
 
@@ -140,7 +98,7 @@ pub(crate) struct Children(Vec<Child>);
 impl Children {
     /// Adds a child, and waits until `is_ready` succeeds.
     pub(crate) fn add(&mut self, child: Child, is_ready: impl Fn() -> Result<()>) -> Result<()> {
-        let name = child.name.clone();
+        let name = child.0.name().to_owned();
         self.0.push(child);
         let start = Instant::now();
         loop {
@@ -174,9 +132,9 @@ impl Children {
 
     fn check(&mut self) -> Result<()> {
         check_interrupted()?;
-        for child in &mut self.0 {
-            if let Some(status) = child.exit_status()? {
-                bail!("{} {}", child.name, describe_end(status));
+        for Child(process) in &mut self.0 {
+            if let Some(status) = process.exit_status()? {
+                bail!("{} {}", process.name(), describe_end(status));
             }
         }
         Ok(())
@@ -186,7 +144,7 @@ impl Children {
 impl Drop for Children {
     fn drop(&mut self) {
         while let Some(child) = self.0.pop() {
-            eprintln!("stopping {}", child.name);
+            eprintln!("stopping {}", child.0.name());
         }
     }
 }
@@ -194,38 +152,20 @@ impl Drop for Children {
 /// Runs `command` to its end, its output going to the terminal. It fails where
 /// the command does, or takes longer than `limit`; it is stopped then.
 pub(crate) fn run(name: &str, command: &mut Command, limit: Option<Duration>) -> Result<()> {
-    let mut child = Child::spawn(name, command.stdin(Stdio::null()))?;
-    let status = child.wait(limit)?;
-    match status.success() {
-        true => Ok(()),
-        false => bail!("{name} {}", describe_end(status)),
-    }
+    let status = Child::start(name, command, "")?.wait(limit)?;
+    ensure!(status.success(), "{name} {}", describe_end(status));
+    Ok(())
 }
 
-/// Runs `command` as [`run`] does, and returns its standard output, trimmed. For
-/// short output only: the pipe is read at the end.
+/// Runs `command` as [`run`] does, and returns its standard output, trimmed.
 pub(crate) fn capture(name: &str, command: &mut Command, limit: Duration) -> Result<String> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = Child::spawn(name, command)?;
-    let status = child.wait(Some(limit))?;
-    if !status.success() {
-        bail!("{name} {}", describe_end(status));
-    }
+    let mut file = tempfile::tempfile().context("cannot create a temporary file")?;
+    run(name, command.stdout(file.try_clone()?), Some(limit))?;
     let mut output = String::new();
-    if let Some(mut pipe) = child.process.stdout.take() {
-        let read = pipe.read_to_string(&mut output);
-        read.with_context(|| format!("cannot read the output of {name}"))?;
-    }
+    file.rewind()?;
+    let read = file.read_to_string(&mut output);
+    read.with_context(|| format!("cannot read the output of {name}"))?;
     Ok(output.trim().to_owned())
-}
-
-/// To follow a process's name: `ended with exit code 1`.
-fn describe_end(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("ended with exit code {code}"),
-        (None, Some(signal)) => format!("was ended by signal {signal}"),
-        (None, None) => "ended".to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -240,7 +180,7 @@ mod tests {
 
     #[test]
     fn captures_what_a_command_wrote() {
-        let output = capture("echo", &mut shell("echo ' 4.1.0 '"), STOP_TIMEOUT);
+        let output = capture("echo", &mut shell("echo ' 4.1.0 '"), START_TIMEOUT);
         assert_eq!(output.expect("sh runs"), "4.1.0");
     }
 
@@ -256,6 +196,6 @@ mod tests {
         let limit = Duration::from_millis(100);
         let error = run("sleep", &mut shell("sleep 60 & sleep 60"), Some(limit));
         error.expect_err("it takes too long");
-        assert!(start.elapsed() < STOP_TIMEOUT);
+        assert!(start.elapsed() < START_TIMEOUT);
     }
 }

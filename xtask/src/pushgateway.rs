@@ -1,26 +1,16 @@
 //! The Pushgateway that `up` uses in the pushgateway scheme: one that the user
 //! named, or one that is started and keeps its groups.
 
-use std::env;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use functional_scaffold_testkit::pushgateway::{self, PUSHGATEWAY};
 
 use crate::command;
-use crate::install::{InstallOptions, Program};
+use crate::install::{InstallOptions, find_or_install};
 use crate::process::Child;
 use crate::settings::Settings;
-
-/// Below the workspace's root, and ignored by git.
-const DATA_FOLDER: &str = ".functional-scaffold/pushgateway";
-
-const PROGRAM: Program = Program {
-    name: "Pushgateway",
-    commands: &["prometheus-pushgateway", "pushgateway"],
-    package: "prometheus-pushgateway",
-};
 
 /// Where the Pushgateway comes from.
 pub(crate) enum Pushgateway {
@@ -34,7 +24,7 @@ impl Pushgateway {
     pub(crate) fn find(settings: &Settings, install: InstallOptions) -> Result<Self> {
         match settings.for_app("PUSHGATEWAY_URL") {
             Some(given) => Ok(Self::Named(given.value)),
-            None => PROGRAM.find_or_install(install).map(Self::Program),
+            None => find_or_install(&PUSHGATEWAY, install).map(Self::Program),
         }
     }
 
@@ -48,23 +38,10 @@ impl Pushgateway {
         let Self::Program(program) = self else {
             return Ok(None);
         };
-        // A folder for each port: two servers must not write one file.
-        let port = listen.port().to_string();
-        let folder = env::current_dir()?.join(DATA_FOLDER).join(port);
-        fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
-        let groups = folder.join("groups");
-        let mut command = command::program(program);
-        command
-            .arg(format!("--web.listen-address={listen}"))
-            .arg(format!("--persistence.file={}", groups.display()))
-            // Without it, groups are written only at a graceful stop.
-            .arg("--persistence.interval=10s")
-            // Wiping is the only way to remove all groups.
-            .arg("--web.enable-admin-api")
-            .arg("--log.level=warn");
-        eprintln!("the Pushgateway keeps its groups in {}", groups.display());
-        Child::spawn("the Pushgateway", &mut command).map(Some)
+        let folder = command::data_folder("pushgateway", listen.port())?;
+        eprintln!("the Pushgateway keeps its groups in {}", folder.display());
+        let mut command = pushgateway::command(command::program(program), listen, &folder);
+        Child::start("the Pushgateway", &mut command, "").map(Some)
     }
 
     /// Its URL for the app and for the user.

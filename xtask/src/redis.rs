@@ -5,29 +5,22 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
-use std::fs;
-use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use functional_scaffold_testkit::http;
+use functional_scaffold_testkit::redis::{REDIS, RedisOptions, check_ping, is_redis};
 
 use crate::command;
-use crate::install::{InstallOptions, Program};
-use crate::net::{self, Credentials};
+use crate::install::{InstallOptions, find_or_install};
+use crate::net;
 use crate::process::{self, Child};
 use crate::settings::{Given, SPIN_PREFIX, Settings};
 
-/// Below the workspace's root, and ignored by git.
-const DATA_FOLDER: &str = ".functional-scaffold/redis";
-
-const PROGRAM: Program = Program {
-    name: "Redis",
-    commands: &["redis-server", "valkey-server"],
-    package: "redis-server",
-};
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 const IMAGE: &str = "docker.io/library/redis:7";
 const DOCKER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -86,10 +79,20 @@ impl RedisSettings {
         self.get("METRICS_PREFIX").unwrap_or("metrics:")
     }
 
-    pub(crate) fn credentials(&self) -> Credentials<'_> {
-        Credentials {
-            username: self.get("REDIS_USERNAME"),
-            password: self.get("REDIS_PASSWORD"),
+    fn username(&self) -> Option<&str> {
+        self.get("REDIS_USERNAME")
+    }
+
+    fn password(&self) -> Option<&str> {
+        self.get("REDIS_PASSWORD")
+    }
+
+    /// Fails unless a Redis with these credentials responds there. There is no
+    /// TLS in xtask: app and exporter report what does not work with it.
+    pub(crate) fn check(&self, address: SocketAddr) -> Result<()> {
+        match self.tls() {
+            true => http::connect(address, CONNECT_TIMEOUT).map(drop),
+            false => check_ping(address, self.username(), self.password()),
         }
     }
 
@@ -136,17 +139,13 @@ pub(crate) enum RedisServer {
 impl RedisServer {
     /// Checks the one that the user named, or finds a way to start one.
     pub(crate) fn find(settings: &RedisSettings, install: InstallOptions) -> Result<Self> {
-        let credentials = settings.credentials();
         if let Some(host) = settings.host() {
             let port = settings.port()?;
-            // xtask has no TLS; app and exporter report what does not work.
-            let outcome = match settings.tls() {
-                true => net::accepts_connections(host, port),
-                false => net::redis_pong(host, port, credentials),
-            };
-            outcome.with_context(|| {
-                format!("REDIS_HOST names the Redis at {host}:{port}, which does not respond")
-            })?;
+            resolve(host, port)
+                .and_then(|address| settings.check(address))
+                .with_context(|| {
+                    format!("REDIS_HOST names the Redis at {host}:{port}, which does not respond")
+                })?;
             return Ok(Self::Named);
         }
         ensure!(
@@ -154,10 +153,10 @@ impl RedisServer {
             "REDIS_TLS is for a Redis that REDIS_HOST names; it is not set"
         );
         ensure!(
-            credentials.username.is_none(),
+            settings.username().is_none(),
             "REDIS_USERNAME is for a Redis that REDIS_HOST names; it is not set"
         );
-        let not_installed = match PROGRAM.find_or_install(install) {
+        let not_installed = match find_or_install(&REDIS, install) {
             Ok(program) => return Ok(Self::Program(program)),
             Err(error) => error,
         };
@@ -179,39 +178,30 @@ impl RedisServer {
     /// Starts it, unless it is the user's.
     pub(crate) fn start(&self, settings: &RedisSettings) -> Result<Option<Child>> {
         let port = settings.port()?;
-        // A folder for each port: two servers must not write one AOF.
-        let folder = env::current_dir()?.join(DATA_FOLDER).join(port.to_string());
-        fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
-        let password = settings.credentials().password;
-        let (mut command, configuration) = match self {
+        let folder = command::data_folder("redis", port)?;
+        let mut options = RedisOptions::new()
+            .port(port)
+            .append_only("everysec")
+            .line("logfile", &["redis.log"]);
+        if let Some(password) = settings.password() {
+            options = options.line("requirepass", &[password]);
+        }
+        let (command, options) = match self {
             Self::Named => return Ok(None),
-            Self::Program(program) => {
-                let place = format!("bind 127.0.0.1\nprotected-mode yes\ndir {}", quote(&folder));
-                (
-                    command::program(program),
-                    configuration(&place, port, password),
-                )
-            }
+            Self::Program(program) => (command::program(program), options.folder(&folder)),
+            // The published port is bound to loopback.
             Self::Docker => {
-                // The published port is bound to loopback.
-                let place = "bind 0.0.0.0\nprotected-mode no\ndir /data";
+                let options = options.folder(Path::new("/data"));
+                let options = options.line("bind", &["0.0.0.0"]);
                 (
                     docker_run(port, &folder)?,
-                    configuration(place, port, password),
+                    options.line("protected-mode", &["no"]),
                 )
             }
         };
-        // Over standard input: a password in the arguments would show in the
-        // list of processes.
-        command.arg("-").stdin(Stdio::piped());
-        let mut redis = Child::spawn("Redis", &mut command)?;
-        if let Some(mut stdin) = redis.take_stdin() {
-            let written = stdin.write_all(configuration.as_bytes());
-            written.context("cannot write Redis's configuration")?;
-        }
         eprintln!("Redis keeps its data and its log in {}", folder.display());
-        Ok(Some(redis))
+        let mut command = RedisOptions::command(command);
+        Child::start("Redis", &mut command, &options.configuration()).map(Some)
     }
 
     /// The `redis-cli` command that reaches it.
@@ -231,9 +221,9 @@ impl RedisServer {
             let authorities = settings.certificate_authorities();
             words.extend(authorities.map(|file| format!("--cacert {}", file.display())));
         }
-        let credentials = settings.credentials();
-        words.extend(credentials.username.map(|name| format!("--user {name}")));
-        words.extend(credentials.password.map(|_| "--askpass".to_owned()));
+        let username = settings.username();
+        words.extend(username.map(|name| format!("--user {name}")));
+        words.extend(settings.password().map(|_| "--askpass".to_owned()));
         Ok(words.join(" "))
     }
 }
@@ -242,7 +232,7 @@ impl RedisServer {
 pub(crate) fn check_port(port: u16) -> Result<()> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     match net::check_free(address, "Redis", "--redis-port") {
-        Err(_in_use) if net::is_redis(port) => bail!(
+        Err(_in_use) if is_redis(address) => bail!(
             "port {port}, meant for our own Redis, is in use by another Redis; to count in that one, \
              set REDIS_HOST=127.0.0.1 REDIS_PORT={port}; to leave it alone, choose another port \
              with --redis-port"
@@ -284,29 +274,10 @@ fn container(port: u16) -> String {
     format!("functional-scaffold-redis-{port}")
 }
 
-fn configuration(place: &str, port: u16, password: Option<&str>) -> String {
-    let mut lines = format!(
-        "{place}\nport {port}\nappendonly yes\nappendfsync everysec\nsave \"\"\n\
-         logfile redis.log\nloglevel notice\n"
-    );
-    if let Some(password) = password {
-        lines.push_str(&format!("requirepass {}\n", quote(password)));
-    }
-    lines
-}
-
-/// A string as Redis's configuration reads it.
-fn quote(text: impl AsRef<Path>) -> String {
-    let mut quoted = String::from('"');
-    for byte in text.as_ref().as_os_str().as_encoded_bytes() {
-        match byte {
-            b'"' | b'\\' => quoted.extend(['\\', char::from(*byte)]),
-            b' '..=b'~' => quoted.push(char::from(*byte)),
-            _ => quoted.push_str(&format!("\\x{byte:02x}")),
-        }
-    }
-    quoted.push('"');
-    quoted
+fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
+    let addresses = (host, port).to_socket_addrs();
+    let mut addresses = addresses.with_context(|| format!("cannot resolve {host}"))?;
+    addresses.next().context("the host has no address")
 }
 
 #[cfg(test)]
@@ -338,25 +309,6 @@ mod tests {
         assert_eq!(settings.host(), None);
         assert_eq!(settings.port().expect("the default"), 6379);
         assert_eq!(settings.metrics_prefix(), "metrics:");
-    }
-
-    #[test]
-    fn the_configuration_keeps_an_aof_and_the_password() {
-        let lines = configuration("bind 127.0.0.1", 6380, Some("se\"cret"));
-        for line in [
-            "port 6380",
-            "bind 127.0.0.1",
-            "appendonly yes",
-            "requirepass \"se\\\"cret\"",
-        ] {
-            let is_there = lines.lines().any(|found| found == line);
-            assert!(is_there, "{line} in {lines}");
-        }
-    }
-
-    #[test]
-    fn quoted_text_stays_on_its_line() {
-        assert_eq!(quote("a b\nc\\"), r#""a b\x0ac\\""#);
     }
 
     #[test]

@@ -1,25 +1,13 @@
-//! The runtime of the app: the dev host, or the Spin CLI. Both have the same
-//! command line.
+//! Chooses the runtime of the app: the dev host, or the Spin CLI.
 
 use std::env;
-use std::ffi::OsString;
-use std::fmt;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::Result;
 use clap::ValueEnum;
+use functional_scaffold_testkit::runtime::Runtime;
 
 use crate::build::DEV_HOST;
 use crate::command;
-use crate::process::{self, Interrupted};
-
-/// The first Spin with the released WASI 0.3.
-const OLDEST_SPIN: Version = Version([4, 1, 0]);
-
-const VERSION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The value of `--runtime`.
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -32,154 +20,63 @@ pub(crate) enum RuntimeName {
     Spin,
 }
 
-/// A runtime that can be used.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Runtime {
-    DevHost,
-    Spin(PathBuf),
-}
-
-impl Runtime {
+impl RuntimeName {
     /// Finds the runtime. The dev host may have to be built.
-    pub(crate) fn find(name: RuntimeName) -> Result<Self> {
-        if name == RuntimeName::Devhost {
-            return Ok(Self::DevHost);
-        }
-        let named = env::var_os("SPIN_BIN").filter(|name| !name.is_empty());
-        let is_required = name == RuntimeName::Spin || named.is_some();
-        choose(is_required, find_spin(named))
-    }
-
-    /// The value of `SCAFFOLD_RUNTIME` that chooses it.
-    pub(crate) fn name(&self) -> &'static str {
+    pub(crate) fn find(self) -> Result<Runtime> {
+        let dev_host = Runtime::Devhost(command::built(DEV_HOST.file));
+        let is_named = env::var_os("SPIN_BIN").is_some_and(|name| !name.is_empty());
         match self {
-            Self::DevHost => "devhost",
-            Self::Spin(_) => "spin",
+            Self::Devhost => Ok(dev_host),
+            Self::Spin => Runtime::spin(),
+            Self::Auto => choose(Runtime::spin(), is_named, dev_host),
         }
-    }
-
-    /// The command that serves the app on `listen`.
-    pub(crate) fn up(&self, listen: SocketAddr) -> Command {
-        let mut command = match self {
-            Self::DevHost => command::program(command::built(DEV_HOST.file)),
-            Self::Spin(program) => command::program(program),
-        };
-        command.args(["up", "--from", "spin.toml", "--listen"]);
-        command.arg(listen.to_string());
-        command
     }
 }
 
-/// Uses the Spin that was found; else the dev host, unless the user requires Spin.
-fn choose(is_required: bool, spin: Result<PathBuf>) -> Result<Runtime> {
+/// Chooses Spin where it can be used; else the dev host, unless the user named a
+/// Spin.
+fn choose(spin: Result<Runtime>, is_named: bool, dev_host: Runtime) -> Result<Runtime> {
     match spin {
-        Ok(program) => {
-            eprintln!("running the app on Spin ({})", program.display());
-            Ok(Runtime::Spin(program))
+        Ok(spin) => {
+            eprintln!("the app runs on Spin ({})", spin.program().display());
+            Ok(spin)
         }
-        Err(error) if is_required || error.is::<Interrupted>() => Err(error),
+        Err(error) if is_named => Err(error),
         Err(error) => {
-            eprintln!("running the app on the dev host: {error:#}");
-            Ok(Runtime::DevHost)
+            eprintln!("{error:#}.\nThe app runs on the dev host instead.");
+            Ok(dev_host)
         }
     }
 }
 
-fn find_spin(named: Option<OsString>) -> Result<PathBuf> {
-    let name = named.unwrap_or_else(|| OsString::from("spin"));
-    let program = which::which(&name).ok().with_context(|| {
-        let name = name.display();
-        format!(
-            "no Spin CLI: {name} is not a program here (install Spin {OLDEST_SPIN} or newer, or \
-             name it with SPIN_BIN)"
-        )
-    })?;
-    let mut version = command::program(&program);
-    let output = process::capture("spin --version", version.arg("--version"), VERSION_TIMEOUT)?;
-    check_version(&program, &output)?;
-    Ok(program)
-}
-
-fn check_version(program: &Path, output: &str) -> Result<()> {
-    let program = program.display();
-    let version = Version::parse(output);
-    let version =
-        version.with_context(|| format!("{program} is no Spin: its version is {output:?}"))?;
-    ensure!(
-        version >= OLDEST_SPIN,
-        "{program} is Spin {version}, which cannot load WASI 0.3 components; Spin {OLDEST_SPIN} \
-         or newer is needed"
-    );
-    Ok(())
-}
-
-/// A pre-release counts as its release: a Spin built from source is always
-/// `4.1.0-pre0`, whatever it supports.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-struct Version([u32; 3]);
-
-impl Version {
-    /// Reads `spin 4.1.0 (4af5d2c 2026-07-01)`, with or without `-rc.1`.
-    fn parse(output: &str) -> Result<Self> {
-        let version = output.split(' ').nth(1).context("no version")?;
-        let numbers = version.split('-').next().unwrap_or(version);
-        let numbers: Result<Vec<u32>, _> = numbers.split('.').map(str::parse).collect();
-        let Ok(numbers) = numbers?.try_into() else {
-            bail!("not three numbers");
-        };
-        Ok(Self(numbers))
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self([major, minor, patch]) = self;
-        write!(formatter, "{major}.{minor}.{patch}")
+/// The value of `SCAFFOLD_RUNTIME` that chooses this runtime in the tests.
+pub(crate) fn name(runtime: &Runtime) -> &'static str {
+    match runtime {
+        Runtime::Devhost(_) => "devhost",
+        Runtime::Spin(_) => "spin",
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use anyhow::anyhow;
+
     use super::*;
 
-    fn check(output: &str) -> Result<()> {
-        check_version(Path::new("/bin/spin"), output)
-    }
-
     #[test]
-    fn spin_4_1_0_is_the_oldest() {
-        for new_enough in [
-            "spin 4.1.0 (4af5d2c 2026-07-01)",
-            "spin 4.10.2",
-            "spin 5.0.0-pre0 (a 2027-01-01)",
-            "spin 4.1.0-pre0 (94a8fc8a 2026-08-21)",
-        ] {
-            check(new_enough).expect(new_enough);
+    fn spin_is_chosen_where_it_can_be_used_and_the_dev_host_elsewhere() {
+        let spin = || Runtime::Spin(PathBuf::from("/bin/spin"));
+        let dev_host = || Runtime::Devhost(PathBuf::from("devhost"));
+        let too_old = || Err(anyhow!("/bin/spin is Spin 3.6.3"));
+        for is_named in [true, false] {
+            let chosen = choose(Ok(spin()), is_named, dev_host());
+            assert_eq!(chosen.expect("Spin"), spin());
         }
-        for too_old in ["spin 4.0.1 (a 2026-03-01)", "spin 3.6.3"] {
-            check(too_old).expect_err(too_old);
-        }
-    }
-
-    #[test]
-    fn an_output_without_a_version_is_refused() {
-        for output in ["spin", "spin four", "spin 4.1", "Spin Version 6.5.2"] {
-            let error = check(output).expect_err(output).to_string();
-            assert!(error.contains(output), "{error}");
-        }
-    }
-
-    #[test]
-    fn spin_is_used_where_it_is_new_enough_and_the_dev_host_elsewhere() {
-        let spin = || Ok(PathBuf::from("/bin/spin"));
-        let too_old = || check("spin 3.6.3").map(|()| PathBuf::from("/bin/spin"));
-        let found = choose(false, spin()).expect("Spin");
-        assert_eq!(found, Runtime::Spin(PathBuf::from("/bin/spin")));
-        assert_eq!(choose(true, spin()).expect("Spin"), found);
-        let fallback = choose(false, too_old()).expect("the dev host");
-        assert_eq!(fallback, Runtime::DevHost);
-        let error = choose(true, too_old()).expect_err("Spin is required");
+        let chosen = choose(too_old(), false, dev_host());
+        assert_eq!(chosen.expect("the dev host"), dev_host());
+        let error = choose(too_old(), true, dev_host()).expect_err("Spin was named");
         assert!(error.to_string().contains("is Spin 3.6.3"), "{error}");
-        choose(false, Err(Interrupted.into())).expect_err("interrupted");
     }
 }

@@ -16,7 +16,7 @@ use crate::command;
 use crate::install::InstallOptions;
 use crate::process;
 use crate::requirements;
-use crate::runtime::{Runtime, RuntimeName};
+use crate::runtime::{self, RuntimeName};
 use crate::steps::Steps;
 use crate::toolchain::WasmToolchain;
 
@@ -54,7 +54,7 @@ impl Test {
         let (toolchain, runtime) = steps.run("look for required programs", || {
             let toolchain = WasmToolchain::find(self.install)?;
             requirements::check(&toolchain)?;
-            Ok((toolchain, Runtime::find(self.runtime)?))
+            Ok((toolchain, self.runtime.find()?))
         })?;
         steps.run("format", || {
             run(command::cargo("fmt").args(["--all", "--check"]))
@@ -91,7 +91,7 @@ impl Test {
             run(workspace("test").arg("--no-run"))
         })?;
         steps.run("unit, property and end-to-end tests", || {
-            run(workspace("test").env("SCAFFOLD_RUNTIME", runtime.name()))
+            run(workspace("test").env("SCAFFOLD_RUNTIME", runtime::name(&runtime)))
         })?;
         steps.run("chaos, for less than a minute", chaos::run_short)?;
         steps.run("smoke run of the benchmarks", || {

@@ -2,21 +2,24 @@
 //! need, until Ctrl-C.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use functional_scaffold_testkit::http::check_ok;
+use functional_scaffold_testkit::prometheus::{self, PROMETHEUS};
+use functional_scaffold_testkit::runtime::{self, LASTING_INSTANCE, Runtime};
 
 use crate::build::{self, DEV_HOST, EXPORTER, Program};
 use crate::command;
-use crate::install::InstallOptions;
+use crate::install::{InstallOptions, find_or_install};
 use crate::manifest::Manifest;
-use crate::net::{self, check_free, parse_address, reachable};
+use crate::net::{check_free, parse_address, reachable};
 use crate::process::{Child, Children};
-use crate::prometheus::{Prometheus, Target};
 use crate::pushgateway::Pushgateway;
 use crate::redis::{self, RedisServer, RedisSettings};
-use crate::runtime::{Runtime, RuntimeName};
+use crate::runtime::RuntimeName;
 use crate::settings::{MetricsBackend, Settings};
 use crate::steps::Steps;
 use crate::toolchain::WasmToolchain;
@@ -78,7 +81,7 @@ struct Plan {
     up: Up,
     runtime: Runtime,
     store: Store,
-    prometheus: Option<Prometheus>,
+    prometheus: Option<PathBuf>,
     api_key_is_set: bool,
 }
 
@@ -129,11 +132,11 @@ impl Up {
             MetricsBackend::Off => Store::Nowhere,
         };
         let prometheus = match self.monitoring {
-            true => Some(Prometheus::find(self.install)?),
+            true => Some(find_or_install(&PROMETHEUS, self.install)?),
             false => None,
         };
         Ok(Plan {
-            runtime: Runtime::find(self.runtime)?,
+            runtime: self.runtime.find()?,
             up: self,
             store,
             prometheus,
@@ -158,7 +161,7 @@ impl Up {
 impl Plan {
     /// The native programs that run.
     fn programs(&self) -> Vec<Program> {
-        let dev_host = (self.runtime == Runtime::DevHost).then_some(DEV_HOST);
+        let dev_host = (!self.runtime.is_spin()).then_some(DEV_HOST);
         let exporter = matches!(self.store, Store::Redis(..)).then_some(EXPORTER);
         dev_host.into_iter().chain(exporter).collect()
     }
@@ -220,16 +223,15 @@ impl Plan {
         match &self.store {
             Store::Redis(redis, settings) => {
                 if let Some(child) = redis.start(settings)? {
-                    let port = settings.port()?;
-                    let credentials = settings.credentials();
-                    children.add(child, || net::redis_pong("127.0.0.1", port, credentials))?;
+                    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, settings.port()?));
+                    children.add(child, || settings.check(address))?;
                 }
             }
             Store::Pushgateway(pushgateway) => {
                 let listen = self.up.pushgateway_listen;
                 if let Some(child) = pushgateway.start(listen)? {
                     let address = reachable(listen);
-                    children.add(child, || net::http_ok(address, "/-/ready"))?;
+                    children.add(child, || check_ok(address, "/-/ready"))?;
                 }
             }
             Store::App | Store::Nowhere => {}
@@ -239,16 +241,33 @@ impl Plan {
             self.start_exporter(settings, &mut children)?;
         }
         if let Some(prometheus) = &self.prometheus {
-            let listen = self.up.prometheus_listen;
-            let address = reachable(listen);
-            let child = prometheus.start(listen, self.target().as_ref())?;
-            children.add(child, || net::http_ok(address, "/-/ready"))?;
+            self.start_prometheus(prometheus, &mut children)?;
         }
         Ok(children)
     }
 
+    fn start_prometheus(&self, program: &Path, children: &mut Children) -> Result<()> {
+        let listen = self.up.prometheus_listen;
+        let folder = command::data_folder("prometheus", listen.port())?;
+        let targets: Vec<_> = self.target().into_iter().collect();
+        let configuration = prometheus::configure(
+            Path::new("monitoring"),
+            &folder.join("monitoring"),
+            &targets,
+            None,
+        )?;
+        let data = folder.join("data");
+        eprintln!("Prometheus keeps its data in {}", data.display());
+        let program = command::program(program);
+        let mut command = prometheus::command(program, &configuration, &data, listen);
+        let child = Child::start("Prometheus", &mut command, "")?;
+        let address = reachable(listen);
+        children.add(child, || check_ok(address, "/-/ready"))
+    }
+
     fn start_app(&self, children: &mut Children) -> Result<()> {
-        let mut app = self.runtime.up(self.up.listen);
+        let program = command::program(self.runtime.program());
+        let mut app = runtime::command(program, Path::new("spin.toml"), self.up.listen);
         match &self.store {
             Store::Redis(_, settings) => {
                 app.envs(settings.for_app());
@@ -263,14 +282,13 @@ impl Plan {
             }
             // Counts end with their instance, so the first one has to stay.
             Store::App => {
-                app.args(["--max-instance-reuse-count", "1000000000"]);
-                app.args(["--idle-instance-timeout", "31536000s"]);
+                app.args(LASTING_INSTANCE);
             }
             Store::Nowhere => {}
         }
         let address = reachable(self.up.listen);
-        let child = Child::spawn("the app", &mut app)?;
-        children.add(child, || net::http_ok(address, "/healthz"))
+        let child = Child::start("the app", &mut app, "")?;
+        children.add(child, || check_ok(address, "/healthz"))
     }
 
     fn start_exporter(&self, settings: &RedisSettings, children: &mut Children) -> Result<()> {
@@ -285,26 +303,26 @@ impl Plan {
             exporter.env("EXPORTER_PROMETHEUS_URL", format!("http://{prometheus}/"));
         }
         let address = reachable(self.up.exporter_listen);
-        let child = Child::spawn("the exporter", &mut exporter)?;
-        children.add(child, || net::http_ok(address, "/healthz"))
+        let child = Child::start("the exporter", &mut exporter, "")?;
+        children.add(child, || check_ok(address, "/healthz"))
     }
 
-    /// The server that Prometheus scrapes.
-    fn target(&self) -> Option<Target> {
+    /// The scheme and the address that Prometheus scrapes.
+    fn target(&self) -> Option<(&'static str, Vec<String>)> {
         let up = &self.up;
         match &self.store {
             Store::Redis(..) => {
                 let address = reachable(up.exporter_listen);
-                Some(("redis", address.to_string()))
+                Some(("redis", vec![address.to_string()]))
             }
             Store::Pushgateway(pushgateway) => {
                 let url = pushgateway.url(reachable(up.pushgateway_listen));
                 let address = url.trim_start_matches("http://").trim_end_matches('/');
-                Some(("pushgateway", address.to_owned()))
+                Some(("pushgateway", vec![address.to_owned()]))
             }
             Store::App => {
                 let address = reachable(up.listen);
-                Some(("pull", address.to_string()))
+                Some(("pull", vec![address.to_string()]))
             }
             Store::Nowhere => None,
         }
@@ -342,7 +360,7 @@ impl Plan {
         }
         println!();
         // With an invalid variable the app starts, but serves no request.
-        if net::http_ok(app, "/readyz").is_err() {
+        if check_ok(app, "/readyz").is_err() {
             println!("The app is not ready; http://{app}/readyz says why.\n");
         }
         Ok(())

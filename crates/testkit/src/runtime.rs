@@ -48,7 +48,7 @@ impl Runtime {
     pub fn spin() -> anyhow::Result<Self> {
         let named = env::var_os("SPIN_BIN").filter(|name| !name.is_empty());
         let name = named.unwrap_or_else(|| OsString::from("spin"));
-        let program = which::which(&name).with_context(|| {
+        let program = which::which(&name).ok().with_context(|| {
             format!(
                 "no Spin CLI: {} is not a program here. Install Spin {OLDEST_SPIN} or newer, \
                  or say where it is with SPIN_BIN",
