@@ -2,7 +2,10 @@
 
 use std::rc::Rc;
 
-use functional_scaffold_protocol::{catalog::FinishedRequest, lease::EncodedLease};
+use functional_scaffold_protocol::{
+    catalog::{FinishedRequest, RequestLabels},
+    lease::EncodedLease,
+};
 use serde::Serialize;
 
 use crate::{
@@ -49,9 +52,11 @@ pub async fn serve(head: RequestHead, body: RequestBody) -> Answer {
 
     let nanos = Mark::now().nanos_since(began);
     let request = FinishedRequest {
-        method: routes::method_label(&head.method),
-        endpoint: found.endpoint,
-        code: answer.code,
+        labels: RequestLabels::new(
+            routes::method_label(&head.method),
+            found.endpoint,
+            answer.code,
+        ),
         duration_nanos: nanos,
     };
     if let Ok(ready) = &ready {

@@ -120,7 +120,7 @@ fn instances(bench: &Bench) -> anyhow::Result<Table> {
 fn own_count(client: &Agent, service: &Contestant<'_>) -> anyhow::Result<u64> {
     let url = format!("{}/metrics", service.origin);
     let text = client.get(&url).call()?.body_mut().read_to_string()?;
-    let series = format!("http_requests_total{{{}}} ", SMALL.labels);
+    let series = format!("http_requests_total{{{}}} ", SMALL.labels.to_text());
     let sample = text.lines().find_map(|line| line.strip_prefix(&series));
     Ok(sample.map_or(Ok(0), str::parse)?)
 }

@@ -3,6 +3,7 @@
 use std::{any::Any, thread, time::Duration};
 
 use anyhow::{Context as _, ensure};
+use functional_scaffold_protocol::catalog::RequestLabels;
 use functional_scaffold_tests::process::poll_until;
 
 use crate::{
@@ -42,21 +43,21 @@ pub(crate) struct Request {
     /// The JSON.
     pub(crate) body: &'static str,
     /// The label set that its success is counted under.
-    pub(crate) labels: &'static str,
+    pub(crate) labels: RequestLabels<'static>,
 }
 
 /// A prime that is seen at once.
 pub(crate) const SMALL: Request = Request {
     path: "/invoke",
     body: r#"{"number": 17}"#,
-    labels: r#"code="200",endpoint="/invoke",method="POST",status="success""#,
+    labels: RequestLabels::new("POST", "/invoke", 200),
 };
 
 /// An algorithm that takes about a millisecond.
 pub(crate) const MILLISECOND: Request = Request {
     path: "/invoke/count-primes",
     body: r#"{"limit": 900000}"#,
-    labels: r#"code="200",endpoint="/invoke/{algorithm}",method="POST",status="success""#,
+    labels: RequestLabels::new("POST", "/invoke/{algorithm}", 200),
 };
 
 /// How requests are sent.

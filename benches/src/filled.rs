@@ -7,7 +7,10 @@ use anyhow::{Context as _, ensure};
 use functional_scaffold_protocol::{
     batch::Batch,
     calls::{DEFAULT_PREFIX, Registration, Script, register_call},
-    catalog::{Catalog, ExecutionStatus, FinishedExecution, FinishedRequest, LATENCY_BOUNDS_NANOS},
+    catalog::{
+        Catalog, ExecutionStatus, FinishedExecution, FinishedRequest, LATENCY_BOUNDS_NANOS,
+        RequestLabels,
+    },
     exposition::{Format, expose},
     series::families_of_totals,
 };
@@ -154,9 +157,7 @@ fn totals(catalog: &Catalog, shape: Shape, algorithms: u64) -> Batch {
         for duration_nanos in LATENCY_BOUNDS_NANOS.into_iter().chain(beyond) {
             for code in [200, 422] {
                 let request = FinishedRequest {
-                    method: "POST",
-                    endpoint: &endpoint,
-                    code,
+                    labels: RequestLabels::new("POST", &endpoint, code),
                     duration_nanos,
                 };
                 catalog.record_request(&mut own, &request);

@@ -17,7 +17,7 @@ use functional_scaffold_protocol::{
         Call, Registration, Script, apply_merged_call, is_registered_call, lease_command,
         register_call,
     },
-    catalog::{Catalog, ExecutionStatus, FinishedExecution, FinishedRequest},
+    catalog::{Catalog, ExecutionStatus, FinishedExecution, FinishedRequest, RequestLabels},
     lease::LeaseTemplate,
 };
 use redis::Value;
@@ -280,9 +280,7 @@ impl<'a> Instance<'a> {
             // One in four takes longer: a batch seldom is of one bucket alone.
             let duration_nanos = if request % 4 == 3 { 120_000 } else { 60_000 };
             let finished = FinishedRequest {
-                method: "POST",
-                endpoint: &algorithm.endpoint,
-                code: 200,
+                labels: RequestLabels::new("POST", &algorithm.endpoint, 200),
                 duration_nanos,
             };
             forms.catalog.record_request(&mut total, &finished);

@@ -7,7 +7,7 @@ use anyhow::{Context as _, ensure};
 use functional_scaffold_protocol::{
     batch::Batch,
     calls::DEFAULT_PREFIX,
-    catalog::{Catalog, ExecutionStatus, FinishedExecution, FinishedRequest},
+    catalog::{Catalog, ExecutionStatus, FinishedExecution, FinishedRequest, RequestLabels},
     exposition::{Format, expose},
     pushgateway::group_path,
     series::families_of_totals,
@@ -176,9 +176,7 @@ impl<'a> Gateway<'a> {
         }
         for _ in 0..requests {
             let request = FinishedRequest {
-                method: "POST",
-                endpoint: &endpoint,
-                code: 200,
+                labels: RequestLabels::new("POST", &endpoint, 200),
                 duration_nanos: 60_000,
             };
             self.catalog.record_request(&mut totals, &request);

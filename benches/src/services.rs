@@ -157,14 +157,14 @@ type Count<'a> = Box<dyn Fn(&Request) -> anyhow::Result<u64> + 'a>;
 
 fn in_redis<'a>(name: &str, store: &'a Store) -> Count<'a> {
     let key = format!("{name}:request_counter");
-    Box::new(move |request| store.count(&key, request.labels))
+    Box::new(move |request| store.count(&key, &request.labels.to_text()))
 }
 
 fn exposed(origin: &str) -> Count<'static> {
     let url = format!("{origin}/metrics/");
     Box::new(move |request| {
         let text = ureq::get(&url).call()?.body_mut().read_to_string()?;
-        let series = format!("http_requests_total{{{}}} ", request.labels);
+        let series = format!("http_requests_total{{{}}} ", request.labels.to_text());
         let sample = text.lines().find_map(|line| line.strip_prefix(&series));
         // prometheus_client writes a count as a float. Before the first
         // request there is none.

@@ -183,7 +183,7 @@ fn give_up(ready: &Ready, error: &StoreError) {
 mod tests {
     use functional_scaffold_protocol::{
         batch::LoggedBatch,
-        catalog::{Catalog, ExecutionStatus, FinishedRequest},
+        catalog::{Catalog, ExecutionStatus, FinishedRequest, RequestLabels},
     };
 
     use super::*;
@@ -198,9 +198,7 @@ mod tests {
         for _ in 0..3 {
             let lease = writer.lease(endpoint, 1 << 40);
             let request = FinishedRequest {
-                method: "OPTIONS",
-                endpoint,
-                code: 500,
+                labels: RequestLabels::new("OPTIONS", endpoint, 500),
                 duration_nanos: 1 << 40,
             };
             let executed = Executed {

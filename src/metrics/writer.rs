@@ -350,7 +350,9 @@ impl Writer {
                 lease: Lease {
                     id: lease.id.clone(),
                     millis: lease.millis,
-                    count: self.catalog.crash_cells(&self.algorithm, request.endpoint),
+                    count: self
+                        .catalog
+                        .crash_cells(&self.algorithm, request.labels.endpoint),
                 },
                 increments: cells(&tally, Batch::default()),
             }

@@ -1,6 +1,9 @@
 //! Tests of the writer.
 
-use functional_scaffold_protocol::{catalog::ExecutionStatus, family::Kind};
+use functional_scaffold_protocol::{
+    catalog::{ExecutionStatus, RequestLabels},
+    family::Kind,
+};
 
 use super::*;
 
@@ -9,9 +12,7 @@ fn writer() -> Writer {
 }
 
 const REQUEST: FinishedRequest<'static> = FinishedRequest {
-    method: "POST",
-    endpoint: "/invoke",
-    code: 200,
+    labels: RequestLabels::new("POST", "/invoke", 200),
     duration_nanos: 1,
 };
 

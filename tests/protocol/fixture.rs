@@ -3,7 +3,7 @@
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, LeasedExecution, SentBatch},
     calls::{Applied, Settled},
-    catalog::{Catalog, ExecutionStatus, FinishedExecution},
+    catalog::{Catalog, ExecutionLabels, ExecutionStatus, FinishedExecution},
     lease::Lease,
 };
 use functional_scaffold_tests::redis_server::RedisServer;
@@ -85,6 +85,12 @@ impl Fixture {
         }
     }
 
+    /// The key of a family of the catalog.
+    pub(crate) fn key(&self, family: &str) -> String {
+        let family = self.catalog.family(family);
+        family.expect("the catalog has it").key.clone()
+    }
+
     /// Sends a batch. When it was stored is left out of the answer.
     pub(crate) fn apply(&mut self, batch: &SentBatch) -> Result<Applied> {
         let mut applied = self.store.apply(batch)?;
@@ -104,10 +110,11 @@ impl Fixture {
 
     /// How many leases are open, and how many executions succeeded and crashed.
     pub(crate) fn counts(&mut self) -> Result<(usize, i128, i128)> {
-        let key = self.catalog.families()[2].key.clone();
+        let key = self.key("algorithm_executions_total");
         let cells = self.store.counters(std::slice::from_ref(&key))?;
         let count = |status: ExecutionStatus| {
-            let field = format!("algorithm=\"{ALGORITHM}\",status=\"{}\"", status.label());
+            let algorithm = ALGORITHM;
+            let field = ExecutionLabels { algorithm, status }.to_text();
             cells.get(&(key.clone(), field)).copied().unwrap_or(0)
         };
         let ends = (

@@ -44,7 +44,7 @@ const REMOVE: CallScript = |fixture| {
     (fixture.store).remove(7, &crashed.0, std::slice::from_ref(&crashed.1))
 };
 const WIPE: CallScript = |fixture| {
-    let key = fixture.catalog.families()[0].key.clone();
+    let key = fixture.key("http_requests_total");
     fixture.store.wipe(7, &[&key])
 };
 
@@ -205,8 +205,8 @@ fn metric_keys_of_a_wrong_type_are_named_and_lose_nothing_else() -> Result {
     let mut fixture = Fixture::start()?;
     let crashed = fixture.lease(1, 0);
     fixture.store.lease(std::slice::from_ref(&crashed))?;
-    let requests = fixture.catalog.families()[0].key.clone();
-    let durations = fixture.catalog.families()[3].key.clone();
+    let requests = fixture.key("http_requests_total");
+    let durations = fixture.key("algorithm_execution_duration_seconds");
     for key in [&requests, &durations] {
         fixture.store.call::<()>(&["SET", key, "text"])?;
     }

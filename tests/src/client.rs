@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use functional_scaffold_protocol::{catalog::RequestStatus, labels::write_labels};
+use functional_scaffold_protocol::catalog::RequestLabels;
 use reqwest::{Client, Method};
 
 /// One kind of request, and where it is counted.
@@ -86,16 +86,7 @@ impl Ledger {
             self.unanswered += 1;
             return;
         };
-        let mut labels = String::new();
-        write_labels(
-            &mut labels,
-            &[
-                ("code", &code.to_string()),
-                ("endpoint", kind.endpoint),
-                ("method", kind.method.as_str()),
-                ("status", RequestStatus::of_code(code).label()),
-            ],
-        );
+        let labels = RequestLabels::new(kind.method.as_str(), kind.endpoint, code).to_text();
         *self.answers.entry(labels).or_default() += 1;
     }
 }

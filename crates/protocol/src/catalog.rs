@@ -1,5 +1,9 @@
-//! The families that every algorithm service writes, their label sets and
-//! buckets. Owns names and meanings; how a cell is stored is [`crate::cell`]'s.
+//! The metric families that a component writes, and the requests and executions
+//! that it counts in them.
+//!
+//! Each family is declared once, below: its name, hash, help and labels. To add a
+//! label, add its value to [`RequestLabels`] (or [`ExecutionLabels`]) and its name to
+//! the declaration.
 
 use crate::{
     batch::Batch,
@@ -8,10 +12,91 @@ use crate::{
     labels::write_labels,
 };
 
+const REQUESTS: Declaration<fn(&RequestLabels<'_>, &mut String)> = Declaration {
+    name: "http_requests_total",
+    key: "request_counter",
+    kind: Kind::Counter,
+    help: "HTTP requests answered, by method, route pattern, class and code.",
+    write_labels: |request, out| {
+        let labels = [
+            ("code", &*request.code.to_string()),
+            ("endpoint", request.endpoint),
+            ("method", request.method),
+            ("status", RequestStatus::of_code(request.code).label()),
+        ];
+        write_labels(out, &labels);
+    },
+};
+
+const REQUEST_DURATIONS: Declaration<fn(&RouteLabels<'_>, &mut String)> = Declaration {
+    name: "http_request_duration_seconds",
+    key: "request_latency",
+    kind: Kind::Histogram,
+    help: "Time from the request's arrival in the component to its response.",
+    write_labels: |route, out| {
+        let labels = [("endpoint", route.endpoint), ("method", route.method)];
+        write_labels(out, &labels);
+    },
+};
+
+const EXECUTIONS: Declaration<fn(&ExecutionLabels<'_>, &mut String)> = Declaration {
+    name: "algorithm_executions_total",
+    key: "algorithm_counter",
+    kind: Kind::Counter,
+    help: "Algorithm executions, by how they ended.",
+    write_labels: |execution, out| {
+        let labels = [
+            ("algorithm", execution.algorithm),
+            ("status", execution.status.label()),
+        ];
+        write_labels(out, &labels);
+    },
+};
+
+const EXECUTION_DURATIONS: AlgorithmDeclaration = Declaration {
+    name: "algorithm_execution_duration_seconds",
+    key: "algorithm_latency",
+    kind: Kind::Histogram,
+    help: "Time spent in the algorithm itself.",
+    write_labels: write_algorithm_label,
+};
+
+const UNLEASED_EXECUTIONS: AlgorithmDeclaration = Declaration {
+    name: "functional_scaffold_unleased_executions_total",
+    key: "unleased_counter",
+    kind: Kind::Counter,
+    help: "Executions that began although Redis had not acknowledged their lease.",
+    write_labels: write_algorithm_label,
+};
+
+const LATE_RESULTS: AlgorithmDeclaration = Declaration {
+    name: "functional_scaffold_late_results_total",
+    key: "late_counter",
+    kind: Kind::Counter,
+    help: "Results that came after their execution was counted as crashed.",
+    write_labels: write_algorithm_label,
+};
+
+const LEASES_SETTLED: AlgorithmDeclaration = Declaration {
+    name: "functional_scaffold_leases_settled_total",
+    key: "settled_counter",
+    kind: Kind::Counter,
+    help: "Leases that expired, so that their execution was counted as crashed.",
+    write_labels: write_algorithm_label,
+};
+
+const FLUSH_FAILURES: Declaration<fn(&FlushOutcome, &mut String)> = Declaration {
+    name: "functional_scaffold_flush_failures_total",
+    key: "flush_counter",
+    kind: Kind::Counter,
+    help: "Attempts to store a batch that failed, were duplicates, or ended in the log.",
+    write_labels: |outcome, out| write_labels(out, &[("outcome", outcome.label())]),
+};
+
 /// Inclusive upper bounds of the latency buckets in nanoseconds, 50 µs to 10 s.
 ///
-/// A sandboxed algorithm answers in tens of microseconds, so the customary
-/// bounds, which begin at 5 ms, would put nearly all into one bucket.
+/// A sandboxed algorithm responds in tens of microseconds. The usual bounds begin
+/// at 5 ms and would put nearly all of its requests into one bucket.
 pub const LATENCY_BOUNDS_NANOS: [u64; 17] = [
     50_000,
     100_000,
@@ -34,327 +119,250 @@ pub const LATENCY_BOUNDS_NANOS: [u64; 17] = [
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-/// The families under one key prefix, ready to be recorded into.
+/// The families under one key prefix, to record into a [`Batch`].
+///
+/// # Examples
+/// ```
+/// use functional_scaffold_protocol::{
+///     batch::Batch,
+///     catalog::{Catalog, FinishedRequest, RequestLabels},
+/// };
+///
+/// let catalog = Catalog::new("metrics:");
+/// let mut batch = Batch::default();
+/// let request = FinishedRequest {
+///     labels: RequestLabels::new("POST", "/invoke", 200),
+///     duration_nanos: 70_000,
+/// };
+/// catalog.record_request(&mut batch, &request);
+///
+/// let cells: Vec<_> = batch.cells().collect();
+/// let labels = r#"code="200",endpoint="/invoke",method="POST",status="success""#;
+/// assert_eq!(cells[0], ("metrics:request_counter", labels, 1));
+/// let bucket = r#"endpoint="/invoke",method="POST"|0.0001"#;
+/// assert_eq!(cells[1], ("metrics:request_latency", bucket, 1));
+/// ```
 #[derive(Debug, Clone)]
 pub struct Catalog {
-    requests: Family,
-    request_durations: Family,
-    executions: Family,
-    execution_durations: Family,
-    unleased: Family,
-    late: Family,
-    settled: Family,
-    flushes: Family,
-    /// `le` of each latency bucket as it is written, the last `+Inf`.
-    latency_le: Vec<String>,
+    requests: Metric<fn(&RequestLabels<'_>, &mut String)>,
+    request_durations: Metric<fn(&RouteLabels<'_>, &mut String)>,
+    executions: Metric<fn(&ExecutionLabels<'_>, &mut String)>,
+    execution_durations: AlgorithmMetric,
+    unleased_executions: AlgorithmMetric,
+    late_results: AlgorithmMetric,
+    leases_settled: AlgorithmMetric,
+    flush_failures: Metric<fn(&FlushOutcome, &mut String)>,
+    /// The text of each latency bound, the last one `+Inf`.
+    latency_les: Vec<String>,
 }
 
 impl Catalog {
-    /// The families with their hashes under `prefix` (`metrics:`).
+    /// Creates the families with their hashes under `prefix` (`metrics:`).
     #[must_use]
     pub fn new(prefix: &str) -> Self {
-        let counter = |name: &str, key: &str, help: &str| Family {
-            name: name.into(),
-            kind: Kind::Counter,
-            help: help.into(),
-            unit: String::new(),
-            key: format!("{prefix}{key}"),
-            bounds: Vec::new(),
-            scale: 1,
-        };
-        let latency = |name: &str, key: &str, help: &str| Family {
-            name: name.into(),
-            kind: Kind::Histogram,
-            help: help.into(),
-            unit: "seconds".into(),
-            key: format!("{prefix}{key}"),
-            bounds: latency_bounds(),
-            scale: NANOS_PER_SECOND,
-        };
+        let bounds = latency_bounds();
+        let les = bounds.iter().map(|&bound| cell::le_of_bound(bound));
         Self {
-            requests: counter(
-                "http_requests_total",
-                "request_counter",
-                "HTTP requests answered, by method, route pattern, class and code.",
-            ),
-            request_durations: latency(
-                "http_request_duration_seconds",
-                "request_latency",
-                "Time from the request's arrival in the component to its response.",
-            ),
-            executions: counter(
-                "algorithm_executions_total",
-                "algorithm_counter",
-                "Algorithm executions, by how they ended.",
-            ),
-            execution_durations: latency(
-                "algorithm_execution_duration_seconds",
-                "algorithm_latency",
-                "Time spent in the algorithm itself.",
-            ),
-            unleased: counter(
-                "functional_scaffold_unleased_executions_total",
-                "unleased_counter",
-                "Executions that began although Redis had not acknowledged their lease.",
-            ),
-            late: counter(
-                "functional_scaffold_late_results_total",
-                "late_counter",
-                "Results that came after their execution was counted as crashed.",
-            ),
-            settled: counter(
-                "functional_scaffold_leases_settled_total",
-                "settled_counter",
-                "Leases that ran out, so that their execution was counted as crashed.",
-            ),
-            flushes: counter(
-                "functional_scaffold_flush_failures_total",
-                "flush_counter",
-                "Attempts to store a batch that failed, were duplicates, or ended in the log.",
-            ),
-            latency_le: latency_bounds()
-                .iter()
-                .map(|&bound| cell::le_of_bound(bound))
-                .chain(["+Inf".to_owned()])
-                .collect(),
+            requests: REQUESTS.under(prefix),
+            request_durations: REQUEST_DURATIONS.under(prefix),
+            executions: EXECUTIONS.under(prefix),
+            execution_durations: EXECUTION_DURATIONS.under(prefix),
+            unleased_executions: UNLEASED_EXECUTIONS.under(prefix),
+            late_results: LATE_RESULTS.under(prefix),
+            leases_settled: LEASES_SETTLED.under(prefix),
+            flush_failures: FLUSH_FAILURES.under(prefix),
+            latency_les: les.chain(["+Inf".to_owned()]).collect(),
         }
     }
 
-    /// The families, to be registered.
+    /// All families, in the order in which they are registered.
     #[must_use]
     pub fn families(&self) -> [&Family; 8] {
         [
-            &self.requests,
-            &self.request_durations,
-            &self.executions,
-            &self.execution_durations,
-            &self.unleased,
-            &self.late,
-            &self.settled,
-            &self.flushes,
+            &self.requests.family,
+            &self.request_durations.family,
+            &self.executions.family,
+            &self.execution_durations.family,
+            &self.unleased_executions.family,
+            &self.late_results.family,
+            &self.leases_settled.family,
+            &self.flush_failures.family,
         ]
     }
 
-    /// The same, to be pointed at other hashes (see [`Family::with_own_layout`]).
+    /// All families in the same order, to redirect some to other hashes (see
+    /// [`Family::with_own_layout`]).
     pub fn families_mut(&mut self) -> [&mut Family; 8] {
         [
-            &mut self.requests,
-            &mut self.request_durations,
-            &mut self.executions,
-            &mut self.execution_durations,
-            &mut self.unleased,
-            &mut self.late,
-            &mut self.settled,
-            &mut self.flushes,
+            &mut self.requests.family,
+            &mut self.request_durations.family,
+            &mut self.executions.family,
+            &mut self.execution_durations.family,
+            &mut self.unleased_executions.family,
+            &mut self.late_results.family,
+            &mut self.leases_settled.family,
+            &mut self.flush_failures.family,
         ]
     }
 
-    /// Series that an algorithm served at these endpoints may not bear for
-    /// long, the errors and crashes, each as key and field. They are written
-    /// at 0 when a component registers: Prometheus sees no increase in a
-    /// series that is born at 1.
+    /// The family of this name.
+    #[must_use]
+    pub fn family(&self, name: &str) -> Option<&Family> {
+        self.families()
+            .into_iter()
+            .find(|family| family.name == name)
+    }
+
+    /// Cells, as key and field, that registration initialises to 0: the errors and
+    /// crashes of an algorithm served at `endpoints`. They may not happen for a
+    /// long time, and Prometheus sees no increase in a series that begins at 1.
     #[must_use]
     pub fn zero_cells(&self, algorithm: &str, endpoints: &[&str]) -> Vec<(&str, String)> {
-        let executions = ExecutionStatus::ALL.iter().map(|&status| {
-            let field = execution_labels(algorithm, status);
-            (self.executions.key.as_str(), field)
-        });
-        let requests = endpoints.iter().map(|endpoint| {
-            let mut field = String::new();
-            write_request_labels(&mut field, "POST", endpoint, 500);
-            (self.requests.key.as_str(), field)
-        });
-        let troubles = [&self.unleased, &self.late, &self.settled]
-            .into_iter()
-            .map(|family| (family.key.as_str(), algorithm_label(algorithm)));
-        let flushes = [
-            FlushOutcome::Failed,
-            FlushOutcome::Duplicate,
-            FlushOutcome::Logged,
-        ];
-        let flushes = flushes
-            .into_iter()
-            .map(|outcome| (self.flushes.key.as_str(), outcome_label(outcome)));
-        executions
-            .chain(requests)
-            .chain(troubles)
-            .chain(flushes)
-            .collect()
+        let mut cells = Vec::new();
+        for status in ExecutionStatus::ALL {
+            cells.push(self.executions.cell(&ExecutionLabels { algorithm, status }));
+        }
+        for endpoint in endpoints {
+            cells.push(self.requests.cell(&RequestLabels::crashed(endpoint)));
+        }
+        for metric in [
+            &self.unleased_executions,
+            &self.late_results,
+            &self.leases_settled,
+        ] {
+            cells.push(metric.cell(algorithm));
+        }
+        for outcome in FlushOutcome::ALL {
+            cells.push(self.flush_failures.cell(&outcome));
+        }
+        cells
     }
 
-    /// What is counted of an execution whose lease runs out, each as key and
-    /// field: it crashed, and its `POST` was answered 500 by the host.
+    /// Cells, as key and field, that grow by 1 when the lease of an execution
+    /// expires: the execution crashed, and the host responded 500 to its `POST`.
     #[must_use]
     pub fn crash_cells(&self, algorithm: &str, endpoint: &str) -> Vec<(String, String)> {
-        let mut request = String::new();
-        write_request_labels(&mut request, "POST", endpoint, 500);
-        let execution = execution_labels(algorithm, ExecutionStatus::Crashed);
-        vec![
-            (self.requests.key.clone(), request),
-            (self.executions.key.clone(), execution),
-            (self.settled.key.clone(), algorithm_label(algorithm)),
-        ]
+        let status = ExecutionStatus::Crashed;
+        let cells = [
+            self.requests.cell(&RequestLabels::crashed(endpoint)),
+            self.executions.cell(&ExecutionLabels { algorithm, status }),
+            self.leases_settled.cell(algorithm),
+        ];
+        cells.map(|(key, field)| (key.to_owned(), field)).into()
     }
 
-    /// Counts a finished request into `batch`.
+    /// Records a finished request into `batch`.
     pub fn record_request(&self, batch: &mut Batch, request: &FinishedRequest<'_>) {
         let mut tally = Tally::default();
         tally.record_request(request);
         tally.add_to(batch, self, "");
     }
 
-    /// Counts a finished execution into `batch`. A crashed one has no
-    /// duration: it enters no histogram.
+    /// Records a finished execution into `batch`. A crashed one has no duration,
+    /// so it enters no histogram.
     pub fn record_execution(&self, batch: &mut Batch, execution: &FinishedExecution<'_>) {
         let mut tally = Tally::default();
         tally.record_execution(execution.status, execution.duration_nanos);
         tally.add_to(batch, self, execution.algorithm);
     }
 
-    pub(crate) fn count_requests(
-        &self,
-        batch: &mut Batch,
-        method: &str,
-        endpoint: &str,
-        code: u16,
-        count: u64,
-    ) {
-        let mut labels = String::with_capacity(96);
-        write_request_labels(&mut labels, method, endpoint, code);
-        batch.inc(&self.requests.key, &labels, count);
-    }
-
-    pub(crate) fn add_request_durations(
-        &self,
-        batch: &mut Batch,
-        method: &str,
-        endpoint: &str,
-        durations: &Durations,
-    ) {
-        let mut labels = String::with_capacity(64);
-        write_labels(&mut labels, &[("endpoint", endpoint), ("method", method)]);
-        self.add_durations(batch, &self.request_durations, labels, durations);
-    }
-
-    pub(crate) fn count_executions(
-        &self,
-        batch: &mut Batch,
-        algorithm: &str,
-        status: ExecutionStatus,
-        count: u64,
-    ) {
-        let labels = execution_labels(algorithm, status);
-        batch.inc(&self.executions.key, &labels, count);
-    }
-
-    pub(crate) fn add_execution_durations(
-        &self,
-        batch: &mut Batch,
-        algorithm: &str,
-        durations: &Durations,
-    ) {
-        let labels = algorithm_label(algorithm);
-        self.add_durations(batch, &self.execution_durations, labels, durations);
-    }
-
-    /// Counts an execution that began without an acknowledged lease.
+    /// Records an execution that began without an acknowledged lease.
     pub fn record_unleased(&self, batch: &mut Batch, algorithm: &str) {
-        batch.inc(&self.unleased.key, &algorithm_label(algorithm), 1);
+        self.unleased_executions.add(batch, algorithm, 1);
     }
 
-    /// Counts results that came too late to be counted as what they are.
+    /// Records results that came after their executions were counted as crashed.
     pub fn record_late(&self, batch: &mut Batch, algorithm: &str, results: u64) {
-        batch.inc(&self.late.key, &algorithm_label(algorithm), results);
+        self.late_results.add(batch, algorithm, results);
     }
 
-    /// Counts what became of attempts to store a batch.
+    /// Records attempts to store a batch that did not simply succeed.
     pub fn record_flushes(&self, batch: &mut Batch, outcome: FlushOutcome, attempts: u64) {
-        batch.inc(&self.flushes.key, &outcome_label(outcome), attempts);
-    }
-
-    fn add_durations(
-        &self,
-        batch: &mut Batch,
-        family: &Family,
-        mut field: String,
-        durations: &Durations,
-    ) {
-        let labels_length = field.len();
-        let buckets = durations.buckets.iter().zip(&self.latency_le);
-        let mut observed = false;
-        for (&count, le) in buckets.filter(|(count, _)| **count > 0) {
-            observed = true;
-            cell::push_bucket(&mut field, le);
-            batch.inc(&family.key, &field, count);
-            field.truncate(labels_length);
-        }
-        if observed {
-            cell::push_sum(&mut field);
-            batch.inc(&family.key, &field, durations.sum_nanos);
-        }
+        self.flush_failures.add(batch, &outcome, attempts);
     }
 }
 
-fn algorithm_label(algorithm: &str) -> String {
-    let mut labels = String::with_capacity(64);
-    write_labels(&mut labels, &[("algorithm", algorithm)]);
-    labels
+/// Labels of `http_requests_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RequestLabels<'a> {
+    /// HTTP status code of the response.
+    pub code: u16,
+    /// HTTP method in upper case, or `OTHER`.
+    pub method: &'a str,
+    /// Pattern of the route, never the raw path, or `unmatched`.
+    pub endpoint: &'a str,
 }
 
-fn outcome_label(outcome: FlushOutcome) -> String {
-    let mut labels = String::new();
-    write_labels(&mut labels, &[("outcome", outcome.label())]);
-    labels
+impl<'a> RequestLabels<'a> {
+    /// Creates the labels that every request has. A label that is added later is
+    /// empty here, and so left out of the label set.
+    #[must_use]
+    pub const fn new(method: &'a str, endpoint: &'a str, code: u16) -> Self {
+        Self {
+            code,
+            method,
+            endpoint,
+        }
+    }
+
+    /// The label set as text.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        REQUESTS.label_set(self)
+    }
+
+    /// The labels of a request whose execution crashed: the host responds 500.
+    const fn crashed(endpoint: &'a str) -> Self {
+        Self::new("POST", endpoint, 500)
+    }
+
+    const fn route(&self) -> RouteLabels<'a> {
+        RouteLabels {
+            endpoint: self.endpoint,
+            method: self.method,
+        }
+    }
 }
 
-fn write_request_labels(out: &mut String, method: &str, endpoint: &str, code: u16) {
-    let status = RequestStatus::of_code(code).label();
-    write_labels(
-        out,
-        &[
-            ("code", &code.to_string()),
-            ("endpoint", endpoint),
-            ("method", method),
-            ("status", status),
-        ],
-    );
+/// Labels of `http_request_duration_seconds`: fewer than of the counter, because
+/// each of its series is 19 fields in Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct RouteLabels<'a> {
+    endpoint: &'a str,
+    method: &'a str,
 }
 
-fn execution_labels(algorithm: &str, status: ExecutionStatus) -> String {
-    let mut labels = String::with_capacity(64);
-    write_labels(
-        &mut labels,
-        &[("algorithm", algorithm), ("status", status.label())],
-    );
-    labels
+/// Labels of `algorithm_executions_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExecutionLabels<'a> {
+    /// The name that the algorithm describes itself by.
+    pub algorithm: &'a str,
+    /// How the execution ended.
+    pub status: ExecutionStatus,
 }
 
-/// The latency bounds in seconds: the floats nearest to the decimal values,
-/// because a quotient of two exactly held integers is rounded correctly.
-fn latency_bounds() -> Vec<f64> {
-    #[allow(
-        clippy::cast_precision_loss,
-        reason = "both integers are below 2^53 and so exact as floats"
-    )]
-    LATENCY_BOUNDS_NANOS
-        .iter()
-        .map(|&nanos| nanos as f64 / NANOS_PER_SECOND as f64)
-        .collect()
+impl ExecutionLabels<'_> {
+    /// The label set as text.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        EXECUTIONS.label_set(self)
+    }
 }
 
-/// The class of a finished request, the label `status` of the request counter.
+/// Class of a response, the label `status` of `http_requests_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestStatus {
     /// A code below 400.
     Success,
-    /// 4xx: the caller's fault.
+    /// 4xx: the client's fault.
     Rejected,
-    /// 5xx: ours.
+    /// 5xx: the service's fault.
     Error,
 }
 
 impl RequestStatus {
-    /// The class of an HTTP status code.
+    /// Classifies an HTTP status code.
     #[must_use]
     pub fn of_code(code: u16) -> Self {
         match code {
@@ -375,21 +383,21 @@ impl RequestStatus {
     }
 }
 
-/// How an execution ended, the label `status` of the execution counter.
+/// How an execution ended, the label `status` of `algorithm_executions_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExecutionStatus {
-    /// It gave a result.
+    /// It returned a result.
     Success,
-    /// It refused its input: the caller's fault.
+    /// It refused its input: the client's fault.
     InvalidInput,
-    /// It reported that it could not finish.
+    /// It returned an error.
     Failed,
-    /// It never reported: a trap, an endless loop, a host that died.
+    /// It never returned: a trap, an endless loop, a host that died.
     Crashed,
 }
 
 impl ExecutionStatus {
-    /// Every status, in no meaningful order.
+    /// Every status, by its discriminant.
     pub const ALL: [Self; 4] = [
         Self::Success,
         Self::InvalidInput,
@@ -409,43 +417,22 @@ impl ExecutionStatus {
     }
 }
 
-/// One finished request, as it is counted.
-#[derive(Debug, Clone, Copy)]
-pub struct FinishedRequest<'a> {
-    /// The HTTP method, upper case; anything unknown is `OTHER`.
-    pub method: &'a str,
-    /// The pattern of the route, never the raw path; `unmatched` for none.
-    pub endpoint: &'a str,
-    /// The HTTP status code answered.
-    pub code: u16,
-    /// From the first byte handed to the component to the response, in
-    /// nanoseconds.
-    pub duration_nanos: u64,
-}
-
-/// One finished execution, as it is counted.
-#[derive(Debug, Clone, Copy)]
-pub struct FinishedExecution<'a> {
-    /// The algorithm's own name.
-    pub algorithm: &'a str,
-    /// How it ended.
-    pub status: ExecutionStatus,
-    /// The time in the algorithm alone, in nanoseconds.
-    pub duration_nanos: u64,
-}
-
-/// What became of an attempt to store a batch, where that is not the rule.
+/// Result of an attempt to store a batch that did not simply succeed, the label
+/// `outcome` of `functional_scaffold_flush_failures_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlushOutcome {
-    /// It failed, and is tried again or given up.
+    /// It failed, and is retried or given up.
     Failed,
-    /// It was stored before: an answer had been lost.
+    /// An earlier attempt had stored the batch, and its reply was lost.
     Duplicate,
-    /// It was given up, to the log.
+    /// The batch was given up and written to the log.
     Logged,
 }
 
 impl FlushOutcome {
+    /// Every outcome.
+    pub const ALL: [Self; 3] = [Self::Failed, Self::Duplicate, Self::Logged];
+
     /// The label's value.
     #[must_use]
     pub fn label(self) -> &'static str {
@@ -457,37 +444,101 @@ impl FlushOutcome {
     }
 }
 
-/// Counts of one algorithm's requests and executions.
+/// A request that has its response.
+#[derive(Debug, Clone, Copy)]
+pub struct FinishedRequest<'a> {
+    /// How it is counted.
+    pub labels: RequestLabels<'a>,
+    /// Nanoseconds from the request's arrival in the component to its response.
+    pub duration_nanos: u64,
+}
+
+/// An execution that has ended.
+#[derive(Debug, Clone, Copy)]
+pub struct FinishedExecution<'a> {
+    /// The name that the algorithm describes itself by.
+    pub algorithm: &'a str,
+    /// How it ended.
+    pub status: ExecutionStatus,
+    /// Nanoseconds in the algorithm alone.
+    pub duration_nanos: u64,
+}
+
+/// Finished requests and executions of one algorithm, counted by their labels.
+///
+/// Recording writes no text and allocates only for labels that are new, because it
+/// is on the path of every request. The text is written by [`Tally::add_to`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally<'a> {
-    // Searched from the front: a service has a few kinds of requests.
-    requests: Vec<RequestCount<'a>>,
-    request_durations: Vec<RouteDurations<'a>>,
+    // Searched from the front: a component sees a few combinations.
+    requests: Vec<(RequestLabels<'a>, u64)>,
+    request_durations: Vec<(RouteLabels<'a>, Durations)>,
+    /// By the discriminant of the status.
     executions: [u64; ExecutionStatus::ALL.len()],
     execution_durations: Durations,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct RequestCount<'a> {
-    method: &'a str,
-    endpoint: &'a str,
-    code: u16,
-    count: u64,
+impl<'a> Tally<'a> {
+    /// Records a finished request.
+    pub fn record_request(&mut self, request: &FinishedRequest<'a>) {
+        *entry(&mut self.requests, request.labels) += 1;
+        entry(&mut self.request_durations, request.labels.route()).observe(request.duration_nanos);
+    }
+
+    /// Records a finished execution that took `nanos` nanoseconds. A crashed one
+    /// has no duration, so it enters no histogram.
+    pub fn record_execution(&mut self, status: ExecutionStatus, nanos: u64) {
+        self.executions[status as usize] += 1;
+        if status != ExecutionStatus::Crashed {
+            self.execution_durations.observe(nanos);
+        }
+    }
+
+    /// Whether nothing has been recorded.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty() && self.executions == [0; ExecutionStatus::ALL.len()]
+    }
+
+    /// Adds everything recorded to `batch`, in the cells of `catalog`'s families.
+    pub fn add_to(&self, batch: &mut Batch, catalog: &Catalog, algorithm: &str) {
+        let les = &catalog.latency_les;
+        for (labels, count) in &self.requests {
+            catalog.requests.add(batch, labels, *count);
+        }
+        for (route, durations) in &self.request_durations {
+            let field = catalog.request_durations.label_set(route);
+            durations.add_to(batch, &catalog.request_durations.family, field, les);
+        }
+        for status in ExecutionStatus::ALL {
+            let count = self.executions[status as usize];
+            if count > 0 {
+                let labels = ExecutionLabels { algorithm, status };
+                catalog.executions.add(batch, &labels, count);
+            }
+        }
+        let field = catalog.execution_durations.label_set(algorithm);
+        let family = &catalog.execution_durations.family;
+        self.execution_durations.add_to(batch, family, field, les);
+    }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct RouteDurations<'a> {
-    method: &'a str,
-    endpoint: &'a str,
-    durations: Durations,
+/// Finds the value of a key, or appends a default one.
+fn entry<K: PartialEq, V: Default>(entries: &mut Vec<(K, V)>, key: K) -> &mut V {
+    let position = entries.iter().position(|(known, _)| *known == key);
+    let position = position.unwrap_or_else(|| {
+        entries.push((key, V::default()));
+        entries.len() - 1
+    });
+    &mut entries[position].1
 }
 
 /// Observations of a latency histogram.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Durations {
-    /// By bucket, not cumulative, the last one `+Inf`.
-    pub(crate) buckets: [u64; LATENCY_BOUNDS_NANOS.len() + 1],
-    pub(crate) sum_nanos: u64,
+struct Durations {
+    /// Observations by bucket, not cumulative, the last one `+Inf`.
+    buckets: [u64; LATENCY_BOUNDS_NANOS.len() + 1],
+    sum_nanos: u64,
 }
 
 impl Durations {
@@ -496,76 +547,124 @@ impl Durations {
         self.buckets[bucket] += 1;
         self.sum_nanos = self.sum_nanos.saturating_add(nanos);
     }
+
+    /// Adds the observations to the series whose label set `field` holds.
+    fn add_to(&self, batch: &mut Batch, family: &Family, mut field: String, les: &[String]) {
+        let labels_length = field.len();
+        let mut observed = false;
+        for (&count, le) in self.buckets.iter().zip(les) {
+            if count == 0 {
+                continue;
+            }
+            observed = true;
+            cell::push_bucket(&mut field, le);
+            batch.inc(&family.key, &field, count);
+            field.truncate(labels_length);
+        }
+        if observed {
+            cell::push_sum(&mut field);
+            batch.inc(&family.key, &field, self.sum_nanos);
+        }
+    }
 }
 
-impl<'a> Tally<'a> {
-    /// Counts a finished request.
-    pub fn record_request(&mut self, request: &FinishedRequest<'a>) {
-        let FinishedRequest {
-            method,
-            endpoint,
-            code,
-            duration_nanos,
-        } = *request;
-        let known = self.requests.iter_mut().find(|known| {
-            known.code == code && known.endpoint == endpoint && known.method == method
-        });
-        match known {
-            Some(known) => known.count += 1,
-            None => self.requests.push(RequestCount {
-                method,
-                endpoint,
-                code,
-                count: 1,
-            }),
-        }
-        let mut routes = self.request_durations.iter_mut();
-        let known = routes.find(|known| known.endpoint == endpoint && known.method == method);
-        match known {
-            Some(known) => known.durations.observe(duration_nanos),
-            None => {
-                let mut durations = Durations::default();
-                durations.observe(duration_nanos);
-                self.request_durations.push(RouteDurations {
-                    method,
-                    endpoint,
-                    durations,
-                });
-            }
+/// All of a family but the prefix of its key. `W` is the function that writes the
+/// label set of one of its series.
+struct Declaration<W> {
+    name: &'static str,
+    /// Key of the hash, after the prefix.
+    key: &'static str,
+    kind: Kind,
+    help: &'static str,
+    write_labels: W,
+}
+
+type AlgorithmDeclaration = Declaration<fn(&str, &mut String)>;
+
+impl<W> Declaration<W> {
+    fn under(self, prefix: &str) -> Metric<W> {
+        let is_latency = self.kind == Kind::Histogram;
+        let family = Family {
+            name: self.name.into(),
+            kind: self.kind,
+            help: self.help.into(),
+            unit: if is_latency { "seconds" } else { "" }.into(),
+            key: format!("{prefix}{}", self.key),
+            bounds: if is_latency {
+                latency_bounds()
+            } else {
+                Vec::new()
+            },
+            scale: if is_latency { NANOS_PER_SECOND } else { 1 },
+        };
+        Metric {
+            family,
+            write_labels: self.write_labels,
         }
     }
 
-    /// Counts a finished execution that took `nanos` nanoseconds. A crashed one
-    /// has no duration: it enters no histogram.
-    pub fn record_execution(&mut self, status: ExecutionStatus, nanos: u64) {
-        self.executions[status as usize] += 1;
-        if status != ExecutionStatus::Crashed {
-            self.execution_durations.observe(nanos);
-        }
+    fn label_set<L: ?Sized>(&self, labels: &L) -> String
+    where
+        W: Fn(&L, &mut String),
+    {
+        label_set(&self.write_labels, labels)
+    }
+}
+
+/// A declared family under a prefix.
+#[derive(Debug, Clone)]
+struct Metric<W> {
+    family: Family,
+    write_labels: W,
+}
+
+type AlgorithmMetric = Metric<fn(&str, &mut String)>;
+
+impl<W> Metric<W> {
+    fn label_set<L: ?Sized>(&self, labels: &L) -> String
+    where
+        W: Fn(&L, &mut String),
+    {
+        label_set(&self.write_labels, labels)
     }
 
-    /// Whether nothing was counted.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.requests.is_empty() && self.executions == [0; ExecutionStatus::ALL.len()]
+    /// The key and the field of a counter.
+    fn cell<L: ?Sized>(&self, labels: &L) -> (&str, String)
+    where
+        W: Fn(&L, &mut String),
+    {
+        (&self.family.key, self.label_set(labels))
     }
 
-    /// Adds what was counted to `batch`, as `catalog` stores it.
-    pub fn add_to(&self, batch: &mut Batch, catalog: &Catalog, algorithm: &str) {
-        for known in &self.requests {
-            catalog.count_requests(batch, known.method, known.endpoint, known.code, known.count);
-        }
-        for known in &self.request_durations {
-            catalog.add_request_durations(batch, known.method, known.endpoint, &known.durations);
-        }
-        for status in ExecutionStatus::ALL {
-            let count = self.executions[status as usize];
-            if count > 0 {
-                catalog.count_executions(batch, algorithm, status, count);
-            }
-        }
-        catalog.add_execution_durations(batch, algorithm, &self.execution_durations);
+    fn add<L: ?Sized>(&self, batch: &mut Batch, labels: &L, count: u64)
+    where
+        W: Fn(&L, &mut String),
+    {
+        batch.inc(&self.family.key, &self.label_set(labels), count);
     }
+}
+
+fn label_set<L: ?Sized>(write: impl Fn(&L, &mut String), labels: &L) -> String {
+    let mut out = String::with_capacity(96);
+    write(labels, &mut out);
+    out
+}
+
+fn write_algorithm_label(algorithm: &str, out: &mut String) {
+    write_labels(out, &[("algorithm", algorithm)]);
+}
+
+/// The latency bounds in seconds. A quotient of two exact integers is rounded
+/// correctly, so these are the floats nearest to the decimal values.
+fn latency_bounds() -> Vec<f64> {
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "both integers are below 2^53 and so exact as floats"
+    )]
+    LATENCY_BOUNDS_NANOS
+        .iter()
+        .map(|&nanos| nanos as f64 / NANOS_PER_SECOND as f64)
+        .collect()
 }
 
 #[cfg(test)]

@@ -9,9 +9,7 @@ fn records_a_request_as_one_count_one_bucket_and_one_sum() {
     catalog.record_request(
         &mut batch,
         &FinishedRequest {
-            method: "POST",
-            endpoint: "/invoke",
-            code: 200,
+            labels: RequestLabels::new("POST", "/invoke", 200),
             duration_nanos: 50_000,
         },
     );

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use functional_scaffold_protocol::{catalog::RequestStatus, labels::write_labels};
+use functional_scaffold_protocol::catalog::RequestLabels;
 use ureq::{Agent, http::Request};
 
 /// How long a request may take.
@@ -57,17 +57,7 @@ impl RequestKind {
     /// The labels in `http_requests_total` of a response with this status code.
     #[must_use]
     pub fn labels(&self, code: u16) -> String {
-        let mut labels = String::new();
-        write_labels(
-            &mut labels,
-            &[
-                ("code", &code.to_string()),
-                ("endpoint", self.endpoint),
-                ("method", self.method),
-                ("status", RequestStatus::of_code(code).label()),
-            ],
-        );
-        labels
+        RequestLabels::new(self.method, self.endpoint, code).to_text()
     }
 }
 

@@ -8,7 +8,11 @@ use std::{
 };
 
 use anyhow::ensure;
-use functional_scaffold_protocol::{batch::BatchId, catalog::ExecutionStatus, lease::Lease};
+use functional_scaffold_protocol::{
+    batch::BatchId,
+    catalog::{ExecutionLabels, ExecutionStatus},
+    lease::Lease,
+};
 
 use super::{World, label_of};
 use crate::Result;
@@ -72,19 +76,19 @@ impl World {
         let mut open: BTreeSet<String> = ids.collect::<Result<_>>()?;
         // One that was closed before it came counts nothing.
         open.retain(|id| !kept.closed.contains_key(id));
-        let sum = |family: usize, labels: &str| -> i128 {
-            let keys = self.catalogs.iter().map(|of| &of.families()[family].key);
-            let keys: BTreeSet<_> = keys.collect();
+        let sum = |family: &str, labels: &str| -> i128 {
+            let families = self.catalogs.iter().filter_map(|of| of.family(family));
+            let keys: BTreeSet<_> = families.map(|family| &family.key).collect();
             let cells = counters.iter().filter(|((key, field), _)| {
                 keys.contains(key) && field.contains(labels) && !field.ends_with("|sum")
             });
             cells.map(|(_, count)| count).sum()
         };
-        const REQUESTS: usize = 0;
-        const EXECUTIONS: usize = 2;
-        const EXECUTION_DURATIONS: usize = 3;
-        const LATE: usize = 5;
-        const SETTLED: usize = 6;
+        const REQUESTS: &str = "http_requests_total";
+        const EXECUTIONS: &str = "algorithm_executions_total";
+        const EXECUTION_DURATIONS: &str = "algorithm_execution_duration_seconds";
+        const LATE: &str = "functional_scaffold_late_results_total";
+        const SETTLED: &str = "functional_scaffold_leases_settled_total";
 
         let started = self
             .facts
@@ -107,8 +111,9 @@ impl World {
             let label = format!("algorithm=\"{}\"", label_of(execution));
             let ends: Vec<_> = ExecutionStatus::ALL
                 .into_iter()
-                .filter(|status| {
-                    let labels = format!("{label},status=\"{}\"", status.label());
+                .filter(|&status| {
+                    let algorithm = &label_of(execution);
+                    let labels = ExecutionLabels { algorithm, status }.to_text();
                     sum(EXECUTIONS, &labels) > 0
                 })
                 .collect();

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, LeasedExecution, SentBatch},
-    catalog::{Catalog, ExecutionStatus, FinishedExecution, FinishedRequest},
+    catalog::{Catalog, ExecutionStatus, FinishedExecution, FinishedRequest, RequestLabels},
     lease::Lease,
 };
 
@@ -148,9 +148,7 @@ impl World {
         of.catalog.record_request(
             &mut increments,
             &FinishedRequest {
-                method: "POST",
-                endpoint: "/invoke",
-                code,
+                labels: RequestLabels::new("POST", "/invoke", code),
                 duration_nanos: nanos,
             },
         );

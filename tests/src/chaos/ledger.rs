@@ -10,10 +10,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use functional_scaffold_protocol::{
-    catalog::{ExecutionStatus, RequestStatus},
-    labels::write_labels,
-};
+use functional_scaffold_protocol::catalog::{ExecutionLabels, ExecutionStatus, RequestLabels};
 
 use super::schedule::Mood;
 
@@ -136,10 +133,8 @@ impl Entry {
 /// The label set under which an execution of the rogue algorithm is counted.
 #[must_use]
 pub fn execution_labels(status: ExecutionStatus) -> String {
-    let mut labels = String::new();
-    let set = [("algorithm", "rogue"), ("status", status.label())];
-    write_labels(&mut labels, &set);
-    labels
+    let algorithm = "rogue";
+    ExecutionLabels { algorithm, status }.to_text()
 }
 
 /// The path of a request, and the pattern of its route.
@@ -154,13 +149,5 @@ pub fn route(mood: Mood) -> (&'static str, &'static str) {
 /// The label set under which a request that is answered with a code is counted.
 #[must_use]
 pub fn request_labels(mood: Mood, code: u16) -> String {
-    let mut labels = String::new();
-    let set = [
-        ("code", &*code.to_string()),
-        ("endpoint", route(mood).1),
-        ("method", "POST"),
-        ("status", RequestStatus::of_code(code).label()),
-    ];
-    write_labels(&mut labels, &set);
-    labels
+    RequestLabels::new("POST", route(mood).1, code).to_text()
 }

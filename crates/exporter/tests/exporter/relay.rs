@@ -11,7 +11,7 @@ use std::{
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, SentBatch},
     calls::{DEFAULT_PREFIX, Script, apply_call},
-    catalog::{Catalog, FinishedRequest},
+    catalog::{Catalog, FinishedRequest, RequestLabels},
 };
 
 use crate::{
@@ -68,9 +68,7 @@ fn count_requests(redis: &Redis, requests: u64) {
         let mut increments = Batch::default();
         for n in some {
             let request = FinishedRequest {
-                method: "POST",
-                endpoint: "/invoke",
-                code: if n % 10 == 0 { 422 } else { 200 },
+                labels: RequestLabels::new("POST", "/invoke", if n % 10 == 0 { 422 } else { 200 }),
                 duration_nanos: n * 1_000_000,
             };
             catalog.record_request(&mut increments, &request);
