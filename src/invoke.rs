@@ -1,93 +1,82 @@
-//! Running the algorithm on a request's body: who may, what may be sent, and
-//! what the outcome is to the caller.
+//! Runs the algorithm on a request body.
+//!
+//! The algorithm is a sandboxed component behind the contract in `wit/`, which
+//! the manifest composes into this component.
 
-use functional_scaffold_protocol::catalog::ExecutionStatus;
+use functional_scaffold_metering::{ExecutionStatus, time::Instant};
 use serde::{Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
-use subtle::ConstantTimeEq as _;
+use thiserror::Error;
 
 use crate::{
-    algorithm::{self, Description, Outcome},
-    answer::{Answer, Problem},
-    config::Config,
-    wasi_http::{BodyError, RequestBody, RequestHead},
+    http::wasi::{BodyError, RequestBody, RequestHead},
+    response::{Problem, Response},
 };
 
-/// An execution that took place.
-#[derive(Debug, Clone, Copy)]
-pub struct Executed {
-    /// How it ended.
-    pub status: ExecutionStatus,
-    /// How long it took, in nanoseconds.
-    pub nanos: u64,
+mod bindings {
+    #![allow(
+        missing_docs,
+        unsafe_code,
+        unreachable_pub,
+        clippy::all,
+        clippy::missing_errors_doc,
+        reason = "generated from wit/ by wit-bindgen"
+    )]
+    spin_sdk::wit_bindgen::generate!({
+        path: "wit",
+        inline: "package functional-scaffold:service@0.1.0;
+                 world service { import functional-scaffold:algorithm/algorithm@0.1.0; }",
+        runtime_path: "::spin_sdk::wit_bindgen::rt",
+        generate_all,
+    });
 }
 
-/// Checks that the caller may use the algorithm.
+use bindings::functional_scaffold::algorithm::algorithm as contract;
+
+/// The algorithm's description of itself, checked.
+#[derive(Debug, Clone)]
+pub struct Description {
+    /// Its name, valid as a path segment and as a label value.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// One line about what it computes.
+    pub summary: String,
+    /// The JSON Schema of its input.
+    pub input_schema: Box<RawValue>,
+}
+
+/// A description that breaks the contract.
+#[derive(Debug, Error)]
+pub enum DescriptionError {
+    /// The name is not valid as a path segment and as a label value.
+    #[error("the algorithm's name {0:?} is not [a-z][a-z0-9-]* of at most 64 characters")]
+    Name(String),
+    /// The schema is not JSON.
+    #[error("the algorithm's input schema is not JSON: {0}")]
+    Schema(#[from] serde_json::Error),
+}
+
+/// Asks the algorithm for its description.
 ///
 /// # Errors
-/// 401, if an API key is configured and the request does not carry it.
-pub fn authorize(config: &Config, head: &RequestHead) -> Result<(), Problem> {
-    let Some(key) = &config.api_key else {
-        return Ok(());
-    };
-    let sent = head.authorization.as_deref().unwrap_or_default();
-    let (scheme, token) = sent.split_at_checked(7).unwrap_or_default();
-    // Compared in constant time: an early end would tell how much was right.
-    if scheme.eq_ignore_ascii_case(b"bearer ") && bool::from(token.ct_eq(key.as_bytes())) {
-        Ok(())
-    } else {
-        Err(Problem::unauthorized())
+/// The description breaks the contract.
+pub fn load_description() -> Result<Description, DescriptionError> {
+    let described = contract::describe();
+    if !is_name(&described.name) {
+        return Err(DescriptionError::Name(described.name));
     }
+    Ok(Description {
+        name: described.name,
+        version: described.version,
+        summary: described.summary,
+        input_schema: RawValue::from_string(described.input_schema)?,
+    })
 }
 
-/// Reads the input: JSON text, syntactically checked, not interpreted.
-///
-/// # Errors
-/// 415, 413 or 400.
-pub async fn read_input(
-    config: &Config,
-    head: &RequestHead,
-    body: RequestBody,
-) -> Result<String, Problem> {
-    if let Some(content_type) = &head.content_type
-        && !may_be_json(content_type)
-    {
-        return Err(Problem::unsupported(content_type));
-    }
-    let body = body
-        .read(config.max_body_bytes)
-        .await
-        .map_err(|error| match error {
-            BodyError::TooLarge => Problem::too_large(config.max_body_bytes),
-            BodyError::Incomplete => Problem::malformed("the body ended before its length"),
-        })?;
-    json_text(body)
-}
-
-/// Runs the algorithm.
-pub fn run(
-    description: &Description,
-    input: &str,
-    request_id: &str,
-) -> (Result<Answer, Problem>, Executed) {
-    let (outcome, nanos) = algorithm::run(input);
-    let (answer, status) = match outcome {
-        Outcome::Success(result) => (
-            Ok(success(description, &result, nanos, request_id)),
-            ExecutionStatus::Success,
-        ),
-        Outcome::InvalidInput(reason) => (
-            Err(Problem::invalid_input(reason)),
-            ExecutionStatus::InvalidInput,
-        ),
-        Outcome::Failed(reason) => (Err(Problem::internal(reason)), ExecutionStatus::Failed),
-    };
-    (answer, Executed { status, nanos })
-}
-
-/// Describes the algorithm.
+/// Responds with the algorithm's description.
 #[must_use]
-pub fn describe(description: &Description, request_id: &str) -> Answer {
+pub fn describe(description: &Description, request_id: &str) -> Response {
     #[derive(Serialize)]
     struct Document<'a> {
         algorithm: &'a str,
@@ -101,10 +90,72 @@ pub fn describe(description: &Description, request_id: &str) -> Answer {
         summary: &description.summary,
         input_schema: &description.input_schema,
     };
-    Answer::json(request_id, &document)
+    Response::json(request_id, &document)
 }
 
-fn success(description: &Description, result: &RawValue, nanos: u64, request_id: &str) -> Answer {
+/// Reads the input: JSON text whose syntax is checked.
+///
+/// # Errors
+/// 415, 413 or 400.
+pub async fn read_input(
+    head: &RequestHead,
+    body: RequestBody,
+    max_bytes: u64,
+) -> Result<String, Problem> {
+    if let Some(content_type) = &head.content_type
+        && !may_be_json(content_type)
+    {
+        return Err(Problem::unsupported(content_type));
+    }
+    let body = body.read(max_bytes).await.map_err(|error| match error {
+        BodyError::TooLarge => Problem::too_large(max_bytes),
+        BodyError::Incomplete => Problem::malformed("the body ended before its length"),
+    })?;
+    json_text(body)
+}
+
+/// A finished execution.
+#[derive(Debug)]
+pub struct Invoked {
+    /// The response to the request, or its problem.
+    pub response: Result<Response, Problem>,
+    /// How the execution ended.
+    pub status: ExecutionStatus,
+    /// How long it took, in nanoseconds.
+    pub nanos: u64,
+}
+
+/// Runs the algorithm. If it traps, this does not return: the instance ends.
+#[must_use]
+pub fn invoke(description: &Description, input: &str, request_id: &str) -> Invoked {
+    let began = Instant::now();
+    let result = contract::run(input);
+    let nanos = Instant::now().nanos_since(began);
+    let (response, status) = match result.map(RawValue::from_string) {
+        Ok(Ok(result)) => (
+            Ok(success(description, &result, nanos, request_id)),
+            ExecutionStatus::Success,
+        ),
+        Ok(Err(error)) => {
+            let detail = format!("the algorithm's result is not JSON: {error}");
+            (Err(Problem::internal(detail)), ExecutionStatus::Failed)
+        }
+        Err(contract::Error::InvalidInput(reason)) => (
+            Err(Problem::invalid_input(reason)),
+            ExecutionStatus::InvalidInput,
+        ),
+        Err(contract::Error::Failed(reason)) => {
+            (Err(Problem::internal(reason)), ExecutionStatus::Failed)
+        }
+    };
+    Invoked {
+        response,
+        status,
+        nanos,
+    }
+}
+
+fn success(description: &Description, result: &RawValue, nanos: u64, request_id: &str) -> Response {
     #[derive(Serialize)]
     struct Document<'a> {
         request_id: &'a str,
@@ -118,11 +169,6 @@ fn success(description: &Description, result: &RawValue, nanos: u64, request_id:
         version: &'a str,
         execution_time_ms: f64,
     }
-    #[allow(
-        clippy::cast_precision_loss,
-        reason = "a duration in milliseconds is shown, not counted"
-    )]
-    let execution_time_ms = nanos as f64 / 1e6;
     let document = Document {
         request_id,
         status: "success",
@@ -130,14 +176,33 @@ fn success(description: &Description, result: &RawValue, nanos: u64, request_id:
         metadata: Metadata {
             algorithm: &description.name,
             version: &description.version,
-            execution_time_ms,
+            execution_time_ms: as_millis(nanos),
         },
     };
-    Answer::json(request_id, &document)
+    Response::json(request_id, &document)
 }
 
-/// Whether a body of this type is taken as JSON. curl sends its form type when
-/// nobody said anything; what says it is something else is believed.
+/// Converts nanoseconds to milliseconds, to be shown.
+#[must_use]
+pub fn as_millis(nanos: u64) -> f64 {
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "a duration in milliseconds is shown, not counted"
+    )]
+    let nanos = nanos as f64;
+    nanos / 1e6
+}
+
+fn is_name(name: &str) -> bool {
+    name.len() <= 64
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+/// Whether a body of this type is read as JSON. The form type is accepted because
+/// curl sends it by default.
 fn may_be_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     let essence = essence.to_ascii_lowercase();
@@ -167,8 +232,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_that_may_be_json_is_taken_as_json() {
-        for (content_type, taken) in [
+    fn names_are_valid_in_paths_and_labels() {
+        assert!(is_name("prime-check"));
+        assert!(is_name(&"a".repeat(64)));
+        for name in [
+            "",
+            "Prime",
+            "1st",
+            "a/b",
+            "a\"b",
+            "a b",
+            "é",
+            "-a",
+            &"a".repeat(65),
+        ] {
+            assert!(!is_name(name), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn content_types_that_may_be_json_are_accepted() {
+        for (content_type, accepted) in [
             ("application/json", true),
             ("Application/JSON; charset=utf-8", true),
             ("application/x-www-form-urlencoded", true),
@@ -179,12 +263,12 @@ mod tests {
             ("application/jsonp", false),
             ("multipart/form-data; boundary=json", false),
         ] {
-            assert_eq!(may_be_json(content_type), taken, "{content_type}");
+            assert_eq!(may_be_json(content_type), accepted, "{content_type}");
         }
     }
 
     #[test]
-    fn what_is_not_json_is_malformed() {
+    fn a_body_that_is_not_json_is_malformed() {
         for body in [
             &b""[..],
             b"{",

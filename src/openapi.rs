@@ -1,27 +1,27 @@
-//! `/openapi.json`: exactly the routes of [`crate::routes`], as an
-//! [OpenAPI 3.1](https://spec.openapis.org/oas/v3.1.0) document. What does not
-//! depend on the algorithm is in `openapi.json`.
+//! `GET /openapi.json`: the routes as an
+//! [OpenAPI 3.1](https://spec.openapis.org/oas/v3.1.0) document. The parts that do
+//! not depend on the algorithm are in `openapi.json`.
 
 use serde_json::{Value, json};
 
 use crate::{
-    algorithm::Description,
-    answer::{Answer, Problem},
+    invoke::Description,
+    response::{Problem, Response},
 };
 
 const TEMPLATE: &str = include_str!("openapi.json");
 
-/// The document for a component that serves this algorithm, and `/metrics` if it
-/// is scraped.
+/// Describes the routes of a component that serves `algorithm`, with `/metrics`
+/// if the component serves its own metrics.
 #[must_use]
-pub fn answer(algorithm: &Description, is_scraped: bool, request_id: &str) -> Answer {
-    match document(algorithm, is_scraped) {
-        Ok(document) => Answer::json(request_id, &document),
-        Err(error) => Problem::internal(format!("openapi.json: {error}")).answer(request_id),
+pub fn respond(algorithm: &Description, has_metrics: bool, request_id: &str) -> Response {
+    match document(algorithm, has_metrics) {
+        Ok(document) => Response::json(request_id, &document),
+        Err(error) => Problem::internal(format!("openapi.json: {error}")).respond(request_id),
     }
 }
 
-fn document(algorithm: &Description, is_scraped: bool) -> serde_json::Result<Value> {
+fn document(algorithm: &Description, has_metrics: bool) -> serde_json::Result<Value> {
     let mut document: Value = serde_json::from_str(TEMPLATE)?;
     document["info"] = json!({
         "title": algorithm.name,
@@ -33,7 +33,7 @@ fn document(algorithm: &Description, is_scraped: bool) -> serde_json::Result<Val
     let paths = &mut document["paths"];
     paths["/invoke"]["post"]["summary"] = json!(algorithm.summary);
     paths[format!("/invoke/{}", algorithm.name)] = paths["/invoke"].clone();
-    if !is_scraped && let Some(paths) = paths.as_object_mut() {
+    if !has_metrics && let Some(paths) = paths.as_object_mut() {
         paths.remove("/metrics");
     }
     Ok(document)

@@ -1,91 +1,37 @@
-//! `/readyz`: whether everything the service depends on is well, a line each;
-//! and what became of the numbers that this instance recorded.
+//! `GET /readyz`: the state of everything that the service depends on, one line
+//! each, and what became of this instance's counts.
 
-use std::rc::Rc;
+use functional_scaffold_metering::Check;
 
-use crate::{answer::Answer, config::Durability, instance::Ready, metrics::sinks::Sink};
+use crate::{response::Response, state::AppState};
 
-/// What is said of something, and whether it is well.
-type State = Result<String, String>;
-
-/// 200 if everything is well, otherwise 503; a line for each.
-pub async fn answer(ready: &Result<Rc<Ready>, Rc<[String]>>, request_id: &str) -> Answer {
-    let states = match ready {
+/// Responds 200 if every check passes, or else 503.
+pub async fn respond(app: Result<&AppState, &[String]>, request_id: &str) -> Response {
+    let checks: Vec<Check> = match app {
         Err(problems) => problems
             .iter()
             .map(|problem| ("configuration", Err(problem.clone())))
             .collect(),
-        Ok(ready) => states(ready).await,
+        Ok(AppState {
+            algorithm, meter, ..
+        }) => {
+            let algorithm = format!("{} {}", algorithm.name, algorithm.version);
+            let mut checks = vec![
+                ("configuration", Ok("every variable".to_owned())),
+                ("algorithm", Ok(algorithm)),
+            ];
+            checks.extend(meter.check().await);
+            checks
+        }
     };
-    let well = states.iter().all(|(_, state)| state.is_ok());
-    let lines = states.into_iter().map(|(name, state)| match state {
+    let is_ready = checks.iter().all(|(_, result)| result.is_ok());
+    let lines = checks.into_iter().map(|(name, result)| match result {
         Ok(text) => format!("{name}: ok ({text})\n"),
         Err(text) => format!("{name}: {text}\n"),
     });
     let body: String = lines.collect();
-    Answer {
-        code: if well { 200 } else { 503 },
-        ..Answer::ok(request_id, "text/plain; charset=utf-8", body.into_bytes())
-    }
-}
-
-async fn states(ready: &Ready) -> Vec<(&'static str, State)> {
-    let algorithm = &ready.algorithm;
-    let mut states = vec![
-        ("configuration", Ok("every variable".to_owned())),
-        (
-            "algorithm",
-            Ok(format!("{} {}", algorithm.name, algorithm.version)),
-        ),
-    ];
-    match &ready.sink {
-        Sink::Redis(redis) => states.extend([
-            ("redis", redis.check(ready).await),
-            ("leases", leases(ready)),
-            ("batches", batches(ready)),
-        ]),
-        Sink::Pushgateway(pushgateway) => states.extend([
-            ("pushgateway", pushgateway.check().await),
-            ("leases", Ok("none: only Redis has them".to_owned())),
-            ("batches", batches(ready)),
-        ]),
-        Sink::Pull(_) if ready.config.metrics_endpoint => {
-            states.push(("metrics", Ok("this instance's own, on /metrics".to_owned())));
-        }
-        Sink::Pull(_) => {
-            let unseen = "metrics_backend is pull, but metrics_endpoint is false: nobody sees them";
-            states.push(("metrics", Err(unseen.to_owned())));
-        }
-        Sink::Off => states.push(("metrics", Ok("off".to_owned()))),
-    }
-    states
-}
-
-fn leases(ready: &Ready) -> State {
-    let writer = ready.writer.borrow();
-    match (ready.config.durability, writer.lease_trouble()) {
-        (Durability::Relaxed, _) => Ok("none are taken".to_owned()),
-        (_, Some(reason)) if !writer.waits_for_leases() => Err(format!(
-            "suspended in this instance until Redis stores a batch: {reason}"
-        )),
-        _ => Ok("taken".to_owned()),
-    }
-}
-
-fn batches(ready: &Ready) -> State {
-    let writer = ready.writer.borrow();
-    let logged = match writer.logged() {
-        0 => String::new(),
-        batches => format!("; {batches} of this instance were given to the log, to be replayed"),
-    };
-    let waiting = match writer.is_waiting() {
-        true => "some of this instance wait to be stored",
-        false => "none of this instance wait",
-    };
-    match writer.batch_trouble() {
-        None => Ok(format!("{waiting}{logged}")),
-        Some(reason) => Err(format!(
-            "the last one of this instance was not stored: {reason}{logged}"
-        )),
+    Response {
+        code: if is_ready { 200 } else { 503 },
+        ..Response::ok(request_id, "text/plain; charset=utf-8", body.into_bytes())
     }
 }

@@ -19,11 +19,7 @@ mod markdown;
 #[path = "guide/shell.rs"]
 mod shell;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    env, fs, iter,
-    path::Path,
-};
+use std::{collections::BTreeSet, env, fs, path::Path};
 
 use anyhow::{Context as _, ensure};
 use functional_scaffold_tests::repository;
@@ -89,49 +85,6 @@ fn every_alert_has_its_runbook_in_both_languages() -> Result {
         ensure!(found == runbooks, "{guide}: {found:?}, not {runbooks:?}");
     }
     Ok(())
-}
-
-#[test]
-fn settings_are_documented_with_their_defaults() -> Result {
-    let manifest = fs::read_to_string(repository().join("spin.toml"))?;
-    let declared = manifest.lines().filter_map(|line| {
-        let (name, declaration) = line.split_once(" = { default = \"")?;
-        Some((name.to_owned(), declaration.split('"').next()?.to_owned()))
-    });
-    let declared: BTreeMap<_, _> = declared.collect();
-    ensure!(declared.len() > 20, "{declared:?}");
-
-    let example = fs::read_to_string(repository().join(".env.example"))?;
-    let shown = example.lines().filter_map(|line| {
-        let (name, value) = line.strip_prefix("#SPIN_VARIABLE_")?.split_once('=')?;
-        Some((name.to_lowercase(), value.to_owned()))
-    });
-    assert_eq!(shown.collect::<BTreeMap<_, _>>(), declared, ".env.example");
-
-    for readme in ["README.md", "README.zh-CN.md"] {
-        let text = fs::read_to_string(repository().join(readme))?;
-        let tabled = text.lines().filter_map(|line| {
-            let mut cells = line.strip_prefix("| `")?.split('|');
-            let [names, defaults] = [cells.next()?, cells.next()?].map(in_code);
-            let is_setting = names.iter().all(|name| declared.contains_key(name));
-            is_setting.then(|| {
-                let defaults = defaults.into_iter().chain(iter::repeat(String::new()));
-                names.into_iter().zip(defaults).collect::<Vec<_>>()
-            })
-        });
-        assert_eq!(
-            tabled.flatten().collect::<BTreeMap<_, _>>(),
-            declared,
-            "{readme}"
-        );
-    }
-    Ok(())
-}
-
-/// What a cell of a table has in backticks, the first of which may be cut off.
-fn in_code(cell: &str) -> Vec<String> {
-    let parts = cell.trim().trim_matches('`').split('`').step_by(2);
-    parts.map(str::to_owned).collect()
 }
 
 #[test]

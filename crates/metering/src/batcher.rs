@@ -1,0 +1,660 @@
+//! The increments of one instance that are not stored yet. Pure: the flusher
+//! decides when they are stored, a sink stores them.
+//!
+//! A batch that was sent may have been applied although no reply came. So a
+//! batch is frozen before it is sent, and sent again under the same id until it
+//! is acknowledged or moved to the log. What is recorded meanwhile goes into the
+//! next batch.
+
+use std::collections::BTreeSet;
+
+use functional_scaffold_protocol::{
+    batch::{Batch, BatchId, LeasedExecution, SentBatch},
+    calls::{REMEMBERED_SECONDS, Registration},
+    catalog::{Catalog, ExecutionStatus, FinishedRequest, FlushOutcome, Tally},
+    family::Family,
+    lease::{EncodedLease, Lease, LeaseTemplate},
+};
+
+use crate::config::MAX_EXECUTION_LIMIT_MS;
+
+/// How much longer than the execution limit a lease runs, in milliseconds: for
+/// the flush that closes it, and for the longest pause between two scripts that
+/// does not yet extend leases (`MAX_GAP_MS` in the scripts).
+const LEASE_MARGIN_MS: u64 = 5_000;
+
+// A lease that arrives late counts nothing as long as its id is remembered.
+const _: () = assert!(MAX_EXECUTION_LIMIT_MS + LEASE_MARGIN_MS < REMEMBERED_SECONDS * 1000);
+
+/// What a component counts under.
+#[derive(Debug, Clone)]
+pub struct Workload {
+    /// The label `algorithm` of its executions.
+    pub algorithm: String,
+    /// The values of the label `endpoint` that have executions. Their error
+    /// series are initialised to 0: Prometheus sees no increase in a series
+    /// that starts at 1.
+    pub endpoints: &'static [&'static str],
+}
+
+/// A finished execution.
+#[derive(Debug)]
+pub struct Execution {
+    /// How it ended.
+    pub status: ExecutionStatus,
+    /// How long it took, in nanoseconds.
+    pub duration_nanos: u64,
+    /// Its lease, also one that was not acknowledged: it may still arrive.
+    pub lease: Option<EncodedLease>,
+}
+
+/// Collects increments into batches, and tracks the batch that is being stored.
+#[derive(Debug)]
+pub(crate) struct Batcher {
+    catalog: Catalog,
+    workload: Workload,
+    nonce: u64,
+    started_at: u64,
+    sequence: u64,
+    leases: u64,
+    /// By endpoint.
+    lease_templates: Vec<(&'static str, LeaseTemplate)>,
+    pending: Pending,
+    frozen: Option<FrozenBatch>,
+    frozen_batches: u64,
+    /// How many of the frozen batches were acknowledged or logged.
+    resolved_batches: u64,
+    flushing: bool,
+    leases_suspended: bool,
+    lease_error: Option<String>,
+    store_error: Option<String>,
+    logged_batches: u64,
+    refusing_keys: BTreeSet<String>,
+}
+
+/// What was recorded, before it is encoded as cells.
+#[derive(Debug, Default)]
+struct Pending {
+    /// Requests and executions without a lease.
+    tally: Tally<'static>,
+    /// Executions with a lease, one by one: if its lease ran out, an execution
+    /// is already counted and must leave the batch.
+    leased: Vec<LeasedResult>,
+    /// Metrics about the metric path itself.
+    self_metrics: Batch,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.tally.is_empty() && self.leased.is_empty() && self.self_metrics.is_empty()
+    }
+}
+
+/// A finished execution that had a lease, with its request.
+#[derive(Debug)]
+struct LeasedResult {
+    lease: EncodedLease,
+    request: FinishedRequest<'static>,
+    status: ExecutionStatus,
+    duration_nanos: u64,
+}
+
+impl LeasedResult {
+    fn record(&self, tally: &mut Tally<'static>) {
+        tally.record_request(&self.request);
+        tally.record_execution(self.status, self.duration_nanos);
+    }
+}
+
+/// A batch that is sent unchanged until it is acknowledged.
+#[derive(Debug)]
+pub(crate) struct FrozenBatch {
+    pub(crate) id: BatchId,
+    /// Everything that it adds.
+    pub(crate) total: Batch,
+    pending: Pending,
+}
+
+impl FrozenBatch {
+    /// The leases that it closes.
+    pub(crate) fn leases(&self) -> impl ExactSizeIterator<Item = &EncodedLease> + Clone {
+        self.pending.leased.iter().map(|leased| &leased.lease)
+    }
+}
+
+/// The batch that a finished request goes into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ticket(u64);
+
+impl Batcher {
+    /// Makes an empty batcher. `nonce` is random and `started_at` in seconds
+    /// since the Unix epoch; together they identify this writer to Redis.
+    pub(crate) fn new(catalog: Catalog, workload: Workload, nonce: u64, started_at: u64) -> Self {
+        Self {
+            catalog,
+            workload,
+            nonce,
+            started_at,
+            sequence: 0,
+            leases: 0,
+            lease_templates: Vec::new(),
+            pending: Pending::default(),
+            frozen: None,
+            frozen_batches: 0,
+            resolved_batches: 0,
+            flushing: false,
+            leases_suspended: false,
+            lease_error: None,
+            store_error: None,
+            logged_batches: 0,
+            refusing_keys: BTreeSet::new(),
+        }
+    }
+
+    /// Makes a lease for an execution that a request to `endpoint` asked for and
+    /// that may take `limit_millis`.
+    pub(crate) fn lease(&mut self, endpoint: &'static str, limit_millis: u64) -> EncodedLease {
+        self.leases += 1;
+        let id = format!("{:016x}/{}", self.nonce, self.leases);
+        let mut templates = self.lease_templates.iter();
+        if let Some((_, template)) = templates.find(|(name, _)| *name == endpoint) {
+            return template.entry(id);
+        }
+        let count = self.catalog.crash_cells(&self.workload.algorithm, endpoint);
+        let template = LeaseTemplate::new(limit_millis + LEASE_MARGIN_MS, count);
+        let lease = template.entry(id);
+        self.lease_templates.push((endpoint, template));
+        lease
+    }
+
+    /// Whether executions wait for their lease: not after one that was not
+    /// acknowledged, until Redis acknowledges a batch.
+    pub(crate) fn waits_for_leases(&self) -> bool {
+        !self.leases_suspended
+    }
+
+    /// Why a lease was last not acknowledged.
+    pub(crate) fn lease_error(&self) -> Option<&str> {
+        self.lease_error.as_deref()
+    }
+
+    /// Whether a response may wait for its batch: not after an attempt that
+    /// failed, until a batch is acknowledged.
+    pub(crate) fn waits_for_batches(&self) -> bool {
+        self.store_error.is_none()
+    }
+
+    /// Why the last attempt to store a batch failed, if it did.
+    pub(crate) fn store_error(&self) -> Option<&str> {
+        self.store_error.as_deref()
+    }
+
+    /// Whether something is not stored yet.
+    pub(crate) fn has_unstored(&self) -> bool {
+        self.frozen.is_some() || !self.pending.is_empty()
+    }
+
+    /// How many batches went to the log.
+    pub(crate) fn logged_batches(&self) -> u64 {
+        self.logged_batches
+    }
+
+    /// Stops waiting for leases: one was not acknowledged in time, for this
+    /// reason.
+    pub(crate) fn suspend_leases(&mut self, reason: String) {
+        self.leases_suspended = true;
+        self.lease_error = Some(reason);
+    }
+
+    /// Counts an execution that starts without an acknowledged lease.
+    pub(crate) fn record_unleased(&mut self) {
+        self.catalog
+            .record_unleased(&mut self.pending.self_metrics, &self.workload.algorithm);
+    }
+
+    /// Records a finished request, and its execution if it had one.
+    pub(crate) fn record(
+        &mut self,
+        request: &FinishedRequest<'static>,
+        execution: Option<Execution>,
+    ) -> Ticket {
+        let pending = &mut self.pending;
+        match execution {
+            Some(Execution {
+                status,
+                duration_nanos,
+                lease: Some(lease),
+            }) => pending.leased.push(LeasedResult {
+                lease,
+                request: *request,
+                status,
+                duration_nanos,
+            }),
+            Some(Execution {
+                status,
+                duration_nanos,
+                lease: None,
+            }) => {
+                pending.tally.record_request(request);
+                pending.tally.record_execution(status, duration_nanos);
+            }
+            None => pending.tally.record_request(request),
+        }
+        Ticket(self.frozen_batches + 1)
+    }
+
+    /// Whether the ticket's batch was acknowledged or logged.
+    pub(crate) fn is_resolved(&self, ticket: Ticket) -> bool {
+        self.resolved_batches >= ticket.0
+    }
+
+    /// Starts a flush, unless one is running. Returns whether it started.
+    pub(crate) fn begin_flushing(&mut self) -> bool {
+        !std::mem::replace(&mut self.flushing, true)
+    }
+
+    /// Ends the flush if everything is stored. Returns whether it ended.
+    pub(crate) fn end_flushing(&mut self) -> bool {
+        self.flushing = self.has_unstored();
+        !self.flushing
+    }
+
+    /// Returns the batch to send: the frozen one, or else everything that is
+    /// pending, frozen now.
+    pub(crate) fn freeze(&mut self) -> Option<&FrozenBatch> {
+        if self.frozen.is_none() && !self.pending.is_empty() {
+            self.sequence += 1;
+            self.frozen_batches += 1;
+            let pending = std::mem::take(&mut self.pending);
+            self.frozen = Some(FrozenBatch {
+                id: BatchId {
+                    started_at: self.started_at,
+                    nonce: self.nonce,
+                    sequence: self.sequence,
+                },
+                total: self.total(&pending),
+                pending,
+            });
+        }
+        self.frozen.as_ref()
+    }
+
+    fn total(&self, pending: &Pending) -> Batch {
+        let mut tally = pending.tally.clone();
+        for leased in &pending.leased {
+            leased.record(&mut tally);
+        }
+        self.with_tally(pending.self_metrics.clone(), &tally)
+    }
+
+    fn with_tally(&self, mut batch: Batch, tally: &Tally<'_>) -> Batch {
+        tally.add_to(&mut batch, &self.catalog, &self.workload.algorithm);
+        batch
+    }
+
+    /// The frozen batch is stored, by this attempt or, as a `duplicate`, by one
+    /// before it.
+    pub(crate) fn acknowledge(&mut self, duplicate: bool) {
+        self.frozen = None;
+        self.resolved_batches = self.frozen_batches;
+        self.leases_suspended = false;
+        self.store_error = None;
+        if duplicate {
+            self.record_flush(FlushOutcome::Duplicate, 1);
+        }
+    }
+
+    /// An attempt to store the frozen batch failed. Returns whether the reason
+    /// differs from the previous attempt's.
+    pub(crate) fn record_failure(&mut self, reason: &str) -> bool {
+        self.record_flush(FlushOutcome::Failed, 1);
+        let is_new = self.store_error.as_deref() != Some(reason);
+        self.store_error = Some(reason.to_owned());
+        is_new
+    }
+
+    /// Notes increments of a stored batch that could not be applied, each a text
+    /// that starts with its key. Returns whether one of the keys is new among
+    /// those that refused increments.
+    pub(crate) fn note_refused(&mut self, refused: &[String]) -> bool {
+        let keys = refused.iter().filter_map(|text| text.split(' ').next());
+        let before = self.refusing_keys.len();
+        self.refusing_keys.extend(keys.map(str::to_owned));
+        self.refusing_keys.len() > before
+    }
+
+    /// Removes the executions of leases that ran out: they are already counted
+    /// as crashed. The frozen batch keeps its id, because Redis stored nothing
+    /// of it and will store nothing of what was sent before.
+    pub(crate) fn remove_late(&mut self, ids: &[String]) {
+        let Some(mut frozen) = self.frozen.take() else {
+            return;
+        };
+        let leased = &mut frozen.pending.leased;
+        let before = leased.len();
+        leased.retain(|leased| !ids.contains(&leased.lease.id));
+        let late = (before - leased.len()) as u64;
+        self.catalog.record_late(
+            &mut frozen.pending.self_metrics,
+            &self.workload.algorithm,
+            late,
+        );
+        frozen.total = self.total(&frozen.pending);
+        self.frozen = Some(frozen);
+    }
+
+    /// Removes everything that is not stored, for the log. Pending increments
+    /// get the first of the random `nonces`, later ones the second: under one
+    /// nonce, a later batch would make an earlier one look applied (see
+    /// [`BatchId`]).
+    pub(crate) fn take_for_log(&mut self, nonces: [u64; 2], now: u64) -> Vec<SentBatch> {
+        let frozen = self.frozen.take();
+        // This batch, which counts itself, and the frozen one before it.
+        let logged = 1 + u64::from(frozen.is_some());
+        self.record_flush(FlushOutcome::Logged, logged);
+        self.logged_batches += logged;
+        self.rename(nonces[0], now);
+        let _ = self.freeze();
+        let pending = self.frozen.take();
+        self.resolved_batches = self.frozen_batches;
+        self.rename(nonces[1], now);
+        let batches = frozen.into_iter().chain(pending);
+        batches.map(|frozen| self.for_log(frozen)).collect()
+    }
+
+    fn for_log(&self, frozen: FrozenBatch) -> SentBatch {
+        let pending = frozen.pending;
+        let leased = pending.leased.iter().map(|result| {
+            let LeasedResult { lease, request, .. } = result;
+            let mut tally = Tally::default();
+            result.record(&mut tally);
+            LeasedExecution {
+                lease: Lease {
+                    id: lease.id.clone(),
+                    millis: lease.millis,
+                    count: self
+                        .catalog
+                        .crash_cells(&self.workload.algorithm, request.labels.endpoint),
+                },
+                increments: self.with_tally(Batch::default(), &tally),
+            }
+        });
+        SentBatch {
+            id: frozen.id,
+            leased: leased.collect(),
+            increments: self.with_tally(pending.self_metrics, &pending.tally),
+        }
+    }
+
+    fn rename(&mut self, nonce: u64, now: u64) {
+        (self.nonce, self.started_at, self.sequence) = (nonce, now, 0);
+    }
+
+    fn record_flush(&mut self, outcome: FlushOutcome, attempts: u64) {
+        self.catalog
+            .record_flushes(&mut self.pending.self_metrics, outcome, attempts);
+    }
+
+    /// The families that are recorded into.
+    pub(crate) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Series that are initialised to 0, as key and field.
+    pub(crate) fn zero_cells(&self) -> Vec<(&str, String)> {
+        let Workload {
+            algorithm,
+            endpoints,
+        } = &self.workload;
+        self.catalog.zero_cells(algorithm, endpoints)
+    }
+
+    /// The registration of `catalog` for this workload.
+    pub(crate) fn registration(&self, catalog: &Catalog) -> Registration {
+        let Workload {
+            algorithm,
+            endpoints,
+        } = &self.workload;
+        Registration::of_catalog(catalog, algorithm, endpoints)
+    }
+
+    /// Adopts the registrations that stand in Redis for the families of
+    /// `registered`, in their order: increments go to the hash that the first
+    /// component named. A family that was registered with another layout gets a
+    /// hash of its own; returns those families, which must be registered too.
+    pub(crate) fn adopt(
+        &mut self,
+        registered: &Catalog,
+        standing: &[String],
+    ) -> Vec<(String, Family)> {
+        let mut own_layouts = Vec::new();
+        // Compared with `registered`, because this catalog's keys may already be
+        // another component's.
+        let registered = registered.families().into_iter().zip(standing);
+        for (family, (ours, standing)) in self.catalog.families_mut().into_iter().zip(registered) {
+            let key = match Family::decode(&ours.name, standing.as_bytes()) {
+                Ok(standing) if standing.same_layout(ours) => standing.key,
+                _ => {
+                    let (field, own) = ours.with_own_layout();
+                    let key = own.key.clone();
+                    own_layouts.push((field, own));
+                    key
+                }
+            };
+            if key != family.key {
+                self.pending.self_metrics.rename_key(&family.key, &key);
+                family.key = key;
+            }
+        }
+        self.lease_templates.clear();
+        own_layouts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use functional_scaffold_protocol::{catalog::RequestLabels, family::Kind};
+
+    use super::*;
+
+    fn batcher() -> Batcher {
+        let workload = Workload {
+            algorithm: "a".into(),
+            endpoints: &["/invoke"],
+        };
+        Batcher::new(Catalog::new("m:"), workload, 7, 100)
+    }
+
+    const REQUEST: FinishedRequest<'static> = FinishedRequest {
+        labels: RequestLabels::new("POST", "/invoke", 200),
+        duration_nanos: 1,
+    };
+
+    fn execution(lease: EncodedLease) -> Execution {
+        Execution {
+            status: ExecutionStatus::Success,
+            duration_nanos: 1,
+            lease: Some(lease),
+        }
+    }
+
+    fn record(batcher: &mut Batcher) -> Ticket {
+        batcher.record(&REQUEST, None)
+    }
+
+    fn record_leased(batcher: &mut Batcher) -> String {
+        let lease = batcher.lease("/invoke", 1000);
+        let id = lease.id.clone();
+        let _ticket = batcher.record(&REQUEST, Some(execution(lease)));
+        id
+    }
+
+    /// What goes to Redis: id, total and leases.
+    fn as_sent(batcher: &mut Batcher) -> Option<(BatchId, Batch, Vec<EncodedLease>)> {
+        let frozen = batcher.freeze()?;
+        let leases = frozen.leases().cloned().collect();
+        Some((frozen.id.clone(), frozen.total.clone(), leases))
+    }
+
+    fn count(total: &Batch) -> u64 {
+        sum(total, "m:request_counter")
+    }
+
+    fn sum(total: &Batch, key: &str) -> u64 {
+        let cells = total.cells().filter(|(found, _, _)| found.starts_with(key));
+        cells.map(|(_, _, by)| by).sum()
+    }
+
+    #[test]
+    fn a_sent_batch_is_frozen_until_it_is_acknowledged() {
+        let mut batcher = batcher();
+        assert_eq!(as_sent(&mut batcher), None);
+        let ticket = record(&mut batcher);
+        record_leased(&mut batcher);
+        let first = as_sent(&mut batcher);
+        let later = record(&mut batcher);
+        assert_eq!(as_sent(&mut batcher), first, "a retry sends the same");
+        assert!(!batcher.is_resolved(ticket));
+        batcher.acknowledge(false);
+        assert!(batcher.is_resolved(ticket));
+        assert!(!batcher.is_resolved(later), "it goes with the next batch");
+        let (first, second) = (first, as_sent(&mut batcher));
+        let (first, first_total, leases) = first.expect("two requests wait");
+        let (second, second_total, _) = second.expect("the other request waits");
+        assert_eq!((first.sequence, second.sequence), (1, 2));
+        assert_eq!((count(&first_total), count(&second_total)), (2, 1));
+        assert_eq!(leases.len(), 1);
+    }
+
+    #[test]
+    fn a_late_result_leaves_the_batch_and_is_counted_as_late() {
+        let mut batcher = batcher();
+        let late = record_leased(&mut batcher);
+        record_leased(&mut batcher);
+        let (id, total, _) = as_sent(&mut batcher).expect("two requests wait");
+        assert_eq!(count(&total), 2);
+        batcher.remove_late(&[late]);
+        let (same_id, total, leases) = as_sent(&mut batcher).expect("one request is left");
+        assert_eq!(same_id, id);
+        assert_eq!((count(&total), sum(&total, "m:late_counter")), (1, 1));
+        assert_eq!(leases.len(), 1);
+    }
+
+    #[test]
+    fn a_lease_says_what_a_crash_counts() {
+        let mut batcher = batcher();
+        let lease = batcher.lease("/invoke", 30_000);
+        assert_ne!(lease.id, batcher.lease("/invoke", 30_000).id);
+        let lease = Lease::decode(&lease.member).expect("it is a lease");
+        assert_eq!(lease.millis, 35_000);
+        let keys: Vec<_> = lease.count.iter().map(|(key, _)| key.as_str()).collect();
+        let crash_keys = [
+            "m:request_counter",
+            "m:algorithm_counter",
+            "m:settled_counter",
+        ];
+        assert_eq!(keys, crash_keys);
+        assert!(lease.count[0].1.contains("code=\"500\""));
+        assert!(lease.count[1].1.contains("status=\"crashed\""));
+        let other = batcher.lease("/invoke/{algorithm}", 30_000);
+        assert!(other.member.contains("/invoke/{algorithm}"));
+    }
+
+    #[test]
+    fn waits_resume_when_a_batch_is_acknowledged() {
+        let mut batcher = batcher();
+        let waits = |batcher: &Batcher| (batcher.waits_for_leases(), batcher.waits_for_batches());
+        assert_eq!(waits(&batcher), (true, true));
+        batcher.suspend_leases("hung".to_owned());
+        assert_eq!(waits(&batcher), (false, true));
+        record(&mut batcher);
+        assert!(batcher.record_failure("full"), "that is new");
+        assert!(!batcher.record_failure("full"), "that is known");
+        assert_eq!(waits(&batcher), (false, false));
+        assert!(batcher.freeze().is_some());
+        batcher.acknowledge(true);
+        assert_eq!(waits(&batcher), (true, true));
+        let next = batcher.freeze().expect("the duplicate is counted");
+        assert_eq!(sum(&next.total, "m:flush_counter"), 1);
+    }
+
+    #[test]
+    fn a_key_that_refuses_again_is_not_new() {
+        let mut batcher = batcher();
+        let refused = |key: &str| [format!("{key} outcome=\"x\" +1: WRONGTYPE")];
+        assert!(batcher.note_refused(&refused("m:a")));
+        assert!(!batcher.note_refused(&refused("m:a")));
+        assert!(batcher.note_refused(&refused("m:b")));
+    }
+
+    #[test]
+    fn taking_everything_for_the_log_changes_the_nonce() {
+        let mut batcher = batcher();
+        record(&mut batcher);
+        record_leased(&mut batcher);
+        let (id, total, leases) = as_sent(&mut batcher).expect("two requests wait");
+        record(&mut batcher);
+        record_leased(&mut batcher);
+        let logged = batcher.take_for_log([8, 9], 200);
+        assert_eq!(logged.len(), 2);
+        assert_eq!((&logged[0].id, logged[0].total()), (&id, total));
+        assert_eq!(EncodedLease::from(&logged[0].leased[0].lease), leases[0]);
+        assert_eq!(count(&logged[0].leased[0].increments), 1);
+        let waiting = logged[1].total();
+        assert_eq!(count(&waiting), 2);
+        assert_eq!(sum(&waiting, "m:flush_counter"), 2, "both are logged");
+        let names: Vec<_> = logged.iter().map(|batch| batch.id.nonce).collect();
+        assert_eq!(names, [7, 8], "neither makes the other look applied");
+        assert!(batcher.begin_flushing());
+        assert!(batcher.end_flushing(), "nothing is left to linger for");
+        record(&mut batcher);
+        let next = batcher.freeze().expect("one request waits");
+        assert_eq!(
+            (next.id.nonce, next.id.started_at, next.id.sequence),
+            (9, 200, 1)
+        );
+    }
+
+    #[test]
+    fn one_flush_at_a_time_and_none_left_behind() {
+        let mut batcher = batcher();
+        record(&mut batcher);
+        assert!(batcher.begin_flushing());
+        assert!(!batcher.begin_flushing());
+        assert!(!batcher.end_flushing(), "a request still waits");
+        assert!(batcher.freeze().is_some());
+        assert!(!batcher.end_flushing(), "a batch is not answered");
+        batcher.acknowledge(false);
+        assert!(batcher.end_flushing());
+        assert!(batcher.begin_flushing());
+    }
+
+    #[test]
+    fn a_family_registered_with_another_layout_gets_its_own_hash() {
+        let mut batcher = batcher();
+        record(&mut batcher);
+        let registered = Catalog::new("m:");
+        let mut standing = registered.families().map(Family::clone);
+        standing[0].key = "m:elsewhere".into();
+        standing[1].bounds = vec![1.0];
+        standing[2].kind = Kind::Gauge;
+        let standing = standing.each_ref().map(Family::encode);
+        let own = batcher.adopt(&registered, &standing);
+        // Also where it registers again, to see whether Redis takes writes.
+        assert_eq!(batcher.adopt(&registered, &standing), own);
+        let fields: Vec<_> = own.iter().map(|(field, _)| field.as_str()).collect();
+        assert_eq!(fields.len(), 2);
+        assert!(fields[0].starts_with("http_request_duration_seconds@"));
+        assert!(fields[1].starts_with("algorithm_executions_total@"));
+        let batch = batcher.freeze().expect("one request waits");
+        let keys: Vec<_> = batch.total.hashes().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["m:elsewhere", own[0].1.key.as_str()]);
+    }
+
+    #[test]
+    fn a_family_with_a_corrupt_registration_gets_its_own_hash() {
+        let mut batcher = batcher();
+        let own = batcher.adopt(&Catalog::new("m:"), &["{".to_owned()]);
+        assert_eq!(own.len(), 1);
+    }
+}

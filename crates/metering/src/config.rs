@@ -1,0 +1,341 @@
+//! The options of the metric path.
+
+use std::time::Duration;
+
+use functional_scaffold_protocol::calls::DEFAULT_PREFIX;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::{outbound_http::Origin, variables::Reader};
+
+/// The longest `execution_limit_ms`, an hour.
+pub(crate) const MAX_EXECUTION_LIMIT_MS: u64 = 3_600_000;
+
+/// The longest `metrics_prefix`, in bytes. With it, one execution of a batch
+/// still fits into a log line.
+pub(crate) const MAX_PREFIX_BYTES: usize = 128;
+
+/// The longest `metrics_job_name` and `instance_id`, in bytes. With them, one
+/// cell of a group still fits into a log line.
+const MAX_NAME_BYTES: usize = 256;
+
+/// The metrics scheme.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// Batches go to Redis, from which the exporter serves them.
+    Redis,
+    /// Each instance pushes its totals to a Pushgateway, as a group of its own.
+    Pushgateway,
+    /// Each instance serves its totals on its own `/metrics`.
+    Pull,
+    /// Nothing is counted.
+    Off,
+}
+
+/// What Redis must acknowledge before a request continues. Always `Relaxed` in
+/// the other schemes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// Nothing.
+    Relaxed,
+    /// The lease, before the execution.
+    Exact,
+    /// The lease, and the result before the response.
+    Strict,
+}
+
+/// The options of the metric path, by scheme.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Config {
+    pub(crate) backend: Backend,
+    pub(crate) durability: Durability,
+    /// How long to wait for a lease, 1 to 1,000 ms.
+    pub(crate) lease_timeout: Duration,
+    /// After how long an execution counts as crashed, 100 ms to an hour.
+    pub(crate) execution_limit: Duration,
+    pub(crate) redis: RedisConfig,
+    pub(crate) pushgateway: PushgatewayConfig,
+    /// Whether `/metrics` is served in the pull scheme.
+    pub(crate) metrics_endpoint: bool,
+    /// The prefix of every Redis key.
+    pub(crate) prefix: String,
+    /// How long increments collect before a flush, 0 to 500 ms.
+    pub(crate) flush_interval: Duration,
+}
+
+/// How to reach Redis.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct RedisConfig {
+    /// Host name or address.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) tls: bool,
+    pub(crate) database: u32,
+    /// ACL user; empty for the default user.
+    pub(crate) username: String,
+    /// Empty for none.
+    pub(crate) password: String,
+    /// How long to wait for one reply, 1 to 10,000 ms.
+    pub(crate) timeout: Duration,
+}
+
+/// How to reach a Pushgateway, and under which name to push.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct PushgatewayConfig {
+    pub(crate) origin: Origin,
+    /// The label `job`.
+    pub(crate) job: String,
+    /// The prefix of the label `instance`; may be empty.
+    pub(crate) instance: String,
+    /// How long to wait for one response, 1 to 1,000 ms.
+    pub(crate) timeout: Duration,
+}
+
+impl Config {
+    /// Reads the variables of the metric path. Errors stay in `reader`.
+    pub fn read(reader: &mut Reader) -> Self {
+        let backends = [
+            ("redis", Backend::Redis),
+            ("pushgateway", Backend::Pushgateway),
+            ("pull", Backend::Pull),
+            ("off", Backend::Off),
+        ];
+        let durabilities = [
+            ("relaxed", Durability::Relaxed),
+            ("exact", Durability::Exact),
+            ("strict", Durability::Strict),
+        ];
+        let backend = reader.choice("metrics_backend", Backend::Redis, &backends);
+        let durability = reader.choice("metrics_durability", Durability::Exact, &durabilities);
+        let durability = match backend {
+            Backend::Redis => durability,
+            Backend::Pushgateway | Backend::Pull | Backend::Off => Durability::Relaxed,
+        };
+        // With leases, a longer interval would let a death turn more responses
+        // into crashes.
+        let flush_interval = Duration::from_millis(match durability {
+            Durability::Relaxed => 50,
+            Durability::Exact | Durability::Strict => 20,
+        });
+        Self {
+            backend,
+            durability,
+            lease_timeout: reader.millis("lease_timeout_ms", "20", 1..=1_000),
+            execution_limit: reader.millis(
+                "execution_limit_ms",
+                "30000",
+                100..=MAX_EXECUTION_LIMIT_MS,
+            ),
+            redis: RedisConfig {
+                host: reader.host("redis_host", "127.0.0.1"),
+                port: reader.port("redis_port", "6379"),
+                tls: reader.boolean("redis_tls", false),
+                database: reader.integer("redis_metrics_db", "0", 0..=65_535),
+                username: reader.text("redis_username", ""),
+                password: reader.text("redis_password", ""),
+                timeout: reader.millis("redis_timeout_ms", "300", 1..=10_000),
+            },
+            pushgateway: PushgatewayConfig {
+                origin: reader.origin(
+                    "pushgateway_url",
+                    "http://127.0.0.1:9091",
+                    backend == Backend::Pushgateway,
+                ),
+                job: reader.short_text("metrics_job_name", "functional_scaffold", MAX_NAME_BYTES),
+                instance: reader.short_text("instance_id", "", MAX_NAME_BYTES),
+                timeout: reader.millis("push_timeout_ms", "300", 1..=1_000),
+            },
+            metrics_endpoint: reader.boolean("metrics_endpoint", true),
+            prefix: reader.short_text("metrics_prefix", DEFAULT_PREFIX, MAX_PREFIX_BYTES),
+            flush_interval: reader
+                .optional_millis("flush_interval_ms", 0..=500)
+                .unwrap_or(flush_interval),
+        }
+    }
+}
+
+impl RedisConfig {
+    /// The address for Spin's outbound Redis, with percent-encoded user info. It
+    /// holds the password and must not be logged.
+    pub(crate) fn url(&self) -> String {
+        // The unreserved characters of RFC 3986, section 2.3.
+        const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+            .remove(b'-')
+            .remove(b'.')
+            .remove(b'_')
+            .remove(b'~');
+        let encode = |text| utf8_percent_encode(text, ENCODED);
+        let user_info = match (self.username.is_empty(), self.password.is_empty()) {
+            (true, true) => String::new(),
+            _ => format!("{}:{}@", encode(&self.username), encode(&self.password)),
+        };
+        let (scheme, authority) = (self.scheme(), self.authority());
+        format!("{scheme}://{user_info}{authority}/{}", self.database)
+    }
+
+    /// The address without user info, as `allowed_outbound_hosts` has it.
+    pub(crate) fn address(&self) -> String {
+        format!("{}://{}", self.scheme(), self.authority())
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.tls { "rediss" } else { "redis" }
+    }
+
+    fn authority(&self) -> String {
+        if self.host.contains(':') && !self.host.starts_with('[') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::variables::VariableError;
+
+    fn config(values: &[(&'static str, &str)]) -> Result<Config, Vec<VariableError>> {
+        let values = values.iter().map(|&(name, value)| (name, value.to_owned()));
+        let mut reader = Reader::new(values.collect());
+        let config = Config::read(&mut reader);
+        reader.finish(config)
+    }
+
+    fn valid(values: &[(&'static str, &str)]) -> Config {
+        config(values).expect("every value is valid")
+    }
+
+    #[test]
+    fn every_variable_has_a_default() {
+        assert_eq!(valid(&[]).redis.url(), "redis://127.0.0.1:6379/0");
+        let empty = valid(&[("redis_tls", ""), ("flush_interval_ms", "")]);
+        assert!(empty == valid(&[]), "empty counts as unset");
+    }
+
+    #[test]
+    fn increments_collect_for_longer_without_leases() {
+        for (values, millis) in [
+            (&[("metrics_durability", "exact")][..], 20),
+            (&[("metrics_durability", "strict")], 20),
+            (&[("metrics_durability", "relaxed")], 50),
+            (&[("metrics_backend", "pushgateway")], 50),
+            (
+                &[
+                    ("metrics_durability", "relaxed"),
+                    ("flush_interval_ms", "7"),
+                ],
+                7,
+            ),
+        ] {
+            let interval = valid(values).flush_interval;
+            assert_eq!(interval, Duration::from_millis(millis));
+        }
+    }
+
+    #[test]
+    fn all_wrong_values_are_refused_by_name() {
+        let (long_prefix, long_name) = ("é".repeat(65), "x".repeat(257));
+        for (name, value) in [
+            ("metrics_backend", "statsd"),
+            ("metrics_durability", "sure"),
+            ("lease_timeout_ms", "0"),
+            ("execution_limit_ms", "99"),
+            ("redis_host", ""),
+            ("redis_host", "redis://x"),
+            ("redis_port", ""),
+            ("redis_port", "0"),
+            ("redis_port", "65536"),
+            ("redis_tls", "yes"),
+            ("redis_metrics_db", "-1"),
+            ("redis_timeout_ms", "0"),
+            ("flush_interval_ms", "501"),
+            ("flush_interval_ms", "1.5"),
+            ("metrics_endpoint", "on"),
+            ("push_timeout_ms", "1001"),
+            ("pushgateway_url", "127.0.0.1:9091"),
+            ("pushgateway_url", "redis://h:9091"),
+            ("pushgateway_url", "http://h:9091/pushgateway"),
+            ("pushgateway_url", "http://h:x"),
+            ("pushgateway_url", "http://h:"),
+            ("pushgateway_url", "http://h:0"),
+            ("pushgateway_url", "http://[::1"),
+            ("pushgateway_url", "http://"),
+            ("pushgateway_url", "http://*:9091"),
+            ("metrics_prefix", &long_prefix),
+            ("metrics_job_name", &long_name),
+            ("instance_id", &long_name),
+        ] {
+            let errors = config(&[(name, value)]).err().expect("it is refused");
+            assert_eq!(errors.len(), 1);
+            assert_eq!(errors[0].name, name);
+            assert!(errors[0].reason.contains(value), "{}", errors[0]);
+        }
+        let both = config(&[("redis_port", "x"), ("metrics_backend", "y")]);
+        assert_eq!(both.err().map(|errors| errors.len()), Some(2));
+    }
+
+    #[test]
+    fn a_refused_choice_lists_the_choices() {
+        let errors = config(&[("metrics_durability", "sure")]).err();
+        assert_eq!(
+            errors.expect("it is refused")[0].to_string(),
+            "variable metrics_durability: \"sure\" is not relaxed, exact or strict"
+        );
+    }
+
+    #[test]
+    fn a_pushgateway_url_has_scheme_host_and_port_alone() {
+        for (url, shown) in [
+            ("http://127.0.0.1:9091", "http://127.0.0.1:9091"),
+            ("http://push.example_1/", "http://push.example_1"),
+            ("https://[::1]:9091", "https://[::1]:9091"),
+            ("https://[::1]", "https://[::1]"),
+            ("", "http://127.0.0.1:9091"),
+        ] {
+            let config = valid(&[("pushgateway_url", url)]);
+            assert_eq!(config.pushgateway.origin.to_string(), shown);
+        }
+        let used = [("metrics_backend", "pushgateway"), ("pushgateway_url", "")];
+        assert!(config(&used).is_err(), "no host would be allowed");
+        let secret = config(&[("pushgateway_url", "http://me:s3cret@h:9091")]);
+        let errors = secret.err().expect("it is refused");
+        assert!(!errors[0].to_string().contains("s3cret"), "{}", errors[0]);
+    }
+
+    #[test]
+    fn only_redis_acknowledges() {
+        for (backend, durability) in [
+            ("redis", Durability::Strict),
+            ("pushgateway", Durability::Relaxed),
+            ("pull", Durability::Relaxed),
+        ] {
+            let config = valid(&[
+                ("metrics_backend", backend),
+                ("metrics_durability", "strict"),
+            ]);
+            assert_eq!(config.durability, durability);
+        }
+    }
+
+    #[test]
+    fn tls_has_its_own_scheme() {
+        let redis = valid(&[("redis_tls", "true"), ("redis_password", "s3cret")]).redis;
+        assert_eq!(redis.url(), "rediss://:s3cret@127.0.0.1:6379/0");
+        assert_eq!(redis.address(), "rediss://127.0.0.1:6379");
+    }
+
+    #[test]
+    fn user_info_is_percent_encoded() {
+        let config = valid(&[
+            ("redis_host", "::1"),
+            ("redis_username", "me"),
+            ("redis_password", "p@ss/w:rd é"),
+            ("redis_metrics_db", "3"),
+        ]);
+        assert_eq!(
+            config.redis.url(),
+            "redis://me:p%40ss%2Fw%3Ard%20%C3%A9@[::1]:6379/3"
+        );
+    }
+}

@@ -1,0 +1,256 @@
+//! When batches are stored, retried and written to the log.
+
+use std::{cell::RefCell, time::Duration};
+
+use functional_scaffold_protocol::batch::LoggedPart;
+use serde::Serialize;
+use serde_json::json;
+use spin_sdk::wasip3::random::random::get_random_u64;
+
+use crate::{
+    batcher::{Batcher, Ticket},
+    log::{self, Level},
+    single_flight::SingleFlight,
+    sinks::{
+        Sink,
+        error::{StoreError, Stored},
+    },
+    time::{Deadline, sleep, unix_seconds},
+};
+
+/// How long an instance tries to store what it has. Spin cannot reuse an
+/// instance that still runs, and holds a few hundred of them. If flushes waited
+/// for ever, an outage of Redis would take the application down.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The pause before a failed attempt is repeated.
+const BACKOFF: Duration = Duration::from_millis(50);
+
+/// The event of the log lines that hold a batch.
+const BATCH_NOT_STORED: &str = "batch_not_stored";
+
+/// The longest reason in a line that holds a batch, so that there is room for
+/// the batch.
+const MAX_REASON_BYTES: usize = 500;
+
+/// Stores the batches of one instance, one attempt at a time.
+pub(crate) struct Flusher {
+    /// How long increments collect before a flush.
+    interval: Duration,
+    /// Held during an attempt.
+    storing: SingleFlight,
+}
+
+impl Flusher {
+    pub(crate) fn new(interval: Duration) -> Self {
+        Self {
+            interval,
+            storing: SingleFlight::default(),
+        }
+    }
+
+    /// Stores what is recorded until nothing is left. Runs after a response.
+    pub(crate) async fn run(&self, batcher: &RefCell<Batcher>, sink: &Sink) {
+        loop {
+            // Requests that finish meanwhile share the batch.
+            sleep(self.interval).await;
+            self.flush(batcher, sink).await;
+            if batcher.borrow_mut().end_flushing() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the batch of a request is acknowledged or logged, for one
+    /// time-out of the sink at most, and not after an attempt that failed.
+    /// Stores the batch itself if no other task is storing one.
+    pub(crate) async fn wait_for(&self, ticket: Ticket, batcher: &RefCell<Batcher>, sink: &Sink) {
+        let deadline = Deadline::after(sink.timeout());
+        loop {
+            let waits = {
+                let batcher = batcher.borrow();
+                !batcher.is_resolved(ticket) && batcher.waits_for_batches()
+            };
+            if !waits {
+                return;
+            }
+            let Some(_storing) = self.storing.begin() else {
+                // That attempt started earlier, with the same limit.
+                self.storing.ended().await;
+                continue;
+            };
+            // A failed attempt is repeated by the flush after the response.
+            let _ = attempt(batcher, sink, deadline).await;
+        }
+    }
+
+    /// Stores one batch, or writes everything to the log.
+    async fn flush(&self, batcher: &RefCell<Batcher>, sink: &Sink) {
+        // Counts down by the duration of the attempts, not by the clock: during
+        // an execution, no other task of the instance makes progress.
+        let mut left = LINGER;
+        let mut cause = None;
+        loop {
+            let Some(storing) = self.storing.begin() else {
+                self.storing.ended().await;
+                continue;
+            };
+            let timeout = sink.timeout().min(left);
+            let deadline = Deadline::after(timeout);
+            let Err(error) = attempt(batcher, sink, deadline).await else {
+                return;
+            };
+            // An attempt ends late if an execution ran meanwhile, and had that
+            // much less of its time. The pauses alone bound the attempts.
+            let took = timeout.saturating_sub(deadline.distance());
+            left = left.saturating_sub(took + BACKOFF);
+            let is_last = left.is_zero() || matches!(error, StoreError::Denied(_));
+            let error = match cause {
+                Some(cause) if says_less(&error, sink.timeout()) => cause,
+                _ => error,
+            };
+            if is_last {
+                write_to_log(batcher, sink, &error);
+                return;
+            }
+            cause = Some(error);
+            drop(storing);
+            sleep(BACKOFF).await;
+        }
+    }
+}
+
+/// Whether an error says less than the one before it: the last attempt of a
+/// flush has only the time that is left, in which even a healthy server may not
+/// reply.
+fn says_less(error: &StoreError, timeout: Duration) -> bool {
+    match error {
+        StoreError::Timeout(limit) => *limit < timeout,
+        StoreError::Elsewhere => true,
+        _ => false,
+    }
+}
+
+/// Stores the pending batch. The caller must hold [`Flusher::storing`].
+async fn attempt(
+    batcher: &RefCell<Batcher>,
+    sink: &Sink,
+    deadline: Deadline,
+) -> Result<(), StoreError> {
+    let stored = match sink.store(batcher, deadline).await {
+        Ok(stored) => stored,
+        Err(error) => {
+            let reason = error.to_string();
+            let is_new = batcher.borrow_mut().record_failure(&reason);
+            let level = if is_new { Level::Warn } else { Level::Debug };
+            log::write(level, "flush_failed", json!({ "reason": reason }));
+            return Err(error);
+        }
+    };
+    let Some(Stored { duplicate, refused }) = stored else {
+        return Ok(());
+    };
+    let mut batcher = batcher.borrow_mut();
+    batcher.acknowledge(duplicate);
+    log::write(Level::Debug, "flushed", json!({ "duplicate": duplicate }));
+    if !refused.is_empty() {
+        // Every line is a loss, but a key that keeps refusing is no new error.
+        let is_new = batcher.note_refused(&refused);
+        let level = if is_new { Level::Error } else { Level::Info };
+        log::write_list(level, "increments_refused", "refused", &refused);
+    }
+    Ok(())
+}
+
+/// Writes everything that is not stored to the log, from which it can be
+/// replayed.
+fn write_to_log(batcher: &RefCell<Batcher>, sink: &Sink, error: &StoreError) {
+    #[derive(Serialize)]
+    struct Reason<'a> {
+        reason: &'a str,
+    }
+    #[derive(Serialize)]
+    struct Fields<'a> {
+        #[serde(flatten)]
+        reason: &'a Reason<'a>,
+        #[serde(flatten)]
+        part: LoggedPart,
+    }
+
+    let nonces = [get_random_u64(), get_random_u64()];
+    let batches = batcher.borrow_mut().take_for_log(nonces, unix_seconds());
+    let error = error.to_string();
+    let reason = Reason {
+        reason: log::clip(&error, MAX_REASON_BYTES),
+    };
+    let room = log::room_beside(Level::Error, BATCH_NOT_STORED, &reason);
+    let batcher = batcher.borrow();
+    for batch in batches {
+        for part in sink.logged(batch, &batcher).into_parts(room) {
+            let fields = Fields {
+                reason: &reason,
+                part,
+            };
+            log::write_whole(Level::Error, BATCH_NOT_STORED, fields);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use functional_scaffold_protocol::{
+        batch::LoggedBatch,
+        catalog::{Catalog, ExecutionStatus, FinishedRequest, RequestLabels},
+    };
+
+    use super::*;
+    use crate::{
+        batcher::{Execution, Workload},
+        config::MAX_PREFIX_BYTES,
+    };
+
+    #[test]
+    fn what_cannot_be_split_fits_into_a_line() {
+        let algorithm = "a".repeat(64);
+        let endpoint: &'static str = format!("/invoke/{algorithm}").leak();
+        let catalog = Catalog::new(&"p".repeat(MAX_PREFIX_BYTES));
+        let workload = Workload {
+            algorithm,
+            endpoints: &[],
+        };
+        let mut batcher = Batcher::new(catalog, workload, u64::MAX, 1 << 40);
+        for _ in 0..3 {
+            let lease = batcher.lease(endpoint, 1 << 40);
+            let request = FinishedRequest {
+                labels: RequestLabels::new("OPTIONS", endpoint, 500),
+                duration_nanos: 1 << 40,
+            };
+            let execution = Execution {
+                status: ExecutionStatus::InvalidInput,
+                duration_nanos: 1 << 40,
+                lease: Some(lease),
+            };
+            let _ticket = batcher.record(&request, Some(execution));
+        }
+        let reason = json!({ "reason": "r".repeat(MAX_REASON_BYTES) });
+        let room = log::room_beside(Level::Error, BATCH_NOT_STORED, &reason);
+        let batch = batcher.take_for_log([1, 2], 1 << 40).remove(0);
+        assert_eq!(batch.leased.len(), 3);
+        let parts = LoggedBatch { batch, group: None }.into_parts(room);
+        assert!(parts.len() > 1);
+        for part in parts {
+            let bytes = json!(part).to_string().len();
+            assert!(bytes <= room, "{bytes} of {room}");
+        }
+    }
+
+    #[test]
+    fn a_shortened_wait_says_less_than_a_reply() {
+        let full = Duration::from_millis(300);
+        let cut = full - Duration::from_millis(1);
+        assert!(says_less(&StoreError::Timeout(cut), full));
+        assert!(says_less(&StoreError::Elsewhere, full));
+        assert!(!says_less(&StoreError::Timeout(full), full));
+        assert!(!says_less(&StoreError::Redis("LOADING".into()), full));
+    }
+}

@@ -1,0 +1,40 @@
+//! The metric path of a wasm component: from a finished request to a counter
+//! that outlives the instance.
+//!
+//! A [`Meter`] records finished requests and executions into a batch, and
+//! flushes the batch to its sink after the response. It knows nothing of
+//! routes or algorithms: the component that owns it says what to count.
+//!
+//! # Layout
+//! - [`meter`]: the one object that a component holds
+//! - [`batcher`]: increments that are not stored yet; pure
+//! - [`flusher`]: when batches are stored, retried and written to the log
+//! - [`sinks`]: where batches are stored, one file a scheme
+//! - [`config`]: the options of the metric path
+//! - [`variables`]: reads Spin variables into typed options
+//! - [`single_flight`]: work that one task does for all tasks of the instance
+//! - [`outbound_http`]: one outbound HTTP request with a deadline
+//! - [`time`], [`log`]: the host's clocks, and log lines on stderr
+//!
+//! Nothing here panics: in wasm a panic ends every request of the instance.
+
+pub mod config;
+pub mod log;
+pub mod time;
+pub mod variables;
+
+mod batcher;
+mod flusher;
+mod meter;
+mod outbound_http;
+mod single_flight;
+mod sinks;
+
+pub use batcher::{Execution, Workload};
+pub use config::Config;
+pub use functional_scaffold_protocol::{
+    catalog::{ExecutionStatus, FinishedRequest, RequestLabels},
+    exposition::Format,
+    lease::EncodedLease,
+};
+pub use meter::{Check, ExpositionError, Meter};

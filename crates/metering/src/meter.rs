@@ -1,0 +1,195 @@
+//! Counts what one instance does.
+
+use std::{cell::RefCell, rc::Rc};
+
+use functional_scaffold_protocol::{
+    catalog::{Catalog, FinishedRequest},
+    lease::EncodedLease,
+    series::TotalsError,
+};
+use spin_sdk::wit_bindgen;
+use thiserror::Error;
+
+use crate::{
+    batcher::{Batcher, Execution, Workload},
+    config::{Config, Durability},
+    flusher::Flusher,
+    sinks::Sink,
+    time::unix_seconds,
+};
+
+/// Counts the requests and executions of one instance. Clones share their state.
+#[derive(Clone)]
+pub struct Meter(Rc<State>);
+
+struct State {
+    durability: Durability,
+    metrics_endpoint: bool,
+    batcher: RefCell<Batcher>,
+    sink: Sink,
+    flusher: Flusher,
+}
+
+/// A dependency of the metric path: its name, and its state or what is wrong.
+pub type Check = (&'static str, Result<String, String>);
+
+/// Why an instance does not serve its own metrics.
+#[derive(Debug, Error)]
+pub enum ExpositionError {
+    /// In the other schemes every instance would serve the same totals, and
+    /// Prometheus would add them up.
+    #[error("metrics_backend is not pull")]
+    NotPull,
+    /// The endpoint is switched off.
+    #[error("metrics_endpoint is false")]
+    Disabled,
+    /// The totals cannot be encoded as families.
+    #[error(transparent)]
+    Totals(#[from] TotalsError),
+}
+
+impl Meter {
+    /// Makes a meter without connecting to its store. `nonce` is random: it
+    /// distinguishes this instance from all others, in Redis and in the log.
+    #[must_use]
+    pub fn new(config: &Config, workload: Workload, nonce: u64) -> Self {
+        let catalog = Catalog::new(&config.prefix);
+        let batcher = Batcher::new(catalog, workload, nonce, unix_seconds());
+        Self(Rc::new(State {
+            durability: config.durability,
+            metrics_endpoint: config.metrics_endpoint,
+            batcher: RefCell::new(batcher),
+            sink: Sink::new(config),
+            flusher: Flusher::new(config.flush_interval),
+        }))
+    }
+
+    /// Takes a lease before an execution that a request to `endpoint` asked for,
+    /// so that the execution is counted even if it never returns. Waits for
+    /// Redis for `lease_timeout_ms` at most.
+    ///
+    /// Returns `None` if the scheme has no leases or Redis is known not to
+    /// reply.
+    pub async fn lease(&self, endpoint: &'static str) -> Option<EncodedLease> {
+        self.0.sink.lease(&self.0.batcher, endpoint).await
+    }
+
+    /// Counts a finished request, and its execution if it had one.
+    ///
+    /// The increments are stored in the background, after the response. Only in
+    /// `strict` durability this waits for Redis, for `redis_timeout_ms` at most.
+    pub async fn record(&self, request: &FinishedRequest<'static>, execution: Option<Execution>) {
+        let State {
+            durability,
+            batcher,
+            sink,
+            flusher,
+            ..
+        } = &*self.0;
+        if !sink.counts() {
+            return;
+        }
+        let is_strict = *durability == Durability::Strict && execution.is_some();
+        let (ticket, waits) = {
+            let mut batcher = batcher.borrow_mut();
+            let ticket = batcher.record(request, execution);
+            (ticket, batcher.waits_for_batches())
+        };
+        if is_strict && waits {
+            flusher.wait_for(ticket, batcher, sink).await;
+        }
+        if !sink.is_flushed() {
+            return;
+        }
+        let mut batcher = batcher.borrow_mut();
+        if !batcher.is_resolved(ticket) && batcher.begin_flushing() {
+            let state = Rc::clone(&self.0);
+            wit_bindgen::spawn(async move {
+                state.flusher.run(&state.batcher, &state.sink).await;
+            });
+        }
+    }
+
+    /// Checks everything that the metric path depends on.
+    pub async fn check(&self) -> Vec<Check> {
+        let State {
+            batcher,
+            sink,
+            metrics_endpoint,
+            ..
+        } = &*self.0;
+        match sink {
+            Sink::Redis(redis) => vec![
+                ("redis", redis.check(batcher).await),
+                ("leases", self.check_leases()),
+                ("batches", self.check_batches()),
+            ],
+            Sink::Pushgateway(pushgateway) => vec![
+                ("pushgateway", pushgateway.check().await),
+                ("leases", Ok("none: only Redis has them".to_owned())),
+                ("batches", self.check_batches()),
+            ],
+            Sink::Pull(_) if *metrics_endpoint => {
+                vec![("metrics", Ok("this instance's own, on /metrics".to_owned()))]
+            }
+            Sink::Pull(_) => {
+                let reason =
+                    "metrics_backend is pull, but metrics_endpoint is false: nobody sees them";
+                vec![("metrics", Err(reason.to_owned()))]
+            }
+            Sink::Off => vec![("metrics", Ok("off".to_owned()))],
+        }
+    }
+
+    fn check_leases(&self) -> Result<String, String> {
+        let batcher = self.0.batcher.borrow();
+        match (self.0.durability, batcher.lease_error()) {
+            (Durability::Relaxed, _) => Ok("none are taken".to_owned()),
+            (_, Some(reason)) if !batcher.waits_for_leases() => Err(format!(
+                "suspended in this instance until Redis stores a batch: {reason}"
+            )),
+            _ => Ok("taken".to_owned()),
+        }
+    }
+
+    fn check_batches(&self) -> Result<String, String> {
+        let batcher = self.0.batcher.borrow();
+        let logged = match batcher.logged_batches() {
+            0 => String::new(),
+            batches => {
+                format!("; {batches} of this instance were given to the log, to be replayed")
+            }
+        };
+        let waiting = match batcher.has_unstored() {
+            true => "some of this instance wait to be stored",
+            false => "none of this instance wait",
+        };
+        match batcher.store_error() {
+            None => Ok(format!("{waiting}{logged}")),
+            Some(reason) => Err(format!(
+                "the last one of this instance was not stored: {reason}{logged}"
+            )),
+        }
+    }
+
+    /// Whether this instance serves its own metrics.
+    #[must_use]
+    pub fn has_exposition(&self) -> bool {
+        matches!(self.0.sink, Sink::Pull(_)) && self.0.metrics_endpoint
+    }
+
+    /// Returns everything that this instance has counted, in the text format
+    /// [`Format::Text`](crate::Format::Text).
+    ///
+    /// # Errors
+    /// The instance does not serve its own metrics; see [`ExpositionError`].
+    pub fn exposition(&self) -> Result<String, ExpositionError> {
+        let Sink::Pull(pull) = &self.0.sink else {
+            return Err(ExpositionError::NotPull);
+        };
+        if !self.0.metrics_endpoint {
+            return Err(ExpositionError::Disabled);
+        }
+        Ok(pull.exposition(&mut self.0.batcher.borrow_mut())?)
+    }
+}

@@ -1,0 +1,52 @@
+//! The result of an attempt to store a batch.
+
+use std::time::Duration;
+
+use functional_scaffold_protocol::{calls::ReplyError, series::TotalsError};
+use thiserror::Error;
+
+use crate::sinks::redis_error;
+
+/// A batch that is stored.
+#[derive(Debug, Default)]
+pub(crate) struct Stored {
+    /// Whether an earlier attempt stored it and its reply was lost.
+    pub(crate) duplicate: bool,
+    /// Increments that could not be applied, each a text that starts with its
+    /// key.
+    pub(crate) refused: Vec<String>,
+}
+
+/// Why a batch is not stored, or a call has no reply.
+#[derive(Debug, Error)]
+pub(crate) enum StoreError {
+    /// Spin does not let the component reach this host.
+    #[error("the manifest's allowed_outbound_hosts does not allow {0}")]
+    Denied(String),
+    /// No reply arrived in time.
+    #[error("no answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// An error of Redis or of the connection to it.
+    #[error("{}", redis_error::explain(.0))]
+    Redis(String),
+    /// Another task made the attempt, and it failed.
+    #[error("another request's attempt failed")]
+    Elsewhere,
+    /// The script's reply is not one of the protocol.
+    #[error(transparent)]
+    Reply(ReplyError),
+    /// An error of the connection to the Pushgateway.
+    #[error("{0}")]
+    Http(String),
+    /// The Pushgateway refused the push.
+    #[error("answered {status}: {text}")]
+    Refused {
+        /// The response's status code.
+        status: u16,
+        /// The beginning of its body.
+        text: String,
+    },
+    /// The totals cannot be encoded as families.
+    #[error(transparent)]
+    Totals(#[from] TotalsError),
+}

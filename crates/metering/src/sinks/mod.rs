@@ -1,0 +1,128 @@
+//! Where batches are stored. Everything in which the schemes differ is here.
+//!
+//! # Layout
+//! - [`redis`]: increments, applied once under the batch's id
+//! - [`pushgateway`]: this instance's totals, as a group of its own
+//! - [`pull`]: this instance's totals, kept until they are scraped
+//! - [`totals`]: what the last two share
+//! - [`error`], [`redis_error`]: why a batch is not stored
+
+use std::{cell::RefCell, time::Duration};
+
+use functional_scaffold_protocol::{
+    batch::{LoggedBatch, SentBatch},
+    lease::EncodedLease,
+};
+
+use crate::{
+    batcher::Batcher,
+    config::{Backend, Config},
+    time::Deadline,
+};
+
+pub(crate) mod error;
+pub(crate) mod pull;
+mod pushgateway;
+mod redis;
+mod redis_error;
+mod totals;
+
+use error::{StoreError, Stored};
+use pull::PullSink;
+use pushgateway::PushgatewaySink;
+use redis::RedisSink;
+
+/// The scheme of an instance.
+pub(crate) enum Sink {
+    /// Batches go to Redis.
+    Redis(Box<RedisSink>),
+    /// Totals go to a Pushgateway.
+    Pushgateway(PushgatewaySink),
+    /// Totals are kept until they are scraped.
+    Pull(PullSink),
+    /// Nothing is counted.
+    Off,
+}
+
+impl Sink {
+    /// Makes the configured sink without connecting.
+    pub(crate) fn new(config: &Config) -> Self {
+        match config.backend {
+            Backend::Redis => Self::Redis(Box::new(RedisSink::new(config))),
+            Backend::Pushgateway => {
+                Self::Pushgateway(PushgatewaySink::new(config.pushgateway.clone()))
+            }
+            Backend::Pull => Self::Pull(PullSink::default()),
+            Backend::Off => Self::Off,
+        }
+    }
+
+    /// Whether anything is counted.
+    pub(crate) fn counts(&self) -> bool {
+        !matches!(self, Self::Off)
+    }
+
+    /// Whether this instance stores its batches itself, soon after they are
+    /// recorded.
+    pub(crate) fn is_flushed(&self) -> bool {
+        matches!(self, Self::Redis(_) | Self::Pushgateway(_))
+    }
+
+    /// The longest wait for one reply.
+    pub(crate) fn timeout(&self) -> Duration {
+        match self {
+            Self::Redis(redis) => redis.timeout(),
+            Self::Pushgateway(pushgateway) => pushgateway.timeout(),
+            Self::Pull(_) | Self::Off => Duration::ZERO,
+        }
+    }
+
+    /// Takes a lease for an execution, if the scheme and its durability have
+    /// leases.
+    pub(crate) async fn lease(
+        &self,
+        batcher: &RefCell<Batcher>,
+        endpoint: &'static str,
+    ) -> Option<EncodedLease> {
+        match self {
+            Self::Redis(redis) => redis.lease(batcher, endpoint).await,
+            Self::Pushgateway(_) | Self::Pull(_) | Self::Off => None,
+        }
+    }
+
+    /// Stores the pending batch; `None` if nothing is pending. Only one task at
+    /// a time may call this.
+    ///
+    /// After an error the batch may or may not be stored; storing it again is
+    /// safe.
+    pub(crate) async fn store(
+        &self,
+        batcher: &RefCell<Batcher>,
+        deadline: Deadline,
+    ) -> Result<Option<Stored>, StoreError> {
+        match self {
+            Self::Redis(redis) => redis.store(batcher, deadline).await,
+            Self::Pushgateway(pushgateway) => pushgateway.store(batcher, deadline).await,
+            Self::Pull(pull) => Ok(pull.store(&mut batcher.borrow_mut())),
+            Self::Off => Ok(None),
+        }
+    }
+
+    /// Converts a batch that was not stored to the form in which it is logged.
+    pub(crate) fn logged(&self, batch: SentBatch, batcher: &Batcher) -> LoggedBatch {
+        match self {
+            Self::Pushgateway(pushgateway) => {
+                let (group, totals) = pushgateway.group_with(&batch.total(), batcher);
+                LoggedBatch {
+                    batch: SentBatch {
+                        id: batch.id,
+                        increments: totals,
+                        leased: Vec::new(),
+                    },
+                    group: Some(group),
+                }
+            }
+            Self::Redis(_) | Self::Pull(_) | Self::Off => LoggedBatch { batch, group: None },
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The Pushgateway scheme: the instance keeps its totals, and each flush
+//! replaces its group by them.
+//!
+//! A push is a POST, which replaces the families that it contains. They are the
+//! same each time, so PUT would do the same, except for a push that ends before
+//! its body: a Pushgateway (1.5.1) takes that for a complete push without
+//! families, and PUT would empty the group. A push ends early if it times out
+//! before its body has left, and during an execution nothing leaves.
+//!
+//! A repeated push changes nothing, so a batch needs no id here. But a push
+//! without a response may arrive after a later one and put the group back. So
+//! the next batch goes to a new group, which starts at 0.
+
+use std::{cell::RefCell, time::Duration};
+
+use functional_scaffold_protocol::{batch::Batch, exposition::Format, pushgateway::group_path};
+use spin_sdk::wasip3::random::random::get_random_u64;
+
+use crate::{
+    batcher::Batcher,
+    config::PushgatewayConfig,
+    outbound_http::{self, Method, OutboundRequest, OutboundResponse, SendError},
+    sinks::{
+        error::{StoreError, Stored},
+        totals::{text, with_batch},
+    },
+    time::Deadline,
+};
+
+/// Pushes to one Pushgateway.
+pub(crate) struct PushgatewaySink {
+    config: PushgatewayConfig,
+    group: RefCell<Group>,
+}
+
+/// A group of metrics in the Pushgateway.
+struct Group {
+    nonce: u64,
+    /// What the Pushgateway last acknowledged.
+    totals: Batch,
+    /// Whether a push without a response may still arrive.
+    in_doubt: bool,
+}
+
+impl Group {
+    /// Makes a group with a random name. One host call.
+    fn new() -> Self {
+        Self {
+            nonce: get_random_u64(),
+            totals: Batch::default(),
+            in_doubt: false,
+        }
+    }
+}
+
+impl PushgatewaySink {
+    /// Makes a sink without connecting.
+    pub(super) fn new(config: PushgatewayConfig) -> Self {
+        Self {
+            config,
+            group: RefCell::new(Group::new()),
+        }
+    }
+
+    /// The longest wait for one response.
+    pub(super) fn timeout(&self) -> Duration {
+        self.config.timeout
+    }
+
+    /// Replaces the group by the totals plus the pending batch; `None` if nothing
+    /// is pending.
+    pub(super) async fn store(
+        &self,
+        batcher: &RefCell<Batcher>,
+        deadline: Deadline,
+    ) -> Result<Option<Stored>, StoreError> {
+        let (path, totals, body) = {
+            let mut batcher = batcher.borrow_mut();
+            let Some(batch) = batcher.freeze().map(|frozen| frozen.total.clone()) else {
+                return Ok(None);
+            };
+            let group = self.group.borrow();
+            let totals = with_batch(&group.totals, &batch, &batcher);
+            let body = text(&totals, &batcher)?;
+            (self.path(group.nonce), totals, body)
+        };
+        let request = OutboundRequest {
+            method: Method::Post,
+            origin: &self.config.origin,
+            path: &path,
+            content_type: Format::Text.content_type(),
+            body: body.into_bytes(),
+        };
+        let sent = self.send(request, deadline).await;
+        let mut group = self.group.borrow_mut();
+        match sent {
+            Ok(()) if group.in_doubt => *group = Group::new(),
+            Ok(()) => group.totals = totals,
+            Err(StoreError::Timeout(_) | StoreError::Http(_)) => group.in_doubt = true,
+            Err(_) => {}
+        }
+        sent.map(|()| Some(Stored::default()))
+    }
+
+    /// Returns the group's path, and its totals plus a batch that was not
+    /// stored. Later batches go to a new group, so that these totals can be
+    /// pushed to the old one whether or not the push arrived.
+    pub(super) fn group_with(&self, batch: &Batch, batcher: &Batcher) -> (String, Batch) {
+        let group = self.group.replace(Group::new());
+        let totals = with_batch(&group.totals, batch, batcher);
+        (self.path(group.nonce), totals)
+    }
+
+    /// Asks the Pushgateway whether it is ready. Returns its address, or what is
+    /// wrong with it.
+    pub(crate) async fn check(&self) -> Result<String, String> {
+        let request = OutboundRequest {
+            method: Method::Get,
+            origin: &self.config.origin,
+            path: "/-/ready",
+            content_type: "",
+            body: Vec::new(),
+        };
+        let address = self.config.origin.to_string();
+        match self.send(request, Deadline::after(self.timeout())).await {
+            Ok(()) => Ok(format!("{address} is ready")),
+            Err(error) => Err(format!("{address}: {error}")),
+        }
+    }
+
+    fn path(&self, nonce: u64) -> String {
+        let PushgatewayConfig { job, instance, .. } = &self.config;
+        let instance = match instance.as_str() {
+            "" => format!("{nonce:016x}"),
+            instance => format!("{instance}-{nonce:016x}"),
+        };
+        group_path(job, [("instance", instance.as_str())])
+    }
+
+    async fn send(
+        &self,
+        request: OutboundRequest<'_>,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        let OutboundResponse { status, text } = outbound_http::send(request, deadline)
+            .await
+            .map_err(|error| match error {
+                SendError::Denied => StoreError::Denied(self.config.origin.to_string()),
+                SendError::Timeout => StoreError::Timeout(deadline.limit()),
+                SendError::Failed(reason) => StoreError::Http(reason),
+            })?;
+        match status {
+            200..=299 => Ok(()),
+            _ => Err(StoreError::Refused { status, text }),
+        }
+    }
+}

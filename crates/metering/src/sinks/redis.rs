@@ -1,0 +1,465 @@
+//! The Redis scheme: a batch is one script call, applied once under its id.
+//!
+//! The sink registers the families once an instance, before its first lease or
+//! else before its first batch, so that a crash is counted under a name that
+//! readers know. A lease is acknowledged by Redis before its execution starts,
+//! so that an execution which dies with its instance is still counted.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
+
+use functional_scaffold_protocol::{
+    calls::{
+        Applied, Call, Command, Registration, Script, applied_from_reply, apply_merged_call,
+        is_registered_call, is_registered_from_reply, lease_command, register_call,
+        registered_from_reply,
+    },
+    catalog::Catalog,
+    lease::EncodedLease,
+};
+use serde_json::json;
+use spin_sdk::{
+    redis::{Connection, Error, RedisParameter, RedisResult},
+    wasip3::random::random::get_random_u64,
+};
+
+use crate::{
+    batcher::Batcher,
+    config::{Config, Durability, RedisConfig},
+    log::{self, Level},
+    single_flight::SingleFlight,
+    sinks::error::{StoreError, Stored},
+    time::{Deadline, Instant},
+};
+
+/// Writes leases and batches of one instance to Redis.
+pub(crate) struct RedisSink {
+    /// The prefix of every key.
+    prefix: String,
+    /// The longest wait for one reply.
+    timeout: Duration,
+    /// Absent if executions have no leases.
+    leases: Option<LeaseOptions>,
+    client: RedisClient,
+    registering: SingleFlight,
+    /// As Redis last reported it; `None` until the families are registered.
+    lease_time: Cell<Option<LeaseTime>>,
+}
+
+struct LeaseOptions {
+    timeout: Duration,
+    execution_limit_millis: u64,
+}
+
+impl RedisSink {
+    /// Makes a sink without connecting.
+    pub(super) fn new(config: &Config) -> Self {
+        let limit = config.execution_limit.as_millis();
+        let leases = LeaseOptions {
+            timeout: config.lease_timeout,
+            execution_limit_millis: u64::try_from(limit).unwrap_or(u64::MAX),
+        };
+        Self {
+            prefix: config.prefix.clone(),
+            timeout: config.redis.timeout,
+            leases: (config.durability != Durability::Relaxed).then_some(leases),
+            client: RedisClient::new(&config.redis),
+            registering: SingleFlight::default(),
+            lease_time: Cell::new(None),
+        }
+    }
+
+    /// The longest wait for one reply.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Registers the families, which changes nothing if they are registered, but
+    /// needs a Redis that accepts writes: a replica or a Redis with a full
+    /// memory answers `PING` as well. Returns Redis's address, or what is wrong
+    /// with it.
+    pub(crate) async fn check(&self, batcher: &RefCell<Batcher>) -> Result<String, String> {
+        let address = &self.client.address;
+        let deadline = Deadline::after(self.timeout);
+        let registered = self.register(batcher, deadline).await;
+        if matches!(registered, Err(StoreError::Timeout(_))) {
+            self.client.close();
+        }
+        match registered {
+            Ok(_time) => Ok(format!("{address} takes writes")),
+            Err(error) => Err(format!("{address}: {error}")),
+        }
+    }
+
+    /// Takes a lease for an execution that a request to `endpoint` asked for.
+    ///
+    /// Returns `None` if executions have no leases, if Redis did not acknowledge
+    /// the last one, or if it does not register the families. A lease that is
+    /// not acknowledged in time is returned too: it may still arrive, so the
+    /// batch with the result has to close it.
+    pub(super) async fn lease(
+        &self,
+        batcher: &RefCell<Batcher>,
+        endpoint: &'static str,
+    ) -> Option<EncodedLease> {
+        let options = self.leases.as_ref()?;
+        if !batcher.borrow().waits_for_leases() {
+            batcher.borrow_mut().record_unleased();
+            return None;
+        }
+        let deadline = Deadline::after(options.timeout);
+        let time = match self.ensure_registered(batcher, deadline).await {
+            Ok(time) => time,
+            Err(error) => {
+                suspend_leases(batcher, &error);
+                return None;
+            }
+        };
+        let limit = options.execution_limit_millis;
+        let lease = batcher.borrow_mut().lease(endpoint, limit);
+        let command = lease_command(&self.prefix, &lease, time.at(Instant::now()));
+        if let Err(error) = self.client.command(command, deadline).await {
+            suspend_leases(batcher, &error);
+        }
+        Some(lease)
+    }
+
+    /// Sends the pending batch.
+    pub(super) async fn store(
+        &self,
+        batcher: &RefCell<Batcher>,
+        deadline: Deadline,
+    ) -> Result<Option<Stored>, StoreError> {
+        let stored = self.apply(batcher, deadline).await;
+        if matches!(stored, Err(StoreError::Timeout(_))) {
+            self.client.close();
+        }
+        stored
+    }
+
+    async fn apply(
+        &self,
+        batcher: &RefCell<Batcher>,
+        deadline: Deadline,
+    ) -> Result<Option<Stored>, StoreError> {
+        self.ensure_registered(batcher, deadline).await?;
+        loop {
+            let call = {
+                let mut batcher = batcher.borrow_mut();
+                let Some(frozen) = batcher.freeze() else {
+                    return Ok(None);
+                };
+                let leases = frozen.leases();
+                apply_merged_call(&self.prefix, &frozen.id, leases, &frozen.total)
+            };
+            let asked = Instant::now();
+            let reply = self.client.call(&Script::APPLY, &call, deadline).await?;
+            match applied_from_reply(reply).map_err(StoreError::Reply)? {
+                Applied::Late(leases) => {
+                    batcher.borrow_mut().remove_late(&leases);
+                    log::write_list(Level::Warn, "results_late", "leases", &leases);
+                }
+                Applied::Duplicate => {
+                    return Ok(Some(Stored {
+                        duplicate: true,
+                        refused: Vec::new(),
+                    }));
+                }
+                Applied::Stored {
+                    lease_time_millis,
+                    refused,
+                } => {
+                    let time = LeaseTime::new(lease_time_millis, asked);
+                    self.lease_time.set(Some(time));
+                    return Ok(Some(Stored {
+                        duplicate: false,
+                        refused,
+                    }));
+                }
+            }
+        }
+    }
+
+    /// Registers the families once. Concurrent callers share one registration
+    /// and its result, or their time-outs would add up during an outage. Returns
+    /// the lease time. After an error the next caller tries again.
+    async fn ensure_registered(
+        &self,
+        batcher: &RefCell<Batcher>,
+        deadline: Deadline,
+    ) -> Result<LeaseTime, StoreError> {
+        if let Some(time) = self.lease_time.get() {
+            return Ok(time);
+        }
+        let Some(_flight) = self.registering.begin() else {
+            let ended = deadline.timeout(self.registering.ended()).await;
+            ended.ok_or(StoreError::Timeout(deadline.limit()))?;
+            return self.lease_time.get().ok_or(StoreError::Elsewhere);
+        };
+        match self.registered_before(batcher, deadline).await? {
+            Some(time) => Ok(time),
+            None => self.register(batcher, deadline).await,
+        }
+    }
+
+    /// Asks whether another instance made the same registration, which spares
+    /// both sides most of the work. Returns the lease time if so.
+    async fn registered_before(
+        &self,
+        batcher: &RefCell<Batcher>,
+        deadline: Deadline,
+    ) -> Result<Option<LeaseTime>, StoreError> {
+        let catalog = Catalog::new(&self.prefix);
+        let registration = batcher.borrow().registration(&catalog);
+        let call = is_registered_call(&self.prefix, &registration);
+        let asked = Instant::now();
+        let script = &Script::IS_REGISTERED;
+        let reply = self.client.call(script, &call, deadline).await?;
+        let millis = is_registered_from_reply(reply).map_err(StoreError::Reply)?;
+        let time = millis.map(|millis| LeaseTime::new(millis, asked));
+        self.lease_time.set(time);
+        Ok(time)
+    }
+
+    /// Registers the families, whether or not they are registered. Returns the
+    /// lease time.
+    async fn register(
+        &self,
+        batcher: &RefCell<Batcher>,
+        deadline: Deadline,
+    ) -> Result<LeaseTime, StoreError> {
+        let script = &Script::REGISTER;
+        let epoch = get_random_u64();
+        let catalog = Catalog::new(&self.prefix);
+        let registration = batcher.borrow().registration(&catalog);
+        let call = register_call(&self.prefix, epoch, &registration);
+        let asked = Instant::now();
+        let reply = self.client.call(script, &call, deadline).await?;
+        let registered = registered_from_reply(&registration, reply).map_err(StoreError::Reply)?;
+        let time = LeaseTime::new(registered.lease_time_millis, asked);
+        let own_layouts = {
+            let mut batcher = batcher.borrow_mut();
+            let families = batcher.adopt(&catalog, &registered.standing);
+            let named = families
+                .iter()
+                .map(|(field, family)| (field.as_str(), family));
+            (!families.is_empty()).then(|| Registration::new(named, &batcher.zero_cells()))
+        };
+        if let Some(own_layouts) = own_layouts {
+            let call = register_call(&self.prefix, epoch, &own_layouts);
+            self.client.call(script, &call, deadline).await?;
+        }
+        self.lease_time.set(Some(time));
+        Ok(time)
+    }
+}
+
+/// Lets executions start without leases until Redis acknowledges a batch.
+fn suspend_leases(batcher: &RefCell<Batcher>, error: &StoreError) {
+    let reason = error.to_string();
+    let mut batcher = batcher.borrow_mut();
+    batcher.record_unleased();
+    // One line for each execution, as for each request. The first line of a new
+    // reason stands out among those of executions that waited at the same time.
+    let is_known = !batcher.waits_for_leases() || batcher.lease_error() == Some(&reason);
+    let level = if is_known { Level::Info } else { Level::Warn };
+    log::write(level, "lease_given_up", json!({ "reason": reason }));
+    batcher.suspend_leases(reason);
+}
+
+/// Lease time, by which leases run out: Redis's clock, less the times in which
+/// Redis stood still.
+///
+/// Between two replies it is extrapolated with the host's clock, from when the
+/// request was sent: a reply is read late if an execution runs meanwhile. The
+/// host's clock also runs while lease time stands still. So both errors let a
+/// lease run out too late, never too early.
+#[derive(Debug, Clone, Copy)]
+struct LeaseTime {
+    millis: i64,
+    asked: Instant,
+}
+
+impl LeaseTime {
+    /// Lease time was `millis` in the reply to a call sent at `asked`.
+    fn new(millis: i64, asked: Instant) -> Self {
+        Self { millis, asked }
+    }
+
+    /// An upper bound of lease time at `now`, in milliseconds.
+    fn at(self, now: Instant) -> i64 {
+        let passed = now.nanos_since(self.asked) / 1_000_000;
+        self.millis.saturating_add_unsigned(passed)
+    }
+}
+
+/// Calls Redis on one connection, with a deadline for each call.
+///
+/// A connection costs Redis more than the work done on it, so it is kept across
+/// requests. Spin sets no time-outs. A call that times out here may still be
+/// executed when Redis comes back.
+struct RedisClient {
+    /// With the password.
+    url: String,
+    /// Without it.
+    address: String,
+    connection: RefCell<Option<Rc<Connection>>>,
+    opening: SingleFlight,
+}
+
+impl RedisClient {
+    fn new(config: &RedisConfig) -> Self {
+        Self {
+            url: config.url(),
+            address: config.address(),
+            connection: RefCell::new(None),
+            opening: SingleFlight::default(),
+        }
+    }
+
+    /// Calls a script by its digest, or by its source if Redis does not know the
+    /// digest: after a restart, and at the very first call.
+    ///
+    /// An error closes the connection if it is at fault, so that the next call
+    /// opens another. After a time-out the caller decides.
+    async fn call(
+        &self,
+        script: &Script,
+        call: &Call,
+        deadline: Deadline,
+    ) -> Result<Vec<String>, StoreError> {
+        let parameters = |script| parameters(script, call);
+        let by_digest = self
+            .execute("EVALSHA", parameters(script.sha), deadline)
+            .await;
+        match by_digest {
+            Err(StoreError::Redis(reason)) if is_noscript(&reason) => {
+                self.execute("EVAL", parameters(script.source), deadline)
+                    .await
+            }
+            other => other,
+        }
+    }
+
+    /// Calls a plain command, like [`Self::call`].
+    async fn command(&self, command: Command, deadline: Deadline) -> Result<(), StoreError> {
+        let arguments = command.arguments.into_iter();
+        let parameters = arguments.map(|argument| RedisParameter::Binary(argument.into_bytes()));
+        self.execute(command.name, parameters.collect(), deadline)
+            .await?;
+        Ok(())
+    }
+
+    /// Closes the connection, so that the next call opens another.
+    fn close(&self) {
+        self.connection.take();
+    }
+
+    async fn execute(
+        &self,
+        command: &str,
+        parameters: Vec<RedisParameter>,
+        deadline: Deadline,
+    ) -> Result<Vec<String>, StoreError> {
+        let connection = self.connection(deadline).await?;
+        let reply = deadline.timeout(connection.execute(command, parameters));
+        let reply = reply.await;
+        match reply {
+            Some(Ok(results)) => Ok(results.into_iter().map(text_of_result).collect()),
+            Some(Err(error)) => {
+                let error = self.store_error(error);
+                let is_healthy = matches!(&error, StoreError::Redis(reason) if is_noscript(reason));
+                if !is_healthy {
+                    self.discard(&connection);
+                }
+                Err(error)
+            }
+            None => Err(StoreError::Timeout(deadline.limit())),
+        }
+    }
+
+    /// Returns the open connection, or opens one. One task opens at a time, or
+    /// every flush during an outage would open one more.
+    async fn connection(&self, deadline: Deadline) -> Result<Rc<Connection>, StoreError> {
+        let timed_out = || StoreError::Timeout(deadline.limit());
+        loop {
+            if let Some(connection) = self.connection.borrow().as_ref() {
+                return Ok(Rc::clone(connection));
+            }
+            let Some(_flight) = self.opening.begin() else {
+                let ended = deadline.timeout(self.opening.ended()).await;
+                ended.ok_or_else(timed_out)?;
+                continue;
+            };
+            let opened = deadline.timeout(Connection::open(&self.url)).await;
+            let opened = opened.ok_or_else(timed_out)?;
+            let connection = Rc::new(opened.map_err(|error| self.store_error(error))?);
+            *self.connection.borrow_mut() = Some(Rc::clone(&connection));
+            return Ok(connection);
+        }
+    }
+
+    /// Closes `connection`, unless another has already replaced it.
+    fn discard(&self, connection: &Rc<Connection>) {
+        let mut open = self.connection.borrow_mut();
+        if open
+            .as_ref()
+            .is_some_and(|open| Rc::ptr_eq(open, connection))
+        {
+            *open = None;
+        }
+    }
+
+    fn store_error(&self, error: Error) -> StoreError {
+        match error {
+            // Spin reports a host that is not allowed as an invalid address. The
+            // address itself is valid: it is built from checked parts.
+            Error::InvalidAddress => StoreError::Denied(self.address.clone()),
+            Error::TooManyConnections => StoreError::Redis("too many connections".to_owned()),
+            Error::TypeError => StoreError::Redis("unexpected type".to_owned()),
+            Error::Other(reason) => StoreError::Redis(reason),
+        }
+    }
+}
+
+fn parameters(script: &str, call: &Call) -> Vec<RedisParameter> {
+    [script.as_bytes().to_vec()]
+        .into_iter()
+        .chain(call.parts())
+        .map(RedisParameter::Binary)
+        .collect()
+}
+
+/// Whether Redis does not know the script's digest. Spin passes on the Redis
+/// client's text, which spells the error code in its own way.
+fn is_noscript(reason: &str) -> bool {
+    reason.contains("NOSCRIPT") || reason.contains("NoScriptError")
+}
+
+fn text_of_result(result: RedisResult) -> String {
+    match result {
+        RedisResult::Nil => String::new(),
+        RedisResult::Status(text) => text,
+        RedisResult::Int64(integer) => integer.to_string(),
+        RedisResult::Binary(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lease_time_is_extrapolated_from_when_it_was_asked() {
+        let asked = Instant::at(7_000_000_000);
+        let time = LeaseTime::new(-500, asked);
+        assert_eq!(time.at(asked), -500);
+        assert_eq!(time.at(Instant::at(7_002_999_999)), -498);
+        assert_eq!(time.at(Instant::at(9_600_000_000)), 2_100);
+        // A clock that runs backwards changes nothing.
+        assert_eq!(time.at(Instant::at(0)), -500);
+    }
+}

@@ -1,0 +1,110 @@
+//! Explains Redis's errors to operators.
+//!
+//! Spin passes on the text of its Redis client, which spells some error codes
+//! in its own way and names no remedy.
+
+/// Parts of the client's texts, and what they mean. The first match counts.
+const EXPLANATIONS: [(&[&str], &str); 19] = [
+    (
+        &["BusyLoadingError", "LOADING"],
+        "Redis is loading its data",
+    ),
+    (
+        &["ReadOnly", "READONLY"],
+        "Redis is a replica, which takes no writes",
+    ),
+    (
+        &["MasterDown", "MASTERDOWN"],
+        "Redis is a replica that lost its master",
+    ),
+    (&["OOM"], "Redis's memory is full (maxmemory)"),
+    (
+        &["MISCONF"],
+        "Redis could not save to disk, and takes no writes until it can",
+    ),
+    (
+        &["NOREPLICAS"],
+        "Redis has too few replicas to take writes (min-replicas-to-write)",
+    ),
+    (
+        &["BUSY: "],
+        "Redis runs somebody's script that does not end (SCRIPT KILL ends it)",
+    ),
+    // Before it authenticates, a client may send at most ten words.
+    (
+        &["NOAUTH", "unauthenticated multibulk"],
+        "Redis wants a password (redis_password)",
+    ),
+    (
+        &["AuthenticationFailed", "WRONGPASS"],
+        "Redis refuses user or password (redis_username, redis_password)",
+    ),
+    (
+        &["NOPERM", "no permissions", "can't run this command"],
+        "Redis's user lacks a right (ACL)",
+    ),
+    (
+        &["switch database"],
+        "Redis refuses the database (redis_metrics_db)",
+    ),
+    (&["WRONGTYPE"], "Redis holds a key of another type"),
+    (
+        &["CrossSlot", "CROSSSLOT"],
+        "Redis is a cluster, and the keys are in several slots: metrics_prefix needs a {hash tag}",
+    ),
+    (
+        &["Moved", "MOVED"],
+        "Redis is a cluster, and the keys are on another node",
+    ),
+    (
+        &["ClusterDown", "CLUSTERDOWN"],
+        "Redis's cluster is down, or has no node for the keys",
+    ),
+    (
+        &["ParseError"],
+        "what listens there does not speak as Redis does",
+    ),
+    (&["failed to lookup address"], "the host's name is unknown"),
+    (&["Connection refused"], "nothing listens there"),
+    (
+        &["certificate"],
+        "Redis's certificate is not one that the host of this component trusts",
+    ),
+];
+
+/// Puts the explanation of a client's text before it, if there is one.
+pub(crate) fn explain(text: &str) -> String {
+    let found = EXPLANATIONS
+        .iter()
+        .find(|(parts, _)| parts.iter().any(|part| text.contains(part)));
+    match found {
+        Some((_, explanation)) => format!("{explanation} ({})", text.trim()),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::explain;
+
+    #[test]
+    fn known_errors_are_explained() {
+        for (text, explanation) in [
+            (
+                "An error was signalled by the server - BusyLoadingError: Redis is loading the \
+                 dataset in memory",
+                "Redis is loading its data (",
+            ),
+            (
+                "Redis server refused to switch database - ResponseError: this user has no \
+                 permissions to run the 'select' command",
+                "Redis's user lacks a right (ACL) (",
+            ),
+            ("broken pipe", "broken pipe"),
+        ] {
+            let explained = explain(text);
+            assert!(explained.starts_with(explanation), "{explained}");
+            assert!(explained.contains(text), "{explained}");
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The totals that an instance counted, for the schemes that show totals rather
+//! than increments.
+
+use functional_scaffold_protocol::{
+    batch::Batch,
+    exposition::{Format, expose},
+    series::{TotalsError, families_of_totals},
+};
+
+use crate::batcher::Batcher;
+
+/// Adds a batch to `totals`, and initialises to 0 the series that may stay
+/// absent for long.
+pub(super) fn with_batch(totals: &Batch, batch: &Batch, batcher: &Batcher) -> Batch {
+    let mut sum = totals.clone();
+    if sum.is_empty() {
+        for (key, field) in batcher.zero_cells() {
+            sum.inc(key, &field, 0);
+        }
+    }
+    sum.merge(batch);
+    sum
+}
+
+/// Encodes totals in the Prometheus text format.
+pub(super) fn text(totals: &Batch, batcher: &Batcher) -> Result<String, TotalsError> {
+    let families = families_of_totals(&batcher.catalog().families(), totals)?;
+    Ok(expose(Format::Text, &families))
+}

@@ -1,0 +1,110 @@
+//! The host's clocks, and waits with a limit.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::Poll,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use spin_sdk::wasip3::clocks::monotonic_clock;
+
+/// A point on the host's monotonic clock, in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Instant(u64);
+
+impl Instant {
+    /// Reads the clock. One host call.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(monotonic_clock::now())
+    }
+
+    /// An instant `nanos` nanoseconds after the clock's start.
+    #[cfg(test)]
+    pub(crate) fn at(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds from `earlier` to this instant; 0 if `earlier` is later.
+    #[must_use]
+    pub fn nanos_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// The end of one wait or of several waits in a row.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    limit: Duration,
+    at: u64,
+}
+
+impl Deadline {
+    /// The deadline `limit` from now. One host call.
+    #[must_use]
+    pub fn after(limit: Duration) -> Self {
+        Self {
+            limit,
+            at: monotonic_clock::now().saturating_add(nanos(limit)),
+        }
+    }
+
+    /// The limit that the deadline was made with.
+    #[must_use]
+    pub fn limit(self) -> Duration {
+        self.limit
+    }
+
+    /// Time left until the deadline; zero once it has passed. One host call.
+    #[must_use]
+    pub fn remaining(self) -> Duration {
+        Duration::from_nanos(self.at.saturating_sub(monotonic_clock::now()))
+    }
+
+    /// Distance from now to the deadline, in either direction. One host call.
+    #[must_use]
+    pub fn distance(self) -> Duration {
+        Duration::from_nanos(self.at.abs_diff(monotonic_clock::now()))
+    }
+
+    /// Awaits `future` until the deadline. Does not poll it after the deadline.
+    pub async fn timeout<T>(self, future: impl Future<Output = T>) -> Option<T> {
+        let remaining = self.remaining();
+        if remaining.is_zero() {
+            return None;
+        }
+        timeout(remaining, future).await
+    }
+}
+
+/// Seconds since the Unix epoch; 0 if the host's clock is before it.
+#[must_use]
+pub fn unix_seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// Waits without blocking the instance.
+pub async fn sleep(duration: Duration) {
+    monotonic_clock::wait_for(nanos(duration)).await;
+}
+
+/// Awaits `future` for `limit`. Spin sets no time-out on outbound calls. A call
+/// that times out here may still take effect.
+pub async fn timeout<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    let mut expiry = pin!(sleep(limit));
+    poll_fn(|context| {
+        if let Poll::Ready(output) = future.as_mut().poll(context) {
+            return Poll::Ready(Some(output));
+        }
+        expiry.as_mut().poll(context).map(|()| None)
+    })
+    .await
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,190 @@
+//! Handles one request: routes it, responds, counts and logs it.
+
+use std::rc::Rc;
+
+use functional_scaffold_metering::{
+    Execution, ExpositionError, FinishedRequest, Format, Meter, RequestLabels,
+    log::{self, Level},
+    time::Instant,
+};
+use serde::Serialize;
+use subtle::ConstantTimeEq as _;
+
+use crate::{
+    config::Config,
+    http::{
+        backpressure::InFlight,
+        wasi::{RequestBody, RequestHead},
+    },
+    invoke, openapi, readiness,
+    response::{Problem, Response},
+    router::{self, NoRoute, Route},
+    state::{self, AppState},
+};
+
+/// Responds to a request, counts it, and logs it.
+pub async fn handle(head: RequestHead, body: RequestBody) -> Response {
+    let began = Instant::now();
+    let instance = state::current();
+    let _in_flight = instance.in_flight.begin();
+    let request_id = instance.request_id(head.request_id.as_deref());
+    let app = instance.app().await;
+    let algorithm = app.as_ref().map_or("", |app| &app.algorithm.name);
+    let found = router::find(&head.method, &head.path, algorithm);
+
+    let (result, execution) = match found.route {
+        Ok(route) => {
+            let request = RequestContext {
+                in_flight: &instance.in_flight,
+                route,
+                endpoint: found.endpoint,
+                head: &head,
+                request_id: &request_id,
+            };
+            respond(&app, &request, body).await
+        }
+        Err(NoRoute::Method(allow)) => (Err(Problem::method_not_allowed(allow)), None),
+        Err(NoRoute::Path) => {
+            let detail = format!("no route {}", head.path);
+            (Err(Problem::not_found(detail)), None)
+        }
+    };
+    let response = result.unwrap_or_else(|problem| problem.respond(&request_id));
+
+    let nanos = Instant::now().nanos_since(began);
+    let request = FinishedRequest {
+        labels: RequestLabels::new(
+            router::method_label(&head.method),
+            found.endpoint,
+            response.code,
+        ),
+        duration_nanos: nanos,
+    };
+    if let Ok(app) = &app {
+        app.meter.record(&request, execution).await;
+    }
+    log_request(&head, &response, nanos);
+    response
+}
+
+/// A request that has a route.
+struct RequestContext<'a> {
+    in_flight: &'a InFlight,
+    route: Route,
+    endpoint: &'static str,
+    head: &'a RequestHead,
+    request_id: &'a str,
+}
+
+/// Responds to a request that has a route. Returns its execution too, if there
+/// was one.
+async fn respond(
+    app: &Result<Rc<AppState>, Rc<[String]>>,
+    request: &RequestContext<'_>,
+    body: RequestBody,
+) -> (Result<Response, Problem>, Option<Execution>) {
+    let id = request.request_id;
+    let result = match (request.route, app) {
+        (Route::Health, _) => Ok(Response::ok(
+            id,
+            "text/plain; charset=utf-8",
+            b"ok\n".to_vec(),
+        )),
+        (Route::Readiness, app) => {
+            let app = app.as_deref().map_err(|problems| &**problems);
+            Ok(readiness::respond(app, id).await)
+        }
+        // The reasons are in the log and in /readyz: they may name what a client
+        // should not see.
+        (_, Err(_)) => Err(Problem::internal(
+            "the service is misconfigured; see /readyz",
+        )),
+        (Route::Describe, Ok(app)) => Ok(invoke::describe(&app.algorithm, id)),
+        (Route::OpenApi, Ok(app)) => {
+            let has_metrics = app.meter.has_exposition();
+            Ok(openapi::respond(&app.algorithm, has_metrics, id))
+        }
+        (Route::Metrics, Ok(app)) => {
+            authorize(&app.config, request.head).and_then(|()| respond_metrics(&app.meter, id))
+        }
+        (Route::Invoke, Ok(app)) => match invoke(app, request, body).await {
+            Ok((result, execution)) => return (result, Some(execution)),
+            Err(problem) => Err(problem),
+        },
+    };
+    (result, None)
+}
+
+/// Runs the algorithm, unless the request is refused before.
+async fn invoke(
+    app: &AppState,
+    request: &RequestContext<'_>,
+    body: RequestBody,
+) -> Result<(Result<Response, Problem>, Execution), Problem> {
+    authorize(&app.config, request.head)?;
+    let max_bytes = app.config.max_body_bytes;
+    let input = invoke::read_input(request.head, body, max_bytes).await?;
+    let lease = app.meter.lease(request.endpoint).await;
+    let backpressure = request.in_flight.apply_backpressure().await;
+    let invoked = invoke::invoke(&app.algorithm, &input, request.request_id);
+    drop(backpressure);
+    request.in_flight.note_execution(invoked.nanos);
+    let execution = Execution {
+        status: invoked.status,
+        duration_nanos: invoked.nanos,
+        lease,
+    };
+    Ok((invoked.response, execution))
+}
+
+/// Checks the request's API key, if one is configured.
+fn authorize(config: &Config, head: &RequestHead) -> Result<(), Problem> {
+    let Some(key) = &config.api_key else {
+        return Ok(());
+    };
+    let sent = head.authorization.as_deref().unwrap_or_default();
+    let (scheme, token) = sent.split_at_checked(7).unwrap_or_default();
+    // Compared in constant time: an early end would tell how much was right.
+    if scheme.eq_ignore_ascii_case(b"bearer ") && bool::from(token.ct_eq(key.as_bytes())) {
+        Ok(())
+    } else {
+        Err(Problem::unauthorized())
+    }
+}
+
+/// Responds with everything that this instance counted before this request.
+fn respond_metrics(meter: &Meter, request_id: &str) -> Result<Response, Problem> {
+    match meter.exposition() {
+        Ok(text) => Ok(Response::ok(
+            request_id,
+            Format::Text.content_type(),
+            text.into_bytes(),
+        )),
+        Err(error @ (ExpositionError::NotPull | ExpositionError::Disabled)) => {
+            Err(Problem::not_found(format!("/metrics: {error}")))
+        }
+        Err(error @ ExpositionError::Totals(_)) => Err(Problem::internal(error.to_string())),
+    }
+}
+
+fn log_request(head: &RequestHead, response: &Response, nanos: u64) {
+    #[derive(Serialize)]
+    struct Fields<'a> {
+        request_id: &'a str,
+        method: &'a str,
+        path: &'a str,
+        code: u16,
+        duration_ms: f64,
+    }
+    if !log::enabled(Level::Info) {
+        return;
+    }
+    let fields = Fields {
+        request_id: &response.request_id,
+        method: &head.method,
+        path: &head.path,
+        code: response.code,
+        duration_ms: invoke::as_millis(nanos),
+    };
+    log::write(Level::Info, "request", fields);
+}

@@ -1,0 +1,148 @@
+//! The state that the requests of one instance share. Spin sends an instance up
+//! to 128 requests, 16 at a time, on one thread, and drops it after an idle
+//! second.
+
+use std::{
+    cell::{Cell, OnceCell},
+    rc::Rc,
+};
+
+use functional_scaffold_metering::{
+    Meter, Workload,
+    log::{self, Level},
+    variables::VariableError,
+};
+use spin_sdk::{wasip3::random::random::get_random_u64, wit_bindgen};
+
+use crate::{
+    config::Config,
+    http::backpressure::InFlight,
+    invoke::{self, Description},
+    router,
+};
+
+/// What an instance has from its start.
+pub struct Instance {
+    /// Random number that distinguishes the instance from all others.
+    nonce: u64,
+    /// How many requests it has received.
+    requests: Cell<u64>,
+    /// The requests in flight.
+    pub in_flight: InFlight,
+    app: OnceCell<Result<Rc<AppState>, Rc<[String]>>>,
+}
+
+/// What an instance has once its variables are read.
+pub struct AppState {
+    /// The options.
+    pub config: Config,
+    /// The algorithm that it serves.
+    pub algorithm: Description,
+    /// Counts its requests.
+    pub meter: Meter,
+}
+
+thread_local! {
+    static CURRENT: Rc<Instance> = Rc::new(Instance::new());
+}
+
+/// Returns this instance.
+#[must_use]
+pub fn current() -> Rc<Instance> {
+    CURRENT.with(Rc::clone)
+}
+
+impl Instance {
+    fn new() -> Self {
+        Self {
+            nonce: get_random_u64(),
+            requests: Cell::new(0),
+            in_flight: InFlight::default(),
+            app: OnceCell::new(),
+        }
+    }
+
+    /// Returns the id of a new request: the id that was `sent` if it is valid (1
+    /// to 128 letters, digits, `-`, `_` and `.`), or else a new one. That is the
+    /// instance's nonce and a number, because a random id would be a host call.
+    #[must_use]
+    pub fn request_id(&self, sent: Option<&str>) -> String {
+        let number = self.requests.get().wrapping_add(1);
+        self.requests.set(number);
+        match sent {
+            Some(sent) if is_request_id(sent) => sent.to_owned(),
+            _ => format!("{:016x}-{number}", self.nonce),
+        }
+    }
+
+    /// Returns the state that depends on the configuration. The first call reads
+    /// the variables.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the configuration or the algorithm; the
+    /// same for every call.
+    pub async fn app(&self) -> Result<Rc<AppState>, Rc<[String]>> {
+        if let Some(app) = self.app.get() {
+            return app.clone();
+        }
+        // Requests that arrive before the first one has read the variables read
+        // them too, and one result is kept. Waiting for another request's task
+        // would cost every request more than that.
+        let loaded = Config::load().await;
+        // Reading variables leaves the host's task in a state in which it must
+        // not respond, and a new request's first yield does not repoll it, so
+        // that one is used up here: ADR 3, "A response leaves in one write".
+        wit_bindgen::yield_async().await;
+        self.app
+            .get_or_init(|| self.start(loaded).map(Rc::new).map_err(Rc::from))
+            .clone()
+    }
+
+    fn start(&self, loaded: Result<Config, Vec<VariableError>>) -> Result<AppState, Vec<String>> {
+        let refuse = |problems: Vec<String>| {
+            log::write_list(Level::Error, "misconfigured", "problems", &problems);
+            problems
+        };
+        let config = loaded
+            .map_err(|errors| refuse(errors.iter().map(VariableError::to_string).collect()))?;
+        log::set_level(config.log_level);
+        let algorithm =
+            invoke::load_description().map_err(|error| refuse(vec![error.to_string()]))?;
+        let workload = Workload {
+            algorithm: algorithm.name.clone(),
+            endpoints: &router::INVOKE_ENDPOINTS,
+        };
+        Ok(AppState {
+            meter: Meter::new(&config.metering, workload, self.nonce),
+            algorithm,
+            config,
+        })
+    }
+}
+
+fn is_request_id(text: &str) -> bool {
+    (1..=128).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_request_id;
+
+    #[test]
+    fn request_ids_are_validated() {
+        for (text, valid) in [
+            ("abc-1_2.3", true),
+            ("", false),
+            ("a b", false),
+            ("a\"b", false),
+            ("é", false),
+        ] {
+            assert_eq!(is_request_id(text), valid, "{text:?}");
+        }
+        assert!(is_request_id(&"x".repeat(128)));
+        assert!(!is_request_id(&"x".repeat(129)));
+    }
+}
