@@ -4,6 +4,7 @@ use std::{env, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, bail};
 use functional_scaffold_protocol::batch::SentBatch;
+use functional_scaffold_testkit::manifest::Manifest;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -18,7 +19,7 @@ use crate::{
 pub struct AppOptions {
     /// The manifest.
     pub manifest: PathBuf,
-    /// Spin variables, by their names in the manifest.
+    /// Spin variables, also those that the manifest leaves out.
     pub variables: Vec<(&'static str, String)>,
     /// Further arguments of `up`.
     pub arguments: Vec<String>,
@@ -71,6 +72,7 @@ impl AppOptions {
 pub struct App {
     port: u16,
     process: Process,
+    _manifest: Manifest,
 }
 
 impl App {
@@ -81,11 +83,13 @@ impl App {
     /// It is not built, or does not start.
     pub fn start(options: &AppOptions) -> anyhow::Result<Self> {
         let port = free_port()?;
+        let names: Vec<_> = options.variables.iter().map(|(name, _)| *name).collect();
+        let manifest = Manifest::declaring(&options.manifest, &names)?;
         let mut command = runtime()?;
         command
             .arg("up")
             .arg("--from")
-            .arg(&options.manifest)
+            .arg(manifest.path())
             .args(["--listen", &format!("127.0.0.1:{port}")])
             .args(&options.arguments)
             .envs(options.environment.iter().cloned());
@@ -96,7 +100,11 @@ impl App {
         let mut process = Process::start(&mut command, "run `cargo xtask build`")?;
         // Spin compiles the components first, on two cores beside other tests.
         process.wait_for_output("Serving http://", Duration::from_secs(120))?;
-        Ok(Self { port, process })
+        Ok(Self {
+            port,
+            process,
+            _manifest: manifest,
+        })
     }
 
     /// The URL of a path.

@@ -11,6 +11,7 @@
 //! - [`http`]: one HTTP request over a connection of its own
 //! - [`redis`], [`prometheus`], [`pushgateway`], [`exporter`]: the servers
 //! - [`runtime`]: the application on the dev host or on Spin
+//! - [`manifest`]: lets a test set every variable of the application
 //! - `load` (feature): concurrent requests, and a tally of the responses
 //! - `browser` (feature): a headless Chromium
 //!
@@ -25,6 +26,7 @@ pub mod exporter;
 pub mod http;
 #[cfg(feature = "load")]
 pub mod load;
+pub mod manifest;
 pub mod process;
 pub mod program;
 pub mod prometheus;

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 
 use crate::{
+    manifest::Manifest,
     process::{Process, START_TIMEOUT, Signal, on_free_port},
     program, repository,
 };
@@ -133,7 +134,8 @@ impl std::fmt::Display for Version {
 pub struct AppOptions {
     /// The manifest.
     pub manifest: PathBuf,
-    /// Spin variables, by their names in the manifest. The last of a name counts.
+    /// Spin variables, also those that the manifest leaves out. The last of a name
+    /// counts.
     pub variables: Vec<(&'static str, String)>,
     /// Further arguments of `up`.
     pub arguments: Vec<String>,
@@ -181,8 +183,8 @@ impl AppOptions {
         self
     }
 
-    fn command(&self, runtime: &Runtime, listen: SocketAddr) -> Command {
-        let mut command = command(Command::new(runtime.program()), &self.manifest, listen);
+    fn command(&self, runtime: &Runtime, manifest: &Manifest, listen: SocketAddr) -> Command {
+        let mut command = command(Command::new(runtime.program()), manifest.path(), listen);
         command
             .args(&self.arguments)
             .envs(self.environment.iter().cloned())
@@ -201,6 +203,7 @@ pub struct App {
     process: Process,
     runtime: Runtime,
     options: AppOptions,
+    manifest: Manifest,
     address: SocketAddr,
     starts: usize,
 }
@@ -220,12 +223,15 @@ impl App {
     /// # Errors
     /// It does not start.
     pub fn start_on(runtime: Runtime, options: &AppOptions) -> anyhow::Result<Self> {
+        let names: Vec<_> = options.variables.iter().map(|(name, _)| *name).collect();
         on_free_port(|port| {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let manifest = Manifest::declaring(&options.manifest, &names)?;
             let mut app = Self {
-                process: Process::start(&mut options.command(&runtime, address))?,
+                process: Process::start(&mut options.command(&runtime, &manifest, address))?,
                 runtime: runtime.clone(),
                 options: options.clone(),
+                manifest,
                 address,
                 starts: 0,
             };
@@ -243,7 +249,9 @@ impl App {
         if let Some(status) = self.process.exit_status()? {
             bail!("the runtime ended by itself: {status}\n{}", self.output()?);
         }
-        let mut command = self.options.command(&self.runtime, self.address);
+        let mut command = self
+            .options
+            .command(&self.runtime, &self.manifest, self.address);
         self.process.replace(&mut command, "")?;
         self.wait_until_it_serves()
     }
