@@ -105,7 +105,7 @@ fn only_those_with_credentials_see_the_metrics() {
     );
     let challenge = "www-authenticate: basic realm=\"exporter\"\r\n";
     assert!(refused.head.contains(challenge), "{}", refused.head);
-    assert_eq!(refused.text(), "credentials are needed\n");
+    assert_eq!(refused.text(), "credentials are required\n");
     // Who needs no credentials learns no more than that it is down.
     drop(redis);
     assert_eq!(exporter.get("/readyz").body, "redis: connection\n");

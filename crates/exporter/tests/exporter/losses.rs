@@ -378,8 +378,8 @@ fn a_file_that_cannot_be_used_is_logged_and_nothing_else() {
     let (corrupt, nowhere) = (path("corrupt"), path("no/where"));
     std::fs::write(&corrupt, "{\"epoch\":\"e\",").expect("written");
     for (file, said) in [
-        (&corrupt, "is no state file"),
-        (&nowhere, "what is served is not kept: cannot write"),
+        (&corrupt, "is not a state file"),
+        (&nowhere, "cannot save the served values: cannot write"),
     ] {
         let options = [("EXPORTER_STATE_FILE", file.as_str())];
         let exporter = Exporter::start_with(redis.port, &options);

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use functional_scaffold_exporter::{offences::Offences, registry};
+use functional_scaffold_exporter::{DecodeErrors, served_families};
 use functional_scaffold_protocol::{
     cell::le_of_bound,
     exposition::{Format, expose},
@@ -116,9 +116,8 @@ fn store() -> impl Strategy<Value = Vec<(String, Vec<u8>, Cells)>> {
 
 /// What would be served, by the exporter's own steps.
 fn read(store: Vec<(String, Vec<u8>, Cells)>) -> Vec<FamilySeries> {
-    let mut offences = Offences::default();
     let mut cells_of = BTreeMap::new();
-    let mut registrations = Vec::new();
+    let mut registrations = BTreeMap::new();
     for (n, (name, mut json, cells)) in store.into_iter().enumerate() {
         // Every family's hash has a key of its own.
         let key = format!("\"key\":\"{n}\"");
@@ -126,9 +125,9 @@ fn read(store: Vec<(String, Vec<u8>, Cells)>) -> Vec<FamilySeries> {
             json = text.replace("\"key\":\"k\"", &key).into_bytes();
         }
         cells_of.insert(n.to_string(), cells);
-        registrations.push((name.into_bytes(), json));
+        registrations.insert(name.into_bytes(), json);
     }
-    let registered = registry::families(registrations, &mut offences);
+    let registered = served_families(registrations, &mut DecodeErrors::default());
     let families = registered.into_iter().filter_map(|family| {
         let layouts = family.layouts.into_iter().map(|layout| {
             let cells = cells_of.remove(&layout.key).unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, process::Command};
 
-use functional_scaffold_exporter::page::quantile::quantile;
+use functional_scaffold_exporter::quantile;
 use functional_scaffold_protocol::{catalog::Catalog, family::Kind};
 use proptest::{
     collection::vec,

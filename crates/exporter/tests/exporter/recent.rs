@@ -1,6 +1,6 @@
 //! What the page at `/` is made of: its files, and what it draws.
 
-use std::{collections::BTreeSet, thread};
+use std::{collections::BTreeSet, thread, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -98,15 +98,22 @@ fn a_redis_that_is_down_is_said_to_be_and_what_was_known_stays() {
 }
 
 #[test]
-fn reads_for_the_page_are_few_where_they_take_long() {
+fn reads_for_the_page_are_few_if_they_take_long() {
     let redis = Redis::start();
     let exporter = Exporter::start_with(redis.port, &[OFTEN]);
     let interval = || recent(&exporter)["interval_seconds"].as_f64();
-    assert_eq!(interval(), Some(0.5));
-    redis.cli(&["CLIENT", "PAUSE", "1500", "ALL"]);
-    let longer = wait_for("longer pause", || interval().filter(|pause| *pause > 0.5));
-    // A read began within half a second, and was held back for the rest.
-    assert!((10.0..60.0).contains(&longer), "{longer}");
+    assert!(interval() >= Some(0.5));
+    let longer = wait_for("longer interval", || {
+        // A read that starts in the pause is delayed for the rest of it. On a busy
+        // machine none may start in it.
+        redis.cli(&["CLIENT", "PAUSE", "1500", "ALL"]);
+        (0..50).find_map(|_| {
+            thread::sleep(Duration::from_millis(100));
+            interval().filter(|interval| *interval >= 10.0)
+        })
+    });
+    // Twenty times the time-out of a scrape.
+    assert!(longer <= 160.5, "{longer}");
 }
 
 #[test]

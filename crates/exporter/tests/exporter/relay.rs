@@ -235,7 +235,7 @@ fn what_may_pass_is_tried_again_and_what_is_refused_is_not() {
     let refused = push_once(&redis, &to, &[]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(
-        errors(&refused).contains("answered 401"),
+        errors(&refused).contains("it responded 401"),
         "{}",
         errors(&refused)
     );
@@ -290,6 +290,6 @@ fn what_a_pushgateway_refuses_is_said() {
     let refused = push("gauge", "b");
     let errors = errors(&refused);
     assert_eq!(refused.status.code(), Some(1), "{errors}");
-    let said = "answered 400: pushed metrics are invalid or inconsistent";
+    let said = "it responded 400: pushed metrics are invalid or inconsistent";
     assert!(errors.contains(said), "{errors}");
 }

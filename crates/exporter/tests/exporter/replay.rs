@@ -165,7 +165,7 @@ fn an_old_batch_is_refused_but_with_force() {
     ]
     .concat();
     let said = check(&redis, &[], &lines, [0, 0, 2, 0, 0, 0, 0]);
-    assert!(said.contains("-:1: not replayed: given up 1h"), "{said}");
+    assert!(said.contains("-:1: not replayed: logged 1h"), "{said}");
     assert_eq!(jobs(&redis), "");
     check(&redis, &["--force"], &lines, [2, 0, 0, 0, 0, 0, 0]);
     assert_eq!(jobs(&redis), "5");

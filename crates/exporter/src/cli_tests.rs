@@ -1,0 +1,206 @@
+use clap::{CommandFactory as _, FromArgMatches as _, builder::Resettable};
+use redis::ConnectionAddr;
+
+use super::*;
+
+/// The options that flags give, independent of the environment of the tests.
+fn check(arguments: &[&str]) -> anyhow::Result<Config> {
+    let matches = Cli::command()
+        .mut_args(|option| option.env(Resettable::Reset))
+        .try_get_matches_from(["exporter"].iter().chain(arguments))?;
+    Cli::from_arg_matches(&matches)?.check()
+}
+
+fn refusal(arguments: &[&str]) -> String {
+    match check(arguments) {
+        Ok(_) => panic!("accepted {arguments:?}"),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
+fn redis(arguments: &[&str]) -> (String, i64, Option<String>, Option<String>) {
+    let info = check(arguments).expect("valid options").redis;
+    let redis = info.redis;
+    (
+        info.addr.to_string(),
+        redis.db,
+        redis.username,
+        redis.password,
+    )
+}
+
+#[test]
+fn the_command_is_well_formed() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_option_has_a_variable() {
+    let command = Cli::command();
+    for option in command.get_arguments() {
+        let name = option.get_id().as_str();
+        let has_one = option.get_env().is_some() || ["help", "version"].contains(&name);
+        assert!(has_one, "{name} has no environment variable");
+    }
+}
+
+#[test]
+fn a_url_replaces_host_and_port_and_other_options_complete_it() {
+    let others = ["--redis-host", "h", "--redis-port", "1", "--redis-db", "3"];
+    let user = ["--redis-username", "u", "--redis-password", "p"];
+    let all = |url: &'static str| {
+        let mut all = vec!["--redis-url", url];
+        all.extend(others);
+        all.extend(user);
+        redis(&all)
+    };
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        all("redis://other:2"),
+        ("other:2".into(), 3, text("u"), text("p"))
+    );
+    assert_eq!(
+        all("redis://v:q%40@other:2/4"),
+        ("other:2".into(), 4, text("v"), text("q@"))
+    );
+    assert_eq!(
+        all("redis+unix:///run/redis.sock"),
+        ("/run/redis.sock".into(), 3, text("u"), text("p"))
+    );
+    assert_eq!(all("").0, "h:1");
+}
+
+#[test]
+fn tls_is_an_option_or_a_url() {
+    let over_tls = |arguments: &[&str]| {
+        let addr = check(arguments).expect("valid options").redis.addr;
+        matches!(
+            addr,
+            ConnectionAddr::TcpTls {
+                insecure: false,
+                ..
+            }
+        )
+    };
+    assert!(over_tls(&["--redis-tls"]));
+    assert!(over_tls(&["--redis-tls=true"]));
+    assert!(over_tls(&["--redis-url", "rediss://h"]));
+    assert!(over_tls(&["--redis-url", "rediss://h", "--redis-tls"]));
+    assert!(!over_tls(&["--redis-tls="]));
+    assert!(!over_tls(&["--redis-url", "redis://h"]));
+    let both = refusal(&["--redis-url", "redis://h", "--redis-tls"]);
+    assert!(both.contains("does not begin with"), "{both}");
+    let none = refusal(&["--redis-tls", "--redis-ca-file", "/nowhere"]);
+    assert!(none.contains("/nowhere"), "{none}");
+    let empty = refusal(&["--redis-tls", "--redis-ca-file", "/dev/null"]);
+    assert!(empty.contains("no certificate"), "{empty}");
+}
+
+#[test]
+fn redis_options_are_accepted_before_and_after_the_command() {
+    let address = |arguments: &[&str]| redis(arguments).0;
+    assert_eq!(address(&["--redis-host", "h", "replay", "f"]), "h:6379");
+    assert_eq!(address(&["replay", "f", "--redis-host", "h"]), "h:6379");
+    assert!(refusal(&["replay", "--listen", "h:1"]).contains("--listen"));
+}
+
+#[test]
+fn the_password_may_be_in_a_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("password");
+    let path = file.to_str().expect("a UTF-8 path");
+    std::fs::write(&file, "pass word \r\n").expect("written");
+    let options = ["--redis-password-file", path];
+    assert_eq!(redis(&options).3.as_deref(), Some("pass word "));
+    std::fs::write(&file, "\n").expect("written");
+    assert_eq!(redis(&options).3, None);
+    let both = ["--redis-password-file", path, "--redis-password", "p"];
+    assert!(refusal(&both).contains("REDIS_PASSWORD_FILE"));
+    let none = refusal(&["--redis-password-file", "/nowhere"]);
+    assert!(
+        none.contains("/nowhere") && none.contains("No such file"),
+        "{none}"
+    );
+}
+
+#[test]
+fn wrong_values_are_refused_with_a_reason_and_without_a_secret() {
+    for (arguments, reason) in [
+        (["--redis-url", "rediss://:s3cret@h#insecure"], "#"),
+        (["--redis-tls=yes", "--redis-tls=yes"], "not true or false"),
+        (["--redis-ca-file", "ca.pem"], "REDIS_TLS=true"),
+        (["--redis-url", "http://:s3cret@h"], "begins with redis://"),
+        (["--redis-url", "s3cret"], "begins with redis://"),
+        (["--redis-url", "redis://:s3cret@h/db"], "database number"),
+        (["--redis-port", "0"], "1 to 65535"),
+        (
+            ["--redis-port", "tcp://10.0.0.1:6379"],
+            "enableServiceLinks",
+        ),
+        (["--redis-db", "-1"], "-1"),
+        (["--redis-timeout-ms", "0"], "0 is not in 1..=600000"),
+        (["--redis-host", ""], "--redis-host"),
+        (["--page-interval-ms", "499"], "from 500 to 60000"),
+        (["--settle-interval-ms", "5000"], "--settle-interval-ms"),
+        (["--settle-interval-ms", "5000"], "5000 is not in 10..=4999"),
+        (["--log-level", "loud"], "loud"),
+    ] {
+        let text = refusal(&arguments);
+        assert!(text.contains(reason), "{arguments:?}: {text}");
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+}
+
+#[test]
+fn a_link_is_a_url_without_credentials() {
+    let read = |url: &str| link("--x", &Some(url.into())).map_err(|error| format!("{error:#}"));
+    assert_eq!(link("--x", &None).expect("none"), None);
+    assert_eq!(read(""), Ok(None));
+    let grafana = "https://grafana.internal/d/x?theme=light";
+    assert_eq!(read(grafana), Ok(Some(grafana.to_owned())));
+    for url in [
+        "grafana",
+        "javascript:alert(1)",
+        "http://user:s3cret@grafana",
+        "http://s3cret@grafana",
+    ] {
+        let error = read(url).expect_err(url);
+        assert!(
+            error.contains("--x") && !error.contains("s3cret"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn the_pages_interval_is_off_or_bounded() {
+    for (text, millis) in [
+        ("0", Some(0)),
+        ("500", Some(500)),
+        ("60000", Some(60_000)),
+        ("499", None),
+        ("60001", None),
+        ("-1", None),
+        ("5s", None),
+    ] {
+        assert_eq!(page_interval(text).ok(), millis, "{text}");
+    }
+}
+
+#[test]
+fn groupings_are_labels_with_any_value() {
+    let pair = |name: &str, value: &str| Ok((name.to_owned(), value.to_owned()));
+    assert_eq!(grouping("a=b=c"), pair("a", "b=c"));
+    assert_eq!(grouping("instance="), pair("instance", ""));
+    for text in ["a", "=b", "1=b", "job=b", "__a=b", "a-b=c"] {
+        assert!(grouping(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn push_intervals_are_bounded() {
+    assert_eq!(push_interval("1m 30s"), Ok(Duration::from_secs(90)));
+    for text in ["", "15", "0s", "99ms", "2days"] {
+        assert!(push_interval(text).is_err(), "{text}");
+    }
+}

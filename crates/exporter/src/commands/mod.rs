@@ -1,0 +1,9 @@
+//! The commands, which do something else than serving.
+
+pub(crate) mod health;
+mod log_lines;
+pub(crate) mod push;
+pub(crate) mod replay;
+pub(crate) mod selector;
+pub(crate) mod series;
+pub(crate) mod wipe;

@@ -1,0 +1,309 @@
+//! The command `push`: relays the families to a Pushgateway, as one group that each push
+//! replaces. It reads what a scrape reads, with the same high-water marks, so that no
+//! counter there goes backwards.
+
+use std::{fmt, pin::pin, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail, ensure};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use functional_scaffold_protocol::{
+    exposition::{Exposition, Format},
+    pushgateway::group_path,
+};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{
+    Method, Request, Response, Uri,
+    body::{Bytes, Incoming},
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
+};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use rustls::crypto::ring;
+use thiserror::Error;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use url::Url;
+
+use crate::{
+    cli::{Config, PushOptions},
+    redis_client::RedisClient,
+    scrape::{
+        decode_errors::DecodeErrorLog,
+        leases::{Settler, settle_loop},
+        reader::Reader,
+        scan::ReadOptions,
+    },
+    server::stop_signal,
+};
+
+/// The pause before the first retry of a push; it doubles with each.
+const BACKOFF: Duration = Duration::from_millis(250);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of an error response that are shown.
+const MAX_ERROR_BYTES: usize = 1000;
+
+/// Pushes at an interval until SIGTERM or SIGINT, or once.
+pub(crate) async fn push(config: Config, options: &PushOptions) -> anyhow::Result<()> {
+    let mut stop = pin!(stop_signal().context("cannot receive signals")?);
+    let group = Group::new(&options.to, &options.job, &options.grouping)?;
+    let redis = Arc::new(RedisClient::new(&config).context("unusable address of Redis")?);
+    let read_options = ReadOptions {
+        timeout: config.scrape_timeout.min(options.interval),
+        ..ReadOptions::new(&config)
+    };
+    let settler = Settler::new(read_options.clone(), Arc::default());
+    let settler = Arc::new(settler);
+    let mut relay = Relay {
+        redis: Arc::clone(&redis),
+        reader: Reader::new(Arc::clone(&redis), Arc::clone(&settler), read_options),
+        group,
+        timeout: options.interval,
+        decode_errors: DecodeErrorLog::default(),
+    };
+    if options.once {
+        return tokio::select! {
+            pushed = relay.push() => pushed,
+            name = stop => bail!("stopped on {name} before the push"),
+        };
+    }
+    // The relay may be the only reader of the store. The task ends with the runtime.
+    tokio::spawn(settle_loop(
+        Arc::clone(&redis),
+        settler,
+        config.settle_interval,
+    ));
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        "pushing to {} from Redis at {}, every {}",
+        relay.group,
+        redis.address(),
+        humantime::format_duration(options.interval)
+    );
+    let mut ticks = interval(options.interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        let pushing = async {
+            ticks.tick().await;
+            relay.push().await
+        };
+        let pushed = tokio::select! {
+            pushed = pushing => pushed,
+            name = &mut stop => {
+                tracing::info!("stopping on {name}");
+                return Ok(());
+            }
+        };
+        // Changes are logged, not states.
+        match &pushed {
+            Ok(()) if failing => tracing::info!("pushing to {} works again", relay.group),
+            Err(error) if !failing => tracing::warn!("not pushed: {error:#}"),
+            _ => {}
+        }
+        failing = pushed.is_err();
+    }
+}
+
+struct Relay {
+    redis: Arc<RedisClient>,
+    reader: Reader,
+    group: Group,
+    /// For one push with its retries.
+    timeout: Duration,
+    decode_errors: DecodeErrorLog,
+}
+
+impl Relay {
+    /// Reads Redis once, and pushes the families until the Pushgateway accepts them. The
+    /// exporter's own metrics are about scrapes, and are left out.
+    async fn push(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + self.timeout;
+        let read = self.reader.read().await;
+        let reading =
+            read.with_context(|| format!("cannot read Redis ({})", self.redis.address()))?;
+        self.decode_errors.log(&reading.decode_errors);
+        let families = reading.exposed().map(|family| &family.family);
+        let mut exposition = Exposition::begin(Format::Text, families, 0);
+        reading.write_to(&mut exposition);
+        let exposition = Bytes::from(exposition.finish());
+        let mut pause = BACKOFF;
+        loop {
+            let error = match self.group.put(&exposition).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let retry = Instant::now() + pause;
+            if !error.is_transient() || retry >= deadline {
+                return Err(error).with_context(|| format!("cannot push to {}", self.group));
+            }
+            tracing::debug!("trying again in {pause:?}: {error}");
+            sleep_until(retry).await;
+            pause *= 2;
+        }
+    }
+}
+
+/// Why a Pushgateway did not accept a group.
+#[derive(Debug, Error)]
+pub(crate) enum PushError {
+    #[error("no response: {0:#}")]
+    NoResponse(anyhow::Error),
+    #[error("it responded {status}: {text}")]
+    Refused { status: u16, text: String },
+}
+
+impl PushError {
+    /// Whether the same push may be accepted later.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::NoResponse(_) => true,
+            Self::Refused { status, .. } => *status >= 500 || *status == 429,
+        }
+    }
+}
+
+/// One group in a Pushgateway.
+pub(crate) struct Group {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    uri: Uri,
+    authorization: Option<HeaderValue>,
+    /// The URL without credentials.
+    address: String,
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.address)
+    }
+}
+
+impl Group {
+    /// The group with this job and further labels in the Pushgateway at `url`, which may
+    /// contain credentials. No error shows it.
+    fn new(url: &str, job: &str, labels: &[(String, String)]) -> anyhow::Result<Self> {
+        let labels = labels.iter().map(|(name, value)| (&**name, &**value));
+        Self::at(url, &group_path(job, labels))
+    }
+
+    /// The group at a path below `url`, as [`group_path`] returns it.
+    pub(crate) fn at(url: &str, path: &str) -> anyhow::Result<Self> {
+        let mut url = Url::parse(url).context("invalid URL of the Pushgateway")?;
+        ensure!(
+            matches!(url.scheme(), "http" | "https"),
+            "the Pushgateway's URL begins with neither http:// nor https://"
+        );
+        let authorization = basic_authorization(&url)?;
+        // These fail for URLs without a host, which HTTP URLs have.
+        let _ = (url.set_username(""), url.set_password(None));
+        // The path may come from a log, and must not lead to anything but a group.
+        let is_group = ["/metrics/job/", "/metrics/job@base64/"]
+            .iter()
+            .any(|start| path.starts_with(start));
+        let path = format!("{}{path}", url.path().trim_end_matches('/'));
+        url.set_path(&path);
+        ensure!(
+            is_group && url.path() == path,
+            "{path:?} is not the path of a group"
+        );
+        url.set_query(None);
+        url.set_fragment(None);
+        let uri = url
+            .as_str()
+            .parse()
+            .context("invalid URL of the Pushgateway")?;
+        // Trusts the system's certificates, or those of SSL_CERT_FILE.
+        let connector = HttpsConnectorBuilder::new()
+            .with_provider_and_native_roots(ring::default_provider())
+            .context("no certificates to trust")?
+            .https_or_http()
+            .enable_http1()
+            .build();
+        Ok(Self {
+            client: Client::builder(TokioExecutor::new()).build(connector),
+            uri,
+            authorization,
+            address: url.into(),
+        })
+    }
+
+    /// Replaces the group by an exposition in the text format.
+    pub(crate) async fn put(&self, exposition: &Bytes) -> Result<(), PushError> {
+        let mut request = Request::new(Full::new(exposition.clone()));
+        *request.method_mut() = Method::PUT;
+        *request.uri_mut() = self.uri.clone();
+        let headers = request.headers_mut();
+        let content_type = HeaderValue::from_static(Format::Text.content_type());
+        headers.insert(CONTENT_TYPE, content_type);
+        if let Some(authorization) = &self.authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        let response = async {
+            let response = self.client.request(request).await?;
+            let status = response.status();
+            anyhow::Ok((status, beginning(response).await))
+        };
+        let (status, text) = timeout(REQUEST_TIMEOUT, response)
+            .await
+            .with_context(|| format!("not within {REQUEST_TIMEOUT:?}"))
+            .flatten()
+            .map_err(PushError::NoResponse)?;
+        if status.is_success() {
+            return Ok(());
+        }
+        let status = status.as_u16();
+        Err(PushError::Refused { status, text })
+    }
+}
+
+/// User and password of a URL as a header.
+fn basic_authorization(url: &Url) -> anyhow::Result<Option<HeaderValue>> {
+    if url.username().is_empty() && url.password().is_none() {
+        return Ok(None);
+    }
+    let decode = |text| percent_encoding::percent_decode_str(text).collect::<Vec<u8>>();
+    let user = decode(url.username());
+    let password = decode(url.password().unwrap_or_default());
+    let encoded = BASE64_STANDARD.encode([&user[..], b":", &password].concat());
+    let mut header = HeaderValue::try_from(format!("Basic {encoded}"))
+        .context("unusable user or password of the Pushgateway")?;
+    header.set_sensitive(true);
+    Ok(Some(header))
+}
+
+/// The beginning of a response's body, on one line.
+async fn beginning(response: Response<Incoming>) -> String {
+    let body = Limited::new(response.into_body(), MAX_ERROR_BYTES)
+        .collect()
+        .await;
+    // The status says enough if the body is longer, or breaks off.
+    let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+    let text = String::from_utf8_lossy(&body);
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_from_a_log_must_be_that_of_a_group() {
+        let at = |path| Group::at("http://me:s3cret@h:9091/below/", path);
+        let group = at("/metrics/job@base64/YS9i/instance/x").expect("a group");
+        assert_eq!(
+            group.to_string(),
+            "http://h:9091/below/metrics/job@base64/YS9i/instance/x"
+        );
+        for path in [
+            "",
+            "/api/v1/admin/wipe",
+            "/metrics/job/../../api/v1/admin/wipe",
+            "/metrics/job/%2e%2e/x",
+            "/metrics/job/x?y",
+        ] {
+            let error = at(path).err().expect("it is refused");
+            assert!(!format!("{error:#}").contains("s3cret"), "{error:#}");
+        }
+    }
+}

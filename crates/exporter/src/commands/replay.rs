@@ -1,0 +1,427 @@
+//! The command `replay`: stores batches that the service wrote to its log.
+//!
+//! A batch that is logged in parts is stored whole, when its last part has come, or not
+//! at all: its id is the idempotency key of the whole batch.
+//!
+//! Redis remembers the ids of applied batches and settled leases, so a batch is stored
+//! once, however often it is replayed. A batch that was logged more than an hour ago
+//! is refused, because Redis may have forgotten its id. Its age is the difference of
+//! Redis's clock, by which ids expire, and the time of the line, on the service's
+//! clock.
+//!
+//! Redis remembers ids for longer than that hour, because they may be older than the
+//! line: a batch is retried for a second or two before it is logged, and the lease of
+//! an execution that exceeded its limit expired before the execution ended.
+
+use std::{
+    fmt,
+    pin::pin,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context as _;
+use functional_scaffold_protocol::{
+    batch::{Batch, Incomplete, Joiner, LoggedBatch, SentBatch},
+    calls::{Applied, REMEMBERED_SECONDS, Script, applied_from_reply, apply_call},
+    catalog::Catalog,
+    exposition::{Format, expose},
+    series::families_of_totals,
+};
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    cli::{Config, ReplayOptions},
+    commands::{
+        log_lines::{LogLine, LoggedLine, find_batch, read_lines},
+        push::Group,
+    },
+    redis_client::{Connection, Failure, Reason, RedisClient},
+    scrape::{labels::value, leases},
+    server::stop_signal,
+};
+
+/// Older batches are refused.
+const MAX_AGE: Duration = Duration::from_secs(3600);
+/// The greatest difference between the clocks of the service and of Redis.
+const MARGIN: Duration = Duration::from_secs(60);
+/// The greatest time by which an execution may exceed its limit, and still be known to
+/// have done so when it is replayed.
+const MAX_EXCESS: Duration = Duration::from_secs(3500);
+const _: () = assert!(
+    MAX_AGE.as_secs() + MARGIN.as_secs() + MAX_EXCESS.as_secs() <= REMEMBERED_SECONDS,
+    "the ids of replayed batches and leases must be remembered"
+);
+/// The pause before a retry.
+const BACKOFF: Duration = Duration::from_millis(200);
+
+/// The summary at the end.
+#[derive(Default)]
+pub(crate) struct Report {
+    applied: u64,
+    already_applied: u64,
+    too_old: u64,
+    /// Lines with an invalid batch.
+    unreadable: u64,
+    /// Batches with missing parts.
+    incomplete: u64,
+    /// Batches that are not stored, or not known to be. Replaying them again is safe.
+    failed: u64,
+    /// Increments of applied batches that Redis refused.
+    refused_increments: u64,
+}
+
+impl Report {
+    /// Whether every batch is stored whole.
+    pub(crate) fn all_stored(&self) -> bool {
+        let not_stored = self.too_old + self.unreadable + self.incomplete + self.failed;
+        not_stored + self.refused_increments == 0
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "applied: {}", self.applied)?;
+        writeln!(out, "already applied: {}", self.already_applied)?;
+        writeln!(out, "too old: {}", self.too_old)?;
+        writeln!(out, "unreadable: {}", self.unreadable)?;
+        writeln!(out, "incomplete: {}", self.incomplete)?;
+        writeln!(out, "failed: {}", self.failed)?;
+        writeln!(out, "refused increments: {}", self.refused_increments)
+    }
+}
+
+/// Stores the batches of the files, or of standard input as they come, until the input
+/// ends, or a SIGTERM or SIGINT.
+pub(crate) async fn replay(config: Config, options: &ReplayOptions) -> anyhow::Result<Report> {
+    let mut stop = pin!(stop_signal().context("cannot receive signals")?);
+    let redis = RedisClient::new(&config).context("unusable address of Redis")?;
+    let mut lines = read_lines(&options.files)?;
+    let mut replayer = Replayer {
+        redis,
+        catalog: Catalog::new(&config.prefix),
+        prefix: config.prefix,
+        options,
+        down_since: None,
+        joiner: Joiner::default(),
+        report: Report::default(),
+    };
+    loop {
+        let line = tokio::select! {
+            line = lines.recv() => line,
+            name = &mut stop => {
+                tracing::warn!("stopping on {name}: later lines are not read");
+                break;
+            }
+        };
+        let Some(line) = line else { break };
+        tokio::select! {
+            () = replayer.replay_line(line) => {}
+            name = &mut stop => {
+                replayer.report.failed += 1;
+                tracing::warn!("stopping on {name} while a batch is being stored");
+                break;
+            }
+        }
+    }
+    replayer.report_incomplete();
+    Ok(replayer.report)
+}
+
+struct Replayer<'a> {
+    redis: RedisClient,
+    prefix: String,
+    catalog: Catalog,
+    options: &'a ReplayOptions,
+    /// Since when Redis has been unavailable.
+    down_since: Option<Instant>,
+    joiner: Joiner,
+    report: Report,
+}
+
+enum Stored {
+    Now { refused: Vec<String> },
+    Before,
+}
+
+/// Why a batch is not stored.
+enum NotStored {
+    TooOld(String),
+    Unreadable(String),
+    Failed(String),
+}
+
+impl From<Failure> for NotStored {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure.to_string())
+    }
+}
+
+impl Replayer<'_> {
+    async fn replay_line(&mut self, line: anyhow::Result<LogLine>) {
+        let LogLine { place, text } = match line {
+            Ok(line) => line,
+            Err(error) => {
+                self.report.failed += 1;
+                tracing::error!("{error:#}");
+                return;
+            }
+        };
+        let report = match self.store_line(text.as_deref()).await {
+            Ok(None) => return,
+            Ok(Some(Stored::Now { refused })) => {
+                self.report.refused_increments += refused.len() as u64;
+                for text in refused {
+                    tracing::error!("{place}: increment refused: {text}");
+                }
+                &mut self.report.applied
+            }
+            Ok(Some(Stored::Before)) => &mut self.report.already_applied,
+            Err(NotStored::TooOld(why)) => {
+                tracing::error!("{place}: not replayed: {why}");
+                &mut self.report.too_old
+            }
+            Err(NotStored::Unreadable(why)) => {
+                tracing::error!("{place}: unreadable: {why}");
+                &mut self.report.unreadable
+            }
+            Err(NotStored::Failed(why)) => {
+                tracing::error!("{place}: not stored: {why}");
+                &mut self.report.failed
+            }
+        };
+        *report += 1;
+    }
+
+    /// Stores the batch that is complete with this line, if there is one.
+    async fn store_line(&mut self, text: Option<&[u8]>) -> Result<Option<Stored>, NotStored> {
+        let unreadable = NotStored::Unreadable;
+        let text = text.ok_or_else(|| unreadable("the line is too long".into()))?;
+        let line = find_batch(text).map_err(|error| unreadable(format!("{error:#}")))?;
+        let Some(LoggedLine { time, part }) = line else {
+            return Ok(None);
+        };
+        let batch = self.joiner.push(part);
+        let Some(logged) = batch.map_err(|error| unreadable(error.to_string()))? else {
+            return Ok(None);
+        };
+        let LoggedBatch { batch, group } = logged;
+        // Totals of a group in Redis, or increments in a Pushgateway, would be counted
+        // twice or not at all.
+        match (&self.options.to, group) {
+            (None, None) => self.apply(time, batch).await.map(Some),
+            (Some(url), Some(path)) => {
+                self.restore_group(url, &path, &batch.total()).await?;
+                let refused = Vec::new();
+                Ok(Some(Stored::Now { refused }))
+            }
+            (None, Some(_)) => Err(unreadable(
+                "it is a group of a Pushgateway, which needs --to".into(),
+            )),
+            (Some(_), None) => Err(unreadable(
+                "it has increments for Redis, which --to does not accept".into(),
+            )),
+        }
+    }
+
+    fn report_incomplete(&mut self) {
+        for Incomplete { id, missing, of } in self.joiner.incomplete() {
+            self.report.incomplete += 1;
+            let id = String::from(id);
+            tracing::error!(
+                "{missing} of the {of} parts of batch {id} are missing: it is not stored; replay it with the whole log"
+            );
+        }
+    }
+
+    /// Applies a batch in Redis. `time` is that of the part that came last.
+    async fn apply(
+        &mut self,
+        time: Option<String>,
+        mut batch: SentBatch,
+    ) -> Result<Stored, NotStored> {
+        if !self.options.force {
+            let time = time
+                .as_deref()
+                .and_then(|time| humantime::parse_rfc3339(time).ok())
+                .ok_or_else(|| NotStored::Unreadable("the line has no time in RFC 3339".into()))?;
+            let now = self
+                .retry_until(&mut (), |(), connection| Box::pin(redis_time(connection)))
+                .await?;
+            if let Some(why) = too_old(time, now) {
+                return Err(NotStored::TooOld(why));
+            }
+        }
+        loop {
+            let mut call = apply_call(&self.prefix, &batch);
+            let reply = self.retry_until(&mut call, |call, mut connection| {
+                Box::pin(async move { connection.call(&Script::APPLY, call).await })
+            });
+            let reply = reply.await?;
+            match applied_from_reply(reply) {
+                Ok(Applied::Stored { refused, .. }) => return Ok(Stored::Now { refused }),
+                Ok(Applied::Duplicate) => return Ok(Stored::Before),
+                Ok(Applied::Late(ids)) => {
+                    if remove_late(&self.catalog, &mut batch, &ids) == 0 {
+                        let why = format!("late, but not in the batch: {ids:?}");
+                        return Err(NotStored::Failed(why));
+                    }
+                }
+                Err(error) => return Err(NotStored::Failed(error.to_string())),
+            }
+        }
+    }
+
+    /// Runs commands until they succeed, or Redis has been unavailable for the time of
+    /// `--retry-seconds`. From then on, each further batch gets one attempt.
+    async fn retry_until<S: Send, T>(
+        &mut self,
+        state: &mut S,
+        commands: impl Fn(&mut S, Connection) -> BoxFuture<'_, Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let retry = Duration::from_secs(self.options.retry_seconds);
+        loop {
+            let started = Instant::now();
+            let limit = 2 * self.redis.round_trip_limit();
+            let failure = match self.redis.run(limit, state, &commands).await {
+                Ok(value) => {
+                    self.down_since = None;
+                    return Ok(value);
+                }
+                Err(failure) => failure,
+            };
+            if !failure.is_transient() {
+                return Err(failure);
+            }
+            if self.down_since.is_none() {
+                tracing::warn!("{failure}; trying again for {retry:?}");
+            }
+            let since = *self.down_since.get_or_insert(started);
+            if since.elapsed() + BACKOFF > retry {
+                return Err(failure);
+            }
+            sleep(BACKOFF).await;
+        }
+    }
+
+    /// Puts the totals of a group back into the Pushgateway at `url`. Doing so again
+    /// changes nothing, so the age does not matter.
+    async fn restore_group(&self, url: &str, path: &str, totals: &Batch) -> Result<(), NotStored> {
+        let retry = Duration::from_secs(self.options.retry_seconds);
+        let prepare = || -> anyhow::Result<_> {
+            let families = families_of_totals(&self.catalog.families(), totals)?;
+            Ok((Group::at(url, path)?, expose(Format::Text, &families)))
+        };
+        let (group, exposition) =
+            prepare().map_err(|error| NotStored::Unreadable(format!("{error:#}")))?;
+        let exposition = exposition.into();
+        let started = Instant::now();
+        loop {
+            match group.put(&exposition).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_transient() && started.elapsed() + BACKOFF < retry => {
+                    sleep(BACKOFF).await;
+                }
+                Err(error) => return Err(NotStored::Failed(error.to_string())),
+            }
+        }
+    }
+}
+
+/// Removes executions that are already counted as crashed from a batch, and counts them
+/// as late results. Returns how many there were.
+fn remove_late(catalog: &Catalog, batch: &mut SentBatch, ids: &[String]) -> u64 {
+    for leased in &batch.leased {
+        if ids.contains(&leased.lease.id)
+            && let Some(algorithm) = leases::algorithm(&leased.lease, &[])
+        {
+            catalog.record_late(&mut batch.increments, &value(algorithm), 1);
+        }
+    }
+    batch.remove_late(ids)
+}
+
+async fn redis_time(mut connection: Connection) -> Result<SystemTime, Failure> {
+    let (seconds, micros): (u64, u64) = connection.query(&redis::cmd("TIME")).await?;
+    let since = Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros));
+    SystemTime::UNIX_EPOCH
+        .checked_add(since)
+        .ok_or_else(|| Failure::new(Reason::Server, "TIME is out of range"))
+}
+
+fn too_old(time: SystemTime, now: SystemTime) -> Option<String> {
+    match now.duration_since(time) {
+        Ok(age) if age > MAX_AGE => Some(format!(
+            "logged {} ago, and Redis surely remembers only {}; --force stores it, even if it was stored before",
+            humantime::format_duration(Duration::from_secs(age.as_secs())),
+            humantime::format_duration(MAX_AGE),
+        )),
+        Ok(_young) => None,
+        Err(ahead) if ahead.duration() > MARGIN => Some(format!(
+            "its time is {} ahead of Redis's clock, so that its age is unknown; --force stores it",
+            humantime::format_duration(Duration::from_secs(ahead.duration().as_secs())),
+        )),
+        Err(_within_margin) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use functional_scaffold_protocol::{
+        batch::{BatchId, LeasedExecution},
+        lease::Lease,
+    };
+
+    use super::*;
+
+    #[test]
+    fn the_age_has_a_margin_on_both_sides() {
+        let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        for (time, now, refused) in [
+            (10_000, 10_000, false),
+            (10_000, 13_600, false),
+            (10_000, 13_601, true),
+            (10_000, 9_940, false),
+            (10_000, 9_939, true),
+        ] {
+            let why = too_old(at(time), at(now));
+            assert_eq!(why.is_some(), refused, "{time} {now}: {why:?}");
+        }
+    }
+
+    #[test]
+    fn late_results_are_counted_by_algorithm_instead_of_their_increments() {
+        let catalog = Catalog::new("m:");
+        let leased = |id: &str, algorithm: &str| {
+            let mut increments = Batch::default();
+            increments.inc("m:x", "", 1);
+            let lease = Lease {
+                id: id.into(),
+                millis: 1,
+                count: catalog.crash_cells(algorithm, "/invoke"),
+            };
+            LeasedExecution { lease, increments }
+        };
+        let mut batch = SentBatch {
+            id: BatchId {
+                started_at: 1,
+                nonce: 2,
+                sequence: 3,
+            },
+            increments: Batch::default(),
+            leased: vec![leased("1", "a"), leased("2", "a"), leased("3", "b\"")],
+        };
+        let ids = ["1", "3", "9"].map(str::to_owned);
+        assert_eq!(remove_late(&catalog, &mut batch, &ids), 2);
+        let total = batch.total();
+        let cells: Vec<_> = total.cells().collect();
+        assert_eq!(
+            cells,
+            [
+                ("m:late_counter", "algorithm=\"a\"", 1),
+                ("m:late_counter", "algorithm=\"b\\\"\"", 1),
+                ("m:x", "", 1)
+            ]
+        );
+    }
+}

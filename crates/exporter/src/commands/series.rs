@@ -1,0 +1,301 @@
+//! The command `series`: lists stored series, and removes them. A removal is one script
+//! call, so that no reader sees half of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write as _,
+};
+
+use anyhow::{Context as _, ensure};
+use functional_scaffold_protocol::{
+    calls::{Script, families_key, is_own_key, lost_counts_key},
+    cell::{decode_field, fields_of_series},
+    family::Family,
+    removal::{remove_family_call, remove_series_call},
+};
+
+use crate::{
+    cli::{Config, ListOptions, RemoveOptions},
+    commands::selector::Selector,
+    redis_client::{self, Connection, Failure, RedisClient},
+    scrape::{
+        decode_errors::DecodeErrors,
+        registry::{RegisteredFamily, family_name, read_registrations, served_families},
+        scan::{ReadOptions, Scanner},
+    },
+};
+
+/// Approximate number of fields that one call deletes. Redis serves no other client
+/// meanwhile.
+const FIELDS_PER_CALL: usize = 1000;
+
+/// Prints the selected series in the syntax of selectors, or the families.
+pub(crate) async fn list(config: &Config, options: &ListOptions) -> anyhow::Result<()> {
+    let store = Store::open(config).await?;
+    let families = store.families().await?;
+    for selector in &options.selectors {
+        find(&families, selector)?;
+    }
+    let mut out = String::new();
+    for RegisteredFamily { name, layouts } in &families {
+        let selectors: Vec<&Selector> = options
+            .selectors
+            .iter()
+            .filter(|selector| selector.family == *name)
+            .collect();
+        if selectors.is_empty() && !options.selectors.is_empty() {
+            continue;
+        }
+        let mut series = BTreeSet::new();
+        for layout in layouts {
+            series.extend(store.fields(layout, &selectors).await?.into_keys());
+        }
+        if options.families {
+            let kind = layouts.first().map_or("", |layout| layout.kind.name());
+            out.push_str(&format!("{name}\t{kind}\t{}\n", series.len()));
+        } else {
+            for labels in series {
+                out.push_str(&format!("{name}{{{labels}}}\n"));
+            }
+        }
+    }
+    print(&out);
+    Ok(())
+}
+
+/// Prints what is selected, and removes it if that is confirmed.
+pub(crate) async fn remove(config: &Config, options: &RemoveOptions) -> anyhow::Result<()> {
+    let mut store = Store::open(config).await?;
+    let families = store.families().await?;
+    let mut removals = Vec::new();
+    for selector in &options.selectors {
+        let selected = if selector.labels.is_none() {
+            store.select_family(selector).await?
+        } else {
+            let family = find(&families, selector)?;
+            store.select_series(family, selector).await?
+        };
+        ensure!(!selected.is_empty(), "no series matches {selector}");
+        removals.extend(selected);
+    }
+    let names: BTreeSet<&str> = removals
+        .iter()
+        .flat_map(|removal| removal.names.iter().map(String::as_str))
+        .collect();
+    print(
+        &names
+            .iter()
+            .map(|name| format!("{name}\n"))
+            .collect::<String>(),
+    );
+    if options.dry_run {
+        return Ok(());
+    }
+    ensure!(
+        options.yes,
+        "nothing was removed; --yes removes these {}",
+        names.len()
+    );
+    for removal in &removals {
+        store.remove(removal).await?;
+    }
+    eprintln!("removed {}", names.len());
+    Ok(())
+}
+
+fn find<'a>(
+    families: &'a [RegisteredFamily],
+    selector: &Selector,
+) -> anyhow::Result<&'a RegisteredFamily> {
+    families
+        .iter()
+        .find(|family| family.name == selector.family)
+        .with_context(|| format!("no family {:?} is served", selector.family))
+}
+
+/// Ignores EPIPE (`… | head`).
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// What one call removes.
+struct Removal {
+    /// For the output.
+    names: Vec<String>,
+    target: Target,
+}
+
+enum Target {
+    Series {
+        key: String,
+        label_sets: Vec<String>,
+        fields: Vec<String>,
+    },
+    Family {
+        field: String,
+        key: String,
+    },
+    /// A registration without a hash of its own.
+    Registration {
+        field: String,
+        why: String,
+    },
+}
+
+/// The store, for commands.
+pub(crate) struct Store {
+    pub(crate) redis: RedisClient,
+    pub(crate) connection: Connection,
+    options: ReadOptions,
+}
+
+impl Store {
+    /// Connects to Redis.
+    pub(crate) async fn open(config: &Config) -> anyhow::Result<Self> {
+        let redis = RedisClient::new(config).context("unusable address of Redis")?;
+        let connection = redis.connection().await;
+        let connection =
+            connection.with_context(|| format!("cannot reach Redis ({})", redis.address()))?;
+        Ok(Self {
+            redis,
+            connection,
+            options: ReadOptions::new(config),
+        })
+    }
+
+    /// The families that are served. Scrapes report why others are not.
+    pub(crate) async fn families(&self) -> Result<Vec<RegisteredFamily>, Failure> {
+        let registrations = read_registrations(&self.connection, &self.options).await?;
+        Ok(served_families(registrations, &mut DecodeErrors::default()))
+    }
+
+    /// The fields of each series of a hash, by label set, that any of the selectors
+    /// matches, or of every series if there are no selectors. Includes series that
+    /// Redis lost, of which only lost counts are left: they are served.
+    async fn fields(
+        &self,
+        layout: &Family,
+        selectors: &[&Selector],
+    ) -> anyhow::Result<BTreeMap<String, BTreeSet<String>>> {
+        let mut series: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let is_selected = |labels: &str| {
+            selectors.is_empty() || selectors.iter().any(|selector| selector.matches(labels))
+        };
+        let scanner = Scanner::new(self.connection.clone(), &self.options);
+        for key in [
+            &layout.key,
+            &lost_counts_key(&self.options.prefix, &layout.key),
+        ] {
+            let scan = scanner.hash(key, |field, _value| {
+                let Ok(cell) = decode_field(layout, field) else {
+                    return;
+                };
+                let labels = cell.labels();
+                if is_selected(labels) {
+                    let fields = series.entry(labels.to_owned()).or_default();
+                    fields.insert(String::from_utf8_lossy(field).into_owned());
+                }
+            });
+            scan.await
+                .with_context(|| format!("cannot read the key {key:?}"))?;
+        }
+        Ok(series)
+    }
+
+    async fn select_series(
+        &self,
+        family: &RegisteredFamily,
+        selector: &Selector,
+    ) -> anyhow::Result<Vec<Removal>> {
+        let mut removals = Vec::new();
+        for layout in &family.layouts {
+            let (mut names, mut label_sets, mut all) = (Vec::new(), Vec::new(), Vec::new());
+            let series = self.fields(layout, &[selector]).await?;
+            let last = series.len();
+            for (index, (labels, mut fields)) in series.into_iter().enumerate() {
+                // Also fields that an observation may create until then.
+                fields.extend(fields_of_series(layout, &labels));
+                names.push(format!("{}{{{labels}}}", family.name));
+                label_sets.push(labels);
+                all.extend(fields);
+                if all.len() >= FIELDS_PER_CALL || index + 1 == last {
+                    removals.push(Removal {
+                        names: std::mem::take(&mut names),
+                        target: Target::Series {
+                            key: layout.key.clone(),
+                            label_sets: std::mem::take(&mut label_sets),
+                            fields: std::mem::take(&mut all),
+                        },
+                    });
+                }
+            }
+        }
+        Ok(removals)
+    }
+
+    /// Selects every registration of a name, including invalid ones.
+    async fn select_family(&self, selector: &Selector) -> anyhow::Result<Vec<Removal>> {
+        let registrations = read_registrations(&self.connection, &self.options).await?;
+        let all: Vec<(String, Option<String>)> = registrations
+            .into_iter()
+            .filter_map(|(field, json)| {
+                let field = String::from_utf8(field).ok()?;
+                let key = Family::decode(&field, &json).ok().map(|family| family.key);
+                Some((field, key))
+            })
+            .collect();
+        let is_selected = |field: &str| family_name(field) == selector.family;
+        let selected = all.iter().filter(|(field, _)| is_selected(field));
+        let removals = selected.map(|(field, key)| {
+            let field = field.clone();
+            let shared = all
+                .iter()
+                .find(|(other, other_key)| !is_selected(other) && other_key == key);
+            let target = match (key, shared) {
+                (None, _) => Target::Registration {
+                    field,
+                    why: "it is invalid".into(),
+                },
+                (Some(key), Some((other, _))) => Target::Registration {
+                    field,
+                    why: format!("{other} has the same key {key:?}"),
+                },
+                (Some(key), None) if is_own_key(&self.options.prefix, key) => {
+                    Target::Registration {
+                        field,
+                        why: format!("the key {key:?} is reserved"),
+                    }
+                }
+                (Some(key), None) => Target::Family {
+                    field,
+                    key: key.clone(),
+                },
+            };
+            let names = vec![selector.family.clone()];
+            Removal { names, target }
+        });
+        Ok(removals.collect())
+    }
+
+    async fn remove(&mut self, removal: &Removal) -> Result<(), Failure> {
+        let (prefix, random) = (&self.options.prefix, redis_client::random());
+        let call = match &removal.target {
+            Target::Series {
+                key,
+                label_sets,
+                fields,
+            } => remove_series_call(prefix, random, key, label_sets, fields),
+            Target::Family { field, key } => remove_family_call(prefix, random, key, field),
+            Target::Registration { field, why } => {
+                eprintln!("{field}: only the registration is removed: {why}");
+                let mut command = redis::cmd("HDEL");
+                command.arg(families_key(prefix)).arg(field);
+                return self.connection.query(&command).await;
+            }
+        };
+        for key in self.connection.call(&Script::REMOVE, &call).await? {
+            eprintln!("the key {key:?} does not hold a hash, and was left alone");
+        }
+        Ok(())
+    }
+}

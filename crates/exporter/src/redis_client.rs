@@ -1,0 +1,375 @@
+//! The connection to Redis: opened on first use, kept, and replaced when it breaks.
+//! Every wait is bounded, and no error shows the password.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use functional_scaffold_protocol::calls::{Call, Script};
+use futures_util::future::BoxFuture;
+use redis::{
+    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, TlsCertificates,
+    aio::MultiplexedConnection,
+};
+use thiserror::Error;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout, timeout_at},
+};
+
+use crate::cli::Config;
+
+/// Why Redis could not be used.
+///
+/// It holds a redacted text instead of the client's error, because a server may
+/// repeat the arguments of a refused AUTH.
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
+#[error("{text}")]
+pub(crate) struct Failure {
+    pub(crate) reason: Reason,
+    /// The error code of Redis's reply, such as `READONLY`.
+    code: Option<String>,
+    text: String,
+}
+
+/// The class of a failure: a bounded set, fit for a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// No connection, or it broke.
+    Connection,
+    /// No reply in time.
+    Timeout,
+    /// Credentials are missing or were refused.
+    Auth,
+    /// Redis is loading its data set.
+    Loading,
+    /// Any other error reply.
+    Server,
+    /// A defect of the exporter.
+    Internal,
+}
+
+impl Reason {
+    /// Every reason, at the index `reason as usize`.
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Connection,
+        Self::Timeout,
+        Self::Auth,
+        Self::Loading,
+        Self::Server,
+        Self::Internal,
+    ];
+
+    /// The label's value.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Timeout => "timeout",
+            Self::Auth => "auth",
+            Self::Loading => "loading",
+            Self::Server => "server",
+            Self::Internal => "internal",
+        }
+    }
+
+    fn of(error: &RedisError) -> Self {
+        match (error.kind(), error.code()) {
+            _ if error.is_timeout() => Self::Timeout,
+            _ if error.is_io_error() => Self::Connection,
+            (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => {
+                Self::Auth
+            }
+            (ErrorKind::BusyLoadingError, _) => Self::Loading,
+            _ => Self::Server,
+        }
+    }
+}
+
+/// Error codes of states that pass: a replica after a failover, a full memory or
+/// disk, a script that runs too long, a cluster under repair.
+const TRANSIENT_CODES: [&str; 8] = [
+    "READONLY",
+    "OOM",
+    "MISCONF",
+    "BUSY",
+    "MASTERDOWN",
+    "NOREPLICAS",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+];
+
+impl Failure {
+    /// A failure that did not come from the Redis client.
+    pub(crate) fn new(reason: Reason, text: impl Into<String>) -> Self {
+        let text = text.into();
+        let code = None;
+        Self { reason, code, text }
+    }
+
+    pub(crate) fn timeout(limit: Duration) -> Self {
+        Self::new(Reason::Timeout, format!("no reply within {limit:?}"))
+    }
+
+    /// Classifies an error of the client and redacts the password: a server that
+    /// does not know AUTH replies ``unknown command 'AUTH', with args beginning
+    /// with: '<password>'``.
+    fn of(error: &RedisError, password: Option<&str>) -> Self {
+        let mut text = error.to_string();
+        if let Some(password) = password.filter(|password| !password.is_empty()) {
+            text = text.replace(password, "[redacted]");
+        }
+        Self {
+            reason: Reason::of(error),
+            code: error.code().map(str::to_owned),
+            text,
+        }
+    }
+
+    /// The error code of Redis's reply, if the failure is one.
+    pub(crate) fn code(&self) -> Option<&str> {
+        self.code.as_deref()
+    }
+
+    /// Whether the same command may succeed later, without anybody changing it or
+    /// the stored data.
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(
+            self.reason,
+            Reason::Connection | Reason::Timeout | Reason::Loading
+        ) || self
+            .code()
+            .is_some_and(|code| TRANSIENT_CODES.contains(&code))
+    }
+}
+
+/// One Redis and at most one connection to it.
+pub(crate) struct RedisClient {
+    client: redis::Client,
+    /// For a connection attempt, and for each reply.
+    timeout: Duration,
+    password: Option<Arc<str>>,
+    opened: AtomicU64,
+    // A tokio Mutex, held while a connection is opened, so that concurrent callers
+    // wait for the same one.
+    kept: Mutex<Option<Connection>>,
+}
+
+/// A connection to Redis. Clones share it, and may send commands concurrently.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    inner: MultiplexedConnection,
+    password: Option<Arc<str>>,
+    number: u64,
+    /// Whether it was opened for the caller. A kept connection may have broken
+    /// since it was last used.
+    is_new: bool,
+}
+
+impl RedisClient {
+    /// Checks the address; connects on first use.
+    pub(crate) fn new(config: &Config) -> Result<Self, Failure> {
+        let password: Option<Arc<str>> = config.redis.redis.password.as_deref().map(Arc::from);
+        let address = config.redis.clone();
+        let client = match &config.redis_ca {
+            None => redis::Client::open(address),
+            Some(authority) => redis::Client::build_with_tls(
+                address,
+                TlsCertificates {
+                    client_tls: None,
+                    root_cert: Some(authority.clone()),
+                },
+            ),
+        };
+        let client = client.map_err(|error| Failure::of(&error, password.as_deref()))?;
+        Ok(Self {
+            client,
+            timeout: config.redis_timeout,
+            password,
+            opened: AtomicU64::default(),
+            kept: Mutex::default(),
+        })
+    }
+
+    /// Returns the kept connection, or opens one.
+    pub(crate) async fn connection(&self) -> Result<Connection, Failure> {
+        let mut kept = self.kept.lock().await;
+        if let Some(connection) = &*kept {
+            return Ok(connection.clone());
+        }
+        let options = AsyncConnectionConfig::new()
+            .set_connection_timeout(self.timeout)
+            .set_response_timeout(self.timeout);
+        let opening = self
+            .client
+            .get_multiplexed_async_connection_with_config(&options);
+        // The client's own time-out does not cover the DNS look-up.
+        let inner = timeout(self.timeout, opening)
+            .await
+            .map_err(|_elapsed| Failure::timeout(self.timeout))?
+            .map_err(|error| Failure::of(&error, self.password.as_deref()))?;
+        let connection = Connection {
+            inner,
+            password: self.password.clone(),
+            number: self.opened.fetch_add(1, Ordering::Relaxed),
+            is_new: false,
+        };
+        *kept = Some(connection.clone());
+        Ok(Connection {
+            is_new: true,
+            ..connection
+        })
+    }
+
+    /// Closes a connection, unless another has taken its place.
+    async fn discard(&self, connection: &Connection) {
+        let mut kept = self.kept.lock().await;
+        kept.take_if(|kept| kept.number == connection.number);
+    }
+
+    /// Runs commands over the kept connection, and again over a new one if the kept
+    /// one turns out to be broken, as it is after a restart of Redis. The commands
+    /// must be safe to repeat.
+    //
+    // A boxed future, because that of an async closure which borrows is not `Send`
+    // enough for a spawned task.
+    pub(crate) async fn run<S: Send, T>(
+        &self,
+        limit: Duration,
+        state: &mut S,
+        commands: impl Fn(&mut S, Connection) -> BoxFuture<'_, Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let connection = timeout_at(deadline, self.connection())
+                .await
+                .unwrap_or_else(|_elapsed| Err(Failure::timeout(limit)))?;
+            let failure = match timeout_at(deadline, commands(state, connection.clone())).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(failure)) => failure,
+                Err(_elapsed) => Failure::timeout(limit),
+            };
+            // Also after a time-out: if the peer is gone without a word, TCP takes a
+            // quarter of an hour to notice.
+            if failure.reason != Reason::Server {
+                self.discard(&connection).await;
+            }
+            if connection.is_new || failure.reason != Reason::Connection {
+                return Err(failure);
+            }
+        }
+    }
+
+    /// The time for a connection attempt and one reply.
+    pub(crate) fn round_trip_limit(&self) -> Duration {
+        2 * self.timeout
+    }
+
+    /// Fails unless Redis answers a `PING`.
+    pub(crate) async fn ping(&self) -> Result<(), Failure> {
+        self.run(self.round_trip_limit(), &mut (), |(), mut connection| {
+            Box::pin(async move { connection.query(&redis::cmd("PING")).await })
+        })
+        .await
+    }
+
+    /// Where Redis is, without credentials.
+    pub(crate) fn address(&self) -> String {
+        let info = self.client.get_connection_info();
+        format!("{}, database {}", info.addr, info.redis.db)
+    }
+}
+
+impl Connection {
+    pub(crate) async fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Failure> {
+        let reply = command.query_async(&mut self.inner).await;
+        reply.map_err(|error| Failure::of(&error, self.password.as_deref()))
+    }
+
+    /// Calls a script by its digest, and with its source where Redis does not know
+    /// it: after a restart, a failover or SCRIPT FLUSH.
+    //
+    // `redis::Script` would load it instead, which takes one more permission (ACL)
+    // and one more round trip.
+    pub(crate) async fn call(
+        &mut self,
+        script: &Script,
+        call: &Call,
+    ) -> Result<Vec<String>, Failure> {
+        let eval = |command: &str, script: &str| {
+            let mut command = redis::cmd(command);
+            command.arg(script);
+            for part in call.parts() {
+                command.arg(part);
+            }
+            command
+        };
+        // Not as strings: a script may name a member that is not UTF-8.
+        let reply: Result<Vec<Vec<u8>>, _> = self.query(&eval("EVALSHA", script.sha)).await;
+        let reply = match reply {
+            Err(failure) if failure.code() == Some("NOSCRIPT") => {
+                self.query(&eval("EVAL", script.source)).await
+            }
+            reply => reply,
+        };
+        let texts = reply?.into_iter();
+        let texts = texts.map(|text| String::from_utf8_lossy(&text).into_owned());
+        Ok(texts.collect())
+    }
+}
+
+/// A random number for the epochs and versions that scripts are given. The
+/// hasher's keys come from the operating system.
+pub(crate) fn random() -> u64 {
+    RandomState::new().hash_one(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_password_that_the_server_repeats_is_redacted() {
+        let error = RedisError::from((
+            ErrorKind::ResponseError,
+            "An error was signalled by the server",
+            "unknown command 'AUTH', with args beginning with: 's3cret' ".to_owned(),
+        ));
+        let failure = Failure::of(&error, Some("s3cret"));
+        assert_eq!(failure.reason, Reason::Server);
+        let text = failure.to_string();
+        assert!(
+            !text.contains("s3cret") && text.contains("'[redacted]'"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn errors_are_classified() {
+        let io = |kind: io::ErrorKind| RedisError::from(io::Error::from(kind));
+        let kind = |kind: ErrorKind| RedisError::from((kind, "x"));
+        for (error, reason) in [
+            (io(io::ErrorKind::TimedOut), Reason::Timeout),
+            (io(io::ErrorKind::ConnectionRefused), Reason::Connection),
+            (io(io::ErrorKind::BrokenPipe), Reason::Connection),
+            (kind(ErrorKind::AuthenticationFailed), Reason::Auth),
+            (kind(ErrorKind::BusyLoadingError), Reason::Loading),
+            (kind(ErrorKind::ResponseError), Reason::Server),
+        ] {
+            assert_eq!(Reason::of(&error), reason, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_reasons_value_is_its_index_in_all() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+    }
+}

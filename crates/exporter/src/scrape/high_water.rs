@@ -1,0 +1,678 @@
+//! High-water marks: no counter steps back while the store's epoch is the same.
+//!
+//! Redis may lose writes that it acknowledged: in a power cut with `appendfsync
+//! everysec`, or in a failover to a replica that lagged behind. Its counts step back,
+//! and Prometheus takes that for a counter reset and counts the whole total again. So
+//! whatever a value is below the previous one is added to it from then on. A served
+//! value is never less than before, and every later increment is served. Only
+//! increments that were written after the last read and lost before the next are
+//! missing: nobody has seen them.
+//!
+//! These lost counts are kept in Redis, so that other exporters add the same, and
+//! this one does after a restart. They are handed over as soon as they are found, and
+//! are part of what is read from then on. If Redis refuses them, the mark keeps them.
+//!
+//! A missing series has stepped back to 0, and stays served. It is forgotten only in
+//! another epoch, or when it is removed by a command, of which the store keeps a
+//! journal. The memory is that of all series of the epoch.
+
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+    fmt::Debug,
+    fs::{self, File},
+    io::{ErrorKind, Write as _},
+    mem,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use functional_scaffold_protocol::{
+    batch::Batch,
+    calls::{LostCountsAdded, Script, add_lost_counts_call, lost_counts_added_from_reply},
+    cell::{CARRY, fields_of_series},
+    family::{Family, Kind},
+    removal::Removed,
+    series::{FamilySeries, Histogram, Series, SeriesReader},
+};
+use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
+
+use crate::redis_client::{self, Connection, Failure, Reason};
+
+/// The high-water marks of one epoch.
+#[derive(Debug, Default)]
+pub(crate) struct HighWaterMarks {
+    epoch: Option<String>,
+    /// By the name of the family and the key of its hash.
+    hashes: HashMap<(String, String), HashMarks>,
+    /// Families whose regression was logged.
+    logged: HashSet<String>,
+    /// The number of the last removal that was processed.
+    last_removal: i64,
+    /// Whether the lost counts may be in Redis by now.
+    handed_over: bool,
+}
+
+/// The values that were served last, as cells of the hashes that they come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Served {
+    epoch: String,
+    /// Name and registration of each hash's family.
+    families: Vec<(String, String)>,
+    cells: Batch,
+    last_removal: i64,
+}
+
+impl HighWaterMarks {
+    /// Forgets every mark if this is another epoch. Stores without an epoch cannot be
+    /// told apart, and have no marks.
+    pub(crate) fn enter(&mut self, epoch: Option<&str>) {
+        if mem::take(&mut self.handed_over) {
+            for hash in self.hashes.values_mut() {
+                hash.series.rebase();
+            }
+        }
+        if self.epoch.as_deref() == epoch {
+            return;
+        }
+        if let (Some(before), Some(epoch)) = (&self.epoch, epoch) {
+            tracing::warn!("the store was wiped (epoch {before}, now {epoch}): counters are reset");
+        }
+        *self = Self {
+            epoch: epoch.map(str::to_owned),
+            ..Self::default()
+        };
+    }
+
+    /// The number of the last removal that was processed in this epoch, or 0.
+    pub(crate) fn last_removal(&self, epoch: Option<&str>) -> i64 {
+        if self.epoch.as_deref() == epoch {
+            self.last_removal
+        } else {
+            0
+        }
+    }
+
+    /// Forgets removed series and hashes. Each removal comes with its number.
+    pub(crate) fn forget(&mut self, removals: &[(Removed, i64)]) {
+        let mut series: HashMap<&str, HashSet<&str>> = HashMap::new();
+        for (removed, number) in removals {
+            self.last_removal = self.last_removal.max(*number);
+            match &removed.labels {
+                Some(labels) => drop(series.entry(&removed.key).or_default().insert(labels)),
+                None => self.hashes.retain(|(_, key), _| *key != removed.key),
+            }
+        }
+        for ((_, key), hash) in &mut self.hashes {
+            if let Some(removed) = series.get(key.as_str()) {
+                hash.series.forget(removed);
+            }
+        }
+    }
+
+    /// Raises the values read from one hash to their marks, and restores missing
+    /// series. Returns how many series stepped back. Gauges may fall.
+    pub(crate) fn clamp(&mut self, layout: &mut FamilySeries) -> u64 {
+        let FamilySeries { family, series } = layout;
+        if self.epoch.is_none() || family.kind == Kind::Gauge {
+            return 0;
+        }
+        let hash = (family.name.clone(), family.key.clone());
+        let hash = self
+            .hashes
+            .entry(hash)
+            .or_insert_with(|| HashMarks::new(family));
+        if !hash.family.same_layout(family) {
+            // Someone changed the registration: its cells have another meaning now.
+            *hash = HashMarks::new(family);
+        }
+        let regressions = hash.series.clamp(series, family);
+        let name = &family.name;
+        if let Some(example) = &regressions.example
+            && self.logged.insert(name.clone())
+        {
+            tracing::warn!(
+                series = regressions.series,
+                "Redis lost writes: family {name} stepped back, for example {{{example}}}; \
+                 it stays at its highest values"
+            );
+        }
+        regressions.series
+    }
+
+    /// Returns the lost counts, to be added to those in Redis; None if there are none.
+    /// Until [`Self::take_back`], they are expected to be part of the next read. If
+    /// they are not, because there was no reply, that read steps back again.
+    pub(crate) fn hand_over(&mut self) -> Option<Batch> {
+        let mut lost = Batch::default();
+        for ((_, key), hash) in &self.hashes {
+            hash.series.lost_counts(&hash.family, &mut |field, by| {
+                if by > 0 {
+                    lost.inc(key, field, by);
+                }
+            });
+        }
+        self.handed_over = !lost.is_empty();
+        self.handed_over.then_some(lost)
+    }
+
+    /// Keeps the lost counts here, because Redis refused them.
+    pub(crate) fn take_back(&mut self) {
+        self.handed_over = false;
+    }
+
+    /// The values that were served last; None without an epoch.
+    pub(crate) fn served(&self) -> Option<Served> {
+        let mut served = Served {
+            epoch: self.epoch.clone()?,
+            families: Vec::with_capacity(self.hashes.len()),
+            cells: Batch::default(),
+            last_removal: self.last_removal,
+        };
+        for ((name, key), hash) in &self.hashes {
+            let registration = hash.family.encode();
+            served.families.push((name.clone(), registration));
+            let cells = &mut served.cells;
+            hash.series.served(&hash.family, &mut |field, value| {
+                cells.inc(key, field, value);
+            });
+        }
+        // A HashMap has no order, and an unchanged state is not written again.
+        served.families.sort_unstable();
+        Some(served)
+    }
+
+    /// Restores the marks after a restart.
+    pub(crate) fn restore(served: &Served) -> anyhow::Result<Self> {
+        let mut marks = Self::default();
+        marks.enter(Some(&served.epoch));
+        marks.last_removal = served.last_removal;
+        for (name, registration) in &served.families {
+            let family = Family::decode(name, registration.as_bytes())?;
+            let mut series = SeriesReader::new(family.clone());
+            let cells = served.cells.cells();
+            for (_, field, value) in cells.filter(|(key, _, _)| *key == family.key) {
+                series.push(field.as_bytes(), value.to_string().as_bytes())?;
+            }
+            marks.clamp(&mut series.finish());
+        }
+        Ok(marks)
+    }
+}
+
+/// The marks of one hash.
+#[derive(Debug)]
+struct HashMarks {
+    family: Family,
+    series: Box<dyn SeriesMarks>,
+}
+
+impl HashMarks {
+    fn new(family: &Family) -> Self {
+        Self {
+            family: family.clone(),
+            series: match family.kind {
+                Kind::Counter | Kind::Gauge => Box::new(Marks::<i64>(Vec::new())),
+                Kind::Histogram => Box::new(Marks::<Histogram>(Vec::new())),
+            },
+        }
+    }
+}
+
+/// The series of one hash that stepped back.
+#[derive(Default)]
+struct Regressions {
+    series: u64,
+    example: Option<Box<str>>,
+}
+
+impl Regressions {
+    fn add(&mut self, labels: &str) {
+        self.series += 1;
+        self.example.get_or_insert_with(|| labels.into());
+    }
+}
+
+/// The marks of the series of one hash, whatever their type.
+trait SeriesMarks: Debug + Send + Sync {
+    fn clamp(&mut self, series: &mut Series, family: &Family) -> Regressions;
+    fn forget(&mut self, removed: &HashSet<&str>);
+    /// Passes what is added to each cell to `take`.
+    fn lost_counts(&self, family: &Family, take: &mut dyn FnMut(&str, u64));
+    /// Passes what was served last of each cell to `take`.
+    fn served(&self, family: &Family, take: &mut dyn FnMut(&str, u64));
+    /// Takes the values that were served for those that were read.
+    fn rebase(&mut self);
+}
+
+/// Marks by label set, in order.
+#[derive(Debug)]
+struct Marks<V>(Vec<(Box<str>, HighWaterMark<V>)>);
+
+impl<V: Value> SeriesMarks for Marks<V> {
+    /// Both lists are in order of label sets, so that one walk compares them, and a
+    /// read without new or missing series moves nothing.
+    fn clamp(&mut self, series: &mut Series, family: &Family) -> Regressions {
+        let mut regressions = Regressions::default();
+        let Some(values) = V::values_of(series) else {
+            return regressions;
+        };
+        let (mut missing, mut new) = (Vec::new(), Vec::new());
+        let mut marks = self.0.iter_mut().peekable();
+        for (labels, value) in values.iter_mut() {
+            let mark = loop {
+                let Some(next) = marks.peek() else { break None };
+                match next.0.cmp(labels) {
+                    Ordering::Less => missing.extend(marks.next()),
+                    Ordering::Equal => break marks.next(),
+                    Ordering::Greater => break None,
+                }
+            };
+            match mark {
+                Some((_, mark)) => {
+                    if mark.clamp(value, family) {
+                        regressions.add(labels);
+                    }
+                }
+                None => new.push((labels.clone(), HighWaterMark::new(value))),
+            }
+        }
+        missing.extend(marks);
+        if !missing.is_empty() {
+            for (labels, mark) in missing {
+                let mut value = mark.last.zero();
+                if mark.clamp(&mut value, family) {
+                    regressions.add(labels);
+                }
+                values.push((labels.clone(), value));
+            }
+            values.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
+        }
+        if !new.is_empty() {
+            self.0.append(&mut new);
+            self.0
+                .sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
+        }
+        regressions
+    }
+
+    fn forget(&mut self, removed: &HashSet<&str>) {
+        self.0.retain(|(labels, _)| !removed.contains(&**labels));
+    }
+
+    fn lost_counts(&self, family: &Family, take: &mut dyn FnMut(&str, u64)) {
+        for (labels, mark) in &self.0 {
+            if let Some(lost) = &mark.lost {
+                lost.cells(labels, family, take);
+            }
+        }
+    }
+
+    fn served(&self, family: &Family, take: &mut dyn FnMut(&str, u64)) {
+        for (labels, mark) in &self.0 {
+            mark.served().cells(labels, family, take);
+        }
+    }
+
+    fn rebase(&mut self) {
+        for (_, mark) in &mut self.0 {
+            if mark.lost.is_some() {
+                mark.last = mark.served();
+                mark.lost = None;
+            }
+        }
+    }
+}
+
+/// The mark of one series.
+#[derive(Debug)]
+struct HighWaterMark<V> {
+    /// The value read last.
+    last: V,
+    /// What is added to it: boxed, since most series never step back.
+    lost: Option<Box<V>>,
+    /// Whether the last value read was torn.
+    torn: bool,
+}
+
+impl<V: Value> HighWaterMark<V> {
+    fn new(value: &V) -> Self {
+        Self {
+            last: value.clone(),
+            lost: None,
+            torn: false,
+        }
+    }
+
+    /// Turns a value that was read into the value to serve. Returns whether it stepped
+    /// back.
+    fn clamp(&mut self, value: &mut V, family: &Family) -> bool {
+        self.torn = !self.torn && value.repair_torn(&self.last);
+        let lost = value.lost_since(&self.last, family);
+        let stepped_back = lost.is_some();
+        if let Some(lost) = lost {
+            match &mut self.lost {
+                Some(total) => total.add(&lost),
+                none => *none = Some(Box::new(lost)),
+            }
+        }
+        self.last.copy_from(value);
+        if let Some(lost) = &self.lost {
+            value.add(lost);
+        }
+        stepped_back
+    }
+
+    fn served(&self) -> V {
+        let mut value = self.last.clone();
+        if let Some(lost) = &self.lost {
+            value.add(lost);
+        }
+        value
+    }
+}
+
+/// The value of a series.
+trait Value: Clone + Debug + Send + Sync + 'static {
+    fn values_of(series: &mut Series) -> Option<&mut Vec<(Box<str>, Self)>>;
+    /// The value of a missing series of the same form.
+    fn zero(&self) -> Self;
+    fn add(&mut self, other: &Self);
+    /// Like `clone_from`, without an allocation.
+    fn copy_from(&mut self, other: &Self);
+    /// What is missing compared to `last`; None if nothing is.
+    fn lost_since(&self, last: &Self, family: &Family) -> Option<Self>;
+    /// Replaces what was read between two writes that belong together by the last
+    /// value, and returns whether there was such.
+    fn repair_torn(&mut self, last: &Self) -> bool;
+    /// Passes field and value of each cell to `take`, except those of negative sums.
+    fn cells(&self, labels: &str, family: &Family, take: &mut dyn FnMut(&str, u64));
+}
+
+impl Value for i64 {
+    fn values_of(series: &mut Series) -> Option<&mut Vec<(Box<str>, Self)>> {
+        match series {
+            Series::Values(values) => Some(values),
+            Series::Histograms(_) => None,
+        }
+    }
+
+    fn zero(&self) -> Self {
+        0
+    }
+
+    fn add(&mut self, other: &Self) {
+        *self = self.saturating_add(*other);
+    }
+
+    fn copy_from(&mut self, other: &Self) {
+        *self = *other;
+    }
+
+    fn lost_since(&self, last: &Self, _family: &Family) -> Option<Self> {
+        (self < last).then(|| last.saturating_sub(*self))
+    }
+
+    fn repair_torn(&mut self, _last: &Self) -> bool {
+        false
+    }
+
+    fn cells(&self, labels: &str, _family: &Family, take: &mut dyn FnMut(&str, u64)) {
+        if let Ok(value) = u64::try_from(*self) {
+            take(labels, value);
+        }
+    }
+}
+
+/// The smallest step of a sum that may be torn, in stored units: half of what the
+/// carry cell counts. A read may see a sum before its carry was taken out of it and
+/// the carry after, or the other way round. The step is accepted if the next read
+/// shows it again.
+const TORN_STEP: i128 = 1 << 61;
+
+impl Value for Histogram {
+    fn values_of(series: &mut Series) -> Option<&mut Vec<(Box<str>, Self)>> {
+        match series {
+            Series::Values(_) => None,
+            Series::Histograms(values) => Some(values),
+        }
+    }
+
+    fn zero(&self) -> Self {
+        Self {
+            buckets: vec![0; self.buckets.len()].into(),
+            sum: 0,
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (bucket, other) in self.buckets.iter_mut().zip(&other.buckets) {
+            *bucket = bucket.saturating_add(*other);
+        }
+        self.sum = self.sum.saturating_add(other.sum);
+    }
+
+    fn copy_from(&mut self, other: &Self) {
+        self.buckets.clone_from(&other.buckets);
+        self.sum = other.sum;
+    }
+
+    fn lost_since(&self, last: &Self, family: &Family) -> Option<Self> {
+        // The sum of observations that may be negative is not a counter.
+        let sum_grows = family.bounds.first().is_some_and(|&bound| bound >= 0.0);
+        let sum_fell = sum_grows && self.sum < last.sum;
+        let buckets = || last.buckets.iter().zip(&self.buckets);
+        let stepped_back = sum_fell || buckets().any(|(last, value)| value < last);
+        stepped_back.then(|| Self {
+            buckets: buckets()
+                .map(|(last, value)| last.saturating_sub(*value))
+                .collect(),
+            sum: if sum_fell { last.sum - self.sum } else { 0 },
+        })
+    }
+
+    fn repair_torn(&mut self, last: &Self) -> bool {
+        let step = self.sum.saturating_sub(last.sum);
+        let torn = step.saturating_abs() >= TORN_STEP;
+        if torn {
+            self.sum = last.sum;
+        }
+        torn
+    }
+
+    fn cells(&self, labels: &str, family: &Family, take: &mut dyn FnMut(&str, u64)) {
+        let carry = u128::from(CARRY.unsigned_abs());
+        let sum = u128::try_from(self.sum).ok();
+        let cell = |part: Option<u128>| part.and_then(|part| u64::try_from(part).ok());
+        let sums = [
+            cell(sum.map(|sum| sum % carry)),
+            cell(sum.map(|sum| sum / carry)),
+        ];
+        let values = self.buckets.iter().copied().map(Some).chain(sums);
+        for (field, value) in fields_of_series(family, labels).iter().zip(values) {
+            if let Some(value) = value {
+                take(field, value);
+            }
+        }
+    }
+}
+
+/// Fields of one call, so that no script takes long.
+const MAX_FIELDS: usize = 5_000;
+
+/// Adds lost counts to those in Redis.
+pub(crate) struct LostCountsWriter {
+    prefix: String,
+    failing: Option<Reason>,
+}
+
+/// The result of handing over lost counts.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum HandOver {
+    /// They are in Redis, or another exporter changed its lost counts first: the next
+    /// read shows which.
+    Done,
+    Refused,
+}
+
+impl LostCountsWriter {
+    pub(crate) fn new(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            failing: None,
+        }
+    }
+
+    /// Adds `lost` if the store still has the epoch and the version of the read that
+    /// found it. After an error, some of it may be added, or be added later.
+    pub(crate) async fn add(
+        &mut self,
+        connection: &mut Connection,
+        epoch: &str,
+        version: Option<&str>,
+        lost: &Batch,
+    ) -> Result<HandOver, Failure> {
+        let mut version = version.map(str::to_owned);
+        for (part, lost) in split(lost).enumerate() {
+            let next = format!("{:016x}", redis_client::random());
+            let call = add_lost_counts_call(&self.prefix, epoch, version.as_deref(), &next, &lost);
+            let reply = connection.call(&Script::ADD_LOST_COUNTS, &call).await;
+            let added = reply.and_then(|reply| {
+                lost_counts_added_from_reply(reply)
+                    .map_err(|error| Failure::new(Reason::Server, error.to_string()))
+            });
+            self.log(&added);
+            match added {
+                Ok(LostCountsAdded::Added { .. }) => {}
+                Ok(LostCountsAdded::Overtaken) => return Ok(HandOver::Done),
+                // A script that fails has written nothing, but the parts before it are
+                // written.
+                Err(failure) if part == 0 && failure.code().is_some() => {
+                    return Ok(HandOver::Refused);
+                }
+                Err(failure) => return Err(failure),
+            }
+            version = Some(next);
+        }
+        Ok(HandOver::Done)
+    }
+
+    fn log(&mut self, added: &Result<LostCountsAdded, Failure>) {
+        match added {
+            Ok(LostCountsAdded::Added { refused }) => {
+                self.failing = None;
+                for text in refused {
+                    tracing::error!("lost count refused: {text}");
+                }
+            }
+            Ok(LostCountsAdded::Overtaken) => {}
+            Err(failure) => {
+                if self.failing.replace(failure.reason) != Some(failure.reason) {
+                    tracing::warn!(
+                        reason = failure.reason.label(),
+                        "lost counts cannot be kept in Redis: {failure}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn split(lost: &Batch) -> impl Iterator<Item = Batch> {
+    let cells: Vec<_> = lost.cells().collect();
+    let parts = cells.chunks(MAX_FIELDS).map(|cells| {
+        let mut part = Batch::default();
+        for (key, field, by) in cells {
+            part.inc(key, field, *by);
+        }
+        part
+    });
+    parts.collect::<Vec<_>>().into_iter()
+}
+
+/// The file with the values that were served last, for an exporter that stops
+/// together with Redis, as in a power cut.
+pub(crate) struct StateFile {
+    path: PathBuf,
+    /// The content of the file.
+    saved: Option<Served>,
+    failing: bool,
+}
+
+impl StateFile {
+    /// Restores the marks from the file, if it exists. An invalid file is logged, and
+    /// replaced later.
+    pub(crate) fn open(path: PathBuf) -> (Self, HighWaterMarks) {
+        let restored = read(&path).unwrap_or_else(|error| {
+            tracing::error!("cannot restore the values that were served last: {error:#}");
+            None
+        });
+        let (saved, marks) = restored.unzip();
+        let failing = false;
+        let file = Self {
+            path,
+            saved,
+            failing,
+        };
+        (file, marks.unwrap_or_default())
+    }
+
+    /// Saves the values that were served last, if they changed, and waits until they
+    /// are on the disk: Redis may lose them in a power cut after the response. A
+    /// failure is logged when it starts.
+    pub(crate) async fn save(&mut self, marks: &HighWaterMarks) {
+        let served = marks.served();
+        let Some(served) = served.filter(|served| Some(served) != self.saved.as_ref()) else {
+            return;
+        };
+        let path = self.path.clone();
+        let writing = spawn_blocking(move || write(&path, &served).map(|()| served));
+        match writing.await.context("the task was aborted").flatten() {
+            Ok(served) => {
+                self.saved = Some(served);
+                if mem::take(&mut self.failing) {
+                    tracing::info!("saving to {} works again", self.path.display());
+                }
+            }
+            Err(error) => {
+                if !mem::replace(&mut self.failing, true) {
+                    tracing::error!("cannot save the served values: {error:#}");
+                }
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Option<(Served, HighWaterMarks)>> {
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        read => read.with_context(|| format!("cannot read {}", path.display()))?,
+    };
+    let invalid = || format!("{} is not a state file", path.display());
+    let served: Served = serde_json::from_slice(&text).with_context(invalid)?;
+    let marks = HighWaterMarks::restore(&served).with_context(invalid)?;
+    Ok(Some((served, marks)))
+}
+
+/// Replaces the file, so that the old one or the new one is whole whenever the
+/// machine stops.
+fn write(path: &Path, served: &Served) -> anyhow::Result<()> {
+    let cannot = || format!("cannot write {}", path.display());
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let text = serde_json::to_vec(served).with_context(cannot)?;
+    let mut file = File::create(&new).with_context(cannot)?;
+    file.write_all(&text).with_context(cannot)?;
+    file.sync_all().with_context(cannot)?;
+    fs::rename(&new, path).with_context(cannot)?;
+    let directory = path
+        .parent()
+        .filter(|directory| !directory.as_os_str().is_empty());
+    let directory = File::open(directory.unwrap_or(Path::new("."))).with_context(cannot)?;
+    directory.sync_all().with_context(cannot)
+}
+
+#[cfg(test)]
+#[path = "high_water_tests.rs"]
+mod tests;

@@ -1,0 +1,359 @@
+//! Execution leases: counts the open ones, and settles the expired ones, at every
+//! read, so that a scrape is up to date, and in between, so that crashes are counted
+//! and Redis's lease time advances even if nobody scrapes.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use functional_scaffold_protocol::{
+    calls::{Script, Settled, leases_key, settle_call, settled_from_reply},
+    family::{Family, Kind},
+    labels::check_labels,
+    lease::Lease,
+    series::{FamilySeries, Series},
+};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use crate::{
+    redis_client::{self, Connection, Failure, Reason, RedisClient},
+    scrape::{
+        decode_errors::{DecodeErrors, LEASES, reason},
+        labels::label,
+        registry::{RegisteredFamily, read_families},
+        scan::{ReadOptions, Scanner, skip_unreadable},
+        self_metrics::{IN_FLIGHT, SelfMetrics},
+    },
+};
+
+/// The family in which every lease counts a crash.
+pub(crate) const EXECUTIONS: &str = "algorithm_executions_total";
+
+/// The label with the name of the algorithm.
+const ALGORITHM: &str = "algorithm";
+
+/// A bound on the memory that a corrupt sorted set can take: instances cannot hold
+/// nearly as many leases.
+const MAX_LEASES: usize = 100_000;
+/// Calls of the settle script in a row. Each looks at a hundred leases, and Redis
+/// serves other clients in between.
+const MAX_CALLS: usize = 100;
+/// Refused counts that are logged.
+const MAX_LOGGED: usize = 100;
+
+/// The open leases of one read.
+#[derive(Debug, Default)]
+pub(crate) struct OpenLeases {
+    // ZSCAN may return a member twice.
+    ids: HashSet<String>,
+    /// By the label set of the gauge.
+    by_algorithm: BTreeMap<Box<str>, i64>,
+    /// The greatest age, in milliseconds, at lease time 0.
+    oldest_millis: Option<f64>,
+}
+
+impl OpenLeases {
+    /// Reads the sorted set of open leases. `executions` are the keys of
+    /// [`EXECUTIONS`].
+    pub(crate) async fn read(
+        scanner: &Scanner,
+        prefix: &str,
+        executions: &[String],
+        errors: &mut DecodeErrors,
+    ) -> Result<Option<Self>, Failure> {
+        let key = leases_key(prefix);
+        let mut leases = Self::default();
+        let scan = scanner.sorted_set(&key, |member, score| {
+            leases.push(member, score, executions, errors);
+        });
+        let scan = scan.await;
+        Ok(skip_unreadable(scan, LEASES, &key, errors)?.map(|()| leases))
+    }
+
+    fn push(
+        &mut self,
+        member: &[u8],
+        score: &[u8],
+        executions: &[String],
+        errors: &mut DecodeErrors,
+    ) {
+        if self.ids.len() >= MAX_LEASES {
+            errors.add(LEASES, reason::TOO_MANY, || {
+                format!("more than {MAX_LEASES} open leases")
+            });
+            return;
+        }
+        let Some((lease, expiry, algorithm)) = decode(member, score, executions) else {
+            errors.add(LEASES, reason::LEASE, || {
+                format!(
+                    "member {:?}, score {:?}: not a lease of an algorithm",
+                    String::from_utf8_lossy(member),
+                    String::from_utf8_lossy(score)
+                )
+            });
+            return;
+        };
+        // A float is exact for milliseconds until the year 287,396.
+        let millis = lease.millis as f64 - expiry;
+        if self.ids.insert(lease.id) {
+            *self.by_algorithm.entry(algorithm).or_default() += 1;
+            let oldest = self.oldest_millis.get_or_insert(millis);
+            *oldest = oldest.max(millis);
+        }
+    }
+
+    /// The age of the oldest open lease; 0 if none is open.
+    pub(crate) fn oldest_age_seconds(&self, lease_time_millis: i64) -> f64 {
+        self.oldest_millis.map_or(0.0, |millis| {
+            ((millis + lease_time_millis as f64) / 1000.0).max(0.0)
+        })
+    }
+
+    /// The gauge of executions in flight by algorithm, with 0 for an algorithm that
+    /// has executions among `families` but no open lease. None without algorithms.
+    pub(crate) fn in_flight(&self, families: &[FamilySeries]) -> Option<FamilySeries> {
+        let mut by_algorithm = self.by_algorithm.clone();
+        let executions = families
+            .iter()
+            .find(|family| family.family.name == EXECUTIONS);
+        if let Some(Series::Values(values)) = executions.map(|family| &family.series) {
+            for algorithm in values.iter().filter_map(|(set, _)| label(set, ALGORITHM)) {
+                if !by_algorithm.contains_key(algorithm) {
+                    by_algorithm.insert(algorithm.into(), 0);
+                }
+            }
+        }
+        let family = Family {
+            name: IN_FLIGHT.into(),
+            kind: Kind::Gauge,
+            help: "Executions that have started under a lease and are not counted yet.".into(),
+            unit: String::new(),
+            key: String::new(),
+            bounds: Vec::new(),
+            scale: 1,
+        };
+        (!by_algorithm.is_empty()).then(|| FamilySeries {
+            family,
+            series: Series::Values(by_algorithm.into_iter().collect()),
+        })
+    }
+}
+
+fn decode(member: &[u8], score: &[u8], executions: &[String]) -> Option<(Lease, f64, Box<str>)> {
+    let lease = Lease::decode(std::str::from_utf8(member).ok()?).ok()?;
+    let score: f64 = std::str::from_utf8(score).ok()?.parse().ok()?;
+    let algorithm: Box<str> = algorithm(&lease, executions)?.into();
+    score.is_finite().then_some((lease, score, algorithm))
+}
+
+/// The label of the algorithm that a lease belongs to: from its cell in one of the
+/// keys `executions`, or else (a lease under another prefix) from the first cell that
+/// has the label.
+pub(crate) fn algorithm<'a>(lease: &'a Lease, executions: &[String]) -> Option<&'a str> {
+    let in_executions = |key: &String| executions.contains(key);
+    let first = lease.count.iter().filter(|(key, _)| in_executions(key));
+    let then = lease.count.iter().filter(|(key, _)| !in_executions(key));
+    first
+        .chain(then)
+        .filter(|(_, field)| check_labels(field).is_ok())
+        .find_map(|(_, field)| label(field, ALGORITHM))
+}
+
+/// Settles expired leases. A failure never fails a scrape: it is counted, and logged
+/// when it starts.
+pub(crate) struct Settler {
+    options: ReadOptions,
+    metrics: Arc<SelfMetrics>,
+    // A std Mutex: it is never held across an await.
+    log: Mutex<Log>,
+}
+
+#[derive(Default)]
+struct Log {
+    failing: Option<Reason>,
+    refused: HashSet<String>,
+}
+
+impl Settler {
+    pub(crate) fn new(options: ReadOptions, metrics: Arc<SelfMetrics>) -> Self {
+        Self {
+            options,
+            metrics,
+            log: Mutex::default(),
+        }
+    }
+
+    /// Settles the expired leases that count in `registered` counters. Returns the
+    /// lease time in milliseconds, or None on failure.
+    pub(crate) async fn settle(
+        &self,
+        connection: &mut Connection,
+        registered: &[RegisteredFamily],
+    ) -> Option<i64> {
+        let settled = self.call_script(connection, registered).await;
+        self.log(&settled);
+        settled.ok().map(|settled| settled.lease_time_millis)
+    }
+
+    /// Settles expired leases without a scrape, which reports decode errors.
+    async fn settle_registered(&self, mut connection: Connection) -> Result<(), Failure> {
+        let ignored = &mut DecodeErrors::default();
+        let registered = read_families(&connection, &self.options, ignored).await?;
+        self.settle(&mut connection, &registered).await;
+        Ok(())
+    }
+
+    async fn call_script(
+        &self,
+        connection: &mut Connection,
+        registered: &[RegisteredFamily],
+    ) -> Result<Settled, Failure> {
+        let prefix = &self.options.prefix;
+        // Without the keys of other prefixes: the service does not write them, and one
+        // that this Redis user may not write, or in another cluster slot, would make
+        // Redis refuse the whole call.
+        let countable = registered
+            .iter()
+            .flat_map(|family| &family.layouts)
+            .filter(|layout| layout.kind == Kind::Counter && layout.key.starts_with(prefix))
+            .map(|layout| layout.key.as_str());
+        let (mut leases, mut refused, mut skip) = (0, Vec::new(), 0);
+        let mut calls = 0;
+        loop {
+            let call = settle_call(prefix, redis_client::random(), skip, countable.clone());
+            let reply = connection.call(&Script::SETTLE, &call).await?;
+            let settled = settled_from_reply(reply)
+                .map_err(|error| Failure::new(Reason::Server, error.to_string()))?;
+            calls += 1;
+            leases += settled.leases;
+            refused.extend(settled.refused);
+            match settled.next_skip {
+                Some(next) if calls < MAX_CALLS => skip = next,
+                next_skip => {
+                    return Ok(Settled {
+                        epoch: settled.epoch,
+                        lease_time_millis: settled.lease_time_millis,
+                        next_skip,
+                        leases,
+                        refused,
+                    });
+                }
+            }
+        }
+    }
+
+    fn log(&self, settled: &Result<Settled, Failure>) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        match settled {
+            Ok(settled) => {
+                if log.failing.take().is_some() {
+                    tracing::info!("leases are settled again");
+                }
+                if settled.leases > 0 {
+                    tracing::debug!(leases = settled.leases, "settled expired leases");
+                }
+                for text in &settled.refused {
+                    if log.refused.len() < MAX_LOGGED && log.refused.insert(text.clone()) {
+                        tracing::error!("count of a settled lease refused: {text}");
+                    }
+                }
+            }
+            Err(failure) => {
+                self.metrics.count_settle_failure(failure.reason);
+                if log.failing.replace(failure.reason) != Some(failure.reason) {
+                    tracing::warn!(
+                        reason = failure.reason.label(),
+                        "expired leases cannot be settled: {failure}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Settles expired leases at an interval, forever.
+pub(crate) async fn settle_loop(
+    redis: Arc<RedisClient>,
+    mut settler: Arc<Settler>,
+    interval: Duration,
+) {
+    let mut ticks = interval_at(Instant::now() + interval, interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let timeout = settler.options.timeout;
+        let settled = redis.run(timeout, &mut settler, |settler, connection| {
+            Box::pin(settler.settle_registered(connection))
+        });
+        if let Err(failure) = settled.await {
+            settler.log(&Err(failure));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(id: &str, count: &[(&str, &str)]) -> String {
+        let count = count
+            .iter()
+            .map(|&(key, field)| (key.to_owned(), field.to_owned()));
+        let lease = Lease {
+            id: id.into(),
+            millis: 1000,
+            count: count.collect(),
+        };
+        lease.encode()
+    }
+
+    fn push(leases: &mut OpenLeases, members: &[(&str, &str)]) -> u64 {
+        let mut errors = DecodeErrors::default();
+        for (member, score) in members {
+            let keys = ["m:e".to_owned()];
+            leases.push(member.as_bytes(), score.as_bytes(), &keys, &mut errors);
+        }
+        errors.counts().map(|(_, _, count)| count).sum()
+    }
+
+    #[test]
+    fn leases_are_counted_by_the_algorithm_of_their_execution() {
+        let mut leases = OpenLeases::default();
+        let one = lease(
+            "1",
+            &[
+                ("m:x", "algorithm=\"x\""),
+                ("m:e", "algorithm=\"a\",status=\"crashed\""),
+            ],
+        );
+        let two = lease("2", &[("m:r", "code=\"500\""), ("m:y", "algorithm=\"b\"")]);
+        let members = [
+            (one.as_str(), "5000"),
+            (&two, "7000"),
+            (&one, "5000"),
+            ("{", "1"),
+            (&lease("3", &[("m:e", "status=\"crashed\"")]), "1"),
+            (&lease("4", &[("m:e", "algorithm=\"a\"")]), "inf"),
+        ];
+        assert_eq!(push(&mut leases, &members), 3);
+        let gauge = leases.in_flight(&[]).expect("there are algorithms");
+        assert_eq!(
+            gauge.series,
+            Series::Values(vec![
+                ("algorithm=\"a\"".into(), 1),
+                ("algorithm=\"b\"".into(), 1)
+            ])
+        );
+        // Taken for a second, to run out at 5 s: taken at 4 s.
+        assert!((leases.oldest_age_seconds(4500) - 0.5).abs() < 1e-9);
+        assert!(leases.oldest_age_seconds(3000).abs() < 1e-9);
+    }
+
+    #[test]
+    fn no_lease_has_no_age() {
+        assert!(OpenLeases::default().oldest_age_seconds(4500).abs() < 1e-9);
+        assert_eq!(OpenLeases::default().in_flight(&[]), None);
+    }
+}

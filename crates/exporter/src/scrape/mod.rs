@@ -1,0 +1,152 @@
+//! Scrapes of Redis. There is one read at a time, which all waiting scrapes share.
+
+pub(crate) mod decode_errors;
+mod high_water;
+pub(crate) mod labels;
+pub(crate) mod leases;
+pub(crate) mod reader;
+pub(crate) mod reading;
+pub(crate) mod registry;
+pub(crate) mod scan;
+pub(crate) mod self_metrics;
+mod snapshot;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use crate::{
+    redis_client::{Failure, Reason, RedisClient},
+    scrape::{
+        decode_errors::DecodeErrorLog, leases::Settler, reader::Reader, reading::Reading,
+        scan::ReadOptions, self_metrics::SelfMetrics, snapshot::Snapshot,
+    },
+};
+
+/// What is left of a client's time-out for the response to arrive.
+const MARGIN: Duration = Duration::from_millis(500);
+/// Scrapes that wait for the next read. Further ones wait, within their time-out, to
+/// be queued.
+const MAX_QUEUED: usize = 1024;
+
+type Waiting = oneshot::Sender<Arc<Snapshot>>;
+
+/// Queues scrapes for the task that reads Redis.
+#[derive(Clone)]
+pub(crate) struct Scraper {
+    queue: mpsc::Sender<Waiting>,
+    metrics: Arc<SelfMetrics>,
+    timeout: Duration,
+}
+
+impl Scraper {
+    /// Starts the task that reads, which ends with the last clone of the scraper.
+    pub(crate) fn start(
+        redis: Arc<RedisClient>,
+        settler: Arc<Settler>,
+        options: ReadOptions,
+        metrics: Arc<SelfMetrics>,
+    ) -> Self {
+        let (queue, waiting) = mpsc::channel(MAX_QUEUED);
+        let timeout = options.timeout;
+        let reader = Reader::new(Arc::clone(&redis), settler, options);
+        tokio::spawn(read_loop(redis, reader, waiting, Arc::clone(&metrics)));
+        Self {
+            queue,
+            metrics,
+            timeout,
+        }
+    }
+
+    /// Reads Redis. All scrapes that arrive during a read share the *next* one: the
+    /// current read may have passed a cell that was written before the scrape
+    /// arrived, and a scrape must show what was counted before it.
+    ///
+    /// A scrape that is not served within the exporter's or the client's time-out
+    /// shows Redis as down.
+    pub(crate) async fn scrape(&self, client_timeout: Option<Duration>) -> Arc<Snapshot> {
+        let started = Instant::now();
+        let limit = client_timeout.map_or(self.timeout, |client_timeout| {
+            let limit = client_timeout.saturating_sub(MARGIN);
+            self.timeout.min(limit.max(client_timeout / 2))
+        });
+        let read = async {
+            let (sender, snapshot) = oneshot::channel();
+            self.queue.send(sender).await.ok()?;
+            snapshot.await.ok()
+        };
+        let failure = match timeout(limit, read).await {
+            Ok(Some(snapshot)) => return snapshot,
+            Ok(None) => Failure::new(Reason::Internal, "the reading task has ended"),
+            Err(_elapsed) => Failure::timeout(limit),
+        };
+        Snapshot::new(Err(failure), started, &self.metrics)
+    }
+}
+
+async fn read_loop(
+    redis: Arc<RedisClient>,
+    mut reader: Reader,
+    mut queue: mpsc::Receiver<Waiting>,
+    metrics: Arc<SelfMetrics>,
+) {
+    let mut log = Log::default();
+    let mut waiting = Vec::new();
+    while queue.recv_many(&mut waiting, MAX_QUEUED).await > 0 {
+        // A scrape that timed out meanwhile must not cause a read.
+        waiting.retain(|sender| !sender.is_closed());
+        if waiting.is_empty() {
+            continue;
+        }
+        let started = Instant::now();
+        let reading = reader.read().await;
+        metrics.count_read(&reading);
+        log.log(&reading, &redis);
+        let snapshot = Snapshot::new(reading, started, &metrics);
+        for sender in waiting.drain(..) {
+            // The scrape may have timed out.
+            let _ = sender.send(Arc::clone(&snapshot));
+        }
+    }
+}
+
+/// Logs changes of state: an exporter is scraped several times a minute.
+#[derive(Default)]
+struct Log {
+    decode_errors: DecodeErrorLog,
+    down: Option<Reason>,
+}
+
+impl Log {
+    fn log(&mut self, reading: &Result<Reading, Failure>, redis: &RedisClient) {
+        let down = reading.as_ref().err().map(|failure| failure.reason);
+        let was_down = std::mem::replace(&mut self.down, down);
+        match reading {
+            Ok(reading) => {
+                if was_down.is_some() {
+                    tracing::info!("Redis ({}) can be read again", redis.address());
+                }
+                tracing::debug!(
+                    families = reading.families.len(),
+                    cells = reading.cells,
+                    "read Redis"
+                );
+                self.decode_errors.log(&reading.decode_errors);
+            }
+            Err(failure) if was_down != down => {
+                tracing::warn!(
+                    reason = failure.reason.label(),
+                    "cannot read Redis ({}): {failure}",
+                    redis.address()
+                );
+            }
+            Err(_logged) => {}
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! Reads every registered family and the open leases, and makes a [`Reading`] of them.
+
+use std::sync::Arc;
+
+use functional_scaffold_protocol::{
+    calls::{lost_counts_key, removed_key, state_key},
+    cell::decode_value,
+    family::{Family, Kind},
+    removal::Removed,
+    series::{FamilySeries, SeriesReader, merge_layouts},
+};
+use tokio::task::JoinSet;
+
+use crate::{
+    redis_client::{Connection, Failure, Reason, RedisClient},
+    scrape::{
+        decode_errors::{DecodeErrors, REMOVED, STATE, reason},
+        high_water::{HandOver, HighWaterMarks, LostCountsWriter, StateFile},
+        leases::{EXECUTIONS, OpenLeases, Settler},
+        reading::Reading,
+        registry::{RegisteredFamily, read_families},
+        scan::{ReadOptions, Scanner, skip_unreadable},
+    },
+};
+
+/// Scans of one read. Each but the last was followed by new lost counts; a further one
+/// is necessary if another reader was first, or if writes were lost again.
+const MAX_SCANS: usize = 3;
+
+/// Reads Redis, and remembers what the next read needs.
+pub(crate) struct Reader {
+    redis: Arc<RedisClient>,
+    options: ReadOptions,
+    settler: Arc<Settler>,
+    marks: HighWaterMarks,
+    lost_counts: LostCountsWriter,
+    state_file: Option<StateFile>,
+}
+
+impl Reader {
+    /// Restores the high-water marks from the state file, if one is configured.
+    pub(crate) fn new(
+        redis: Arc<RedisClient>,
+        settler: Arc<Settler>,
+        options: ReadOptions,
+    ) -> Self {
+        let (state_file, marks) = options.state_file.clone().map(StateFile::open).unzip();
+        Self {
+            redis,
+            lost_counts: LostCountsWriter::new(&options.prefix),
+            options,
+            settler,
+            marks: marks.unwrap_or_default(),
+            state_file,
+        }
+    }
+
+    /// Settles expired leases and reads every registered family. A family, key or
+    /// field that cannot be served is a decode error of the reading.
+    pub(crate) async fn read(&mut self) -> Result<Reading, Failure> {
+        let (redis, timeout) = (Arc::clone(&self.redis), self.options.timeout);
+        let reading = redis.run(timeout, self, |reader, connection| {
+            Box::pin(reader.read_over(connection))
+        });
+        let reading = reading.await?;
+        if let Some(file) = &mut self.state_file {
+            file.save(&self.marks).await;
+        }
+        Ok(reading)
+    }
+
+    /// Scans until there are no new lost counts: a scan after adding some shows what
+    /// another reader added, and what was counted meanwhile.
+    async fn read_over(&mut self, mut connection: Connection) -> Result<Reading, Failure> {
+        let mut regressions = 0;
+        let mut scans_left = MAX_SCANS;
+        loop {
+            scans_left -= 1;
+            let scan = self.scan(&mut connection).await?;
+            let State { epoch, version, .. } = scan.state.clone();
+            let mut reading = scan.into_reading(&mut self.marks);
+            regressions = reading.regressions.max(regressions);
+            reading.regressions = regressions;
+            let Some(epoch) = epoch.filter(|_| scans_left > 0) else {
+                return Ok(reading);
+            };
+            let Some(lost) = self.marks.hand_over() else {
+                return Ok(reading);
+            };
+            let version = version.as_deref();
+            let adding = self
+                .lost_counts
+                .add(&mut connection, &epoch, version, &lost);
+            if adding.await? == HandOver::Refused {
+                self.marks.take_back();
+                return Ok(reading);
+            }
+        }
+    }
+
+    /// Scans until epoch and version are the same before and after, so that the scan
+    /// does not mix two stores, counts with the lost counts of others, or values from
+    /// before and after a removal.
+    async fn scan(&self, connection: &mut Connection) -> Result<RawScan, Failure> {
+        let options = &self.options;
+        loop {
+            let mut scan = RawScan::default();
+            let registered = read_families(connection, options, &mut scan.errors).await?;
+            scan.lease_time_millis = self.settler.settle(connection, &registered).await;
+            // Its decode errors come with the second read of it.
+            let before = State::read(connection, options, &mut DecodeErrors::default()).await?;
+            let last_removal = self.marks.last_removal(before.epoch.as_deref());
+            scan.removals =
+                read_removals(connection, options, last_removal, &mut scan.errors).await?;
+            scan.read_families(connection, options, registered).await?;
+            scan.state = State::read(connection, options, &mut scan.errors).await?;
+            if scan.state.epoch == before.epoch && scan.state.version == before.version {
+                return Ok(scan);
+            }
+        }
+    }
+}
+
+/// What one scan finds, before high-water marks are applied and layouts merged.
+#[derive(Default)]
+struct RawScan {
+    /// Each family's name and layouts.
+    families: Vec<(String, Vec<FamilySeries>)>,
+    cells: u64,
+    leases: Option<OpenLeases>,
+    /// The time to compare the scores of leases with, unless settling failed.
+    lease_time_millis: Option<i64>,
+    state: State,
+    /// Removals since the last read, with their numbers.
+    removals: Vec<(Removed, i64)>,
+    errors: DecodeErrors,
+}
+
+/// The state of the store as a whole.
+#[derive(Clone, Default)]
+struct State {
+    epoch: Option<String>,
+    /// Changes with every new lost count and every removal.
+    version: Option<String>,
+    flushed_millis: Option<i64>,
+}
+
+impl State {
+    async fn read(
+        connection: &mut Connection,
+        options: &ReadOptions,
+        errors: &mut DecodeErrors,
+    ) -> Result<Self, Failure> {
+        let key = state_key(&options.prefix);
+        let mut command = redis::cmd("HMGET");
+        command
+            .arg(&key)
+            .arg(&["epoch", "lost_version", "flushed_ms"]);
+        let read: Result<[Option<Vec<u8>>; 3], _> = connection.query(&command).await;
+        let fields = skip_unreadable(read, STATE, &key, errors)?.unwrap_or_default();
+        let [epoch, version, flushed] =
+            fields.map(|field| field.map(|text| String::from_utf8_lossy(&text).into_owned()));
+        Ok(Self {
+            epoch,
+            version,
+            flushed_millis: flushed.and_then(|text| text.parse().ok()),
+        })
+    }
+}
+
+/// Reads the removals after the one with the number `last_removal`.
+async fn read_removals(
+    connection: &mut Connection,
+    options: &ReadOptions,
+    last_removal: i64,
+    errors: &mut DecodeErrors,
+) -> Result<Vec<(Removed, i64)>, Failure> {
+    let key = removed_key(&options.prefix);
+    let mut command = redis::cmd("ZRANGEBYSCORE");
+    command
+        .arg(&key)
+        .arg(format!("({last_removal}"))
+        .arg("+inf")
+        .arg("WITHSCORES");
+    let read: Result<Vec<(Vec<u8>, Vec<u8>)>, _> = connection.query(&command).await;
+    let members = skip_unreadable(read, REMOVED, &key, errors)?.unwrap_or_default();
+    let mut removals = Vec::with_capacity(members.len());
+    for (member, number) in members {
+        match (Removed::decode(&member), decode_value(&number)) {
+            (Ok(removed), Ok(number)) => removals.push((removed, number)),
+            _ => errors.add(REMOVED, reason::REMOVAL, || {
+                let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                format!("member {:?}, number {:?}", text(&member), text(&number))
+            }),
+        }
+    }
+    Ok(removals)
+}
+
+impl RawScan {
+    async fn read_families(
+        &mut self,
+        connection: &Connection,
+        options: &ReadOptions,
+        registered: Vec<RegisteredFamily>,
+    ) -> Result<(), Failure> {
+        let scanner = Arc::new(Scanner::new(connection.clone(), options));
+        let prefix: Arc<str> = options.prefix.as_str().into();
+        let executions: Vec<String> = registered
+            .iter()
+            .filter(|family| family.name == EXECUTIONS)
+            .flat_map(|family| family.layouts.iter().map(|layout| layout.key.clone()))
+            .collect();
+        // A task each, so that one family is decoded while another waits for Redis.
+        // Dropping the set aborts them.
+        let mut tasks = JoinSet::new();
+        for family in registered {
+            let (scanner, prefix) = (Arc::clone(&scanner), Arc::clone(&prefix));
+            tasks.spawn(async move {
+                let mut part = Self::default();
+                part.read_family(&scanner, &prefix, family).await?;
+                Ok(part)
+            });
+        }
+        tasks.spawn(async move {
+            let mut part = Self::default();
+            let errors = &mut part.errors;
+            part.leases = OpenLeases::read(&scanner, &prefix, &executions, errors).await?;
+            Ok(part)
+        });
+        while let Some(task) = tasks.join_next().await {
+            let part: Self =
+                task.map_err(|panic| Failure::new(Reason::Internal, panic.to_string()))??;
+            self.families.extend(part.families);
+            self.cells = self.cells.saturating_add(part.cells);
+            self.leases = self.leases.take().or(part.leases);
+            self.errors.merge(part.errors);
+        }
+        Ok(())
+    }
+
+    /// Reads the hash of each layout, and its lost counts.
+    async fn read_family(
+        &mut self,
+        scanner: &Scanner,
+        prefix: &str,
+        family: RegisteredFamily,
+    ) -> Result<(), Failure> {
+        let RegisteredFamily { name, layouts } = family;
+        let mut read = Vec::with_capacity(layouts.len());
+        for layout in layouts {
+            let counted = self.read_hash(scanner, &layout.key, &layout).await?;
+            if layout.kind == Kind::Gauge {
+                read.extend(counted);
+                continue;
+            }
+            let key = lost_counts_key(prefix, &layout.key);
+            let lost = self.read_hash(scanner, &key, &layout).await?;
+            // Without its lost counts, a counter would step back.
+            if let (Some(counted), Some(lost)) = (counted, lost) {
+                // They have the same layout, so none is refused.
+                let (sum, _refused) = merge_layouts(vec![counted, lost]);
+                read.extend(sum);
+            }
+        }
+        self.families.push((name, read));
+        Ok(())
+    }
+
+    /// Reads the series in a hash; None if the key is at fault.
+    async fn read_hash(
+        &mut self,
+        scanner: &Scanner,
+        key: &str,
+        layout: &Family,
+    ) -> Result<Option<FamilySeries>, Failure> {
+        let Self { cells, errors, .. } = self;
+        let mut series = SeriesReader::new(layout.clone());
+        let scan = scanner.hash(key, |field, value| {
+            *cells += 1;
+            if let Err(error) = series.push(field, value) {
+                errors.add(&layout.name, error.class(), || {
+                    let field = String::from_utf8_lossy(field);
+                    format!("key {key:?}, field {field:?}: {error}")
+                });
+            }
+        });
+        let scan = scan.await;
+        Ok(skip_unreadable(scan, &layout.name, key, errors)?.map(|()| series.finish()))
+    }
+
+    /// Applies the high-water marks and merges layouts. The marks are kept by layout,
+    /// because the bounds that layouts have in common may become fewer.
+    fn into_reading(self, marks: &mut HighWaterMarks) -> Reading {
+        let mut reading = Reading {
+            cells: self.cells,
+            decode_errors: self.errors,
+            flushed_millis: self.state.flushed_millis,
+            ..Reading::default()
+        };
+        marks.enter(self.state.epoch.as_deref());
+        reading.epoch = self.state.epoch;
+        marks.forget(&self.removals);
+        for (name, mut layouts) in self.families {
+            for layout in &mut layouts {
+                reading.regressions += marks.clamp(layout);
+            }
+            let (merged, refused) = merge_layouts(layouts);
+            reading.families.extend(merged);
+            for layout in refused {
+                reading.decode_errors.add(&name, reason::LAYOUT, || {
+                    format!(
+                        "layout with key {:?}: its type or scale differs from the first layout's",
+                        layout.key
+                    )
+                });
+            }
+        }
+        reading
+            .families
+            .sort_unstable_by(|left, right| left.family.name.cmp(&right.family.name));
+        if let Some(leases) = self.leases {
+            reading.in_flight = leases.in_flight(&reading.families);
+            reading.oldest_lease_age_seconds = self
+                .lease_time_millis
+                .map(|time| leases.oldest_age_seconds(time));
+        }
+        reading
+    }
+}

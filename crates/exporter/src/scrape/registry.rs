@@ -1,0 +1,265 @@
+//! The registrations in Redis, as families that can be served side by side.
+
+use std::collections::{BTreeMap, HashSet};
+
+use functional_scaffold_protocol::{
+    calls::families_key,
+    exposition::sample_suffixes,
+    family::{Family, Kind, LAYOUT_SEPARATOR},
+};
+
+use crate::{
+    redis_client::{Connection, Failure},
+    scrape::{
+        decode_errors::{DecodeErrors, REGISTRY, reason},
+        scan::{ReadOptions, Scanner, skip_unreadable},
+        self_metrics::is_own_name,
+    },
+};
+
+/// Registrations, valid or not: JSON by field.
+pub(crate) type Registrations = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// A family with all its registered layouts.
+#[derive(Debug)]
+pub struct RegisteredFamily {
+    /// The family's name.
+    pub name: String,
+    /// At least one, the first registered one first. All have the same type and
+    /// scale, and different keys.
+    pub layouts: Vec<Family>,
+}
+
+/// Reads every registration.
+pub(crate) async fn read_registrations(
+    connection: &Connection,
+    options: &ReadOptions,
+) -> Result<Registrations, Failure> {
+    // A map, because HSCAN may return a field twice.
+    let mut registrations = Registrations::new();
+    let key = families_key(&options.prefix);
+    let scan = Scanner::new(connection.clone(), options);
+    scan.hash(&key, |field, json| {
+        registrations.insert(field.to_vec(), json.to_vec());
+    })
+    .await?;
+    Ok(registrations)
+}
+
+/// Reads the families that can be served.
+pub(crate) async fn read_families(
+    connection: &Connection,
+    options: &ReadOptions,
+    errors: &mut DecodeErrors,
+) -> Result<Vec<RegisteredFamily>, Failure> {
+    let read = read_registrations(connection, options).await;
+    let key = families_key(&options.prefix);
+    let registrations = skip_unreadable(read, REGISTRY, &key, errors)?;
+    Ok(served_families(registrations.unwrap_or_default(), errors))
+}
+
+/// Selects the families that can be served, in order of their names. Of two that
+/// conflict, the one whose field sorts first is served, so that the result does not
+/// depend on the order in which Redis returns them.
+#[must_use]
+pub fn served_families(
+    registrations: Registrations,
+    errors: &mut DecodeErrors,
+) -> Vec<RegisteredFamily> {
+    let mut families: BTreeMap<String, Vec<Family>> = BTreeMap::new();
+    for (field, json) in &registrations {
+        if let Some(family) = decode(field, json, errors) {
+            families
+                .entry(family.name.clone())
+                .or_default()
+                .push(family);
+        }
+    }
+    let mut sample_names = HashSet::new();
+    families
+        .into_iter()
+        .filter_map(|(name, layouts)| {
+            let layouts = compatible(layouts, errors);
+            claim_samples(&mut sample_names, &name, layouts.first()?.kind, errors)
+                .then_some(RegisteredFamily { name, layouts })
+        })
+        .collect()
+}
+
+/// The name of the family that is registered under a field.
+pub(crate) fn family_name(field: &str) -> &str {
+    field
+        .split_once(LAYOUT_SEPARATOR)
+        .map_or(field, |(name, _)| name)
+}
+
+fn decode(field: &[u8], json: &[u8], errors: &mut DecodeErrors) -> Option<Family> {
+    let Ok(field) = std::str::from_utf8(field) else {
+        errors.add("", reason::REGISTRATION, || {
+            format!("field {:?} is not UTF-8", String::from_utf8_lossy(field))
+        });
+        return None;
+    };
+    let name = family_name(field);
+    match Family::decode(field, json) {
+        Ok(family) if is_own_name(&family.name) => {
+            errors.add(name, reason::NAME_COLLISION, || {
+                format!("field {field:?}: the exporter itself has a metric of this name")
+            });
+            None
+        }
+        Ok(family) => Some(family),
+        Err(error) => {
+            errors.add(name, reason::REGISTRATION, || {
+                format!("field {field:?}: {error}")
+            });
+            None
+        }
+    }
+}
+
+/// Selects the layouts that can be added to the first one. Whether they have bounds
+/// in common only matters if they hold values, and is checked after reading.
+fn compatible(layouts: Vec<Family>, errors: &mut DecodeErrors) -> Vec<Family> {
+    let mut selected: Vec<Family> = Vec::with_capacity(layouts.len());
+    for layout in layouts {
+        let other_type = selected
+            .first()
+            .is_some_and(|first| first.kind != layout.kind || first.scale != layout.scale);
+        let same_key = selected.iter().any(|other| other.key == layout.key);
+        if other_type || same_key {
+            errors.add(&layout.name, reason::LAYOUT, || {
+                let why = if same_key {
+                    "another layout has the same key"
+                } else {
+                    "its type or scale differs from the first layout's"
+                };
+                format!("layout with key {:?}: {why}", layout.key)
+            });
+        } else {
+            selected.push(layout);
+        }
+    }
+    selected
+}
+
+/// Claims the names of a family's samples, unless one is taken: a counter `x_count`
+/// beside a histogram `x` would expose the same series twice.
+fn claim_samples(
+    claimed: &mut HashSet<String>,
+    name: &str,
+    kind: Kind,
+    errors: &mut DecodeErrors,
+) -> bool {
+    let names: Vec<String> = sample_suffixes(kind)
+        .iter()
+        .map(|suffix| format!("{name}{suffix}"))
+        .collect();
+    if let Some(taken) = names.iter().find(|name| claimed.contains(*name)) {
+        errors.add(name, reason::NAME_COLLISION, || {
+            format!("another family has the series {taken}")
+        });
+        return false;
+    }
+    claimed.extend(names);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scrape::self_metrics::IN_FLIGHT;
+
+    const COUNTER: &str = r#"{"type":"counter","key":"k"}"#;
+    const HISTOGRAM: &str = r#"{"type":"histogram","key":"k","bounds":[1]}"#;
+
+    fn check(registrations: &[(&str, &str)], served: &[(&str, usize)], refused: &[(&str, &str)]) {
+        let mut errors = DecodeErrors::default();
+        let found = registrations
+            .iter()
+            .map(|(field, json)| (field.as_bytes().to_vec(), json.as_bytes().to_vec()))
+            .collect();
+        let families = served_families(found, &mut errors);
+        let got: Vec<_> = families
+            .iter()
+            .map(|family| (family.name.as_str(), family.layouts.len()))
+            .collect();
+        assert_eq!(got, served, "served of {registrations:?}");
+        let got: Vec<_> = errors
+            .counts()
+            .map(|(family, reason, _)| (family, reason))
+            .collect();
+        assert_eq!(got, refused, "refused of {registrations:?}");
+    }
+
+    #[test]
+    fn names_are_served_in_order_and_layouts_together() {
+        let own_key = r#"{"type":"counter","key":"k2"}"#;
+        check(
+            &[("b", COUNTER), ("a@1", own_key), ("a", COUNTER)],
+            &[("a", 2), ("b", 1)],
+            &[],
+        );
+        check(&[("a@1", COUNTER)], &[("a", 1)], &[]);
+    }
+
+    #[test]
+    fn corrupt_registrations_are_left_out() {
+        check(
+            &[("a", "{"), ("b", COUNTER), ("c d", COUNTER), ("", COUNTER)],
+            &[("b", 1)],
+            &[("(invalid name)", "registration"), ("a", "registration")],
+        );
+    }
+
+    #[test]
+    fn the_exporters_own_names_are_refused() {
+        check(
+            &[
+                ("functional_scaffold_redis_up", COUNTER),
+                ("functional_scaffold_redis_up@1", COUNTER),
+                (IN_FLIGHT, COUNTER),
+            ],
+            &[],
+            &[
+                (IN_FLIGHT, "name_collision"),
+                ("functional_scaffold_redis_up", "name_collision"),
+            ],
+        );
+    }
+
+    #[test]
+    fn no_two_families_expose_the_same_series() {
+        check(
+            &[
+                ("x_count", COUNTER),
+                ("x_sum", HISTOGRAM),
+                ("x", HISTOGRAM),
+                ("x_total", COUNTER),
+            ],
+            &[("x", 1), ("x_total", 1)],
+            &[("x_count", "name_collision"), ("x_sum", "name_collision")],
+        );
+    }
+
+    #[test]
+    fn layouts_of_another_type_or_with_the_key_of_another_are_refused() {
+        let gauge = r#"{"type":"gauge","key":"k2"}"#;
+        let scaled = r#"{"type":"counter","key":"k3","scale":1000}"#;
+        check(
+            &[
+                ("a", COUNTER),
+                ("a@1", gauge),
+                ("a@2", scaled),
+                ("a@3", COUNTER),
+            ],
+            &[("a", 1)],
+            &[("a", "layout")],
+        );
+    }
+
+    #[test]
+    fn a_registration_that_is_returned_twice_is_one() {
+        check(&[("a", COUNTER), ("a", COUNTER)], &[("a", 1)], &[]);
+    }
+}

@@ -1,0 +1,291 @@
+//! The exporter's own metrics.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use functional_scaffold_protocol::{
+    exposition::{Exposition, Metadata},
+    family::Kind,
+    labels::write_labels,
+};
+
+use crate::{
+    redis_client::{Failure, Reason},
+    scrape::reading::Reading,
+};
+
+/// A metric about the exporter itself.
+struct Metric {
+    name: &'static str,
+    kind: Kind,
+    help: &'static str,
+}
+
+const BUILD_INFO: Metric = gauge(
+    "functional_scaffold_build_info",
+    "Version of the exporter; the value is always 1.",
+);
+const REDIS_UP: Metric = gauge(
+    "functional_scaffold_redis_up",
+    "Whether this scrape could read Redis (1) or not (0).",
+);
+const SCRAPE_DURATION: Metric = gauge(
+    "functional_scaffold_scrape_duration_seconds",
+    "Time that this scrape's read of Redis took, decoding included.",
+);
+const FAMILIES: Metric = gauge(
+    "functional_scaffold_families",
+    "Families from Redis in this scrape.",
+);
+const SERIES: Metric = gauge(
+    "functional_scaffold_series",
+    "Label sets from Redis in this scrape; a histogram counts once.",
+);
+const CELLS: Metric = gauge(
+    "functional_scaffold_cells",
+    "Hash fields read from Redis for this scrape.",
+);
+const DECODE_ERRORS: Metric = gauge(
+    "functional_scaffold_decode_errors",
+    "Fields, keys and registrations in Redis that this scrape could not serve, by reason. Absent without errors.",
+);
+const REDIS_READS: Metric = counter(
+    "functional_scaffold_redis_reads_total",
+    "Reads of Redis since the exporter started, including failed ones; scrapes may share one.",
+);
+const REDIS_READ_FAILURES: Metric = counter(
+    "functional_scaffold_redis_read_failures_total",
+    "Failed reads of Redis since the exporter started, by reason.",
+);
+const SETTLE_FAILURES: Metric = counter(
+    "functional_scaffold_settle_failures_total",
+    "Failed attempts to settle leases since the exporter started, by reason.",
+);
+const REGRESSIONS: Metric = counter(
+    "functional_scaffold_regressions_total",
+    "Series that stepped back since the exporter started, because Redis lost writes. They continue from their highest value.",
+);
+const OLDEST_LEASE_AGE: Metric = gauge(
+    "functional_scaffold_oldest_lease_age_seconds",
+    "Age of the oldest open lease; 0 if none is open.",
+);
+const LAST_FLUSH: Metric = gauge(
+    "functional_scaffold_last_flush_timestamp_seconds",
+    "When a batch was last stored, by Redis's clock. Absent if never.",
+);
+
+/// Every metric of the exporter, in the order in which they are written.
+const METRICS: [&Metric; 13] = [
+    &BUILD_INFO,
+    &REDIS_UP,
+    &SCRAPE_DURATION,
+    &FAMILIES,
+    &SERIES,
+    &CELLS,
+    &DECODE_ERRORS,
+    &REDIS_READS,
+    &REDIS_READ_FAILURES,
+    &SETTLE_FAILURES,
+    &REGRESSIONS,
+    &OLDEST_LEASE_AGE,
+    &LAST_FLUSH,
+];
+
+/// The gauge that the exporter makes of the open leases. It belongs to
+/// `algorithm_executions_total`, and is named like it.
+pub(crate) const IN_FLIGHT: &str = "algorithm_executions_in_flight";
+
+const fn gauge(name: &'static str, help: &'static str) -> Metric {
+    let kind = Kind::Gauge;
+    Metric { name, kind, help }
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Metric {
+    let kind = Kind::Counter;
+    Metric { name, kind, help }
+}
+
+/// Whether the exporter itself exposes a family of this name. One in Redis is not
+/// served then. The prefix is not enough: instances write families about the system,
+/// too.
+pub(crate) fn is_own_name(name: &str) -> bool {
+    name == IN_FLIGHT || METRICS.iter().any(|metric| metric.name == name)
+}
+
+/// Counts since the exporter started.
+#[derive(Debug, Default)]
+pub(crate) struct SelfMetrics {
+    reads: AtomicU64,
+    read_failures: ByReason,
+    settle_failures: ByReason,
+    regressions: AtomicU64,
+}
+
+type ByReason = [AtomicU64; Reason::ALL.len()];
+
+impl SelfMetrics {
+    pub(crate) fn count_read(&self, reading: &Result<Reading, Failure>) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        match reading {
+            Ok(reading) => {
+                self.regressions
+                    .fetch_add(reading.regressions, Ordering::Relaxed);
+            }
+            Err(failure) => {
+                self.read_failures[failure.reason as usize].fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    pub(crate) fn count_settle_failure(&self, reason: Reason) {
+        self.settle_failures[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Appends the exporter's own metrics to an exposition. `reading` is empty unless
+/// Redis is `up`.
+pub(crate) fn write(
+    out: &mut Exposition,
+    metrics: &SelfMetrics,
+    up: bool,
+    reading: &Reading,
+    duration: Duration,
+) {
+    let version = concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"");
+    let series: usize = reading.families.iter().map(|one| one.series.len()).sum();
+    write_metadata(out, &BUILD_INFO);
+    out.write_sample(BUILD_INFO.name, version, 1.0);
+    write_value(out, &REDIS_UP, f64::from(u8::from(up)));
+    write_value(out, &SCRAPE_DURATION, duration.as_secs_f64());
+    write_value(out, &FAMILIES, reading.families.len() as f64);
+    write_value(out, &SERIES, series as f64);
+    write_value(out, &CELLS, reading.cells as f64);
+    write_metadata(out, &DECODE_ERRORS);
+    for (family, reason, count) in reading.decode_errors.counts() {
+        let mut labels = String::new();
+        write_labels(&mut labels, &[("family", family), ("reason", reason)]);
+        out.write_sample(DECODE_ERRORS.name, &labels, count as f64);
+    }
+    let load = |count: &AtomicU64| count.load(Ordering::Relaxed) as f64;
+    write_value(out, &REDIS_READS, load(&metrics.reads));
+    for (metric, counts) in [
+        (&REDIS_READ_FAILURES, &metrics.read_failures),
+        (&SETTLE_FAILURES, &metrics.settle_failures),
+    ] {
+        write_metadata(out, metric);
+        for (reason, count) in Reason::ALL.into_iter().zip(counts) {
+            let labels = format!("reason=\"{}\"", reason.label());
+            out.write_sample(metric.name, &labels, load(count));
+        }
+    }
+    write_value(out, &REGRESSIONS, load(&metrics.regressions));
+    if let Some(age) = reading.oldest_lease_age_seconds {
+        write_value(out, &OLDEST_LEASE_AGE, age);
+    }
+    if let Some(millis) = reading.flushed_millis {
+        write_value(out, &LAST_FLUSH, millis as f64 / 1000.0);
+    }
+}
+
+fn write_metadata(out: &mut Exposition, metric: &Metric) {
+    let in_seconds = metric.name.ends_with("_seconds");
+    out.write_metadata(&Metadata {
+        name: metric.name,
+        kind: metric.kind,
+        help: metric.help,
+        unit: if in_seconds { "seconds" } else { "" },
+    });
+}
+
+fn write_value(out: &mut Exposition, metric: &Metric, value: f64) {
+    write_metadata(out, metric);
+    out.write_sample(metric.name, "", value);
+}
+
+#[cfg(test)]
+mod tests {
+    use functional_scaffold_protocol::{
+        exposition::Format,
+        family::Family,
+        series::{FamilySeries, Series},
+    };
+
+    use super::*;
+
+    #[test]
+    fn writes_every_metric_with_help_and_type() {
+        let metrics = SelfMetrics::default();
+        let counter = |name: &str, labels: &[&str]| {
+            let registration = br#"{"type":"counter","key":"k"}"#;
+            let values = labels.iter().map(|&labels| (labels.into(), 1));
+            FamilySeries {
+                family: Family::decode(name, registration).expect("a family"),
+                series: Series::Values(values.collect()),
+            }
+        };
+        let mut reading = Reading {
+            families: vec![counter("a", &["", "x=\"1\""]), counter("b", &[""])],
+            cells: 4,
+            oldest_lease_age_seconds: Some(0.5),
+            flushed_millis: Some(1_753_000_000_250),
+            ..Reading::default()
+        };
+        reading
+            .decode_errors
+            .add("jobs_total", "value", String::new);
+        metrics.count_read(&Err(Failure::new(Reason::Loading, "")));
+        metrics.count_settle_failure(Reason::Auth);
+        metrics.count_read(&Ok(Reading {
+            regressions: 2,
+            ..Reading::default()
+        }));
+        let mut out = Exposition::begin(Format::Text, [], 0);
+        let duration = Duration::from_millis(1500);
+        write(&mut out, &metrics, true, &reading, duration);
+        let out = out.finish();
+        let samples: Vec<_> = out.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            samples,
+            [
+                concat!(
+                    "functional_scaffold_build_info{version=\"",
+                    env!("CARGO_PKG_VERSION"),
+                    "\"} 1"
+                ),
+                "functional_scaffold_redis_up 1",
+                "functional_scaffold_scrape_duration_seconds 1.5",
+                "functional_scaffold_families 2",
+                "functional_scaffold_series 3",
+                "functional_scaffold_cells 4",
+                "functional_scaffold_decode_errors{family=\"jobs_total\",reason=\"value\"} 1",
+                "functional_scaffold_redis_reads_total 2",
+                "functional_scaffold_redis_read_failures_total{reason=\"connection\"} 0",
+                "functional_scaffold_redis_read_failures_total{reason=\"timeout\"} 0",
+                "functional_scaffold_redis_read_failures_total{reason=\"auth\"} 0",
+                "functional_scaffold_redis_read_failures_total{reason=\"loading\"} 1",
+                "functional_scaffold_redis_read_failures_total{reason=\"server\"} 0",
+                "functional_scaffold_redis_read_failures_total{reason=\"internal\"} 0",
+                "functional_scaffold_settle_failures_total{reason=\"connection\"} 0",
+                "functional_scaffold_settle_failures_total{reason=\"timeout\"} 0",
+                "functional_scaffold_settle_failures_total{reason=\"auth\"} 1",
+                "functional_scaffold_settle_failures_total{reason=\"loading\"} 0",
+                "functional_scaffold_settle_failures_total{reason=\"server\"} 0",
+                "functional_scaffold_settle_failures_total{reason=\"internal\"} 0",
+                "functional_scaffold_regressions_total 2",
+                "functional_scaffold_oldest_lease_age_seconds 0.5",
+                "functional_scaffold_last_flush_timestamp_seconds 1753000000.25",
+            ]
+        );
+        assert_eq!(
+            out.matches("# TYPE ").count(),
+            out.matches("# HELP ").count()
+        );
+        let types = out.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let names: Vec<_> = types.filter_map(|rest| rest.split(' ').next()).collect();
+        assert_eq!(names, METRICS.map(|metric| metric.name));
+        assert!(names.iter().all(|name| is_own_name(name)));
+        assert!(!is_own_name("functional_scaffold_late_results_total"));
+    }
+}

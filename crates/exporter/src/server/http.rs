@@ -1,0 +1,116 @@
+//! The routes of the exporter, and which of them need credentials.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::task::spawn_blocking;
+
+use crate::{
+    page::{self, PageState},
+    redis_client::RedisClient,
+    scrape::Scraper,
+    server::{
+        auth::Auth,
+        body::{ScrapeLimit, TooManyScrapes},
+        negotiate,
+    },
+};
+
+/// The state of the routes.
+#[derive(Clone)]
+pub(crate) struct AppState {
+    pub(crate) scraper: Scraper,
+    pub(crate) redis: Arc<RedisClient>,
+    pub(crate) auth: Option<Arc<Auth>>,
+    pub(crate) limit: ScrapeLimit,
+}
+
+/// Every route. `GET` routes also respond to `HEAD`. Load balancers and kubelets
+/// need no credentials.
+pub(crate) fn router(state: AppState, page: PageState) -> Router {
+    let guarded = Router::new()
+        .route("/metrics", get(metrics))
+        .merge(page::router(page))
+        .fallback(not_found)
+        .layer(from_fn_with_state(state.clone(), authorize));
+    let open = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz));
+    guarded.merge(open).with_state(state)
+}
+
+async fn authorize(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let Some(auth) = &state.auth else {
+        return next.run(request).await;
+    };
+    if auth.allows(request.headers()) {
+        return next.run(request).await;
+    }
+    let text = "credentials are required\n";
+    let mut response = (StatusCode::UNAUTHORIZED, text).into_response();
+    for challenge in auth.challenges() {
+        response
+            .headers_mut()
+            .append(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+/// Responds 200 even if Redis is down: that is a sample, so that the other samples
+/// arrive, and an alert can tell Redis from the exporter.
+async fn metrics(
+    State(state): State<AppState>,
+    request: HeaderMap,
+) -> Result<Response, TooManyScrapes> {
+    let permit = state.limit.acquire()?;
+    let format = negotiate::format(&request);
+    let gzip = negotiate::prefers_gzip(&request);
+    let timeout = negotiate::scrape_timeout(&request);
+    let snapshot = state.scraper.scrape(timeout).await;
+    // Encoding and compressing many series takes a while.
+    let Ok(body) = spawn_blocking(move || snapshot.encode(format, gzip)).await else {
+        return Ok(StatusCode::INTERNAL_SERVER_ERROR.into_response());
+    };
+    let mut headers = HeaderMap::new();
+    let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
+    set(header::CONTENT_TYPE, format.content_type());
+    set(header::VARY, "accept, accept-encoding");
+    if gzip {
+        set(header::CONTENT_ENCODING, "gzip");
+    }
+    Ok(permit.respond(headers, body))
+}
+
+/// Independent of Redis: a restart of the exporter would not repair it.
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(state): State<AppState>) -> (StatusCode, String) {
+    match state.redis.ping().await {
+        Ok(()) => (StatusCode::OK, "redis: ok\n".into()),
+        Err(failure) => {
+            let reason = failure.reason.label();
+            // The text may name hosts and users, and this route needs no credentials.
+            let text = match state.auth {
+                Some(_) => format!("redis: {reason}\n"),
+                None => format!("redis: {reason} ({failure})\n"),
+            };
+            (StatusCode::SERVICE_UNAVAILABLE, text)
+        }
+    }
+}
+
+async fn not_found() -> (StatusCode, &'static str) {
+    (
+        StatusCode::NOT_FOUND,
+        "not found; the routes are /metrics, /healthz, /readyz, /api/recent and /\n",
+    )
+}
