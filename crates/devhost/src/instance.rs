@@ -18,13 +18,11 @@ use wasmtime::component::GuestTaskId;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Store, StoreContextMut};
 use wasmtime_wasi::WasiCtx;
-use wasmtime_wasi_http::WasiHttpCtx;
 use wasmtime_wasi_http::handler::{
-    HandlerState, Instance, Proxy, ShouldAccept, ViewFn, WorkerExpiration, WorkerState,
-    WorkerStatus,
+    HandlerState, Instance, Proxy, ShouldAccept, WorkerExpiration, WorkerState, WorkerStatus,
 };
-use wasmtime_wasi_http::p3::WasiHttpView;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpView};
 
 use crate::execution_limit::Meter;
 use crate::outbound_http::{HttpClient, OutboundHttp};
@@ -87,7 +85,7 @@ impl HandlerState for Instances {
         Ok(Instance {
             store,
             proxy: Proxy::P3(service),
-            view: ViewFn::P3(InstanceData::http),
+            view: InstanceData::http,
             expiration: Expiration {
                 meter: meter.clone(),
                 idle_timeout: draw(self.reuse.idle_instance_timeout),
@@ -108,6 +106,8 @@ impl Instances {
     fn data(&self) -> InstanceData {
         let mut wasi = WasiCtx::builder();
         wasi.envs(&self.settings.environment);
+        // As in Spin, a component can create sockets; no address is allowed.
+        wasi.allow_tcp(true).allow_udp(true);
         // Spin, too, shows both on its own stderr.
         if !self.settings.quiet {
             wasi.stdout(wasmtime_wasi::cli::stderr());
@@ -137,7 +137,7 @@ pub(crate) struct Worker {
 
 impl WorkerState for Worker {
     type StoreData = InstanceData;
-    type RequestId = ();
+    type RequestData = ();
 
     fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
         if total >= self.max_requests {

@@ -17,19 +17,14 @@ use http::header::{HOST, HeaderValue};
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri};
 use http_body_util::BodyExt;
-use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
-use wasmtime_wasi::TrappableError;
-use wasmtime_wasi_http::p3::bindings::http::types::{DnsErrorPayload, ErrorCode};
-use wasmtime_wasi_http::p3::{RequestOptions, WasiHttpHooks};
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::platform::ComponentSettings;
-
-type WasiBody = UnsyncBoxBody<Bytes, ErrorCode>;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -59,7 +54,7 @@ pub(crate) struct OutboundHttp {
 
 type Sent = (
     Response<WasiBody>,
-    Box<dyn Future<Output = Result<(), ErrorCode>> + Send>,
+    Box<dyn Future<Output = Result<(), Error>> + Send>,
 );
 
 impl WasiHttpHooks for OutboundHttp {
@@ -68,8 +63,8 @@ impl WasiHttpHooks for OutboundHttp {
         request: Request<WasiBody>,
         options: Option<RequestOptions>,
         // The component's trouble with the response: nobody is to be told.
-        _response_result: Box<dyn Future<Output = Result<(), ErrorCode>> + Send>,
-    ) -> Box<dyn Future<Output = Result<Sent, TrappableError<ErrorCode>>> + Send> {
+        _response_result: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
         let client = self.client.clone();
         let settings = Arc::clone(&self.settings);
         let options = options.unwrap_or_default();
@@ -87,7 +82,7 @@ impl HttpClient {
         settings: &ComponentSettings,
         mut request: Request<WasiBody>,
         options: RequestOptions,
-    ) -> Result<Response<WasiBody>, ErrorCode> {
+    ) -> Result<Response<WasiBody>, Error> {
         self.direct(settings, &mut request)?;
         let connect_timeout = options.connect_timeout.unwrap_or(DEFAULT_TIMEOUT);
         let first_byte_timeout = options.first_byte_timeout.unwrap_or(DEFAULT_TIMEOUT);
@@ -95,16 +90,16 @@ impl HttpClient {
         let response = CONNECT_TIMEOUT.scope(connect_timeout, self.client.request(request));
         let response = timeout(first_byte_timeout, response)
             .await
-            .map_err(|_elapsed| ErrorCode::ConnectionReadTimeout)?
+            .map_err(|_elapsed| Error::ConnectionReadTimeout)?
             .map_err(
                 |error| match error.source().and_then(|e| e.downcast_ref()) {
-                    Some(ConnectError::Timeout) => ErrorCode::ConnectionTimeout,
-                    Some(ConnectError::Refused) => ErrorCode::ConnectionRefused,
-                    Some(ConnectError::NoAddress) => ErrorCode::DnsError(DnsErrorPayload {
+                    Some(ConnectError::Timeout) => Error::ConnectionTimeout,
+                    Some(ConnectError::Refused) => Error::ConnectionRefused,
+                    Some(ConnectError::NoAddress) => Error::DnsError {
                         rcode: Some("address not available".to_owned()),
                         info_code: Some(0),
-                    }),
-                    None => ErrorCode::HttpProtocolError,
+                    },
+                    None => Error::HttpProtocolError,
                 },
             )?;
         Ok(response.map(|body| {
@@ -122,7 +117,7 @@ impl HttpClient {
         &self,
         settings: &ComponentSettings,
         request: &mut Request<WasiBody>,
-    ) -> Result<(), ErrorCode> {
+    ) -> Result<(), Error> {
         let uri = request.uri().clone();
         let host = uri.host().unwrap_or_default();
         let is_self = host.is_empty() || host == "self.alt";
@@ -139,7 +134,7 @@ impl HttpClient {
                 uri.to_string()
             };
             settings.report_denied_host(&address, "https");
-            return Err(ErrorCode::HttpRequestDenied);
+            return Err(Error::HttpRequestDenied);
         }
         if host.ends_with(".spin.internal") {
             return Err(unsupported("service chaining"));
@@ -147,16 +142,12 @@ impl HttpClient {
         // hyper's client sets it from the URI.
         request.headers_mut().remove(HOST);
         if is_self {
-            let address = self
-                .own_address
-                .get()
-                .ok_or(ErrorCode::HttpRequestUriInvalid)?;
+            let address = self.own_address.get().ok_or(Error::HttpRequestUriInvalid)?;
             *request.uri_mut() = to_address(uri, *address)?;
             let host = HeaderValue::try_from(address.to_string());
-            request.headers_mut().insert(
-                HOST,
-                host.map_err(|_invalid| ErrorCode::HttpRequestUriInvalid)?,
-            );
+            request
+                .headers_mut()
+                .insert(HOST, host.map_err(|_invalid| Error::HttpRequestUriInvalid)?);
         } else if uri.scheme() == Some(&Scheme::HTTPS) {
             return Err(unsupported("https"));
         }
@@ -164,17 +155,17 @@ impl HttpClient {
     }
 }
 
-fn unsupported(what: &str) -> ErrorCode {
+fn unsupported(what: &str) -> Error {
     let message = format!("the dev host does not support outbound {what}");
     eprintln!("{message}");
-    ErrorCode::InternalError(Some(message))
+    Error::InternalError(Some(message))
 }
 
-fn to_address(uri: Uri, address: SocketAddr) -> Result<Uri, ErrorCode> {
+fn to_address(uri: Uri, address: SocketAddr) -> Result<Uri, Error> {
     let mut parts = uri.into_parts();
     parts.scheme = Some(Scheme::HTTP);
     parts.authority = Authority::try_from(address.to_string()).ok();
-    Uri::from_parts(parts).map_err(|_invalid| ErrorCode::HttpRequestUriInvalid)
+    Uri::from_parts(parts).map_err(|_invalid| Error::HttpRequestUriInvalid)
 }
 
 tokio::task_local! {
@@ -231,26 +222,26 @@ struct TimedBody {
 
 impl Body for TimedBody {
     type Data = Bytes;
-    type Error = ErrorCode;
+    type Error = Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ErrorCode>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let Some(body) = self.body.as_mut() else {
             return Poll::Ready(None);
         };
         if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
             self.sleep = None;
             return Poll::Ready(
-                frame.map(|frame| frame.map_err(|_broken| ErrorCode::HttpProtocolError)),
+                frame.map(|frame| frame.map_err(|_broken| Error::HttpProtocolError)),
             );
         }
         let timeout = self.timeout;
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep(timeout)));
         ready!(sleep.as_mut().poll(cx));
         self.body = None;
-        Poll::Ready(Some(Err(ErrorCode::ConnectionReadTimeout)))
+        Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -14,20 +14,17 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST};
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, StatusCode, Uri};
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
+use wasmtime_wasi_http::WasiBody;
 use wasmtime_wasi_http::handler::ProxyHandler;
-use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode;
 
 use crate::instance::Instances;
 use crate::routes::{RouteMatch, Routes};
-
-type ResponseBody = UnsyncBoxBody<Bytes, wasmtime::Error>;
 
 const WELL_KNOWN_PREFIX: &str = "/.well-known/spin/";
 /// How many ports `--find-free-port` tries.
@@ -103,7 +100,7 @@ impl Server {
         &self,
         mut request: Request<Incoming>,
         client: SocketAddr,
-    ) -> Result<Response<ResponseBody>> {
+    ) -> Result<Response<WasiBody>> {
         // Of this connection alone, and in the way of requests passed on.
         request.headers_mut().remove(CONNECTION);
         let path = request.uri().path().to_owned();
@@ -129,22 +126,19 @@ impl Server {
         found: &RouteMatch<'_>,
         mut request: Request<Incoming>,
         client: SocketAddr,
-    ) -> Result<Response<ResponseBody>> {
+    ) -> Result<Response<WasiBody>> {
         for (name, value) in request.headers() {
             let text = std::str::from_utf8(value.as_bytes());
             ensure!(text.is_ok(), "header {name} is not valid UTF-8");
         }
         let uri = request.uri().clone();
         found.append_headers(request.headers_mut(), &uri, client);
-        let request = request.map(|body| {
-            body.map_err(|_broken| ErrorCode::HttpProtocolError.into())
-                .boxed_unsync()
-        });
+        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
         let component = &self.components[&found.route.component];
         Ok(component.handle((), request).await?)
     }
 
-    fn respond_well_known(&self, name: &str) -> Result<Response<ResponseBody>> {
+    fn respond_well_known(&self, name: &str) -> Result<Response<WasiBody>> {
         match name {
             "health" => Ok(Response::new(full("OK".to_owned()))),
             "info" => Ok(Response::builder()
@@ -184,13 +178,13 @@ fn complete_uri(request: &mut Request<Incoming>) -> Result<()> {
     Ok(())
 }
 
-fn empty(status: StatusCode) -> Response<ResponseBody> {
+fn empty(status: StatusCode) -> Response<WasiBody> {
     let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
     response
 }
 
-fn full(text: String) -> ResponseBody {
+fn full(text: String) -> WasiBody {
     Full::new(Bytes::from(text))
         .map_err(|never| match never {})
         .boxed_unsync()
