@@ -204,3 +204,32 @@ fn push_intervals_are_bounded() {
         assert!(push_interval(text).is_err(), "{text}");
     }
 }
+
+#[test]
+fn every_option_is_documented_with_its_variable_and_default() {
+    let docs = include_str!("../../../docs/exporter.md");
+    let command = Cli::command();
+    let push = command.find_subcommand("push").expect("it is a command");
+    let options = command.get_arguments().chain(push.get_arguments());
+    let mut documented = 0;
+    for option in options {
+        let name = option.get_long().expect("every option has a long flag");
+        let flag = format!("`--{name}");
+        let row = docs.lines().find(|line| {
+            let mut uses = line.split(&flag).skip(1);
+            line.starts_with('|') && uses.any(|rest| rest.starts_with(['`', ' ']))
+        });
+        let row = row.unwrap_or_else(|| panic!("--{name} is not in docs/exporter.md"));
+        let values = option.get_default_values();
+        for text in option
+            .get_env()
+            .into_iter()
+            .chain(values.iter().map(|value| &**value))
+        {
+            let code = format!("`{}`", text.display());
+            assert!(row.contains(&code), "{code} is not in {row}");
+        }
+        documented += 1;
+    }
+    assert!(documented > 25, "{documented} options");
+}
