@@ -267,7 +267,7 @@ impl<'a> Instance<'a> {
             if forms.habit.leased {
                 self.leases += 1;
                 let id = format!("{}/{}", self.id.writer(), self.leases);
-                let lease = algorithm.lease.entry(id);
+                let lease = algorithm.lease.with_id(id);
                 let command = lease_command(prefix, &lease, self.lease_time_millis);
                 leases.push(lease);
                 self.queue.push_back(Queued {

@@ -2,7 +2,7 @@
 
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, LeasedExecution, SentBatch},
-    calls::{Applied, Settled},
+    calls::{ApplyReply, SettleReply},
     catalog::{Catalog, ExecutionLabels, ExecutionStatus, FinishedExecution},
     lease::Lease,
 };
@@ -17,7 +17,7 @@ const ALGORITHM: &str = "a";
 pub(crate) const LONG_MS: u64 = 1_000_000;
 
 /// A batch was stored, and nothing of it refused.
-pub(crate) const STORED: Applied = Applied::Stored {
+pub(crate) const STORED: ApplyReply = ApplyReply::Stored {
     lease_time_millis: 0,
     refused: Vec::new(),
 };
@@ -92,9 +92,9 @@ impl Fixture {
     }
 
     /// Sends a batch. When it was stored is left out of the answer.
-    pub(crate) fn apply(&mut self, batch: &SentBatch) -> Result<Applied> {
+    pub(crate) fn apply(&mut self, batch: &SentBatch) -> Result<ApplyReply> {
         let mut applied = self.store.apply(batch)?;
-        if let Applied::Stored {
+        if let ApplyReply::Stored {
             lease_time_millis, ..
         } = &mut applied
         {
@@ -104,7 +104,7 @@ impl Fixture {
     }
 
     /// Settles leases of the catalog's families, as a reader does.
-    pub(crate) fn settle(&mut self) -> Result<Settled> {
+    pub(crate) fn settle(&mut self) -> Result<SettleReply> {
         self.store.settle(1, &metric_keys(&self.catalog))
     }
 

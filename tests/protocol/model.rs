@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use functional_scaffold_protocol::{
     batch::{BatchId, SentBatch},
-    calls::Applied,
+    calls::ApplyReply,
     lease::Lease,
 };
 
@@ -90,9 +90,9 @@ impl Model {
     }
 
     /// Applies a batch.
-    pub(crate) fn apply(&mut self, batch: &SentBatch) -> Applied {
+    pub(crate) fn apply(&mut self, batch: &SentBatch) -> ApplyReply {
         if self.remembers(&batch.id) {
-            return Applied::Duplicate;
+            return ApplyReply::Duplicate;
         }
         let ids = batch.leased.iter().map(|leased| &leased.lease.id);
         let late: Vec<_> = ids
@@ -101,7 +101,7 @@ impl Model {
             .cloned()
             .collect();
         if !late.is_empty() {
-            return Applied::Late(late);
+            return ApplyReply::Late(late);
         }
         self.run_script();
         let bucket = self.applied.entry(batch.id.started_at).or_default();
@@ -119,7 +119,7 @@ impl Model {
         for (key, field, by) in batch.total().cells() {
             self.count(key, field, by);
         }
-        Applied::Stored {
+        ApplyReply::Stored {
             lease_time_millis: self.lease_time,
             refused: Vec::new(),
         }

@@ -2,12 +2,12 @@
 
 use functional_scaffold_protocol::{
     batch::{Batch, MAX_INCREMENT},
-    calls::LostCountsAdded,
+    calls::AddLostCountsReply,
 };
 
 use crate::{Result, fixture::Fixture};
 
-const ADDED: LostCountsAdded = LostCountsAdded::Added {
+const ADDED: AddLostCountsReply = AddLostCountsReply::Added {
     refused: Vec::new(),
 };
 
@@ -29,7 +29,10 @@ fn a_loss_is_made_up_for_once() -> Result {
     assert_eq!(add(&mut fixture, None, "a")?, ADDED);
     let before = fixture.store.dump()?;
     for version in [None, Some("b"), Some("")] {
-        assert_eq!(add(&mut fixture, version, "b")?, LostCountsAdded::Overtaken);
+        assert_eq!(
+            add(&mut fixture, version, "b")?,
+            AddLostCountsReply::Overtaken
+        );
     }
     assert_eq!(fixture.store.dump()?, before);
     assert_eq!(add(&mut fixture, Some("a"), "b")?, ADDED);
@@ -58,7 +61,7 @@ fn a_removal_overtakes_the_offsets_of_what_was_read_before() -> Result {
     let cells = fixture.store.counters(&["m:lost:m:a".to_owned()])?;
     assert!(cells.is_empty(), "{cells:?}");
     let before = fixture.store.dump()?;
-    assert_eq!(add(&mut fixture, "a")?, LostCountsAdded::Overtaken);
+    assert_eq!(add(&mut fixture, "a")?, AddLostCountsReply::Overtaken);
     assert_eq!(fixture.store.dump()?, before);
     assert_eq!(add(&mut fixture, "000000000000000b")?, ADDED);
     Ok(())
@@ -110,7 +113,7 @@ fn a_wipe_leaves_no_offsets_and_takes_none_of_before() -> Result {
     for version in [None, Some("a"), Some("0000000000000001")] {
         assert_eq!(
             add(&mut fixture, &before, version)?,
-            LostCountsAdded::Overtaken
+            AddLostCountsReply::Overtaken
         );
     }
     assert_eq!(add(&mut fixture, &now, None)?, ADDED);
@@ -124,9 +127,9 @@ fn a_store_that_was_wiped_gets_no_offsets_of_the_one_before() -> Result {
     fixture.store.call::<()>(&["FLUSHALL"])?;
     let add =
         |fixture: &mut Fixture, epoch: &str| fixture.store.add_offsets(epoch, None, "a", &lost(3));
-    assert_eq!(add(&mut fixture, &before)?, LostCountsAdded::Overtaken);
+    assert_eq!(add(&mut fixture, &before)?, AddLostCountsReply::Overtaken);
     let now = fixture.store.settle(0xb, &[])?.epoch;
-    assert_eq!(add(&mut fixture, &before)?, LostCountsAdded::Overtaken);
+    assert_eq!(add(&mut fixture, &before)?, AddLostCountsReply::Overtaken);
     assert_eq!(add(&mut fixture, &now)?, ADDED);
     Ok(())
 }

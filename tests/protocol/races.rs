@@ -2,7 +2,7 @@
 
 use functional_scaffold_protocol::{
     batch::MAX_INCREMENT,
-    calls::{Applied, Registration, Script},
+    calls::{ApplyReply, Registration, Script},
 };
 
 use crate::{
@@ -93,7 +93,10 @@ fn a_result_after_its_lease_ran_out_is_late_and_changes_nothing() -> Result {
     let sent = fixture.batch(1, &[&gone, &there]);
     let before = fixture.store.dump()?;
     for _ in 0..2 {
-        assert_eq!(fixture.apply(&sent)?, Applied::Late(vec![gone.id.clone()]));
+        assert_eq!(
+            fixture.apply(&sent)?,
+            ApplyReply::Late(vec![gone.id.clone()])
+        );
         assert_eq!(fixture.store.dump()?, before);
     }
 
@@ -102,7 +105,7 @@ fn a_result_after_its_lease_ran_out_is_late_and_changes_nothing() -> Result {
     assert_eq!(fixture.apply(&without)?, STORED);
     assert_eq!(fixture.counts()?, (0, 1, 1));
     // A copy of what was sent first, that was long on its way.
-    assert_eq!(fixture.apply(&sent)?, Applied::Duplicate);
+    assert_eq!(fixture.apply(&sent)?, ApplyReply::Duplicate);
     fixture.store.lease(std::slice::from_ref(&gone))?;
     assert_eq!(fixture.settle()?.leases, 0);
     assert_eq!(fixture.counts()?, (0, 1, 1));
@@ -116,9 +119,9 @@ fn a_retried_batch_settles_a_lease_once() -> Result {
     fixture.store.lease(std::slice::from_ref(&landed))?;
     let batch = fixture.batch(1, &[&landed, &lost]);
     assert_eq!(fixture.apply(&batch)?, STORED);
-    assert_eq!(fixture.apply(&batch)?, Applied::Duplicate);
+    assert_eq!(fixture.apply(&batch)?, ApplyReply::Duplicate);
     fixture.store.lease(std::slice::from_ref(&lost))?;
-    assert_eq!(fixture.apply(&batch)?, Applied::Duplicate);
+    assert_eq!(fixture.apply(&batch)?, ApplyReply::Duplicate);
     assert_eq!(fixture.settle()?.leases, 0);
     assert_eq!(fixture.counts()?, (0, 2, 0));
     Ok(())
@@ -135,7 +138,7 @@ fn a_batch_that_comes_after_later_ones_of_its_writer_is_a_duplicate() -> Result 
         assert_eq!(fixture.apply(batch)?, STORED);
     }
     for batch in &batches {
-        assert_eq!(fixture.apply(batch)?, Applied::Duplicate);
+        assert_eq!(fixture.apply(batch)?, ApplyReply::Duplicate);
     }
     assert_eq!(fixture.counts()?, (0, 3, 0));
     Ok(())
@@ -180,9 +183,9 @@ fn a_store_that_was_emptied_after_a_stand_still_is_told_of_by_its_first_answer()
     fixture.store.take(&early, told)?;
     assert_eq!(fixture.settle()?.leases, 1);
     let late = fixture.batch(1, &[&early]);
-    assert_eq!(fixture.apply(&late)?, Applied::Late(vec![early.id]));
+    assert_eq!(fixture.apply(&late)?, ApplyReply::Late(vec![early.id]));
     let batch = fixture.batch(1, &[]);
-    let Applied::Stored {
+    let ApplyReply::Stored {
         lease_time_millis, ..
     } = fixture.store.apply(&batch)?
     else {
@@ -277,8 +280,11 @@ fn ids_are_remembered_for_two_hours() -> Result {
         .store
         .pass(REMEMBERED_MS - TOLERANCE_MS, Passing::Busy)?;
     assert_eq!(fixture.settle()?.leases, 0);
-    assert_eq!(fixture.apply(&batch)?, Applied::Duplicate);
-    assert_eq!(fixture.apply(&late)?, Applied::Late(vec![gone.id.clone()]));
+    assert_eq!(fixture.apply(&batch)?, ApplyReply::Duplicate);
+    assert_eq!(
+        fixture.apply(&late)?,
+        ApplyReply::Late(vec![gone.id.clone()])
+    );
     fixture.store.lease(&[lost])?;
     assert_eq!(fixture.settle()?.leases, 0);
     assert_eq!(fixture.counts()?, (0, 1, 1));
@@ -306,7 +312,7 @@ fn a_writer_keeps_its_bucket_remembered() -> Result {
     fixture
         .store
         .pass(REMEMBERED_MS - TOLERANCE_MS, Passing::Busy)?;
-    assert_eq!(fixture.apply(&first)?, Applied::Duplicate);
+    assert_eq!(fixture.apply(&first)?, ApplyReply::Duplicate);
     let mut elsewhere = second;
     elsewhere.id.started_at += 1;
     assert_eq!(fixture.apply(&elsewhere)?, STORED, "another bucket");

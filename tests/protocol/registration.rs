@@ -72,7 +72,7 @@ fn what_stands_otherwise_is_never_known() -> Result {
 
     let ours = registration(&fixture.catalog);
     let registered = fixture.store.register(1, &ours)?;
-    assert_eq!(registered.standing[2], standing);
+    assert_eq!(registered.in_force[2], standing);
     assert_eq!(fixture.store.known(&ours)?, None);
     Ok(())
 }

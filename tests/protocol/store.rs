@@ -8,11 +8,9 @@ use anyhow::{Context as _, ensure};
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, SentBatch},
     calls::{
-        Applied, Call, LostCountsAdded, Registered, Registration, Script, Settled,
-        add_lost_counts_call, applied_from_reply, applied_key, apply_call, closed_leases_key,
-        is_registered_call, is_registered_from_reply, lease_command, leases_key,
-        lost_counts_added_from_reply, register_call, registered_from_reply, settle_call,
-        settled_from_reply, state_key,
+        AddLostCountsReply, ApplyReply, Call, RegisterReply, Registration, Script, SettleReply,
+        add_lost_counts_call, applied_key, apply_call, closed_leases_key, decode_is_registered,
+        is_registered_call, lease_command, leases_key, register_call, settle_call, state_key,
     },
     lease::{EncodedLease, Lease},
     removal::{remove_series_call, wipe_call},
@@ -121,9 +119,9 @@ impl Store {
     }
 
     /// Applies a batch, as a component does.
-    pub(crate) fn apply(&mut self, batch: &SentBatch) -> Result<Applied> {
+    pub(crate) fn apply(&mut self, batch: &SentBatch) -> Result<ApplyReply> {
         let call = apply_call(&self.prefix, batch);
-        Ok(applied_from_reply(self.script(&Script::APPLY, &call)?)?)
+        Ok(ApplyReply::decode(self.script(&Script::APPLY, &call)?)?)
     }
 
     /// Lease time, as a component learns it when it begins.
@@ -140,17 +138,17 @@ impl Store {
         &mut self,
         epoch: u64,
         registration: &Registration,
-    ) -> Result<Registered> {
+    ) -> Result<RegisterReply> {
         let call = register_call(&self.prefix, epoch, registration);
         let reply = self.script(&Script::REGISTER, &call)?;
-        Ok(registered_from_reply(registration, reply)?)
+        Ok(RegisterReply::decode(registration, reply)?)
     }
 
     /// Lease time, as a component learns it that begins after another one; None
     /// if it has to register.
     pub(crate) fn known(&mut self, registration: &Registration) -> Result<Option<i64>> {
         let call = is_registered_call(&self.prefix, registration);
-        Ok(is_registered_from_reply(
+        Ok(decode_is_registered(
             self.script(&Script::IS_REGISTERED, &call)?,
         )?)
     }
@@ -175,7 +173,7 @@ impl Store {
     }
 
     /// Settles leases that count in these keys, as a reader does.
-    pub(crate) fn settle(&mut self, epoch: u64, metric_keys: &[&str]) -> Result<Settled> {
+    pub(crate) fn settle(&mut self, epoch: u64, metric_keys: &[&str]) -> Result<SettleReply> {
         self.settle_page(epoch, 0, metric_keys)
     }
 
@@ -185,9 +183,9 @@ impl Store {
         epoch: u64,
         skip: u64,
         metric_keys: &[&str],
-    ) -> Result<Settled> {
+    ) -> Result<SettleReply> {
         let call = settle_call(&self.prefix, epoch, skip, metric_keys.iter().copied());
-        Ok(settled_from_reply(self.script(&Script::SETTLE, &call)?)?)
+        Ok(SettleReply::decode(self.script(&Script::SETTLE, &call)?)?)
     }
 
     /// Adds to offsets, as the exporter does.
@@ -197,10 +195,10 @@ impl Store {
         version: Option<&str>,
         next: &str,
         lost: &Batch,
-    ) -> Result<LostCountsAdded> {
+    ) -> Result<AddLostCountsReply> {
         let call = add_lost_counts_call(&self.prefix, epoch, version, next, lost);
         let reply = self.script(&Script::ADD_LOST_COUNTS, &call)?;
-        Ok(lost_counts_added_from_reply(reply)?)
+        Ok(AddLostCountsReply::decode(reply)?)
     }
 
     /// Removes series, as the exporter's command does.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use functional_scaffold_protocol::calls::{Applied, Registration};
+use functional_scaffold_protocol::calls::{ApplyReply, Registration};
 use functional_scaffold_tests::process::poll_until;
 
 use crate::{
@@ -71,7 +71,7 @@ fn furnished() -> Result<Fixture> {
     batch.id.nonce += 1;
     batch.leased[0].increments = functional_scaffold_protocol::batch::Batch::default();
     let applied = fixture.store.apply(&batch)?;
-    assert!(matches!(applied, Applied::Stored { .. }), "{applied:?}");
+    assert!(matches!(applied, ApplyReply::Stored { .. }), "{applied:?}");
     fixture
         .store
         .call::<()>(&["ZADD", "m:closed_leases", "1", "old"])?;
@@ -103,7 +103,7 @@ fn a_script_is_refused_whole_while_redis_is_read_only() -> Result {
     }
     fixture.store.call::<()>(&["REPLICAOF", "NO", "ONE"])?;
     assert_eq!(fixture.apply(&batch)?, STORED, "it is no duplicate");
-    assert_eq!(fixture.apply(&batch)?, Applied::Duplicate);
+    assert_eq!(fixture.apply(&batch)?, ApplyReply::Duplicate);
     Ok(())
 }
 
@@ -129,7 +129,7 @@ fn a_script_is_refused_whole_while_redis_cannot_save() -> Result {
     let go_on = ["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"];
     fixture.store.call::<()>(&go_on)?;
     assert_eq!(fixture.apply(&batch)?, STORED, "it is no duplicate");
-    assert_eq!(fixture.apply(&batch)?, Applied::Duplicate);
+    assert_eq!(fixture.apply(&batch)?, ApplyReply::Duplicate);
     Ok(())
 }
 
@@ -148,7 +148,7 @@ fn a_batch_is_refused_whole_while_redis_is_full() -> Result {
         .store
         .call::<()>(&["CONFIG", "SET", "maxmemory", "0"])?;
     assert_eq!(fixture.apply(&batch)?, STORED, "it is no duplicate");
-    assert_eq!(fixture.apply(&batch)?, Applied::Duplicate);
+    assert_eq!(fixture.apply(&batch)?, ApplyReply::Duplicate);
     Ok(())
 }
 
@@ -212,7 +212,7 @@ fn metric_keys_of_a_wrong_type_are_named_and_lose_nothing_else() -> Result {
     }
     let lease = fixture.lease(2, LONG_MS);
     let batch = fixture.batch(1, &[&lease]);
-    let Applied::Stored { refused, .. } = fixture.apply(&batch)? else {
+    let ApplyReply::Stored { refused, .. } = fixture.apply(&batch)? else {
         panic!("it is stored");
     };
     // A bucket and a sum of the result.
@@ -222,7 +222,7 @@ fn metric_keys_of_a_wrong_type_are_named_and_lose_nothing_else() -> Result {
         assert!(refused.contains(&format!(" +{by}: WRONGTYPE")), "{refused}");
     }
     assert_eq!(fixture.counts()?, (1, 1, 0));
-    assert_eq!(fixture.apply(&batch)?, Applied::Duplicate);
+    assert_eq!(fixture.apply(&batch)?, ApplyReply::Duplicate);
 
     for crashed in [1, 2] {
         // The request of a crash.
@@ -254,7 +254,7 @@ fn a_cell_that_takes_no_increment_is_named_and_loses_nothing_else() -> Result {
     for field in ["text", "full", "s|sum", "c|sum", "well"] {
         batch.increments.inc("m:h", field, 5);
     }
-    let Applied::Stored { refused, .. } = fixture.apply(&batch)? else {
+    let ApplyReply::Stored { refused, .. } = fixture.apply(&batch)? else {
         panic!("it is stored");
     };
     let named: Vec<_> = refused
@@ -337,7 +337,10 @@ fn ids_and_labels_of_any_text_are_kept_as_they_are() -> Result {
     fixture.store.lease(std::slice::from_ref(&lease))?;
     assert_eq!(fixture.settle()?.leases, 0);
     let batch = fixture.batch(1, &[&lease]);
-    assert_eq!(fixture.apply(&batch)?, Applied::Late(vec![id.to_owned()]));
+    assert_eq!(
+        fixture.apply(&batch)?,
+        ApplyReply::Late(vec![id.to_owned()])
+    );
     let cells = fixture.server.cells(&lease.count[1].0)?;
     assert_eq!(cells.get(&field), Some(&1));
     Ok(())

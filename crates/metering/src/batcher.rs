@@ -158,11 +158,11 @@ impl Batcher {
         let id = format!("{:016x}/{}", self.nonce, self.leases);
         let mut templates = self.lease_templates.iter();
         if let Some((_, template)) = templates.find(|(name, _)| *name == endpoint) {
-            return template.entry(id);
+            return template.with_id(id);
         }
         let count = self.catalog.crash_cells(&self.workload.algorithm, endpoint);
         let template = LeaseTemplate::new(limit_millis + LEASE_MARGIN_MS, count);
-        let lease = template.entry(id);
+        let lease = template.with_id(id);
         self.lease_templates.push((endpoint, template));
         lease
     }

@@ -1,5 +1,5 @@
-//! Increments that are not yet stored, and the identity under which they are
-//! written once. Knows neither families nor Redis commands.
+//! Batches of increments: what a component sends to Redis under an id that makes it
+//! count once, and what it writes to the log if Redis cannot store it.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
@@ -8,26 +8,38 @@ use thiserror::Error;
 
 use crate::lease::Lease;
 
-/// The most that one cell of a batch holds, 2^62 - 1: a stored cell below 2^62
-/// takes it without passing 2^63, where Redis integers end.
+/// Largest increment of a cell, 2^62 - 1. Added to a stored cell below 2^62 it stays
+/// below 2^63, where Redis integers end.
 pub const MAX_INCREMENT: u64 = (1 << 62) - 1;
 
-/// Increments not yet stored: for each Redis key, how much to add to which
-/// fields. Merging is addition, so order and grouping do not matter.
+/// Increments by Redis key and field. Merging batches adds their increments, so
+/// neither order nor grouping matters.
+///
+/// # Examples
+/// ```
+/// use functional_scaffold_protocol::batch::Batch;
+///
+/// let mut batch = Batch::default();
+/// batch.inc("metrics:jobs", r#"kind="nightly""#, 2);
+/// let mut other = Batch::default();
+/// other.inc("metrics:jobs", r#"kind="nightly""#, 1);
+/// batch.merge(&other);
+/// let cells: Vec<_> = batch.cells().collect();
+/// assert_eq!(cells, [("metrics:jobs", r#"kind="nightly""#, 3)]);
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Batch {
-    // Ordered maps rather than hash maps: seeding a hash map asks the host for
-    // random numbers in wasm, and a batch has a few dozen cells.
+    // Not hash maps: in wasm, seeding one asks the host for random numbers. A batch
+    // has a few dozen cells.
     hashes: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 impl Batch {
-    /// Adds `by` to a cell. A cell is held at [`MAX_INCREMENT`]: in the unit of
-    /// nanoseconds that is 146 years of latency in one batch.
+    /// Adds `by` to a cell, up to [`MAX_INCREMENT`]. In nanoseconds, that is 146 years
+    /// of latency in one batch.
     pub fn inc(&mut self, key: &str, field: &str, by: u64) {
-        // Looked up by reference first: only a cell's first increment in a
-        // batch allocates.
+        // By reference first, so that only the first increment of a cell allocates.
         if let Some(cell) = self
             .hashes
             .get_mut(key)
@@ -42,14 +54,14 @@ impl Batch {
             .insert(field.to_owned(), by.min(MAX_INCREMENT));
     }
 
-    /// Adds every cell of `other`.
+    /// Adds all increments of `other`.
     pub fn merge(&mut self, other: &Self) {
         for (key, field, by) in other.cells() {
             self.inc(key, field, by);
         }
     }
 
-    /// Moves the cells of one hash into another, where a component learns
+    /// Moves the increments of one key to another. A component needs this if it learns
     /// after recording that its layout has a hash of its own.
     pub fn rename_key(&mut self, from: &str, to: &str) {
         if let Some(fields) = self.hashes.remove(from) {
@@ -59,26 +71,26 @@ impl Batch {
         }
     }
 
-    /// Whether there is nothing to store.
+    /// Whether there are no increments.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.hashes.is_empty()
     }
 
-    /// How many cells there are.
+    /// The number of cells.
     #[must_use]
     pub fn len(&self) -> usize {
         self.hashes.values().map(BTreeMap::len).sum()
     }
 
-    /// The cells of each hash, by key.
+    /// Each key with its fields and increments, in order of key.
     pub fn hashes(&self) -> impl Iterator<Item = (&str, &BTreeMap<String, u64>)> {
         self.hashes
             .iter()
             .map(|(key, fields)| (key.as_str(), fields))
     }
 
-    /// Every cell as key, field and increment, in order of key and field.
+    /// Each cell as key, field and increment, in order of key and field.
     pub fn cells(&self) -> impl Iterator<Item = (&str, &str, u64)> {
         self.hashes.iter().flat_map(|(key, fields)| {
             fields
@@ -88,32 +100,42 @@ impl Batch {
     }
 }
 
-/// Names a batch once and for all, so that it is applied once however often
-/// it arrives: who wrote it, and the how manieth write that was.
+/// Idempotency key of a batch: writer nonce and sequence number. Redis applies a batch
+/// once, however often it arrives.
 ///
-/// A writer has at most one batch under way and numbers them upwards, so the
-/// last number applied is all that has to be remembered of a writer. A writer
-/// that gives a batch up takes a new nonce: a later number under the old one
-/// would make the abandoned batch look applied.
+/// A writer has at most one batch in flight and numbers its batches upwards, so Redis
+/// remembers the last number of each writer. A writer that gives a batch up takes a new
+/// nonce, because a later number under the old one would make the abandoned batch look
+/// applied.
+///
+/// # Examples
+/// ```
+/// use functional_scaffold_protocol::batch::BatchId;
+///
+/// let id = BatchId { started_at: 1_784_973_600, nonce: 0xab, sequence: 7 };
+/// let text = String::from(id.clone());
+/// assert_eq!(text, "1784973600-00000000000000ab-7");
+/// assert_eq!(BatchId::try_from(text), Ok(id));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct BatchId {
-    /// When the writer began, in seconds since 1970. It chooses the bucket of
-    /// applied ids, so that old ones are forgotten together.
+    /// Start of the writer in seconds since 1970. Redis remembers the writers of one
+    /// second in one hash, and so forgets them together.
     pub started_at: u64,
-    /// 64 random bits.
+    /// Random number that names the writer.
     pub nonce: u64,
-    /// From 1 upwards.
+    /// Number of the batch, from 1.
     pub sequence: u64,
 }
 
-/// Why a text is no batch id.
+/// The text is not a batch id.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("not a batch id: {0:?}")]
 pub struct BatchIdError(String);
 
 impl BatchId {
-    /// The writer's part of the id, as it is remembered in Redis.
+    /// The writer's name in Redis: the nonce in hexadecimal.
     #[must_use]
     pub fn writer(&self) -> String {
         format!("{:016x}", self.nonce)
@@ -143,31 +165,30 @@ impl TryFrom<String> for BatchId {
     }
 }
 
-/// A batch as it is sent, and as it is given to the log where it could not be
-/// stored.
+/// A batch with its id, as it is sent to Redis or written to the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SentBatch {
-    /// Its id, by which it is applied once, also from the log.
+    /// Idempotency key, also when the batch is replayed from the log.
     pub id: BatchId,
-    /// What it adds beside the executions below.
+    /// Increments beside those of `leased`.
     pub increments: Batch,
-    /// Finished executions that had a lease, each with what it adds: apart,
-    /// because one whose lease ran out is counted already.
+    /// Finished executions that had a lease. Their increments are kept apart, because
+    /// an execution whose lease has expired is already counted as crashed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leased: Vec<LeasedExecution>,
 }
 
-/// What a finished execution adds, under its lease.
+/// A finished execution that had a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeasedExecution {
-    /// The lease that it settles.
+    /// The lease, which the batch releases.
     pub lease: Lease,
-    /// What it adds.
+    /// Increments of the execution and its request.
     pub increments: Batch,
 }
 
 impl SentBatch {
-    /// Everything it adds.
+    /// All increments of the batch.
     #[must_use]
     pub fn total(&self) -> Batch {
         let mut total = self.increments.clone();
@@ -177,8 +198,8 @@ impl SentBatch {
         total
     }
 
-    /// Takes out the executions whose leases ran out, by the leases' ids, and
-    /// gives how many there were.
+    /// Removes the executions whose leases have these ids, because they have expired.
+    /// Returns the number of executions removed.
     pub fn remove_late(&mut self, ids: &[String]) -> u64 {
         let before = self.leased.len();
         self.leased.retain(|leased| !ids.contains(&leased.lease.id));
@@ -186,48 +207,70 @@ impl SentBatch {
     }
 }
 
-/// A batch that was given to the log.
+/// A batch in the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoggedBatch {
-    /// What would have been sent.
+    /// The batch that was given up.
     #[serde(flatten)]
     pub batch: SentBatch,
-    /// The path of the Pushgateway's group that the numbers are, if they are
-    /// one: its totals rather than increments.
+    /// Path of a group in a Pushgateway. With it, `increments` are the group's totals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
 }
 
-/// What one line holds: a whole batch, or some of its cells and executions
-/// under its id.
+/// One line of the log: a batch, or part of one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoggedPart {
-    /// The cells and executions.
+    /// Cells and executions of the batch, under its id.
     #[serde(flatten)]
     pub logged: LoggedBatch,
-    /// Which part of the batch they are; none if they are all of it.
+    /// Place among the parts of the batch; `None` if the line holds all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Part>,
 }
 
-/// A part's place among the others.
+/// Place of a part among the parts of its batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
-    /// From 1 upwards.
+    /// Number of the part, from 1.
     pub number: u32,
-    /// How many there are.
+    /// Number of parts.
     pub of: u32,
 }
 
-/// The longest that a part's place is written.
+/// The place that takes the most bytes in JSON.
 const WIDEST: Part = Part {
     number: u32::MAX,
     of: u32::MAX,
 };
 
 impl LoggedBatch {
-    /// Splits it into parts of at most `max_bytes` of JSON each. What cannot be
-    /// split, a cell or an execution, is a part of its own if it is longer.
+    /// Splits the batch into parts of at most `max_bytes` of JSON each. A cell or an
+    /// execution that is longer is a part of its own.
+    ///
+    /// # Examples
+    /// ```
+    /// use functional_scaffold_protocol::batch::{
+    ///     Batch, BatchId, Joiner, LoggedBatch, SentBatch,
+    /// };
+    ///
+    /// let mut increments = Batch::default();
+    /// for number in 0..100 {
+    ///     increments.inc("metrics:jobs", &format!("kind=\"{number}\""), 1);
+    /// }
+    /// let id = BatchId { started_at: 1, nonce: 2, sequence: 3 };
+    /// let batch = SentBatch { id, increments, leased: Vec::new() };
+    /// let logged = LoggedBatch { batch, group: None };
+    ///
+    /// let mut parts = logged.clone().into_parts(1_000);
+    /// let mut joiner = Joiner::default();
+    /// let last = parts.pop().expect("there are several");
+    /// for part in parts {
+    ///     assert_eq!(joiner.push(part)?, None);
+    /// }
+    /// assert_eq!(joiner.push(last)?, Some(logged));
+    /// # Ok::<(), functional_scaffold_protocol::batch::PartError>(())
+    /// ```
     #[must_use]
     pub fn into_parts(self, max_bytes: usize) -> Vec<LoggedPart> {
         let whole = LoggedPart {
@@ -240,7 +283,7 @@ impl LoggedBatch {
         let Self { batch, group } = whole.logged;
         let mut split = Split::new(batch.id, group, max_bytes);
         for (key, field, by) in batch.increments.cells() {
-            // As if each had its key to itself: a little more than it takes.
+            // An upper bound: as if no two cells shared a key.
             let bytes = json_bytes(&(key, field, by)) + 1;
             split.part_for(bytes).increments.inc(key, field, by);
         }
@@ -252,13 +295,13 @@ impl LoggedBatch {
     }
 }
 
-/// Parts as they are filled, one after the other.
+/// Fills parts one after the other.
 struct Split {
     empty: LoggedPart,
     empty_bytes: usize,
     max_bytes: usize,
     filled: Vec<LoggedPart>,
-    /// Of the last one.
+    /// Upper bound of the last part's JSON.
     bytes: usize,
 }
 
@@ -283,7 +326,7 @@ impl Split {
         }
     }
 
-    /// The part that takes this many bytes more.
+    /// The part that has room for this many bytes, a new one if necessary.
     fn part_for(&mut self, bytes: usize) -> &mut SentBatch {
         if self.bytes.saturating_add(bytes) > self.max_bytes {
             self.filled.push(self.empty.clone());
@@ -305,55 +348,55 @@ impl Split {
 }
 
 fn json_bytes(value: &impl Serialize) -> usize {
-    // Texts, integers, and maps with texts for keys always serialise.
+    // Strings, integers, and maps with strings for keys always serialise.
     serde_json::to_string(value).map_or(0, |text| text.len())
 }
 
-/// Puts parts together, in whatever order they come and however often.
+/// Joins parts to batches, in any order and however often each part comes.
 #[derive(Debug, Default)]
 pub struct Joiner {
-    /// What is known of batches of which parts are missing.
-    open: BTreeMap<Open, BTreeMap<u32, SentBatch>>,
-    /// Batches that were put together of parts: where some of those come once
-    /// more, nothing is missing.
+    /// Parts by number, of batches with missing parts.
+    open: BTreeMap<PartKey, BTreeMap<u32, SentBatch>>,
+    /// Batches that were joined. Parts of theirs that come again are not reported as
+    /// incomplete.
     joined: BTreeSet<BatchId>,
 }
 
-/// In what the parts of a batch agree.
+/// The values that all parts of a batch share.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Open {
+struct PartKey {
     id: BatchId,
     group: Option<String>,
     of: u32,
 }
 
-/// Why a part is none.
+/// Why a part cannot be joined.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum PartError {
-    /// Its number is not among those that it names.
+    /// The number is not between 1 and the number of parts.
     #[error("there is no part {} of {}", .0.number, .0.of)]
     Number(Part),
-    /// Another one of the same number was there before.
-    #[error("part {} of batch {} is not the same as before", .1.number, String::from(.0.clone()))]
-    Another(BatchId, Part),
+    /// An earlier part has the same number and other contents.
+    #[error("part {} of batch {} differs from an earlier one", .1.number, String::from(.0.clone()))]
+    Conflict(BatchId, Part),
 }
 
-/// A batch of which parts are missing.
+/// A batch with missing parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incomplete {
-    /// Its id.
+    /// The batch's id.
     pub id: BatchId,
-    /// How many parts are missing.
+    /// Number of missing parts.
     pub missing: usize,
-    /// How many there are in all.
+    /// Number of parts.
     pub of: u32,
 }
 
 impl Joiner {
-    /// Takes a part, and gives the batch if that was its last one.
+    /// Adds a part. Returns the batch if it is complete with this part.
     ///
     /// # Errors
-    /// The part cannot be one of a batch; it is left out.
+    /// The part cannot be joined; it is left out.
     pub fn push(&mut self, part: LoggedPart) -> Result<Option<LoggedBatch>, PartError> {
         let LoggedPart { logged, part } = part;
         let Some(part) = part else {
@@ -363,42 +406,42 @@ impl Joiner {
             return Err(PartError::Number(part));
         }
         let LoggedBatch { batch, group } = logged;
-        let open = Open {
+        let key = PartKey {
             id: batch.id.clone(),
             group,
             of: part.of,
         };
-        let parts = self.open.entry(open.clone()).or_default();
+        let parts = self.open.entry(key.clone()).or_default();
         match parts.entry(part.number) {
-            Entry::Occupied(known) if *known.get() != batch => {
-                return Err(PartError::Another(open.id, part));
+            Entry::Occupied(earlier) if *earlier.get() != batch => {
+                return Err(PartError::Conflict(key.id, part));
             }
             Entry::Occupied(_) => {}
-            Entry::Vacant(place) => {
-                place.insert(batch);
+            Entry::Vacant(entry) => {
+                entry.insert(batch);
             }
         }
         if (parts.len() as u64) < u64::from(part.of) {
             return Ok(None);
         }
-        let parts = self.open.remove(&open).unwrap_or_default();
-        self.joined.insert(open.id.clone());
-        Ok(Some(open.join(parts)))
+        let parts = self.open.remove(&key).unwrap_or_default();
+        self.joined.insert(key.id.clone());
+        Ok(Some(key.join(parts)))
     }
 
-    /// The batches of which parts are missing.
+    /// The batches with missing parts.
     pub fn incomplete(&self) -> impl Iterator<Item = Incomplete> {
         let open = self.open.iter();
-        let open = open.filter(|(open, _)| !self.joined.contains(&open.id));
-        open.map(|(open, parts)| Incomplete {
-            id: open.id.clone(),
-            missing: (open.of as usize).saturating_sub(parts.len()),
-            of: open.of,
+        let open = open.filter(|(key, _)| !self.joined.contains(&key.id));
+        open.map(|(key, parts)| Incomplete {
+            id: key.id.clone(),
+            missing: (key.of as usize).saturating_sub(parts.len()),
+            of: key.of,
         })
     }
 }
 
-impl Open {
+impl PartKey {
     fn join(self, parts: BTreeMap<u32, SentBatch>) -> LoggedBatch {
         let mut batch = SentBatch {
             id: self.id,
@@ -417,116 +460,5 @@ impl Open {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn merging_adds() {
-        let mut left = Batch::default();
-        left.inc("k", "a", 1);
-        let mut right = Batch::default();
-        right.inc("k", "a", 2);
-        right.inc("l", "b", 3);
-        left.merge(&right);
-        let cells: Vec<_> = left.cells().collect();
-        assert_eq!(cells, [("k", "a", 3), ("l", "b", 3)]);
-        assert_eq!(left.len(), 2);
-    }
-
-    #[test]
-    fn renaming_a_key_keeps_what_was_counted() {
-        let mut batch = Batch::default();
-        batch.inc("k", "a", 1);
-        batch.inc("k@2", "a", 4);
-        batch.rename_key("k", "k@2");
-        assert_eq!(batch.cells().collect::<Vec<_>>(), [("k@2", "a", 5)]);
-    }
-
-    #[test]
-    fn a_cell_never_passes_what_redis_can_take() {
-        let mut batch = Batch::default();
-        batch.inc("k", "sum", u64::MAX);
-        batch.inc("k", "sum", u64::MAX);
-        assert_eq!(
-            batch.cells().collect::<Vec<_>>(),
-            [("k", "sum", MAX_INCREMENT)]
-        );
-    }
-
-    #[test]
-    fn refuses_ids_that_are_not_its_own() {
-        for text in [
-            "",
-            "1",
-            "1-2",
-            "1-2-3",
-            "1-000000000000000g-3",
-            "1-0000000000000002-3-4",
-        ] {
-            assert!(BatchId::try_from(text.to_owned()).is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn late_executions_are_taken_out_with_what_they_add() {
-        let leased = |id: &str| {
-            let mut increments = Batch::default();
-            increments.inc("k", "a", 1);
-            let lease = Lease {
-                id: id.into(),
-                millis: 1,
-                count: Vec::new(),
-            };
-            LeasedExecution { lease, increments }
-        };
-        let id = BatchId {
-            started_at: 1,
-            nonce: 2,
-            sequence: 3,
-        };
-        let mut sent = SentBatch {
-            id,
-            increments: Batch::default(),
-            leased: vec![leased("1"), leased("2"), leased("3")],
-        };
-        let sum = |sent: &SentBatch| sent.total().cells().map(|(_, _, by)| by).sum::<u64>();
-        assert_eq!(sum(&sent), 3);
-        assert_eq!(sent.remove_late(&["2".into(), "9".into()]), 1);
-        assert_eq!(sum(&sent), 2);
-    }
-
-    proptest! {
-        #[test]
-        fn ids_read_back(started_at: u64, nonce: u64, sequence: u64) {
-            let id = BatchId { started_at, nonce, sequence };
-            prop_assert_eq!(BatchId::try_from(String::from(id.clone())), Ok(id));
-        }
-
-        #[test]
-        fn logged_batches_read_back(
-            cells in prop::collection::vec((any::<String>(), any::<String>(), 0..=MAX_INCREMENT), 0..8),
-        ) {
-            let mut increments = Batch::default();
-            for (key, field, by) in &cells {
-                increments.inc(key, field, *by);
-            }
-            let id = BatchId { started_at: 1, nonce: 2, sequence: 3 };
-            let lease = Lease { id: "l".into(), millis: 1, count: Vec::new() };
-            let leased = vec![LeasedExecution { lease, increments: increments.clone() }];
-            let sent = SentBatch { id, increments, leased };
-            let text = serde_json::to_string(&sent).expect("serialises");
-            prop_assert_eq!(serde_json::from_str::<SentBatch>(&text).ok(), Some(sent));
-        }
-
-        #[test]
-        fn arbitrary_ids_never_panic(text: String) {
-            let _ = BatchId::try_from(text);
-        }
-    }
-}
-
-#[cfg(test)]
-#[path = "logged_tests.rs"]
-mod logged_tests;
+#[path = "batch_tests.rs"]
+mod tests;

@@ -1,11 +1,5 @@
-//! Version 1 of the protocol in `docs/protocol.md`: what is said to Redis,
-//! in which keys, and what it answers. Says nothing itself.
-//!
-//! # Layout
-//! - `keys`: where what is kept
-//! - `scripts`: the scripts
-//! - `calls`: the form of each call and command
-//! - `reply`: what the scripts reply, read or refused
+//! Version 1 of the protocol with Redis: keys, scripts, and the form of each call and
+//! its reply.
 
 use std::{
     collections::BTreeMap,
@@ -21,132 +15,162 @@ use crate::{
     lease::EncodedLease,
 };
 
-/// How long ids are remembered at least, in seconds: of a batch from when it was
-/// applied, of a lease from when it was closed. A batch that arrives within this
-/// time changes nothing; nor does a lease that arrives and runs out within it.
+/// Seconds for which ids are remembered: of a batch since it was applied, of a lease
+/// since it was closed. A batch that arrives again within this time changes nothing,
+/// nor does a lease that arrives and expires within it.
 ///
-/// That is twice as long as a batch in a log may be replayed after it was given
-/// up. The lease of an execution in it may have run out before that: by as much
-/// as the execution was slower than its limit. The other hour is for this.
+/// A logged batch may be replayed for half of this time. The lease of an execution in
+/// it may have expired earlier, by as much as the execution exceeded its limit; the
+/// other half is for that.
 pub const REMEMBERED_SECONDS: u64 = 7200;
 
-/// For how many seconds a registration is known to stand without being looked at:
-/// so long at the most a registration or a series at 0 that was deleted by hand
-/// is not written again.
+/// Seconds for which a registration counts as complete without being checked. After
+/// this time at most, registrations and series at 0 that were deleted by hand are
+/// written again.
 pub const REGISTRATION_SECONDS: u64 = 60;
 
-/// The prefix of every key unless another is configured.
+/// Prefix of every key unless another one is configured.
 pub const DEFAULT_PREFIX: &str = "metrics:";
 
-/// The key of the hash of families.
+/// Key of the hash of families.
 #[must_use]
 pub fn families_key(prefix: &str) -> String {
     format!("{prefix}families")
 }
 
-/// The key of the hash that remembers a batch's id, with those of the writers
-/// that began in the same second. So few stay in Redis's compact encoding, a
-/// quarter of the memory, up to 65,000 requests/s with 128 requests a writer.
+/// Key of the hash that remembers a batch's id, together with those of all writers
+/// that began in the same second.
+///
+/// A hash of so few entries stays in Redis's compact encoding, which takes a quarter
+/// of the memory, up to 65,000 requests/s at 128 requests per writer.
 #[must_use]
 pub fn applied_key(prefix: &str, id: &BatchId) -> String {
     format!("{prefix}applied:{}", id.started_at)
 }
 
-/// The key of the hash of the offsets of a metric hash: what Redis lost of it
-/// and was served before, by the same fields. It is added when it is served.
+/// Key of the hash of a metric hash's lost counts: counts that readers served before
+/// Redis lost them, by the same fields. Readers serve the sum of both hashes.
 #[must_use]
 pub fn lost_counts_key(prefix: &str, key: &str) -> String {
     format!("{prefix}lost:{key}")
 }
 
-/// The key of the hash that keeps the clock: `last_ms`, `shift_ms`, and
-/// `flushed_ms`, when a batch was last applied; `epoch`; and `lost_version`, the
-/// version of the offsets.
+/// Key of the state, a hash of `last_ms` and `shift_ms` (Redis's clock), `flushed_ms`
+/// (when a batch was last applied), `epoch`, and `lost_version` (of the lost counts).
 #[must_use]
 pub fn state_key(prefix: &str) -> String {
     format!("{prefix}state")
 }
 
-/// The key of the note that a registration of this digest stands; it says of what
-/// contents of the store, and expires.
+/// Key of the note that a registration with this digest is complete. It expires.
 #[must_use]
 pub fn registration_key(prefix: &str, digest: &str) -> String {
     format!("{prefix}registered:{digest}")
 }
 
-/// The key of the sorted set of open leases, by the lease time at which they run
-/// out.
+/// Key of the sorted set of open leases, by the lease time at which they expire.
 #[must_use]
 pub fn leases_key(prefix: &str) -> String {
     format!("{prefix}leases")
 }
 
-/// The key of the sorted set of closed leases' ids, by the lease time until
-/// which they are remembered.
+/// Key of the sorted set of closed leases' ids, by the lease time until which they
+/// are remembered.
 #[must_use]
 pub fn closed_leases_key(prefix: &str) -> String {
     format!("{prefix}closed_leases")
 }
 
-/// The key of the sorted set of what was removed, by the removal's number: its
-/// time in microseconds, or one more than the last one.
+/// Key of the sorted set of removals, by number: the time in microseconds, or one
+/// more than the last number.
 #[must_use]
 pub fn removed_key(prefix: &str) -> String {
     format!("{prefix}removed")
 }
 
-/// Whether a key is one that the protocol keeps for itself, and so no family's.
+/// Whether the protocol uses this key itself, so that it cannot be a family's.
 #[must_use]
 pub fn is_own_key(prefix: &str, key: &str) -> bool {
-    let own = [
+    let single = [
         families_key(prefix),
         state_key(prefix),
         leases_key(prefix),
         closed_leases_key(prefix),
         removed_key(prefix),
     ];
-    let many = ["applied:", "lost:", "registered:"];
-    own.iter().any(|own| own == key)
+    let groups = ["applied:", "lost:", "registered:"];
+    single.iter().any(|own| own == key)
         || key
             .strip_prefix(prefix)
-            .is_some_and(|rest| many.iter().any(|many| rest.starts_with(many)))
+            .is_some_and(|rest| groups.iter().any(|group| rest.starts_with(group)))
 }
 
-/// Keys and arguments of a script call, in order.
+/// A Lua script of `src/lua/`, which documents its keys, arguments and reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Script {
+    /// The source, without comments.
+    pub source: &'static str,
+    /// SHA-1 of the source in hexadecimal, which
+    /// [`EVALSHA`](https://redis.io/docs/latest/commands/evalsha/) takes.
+    pub sha: &'static str,
+}
+
+impl Script {
+    /// Applies a batch once; see [`apply_call`].
+    pub const APPLY: Self = built::APPLY;
+    /// Settles leases that have expired; see [`settle_call`].
+    pub const SETTLE: Self = built::SETTLE;
+    /// Registers families; see [`register_call`].
+    pub const REGISTER: Self = built::REGISTER;
+    /// Tells whether families are registered; see [`is_registered_call`].
+    pub const IS_REGISTERED: Self = built::IS_REGISTERED;
+    /// Adds to lost counts; see [`add_lost_counts_call`].
+    pub const ADD_LOST_COUNTS: Self = built::ADD_LOST_COUNTS;
+    /// Removes series or a family; see [`crate::removal`].
+    pub const REMOVE: Self = built::REMOVE;
+    /// Removes all counts; see [`crate::removal::wipe_call`].
+    pub const WIPE: Self = built::WIPE;
+    /// Every script.
+    pub const ALL: [Self; 7] = built::ALL;
+}
+
+mod built {
+    use super::Script;
+
+    include!(concat!(env!("OUT_DIR"), "/scripts.rs"));
+}
+
+/// Keys and arguments of a script.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// Every key the script touches.
+    /// Every key that the script touches.
     pub keys: Vec<String>,
-    /// Its other arguments.
+    /// The other arguments.
     pub arguments: Vec<String>,
 }
 
 impl Call {
-    /// What follows the script or its digest in `EVAL` and `EVALSHA`: the
-    /// number of keys, the keys, the arguments.
+    /// What follows the script or its digest in `EVAL` and `EVALSHA`: the number of
+    /// keys, the keys, the arguments.
     pub fn parts(&self) -> impl Iterator<Item = Vec<u8>> {
+        let texts = self.keys.iter().chain(&self.arguments);
         [self.keys.len().to_string().into_bytes()]
             .into_iter()
-            .chain(
-                self.keys
-                    .iter()
-                    .chain(&self.arguments)
-                    .map(|part| part.clone().into_bytes()),
-            )
+            .chain(texts.map(|text| text.clone().into_bytes()))
     }
 }
 
-/// A command that is no script, with its arguments in order.
+/// A Redis command other than a script call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
-    /// Its name.
+    /// The command's name.
     pub name: &'static str,
-    /// Its arguments, the keys among them.
+    /// Its arguments, keys included.
     pub arguments: Vec<String>,
 }
 
 impl Command {
-    /// Name and arguments.
+    /// The name and the arguments.
     pub fn words(&self) -> impl Iterator<Item = &str> {
         [self.name]
             .into_iter()
@@ -154,53 +178,45 @@ impl Command {
     }
 }
 
-/// The command that takes a lease before its execution begins, a
-/// [`ZADD`](https://redis.io/docs/latest/commands/zadd/): no script, since it is
-/// on the way of every request. What a script would have to look at first, is
-/// looked at when the lease runs out.
+/// The reply has a form that the script does not return.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("unexpected script reply {0:?}")]
+pub struct ReplyError(Vec<String>);
+
+/// The command that takes a lease before its execution begins:
+/// [`ZADD`](https://redis.io/docs/latest/commands/zadd/).
 ///
-/// It begins at `lease_time_millis`, which the replies to [`register_call`] and
-/// [`apply_call`] tell. It has to run out before its id could be forgotten
-/// ([`REMEMBERED_SECONDS`]).
+/// It is not a script, because every request waits for it; everything that a script
+/// would check is checked when the lease expires. The lease begins at
+/// `lease_time_millis`, which the replies to [`register_call`] and [`apply_call`] tell.
+/// It must expire before its id could be forgotten ([`REMEMBERED_SECONDS`]).
 #[must_use]
 pub fn lease_command(prefix: &str, lease: &EncodedLease, lease_time_millis: i64) -> Command {
-    let due = lease_time_millis.saturating_add_unsigned(lease.millis);
+    let expiry = lease_time_millis.saturating_add_unsigned(lease.millis);
     Command {
         name: "ZADD",
-        arguments: vec![leases_key(prefix), due.to_string(), lease.member.clone()],
+        arguments: vec![leases_key(prefix), expiry.to_string(), lease.member.clone()],
     }
 }
 
-/// The call by which a reader settles expired leases. It looks at a hundred of
-/// them after the first `skip`, and settles those that count in `metric_keys`
-/// only. `epoch` is random, for a store that has none.
-#[must_use]
-pub fn settle_call<'a>(
-    prefix: &str,
-    epoch: u64,
-    skip: u64,
-    metric_keys: impl IntoIterator<Item = &'a str>,
-) -> Call {
-    let mut keys = lease_keys(prefix).to_vec();
-    keys.extend(metric_keys.into_iter().map(str::to_owned));
-    let arguments = vec![
-        (REMEMBERED_SECONDS * 1000).to_string(),
-        random_text(epoch),
-        skip.to_string(),
-    ];
-    Call { keys, arguments }
-}
-
-fn lease_keys(prefix: &str) -> [String; 3] {
-    [
-        state_key(prefix),
-        leases_key(prefix),
-        closed_leases_key(prefix),
-    ]
-}
-
-/// The call that applies a batch and releases the leases of its executions. Its
-/// reply has lease time.
+/// The call that applies a batch and releases the leases of its executions.
+///
+/// # Examples
+/// ```
+/// use functional_scaffold_protocol::{
+///     batch::{Batch, BatchId, SentBatch},
+///     calls::apply_call,
+/// };
+///
+/// let mut increments = Batch::default();
+/// increments.inc("metrics:jobs", r#"kind="nightly""#, 2);
+/// let id = BatchId { started_at: 1_200, nonce: 0xab, sequence: 7 };
+/// let batch = SentBatch { id, increments, leased: Vec::new() };
+/// let call = apply_call("metrics:", &batch);
+/// assert_eq!(call.keys[0], "metrics:applied:1200");
+/// assert_eq!(call.keys[4], "metrics:jobs");
+/// assert_eq!(call.arguments[4..], ["1", r#"kind="nightly""#, "2"]);
+/// ```
 #[must_use]
 pub fn apply_call(prefix: &str, batch: &SentBatch) -> Call {
     let leases = batch.leased.iter().map(|leased| &leased.lease);
@@ -218,7 +234,7 @@ pub fn apply_merged_call<'a>(
 ) -> Call {
     let mut keys = vec![applied_key(prefix, id)];
     keys.extend(lease_keys(prefix));
-    let mut arguments = Vec::with_capacity(8 + 2 * (leases.len() + total.len()));
+    let mut arguments = Vec::with_capacity(12 + 2 * (leases.len() + total.len()));
     arguments.extend([
         id.writer(),
         id.sequence.to_string(),
@@ -234,46 +250,122 @@ pub fn apply_merged_call<'a>(
     Call { keys, arguments }
 }
 
-fn push_increments(arguments: &mut Vec<String>, fields: &BTreeMap<String, u64>) {
-    arguments.push(fields.len().to_string());
-    for (field, by) in fields {
-        arguments.extend([field.clone(), by.to_string()]);
+/// Reply to [`apply_call`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ApplyReply {
+    /// The batch is stored.
+    Stored {
+        /// Lease time in milliseconds.
+        lease_time_millis: i64,
+        /// Increments that Redis refused: key, field, amount and error.
+        refused: Vec<String>,
+    },
+    /// The batch had been stored before, and nothing changed now.
+    Duplicate,
+    /// Nothing was stored: the leases with these ids have expired, and their
+    /// executions are counted as crashed. Send the batch again without them.
+    Late(Vec<String>),
+}
+
+impl ApplyReply {
+    /// Decodes a reply.
+    ///
+    /// # Errors
+    /// The script returns no such reply.
+    pub fn decode(mut reply: Vec<String>) -> Result<Self, ReplyError> {
+        let time = reply.get(1).and_then(|time| time.parse().ok());
+        match (reply.first().map(String::as_str), time) {
+            (Some("applied"), Some(lease_time_millis)) => Ok(Self::Stored {
+                lease_time_millis,
+                refused: reply.split_off(2),
+            }),
+            (Some("duplicate"), _) if reply.len() == 1 => Ok(Self::Duplicate),
+            (Some("late"), _) if reply.len() > 1 => Ok(Self::Late(reply.split_off(1))),
+            _ => Err(ReplyError(reply)),
+        }
     }
 }
 
-/// The call that adds to the offsets of metric hashes, if they are still those
-/// of this epoch and version. `next` is random, their version from then on.
+/// The call by which a reader settles leases that have expired.
+///
+/// It looks at a hundred leases after the first `skip`, and settles those that count in
+/// `metric_keys` only. `epoch` is random, for a store that has none.
 #[must_use]
-pub fn add_lost_counts_call(
+pub fn settle_call<'a>(
     prefix: &str,
-    epoch: &str,
-    version: Option<&str>,
-    next: &str,
-    lost: &Batch,
+    epoch: u64,
+    skip: u64,
+    metric_keys: impl IntoIterator<Item = &'a str>,
 ) -> Call {
-    let mut keys = vec![state_key(prefix)];
-    let mut arguments = [epoch, version.unwrap_or_default(), next]
-        .map(str::to_owned)
-        .to_vec();
-    for (key, fields) in lost.hashes() {
-        keys.push(lost_counts_key(prefix, key));
-        push_increments(&mut arguments, fields);
-    }
+    let mut keys = lease_keys(prefix).to_vec();
+    keys.extend(metric_keys.into_iter().map(str::to_owned));
+    let arguments = vec![
+        (REMEMBERED_SECONDS * 1000).to_string(),
+        random_text(epoch),
+        skip.to_string(),
+    ];
     Call { keys, arguments }
 }
 
-/// What a component registers: its families under their fields, and the cells
-/// (key and field) of series to be borne at 0.
+/// Reply to [`settle_call`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettleReply {
+    /// Names the contents of the store: another one after they were wiped.
+    pub epoch: String,
+    /// Number of leases settled.
+    pub leases: u64,
+    /// Lease time in milliseconds. A lease has expired if its score is not above it.
+    pub lease_time_millis: i64,
+    /// `skip` of the call that continues this one; `None` if all expired leases have
+    /// been looked at.
+    pub next_skip: Option<u64>,
+    /// Counts that Redis refused: key, field, amount and error.
+    pub refused: Vec<String>,
+}
+
+impl SettleReply {
+    /// Decodes a reply.
+    ///
+    /// # Errors
+    /// The script returns no such reply.
+    pub fn decode(mut reply: Vec<String>) -> Result<Self, ReplyError> {
+        let read = |reply: &[String]| {
+            let [epoch, leases, time, skip, ..] = reply else {
+                return None;
+            };
+            Some(Self {
+                epoch: epoch.clone(),
+                leases: leases.parse().ok()?,
+                lease_time_millis: time.parse().ok()?,
+                next_skip: match skip.as_str() {
+                    "" => None,
+                    skip => Some(skip.parse().ok()?),
+                },
+                refused: Vec::new(),
+            })
+        };
+        match read(&reply) {
+            Some(settled) => Ok(Self {
+                refused: reply.split_off(4),
+                ..settled
+            }),
+            None => Err(ReplyError(reply)),
+        }
+    }
+}
+
+/// The families that a component registers, and the series that it initialises to 0.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Registration {
     /// Each family's hash.
     keys: Vec<String>,
-    /// For each family: its field, its JSON, how many series, each one's field.
+    /// For each family: its field, its registration, the number of series, and each
+    /// one's field.
     arguments: Vec<String>,
 }
 
 impl Registration {
-    /// That of a component that serves `algorithm` at `endpoints`.
+    /// The registration of a component that serves `algorithm` at `endpoints`.
     #[must_use]
     pub fn of_catalog(catalog: &Catalog, algorithm: &str, endpoints: &[&str]) -> Self {
         let families = catalog.families().into_iter();
@@ -283,7 +375,8 @@ impl Registration {
         )
     }
 
-    /// Puts families, each with its field, and cells as the scripts take them.
+    /// Creates a registration of families, each with its field, and of cells to
+    /// initialise, each as key and field.
     #[must_use]
     pub fn new<'a>(
         families: impl IntoIterator<Item = (&'a str, &'a Family)>,
@@ -300,13 +393,8 @@ impl Registration {
         Self { keys, arguments }
     }
 
-    /// How many families there are.
-    pub(crate) fn families(&self) -> usize {
-        self.keys.len()
-    }
-
-    /// 16 hexadecimal digits for all it says. Other builds may have others for the
-    /// same, and register it once more for that.
+    /// A digest of the registration in 16 hexadecimal digits. It may differ between
+    /// builds, which costs one more registration.
     fn digest(&self) -> String {
         let mut hasher = DefaultHasher::new();
         self.hash(&mut hasher);
@@ -314,8 +402,7 @@ impl Registration {
     }
 }
 
-/// The call that asks whether a registration stands already. If it does, the
-/// reply tells lease time.
+/// The call that asks whether a registration is complete already.
 #[must_use]
 pub fn is_registered_call(prefix: &str, registration: &Registration) -> Call {
     Call {
@@ -327,9 +414,22 @@ pub fn is_registered_call(prefix: &str, registration: &Registration) -> Call {
     }
 }
 
-/// The call that registers families, and bears series at 0 in the hashes of
-/// those whose registration stands. `epoch` is random, for a store that has none.
-/// The reply tells lease time.
+/// Decodes the reply to [`is_registered_call`]: lease time in milliseconds, or `None` if
+/// the families have to be registered.
+///
+/// # Errors
+/// The script returns no such reply.
+pub fn decode_is_registered(reply: Vec<String>) -> Result<Option<i64>, ReplyError> {
+    let time = match reply.as_slice() {
+        [] => return Ok(None),
+        [time] => time.parse().ok(),
+        _ => None,
+    };
+    time.map(Some).ok_or(ReplyError(reply))
+}
+
+/// The call that registers families, and initialises series in the hashes of those
+/// whose registration is in force. `epoch` is random, for a store that has none.
 #[must_use]
 pub fn register_call(prefix: &str, epoch: u64, registration: &Registration) -> Call {
     let mut keys = vec![
@@ -343,196 +443,99 @@ pub fn register_call(prefix: &str, epoch: u64, registration: &Registration) -> C
     Call { keys, arguments }
 }
 
+/// Reply to [`register_call`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegisterReply {
+    /// Lease time in milliseconds.
+    pub lease_time_millis: i64,
+    /// The registration in force for each family, in the call's order.
+    pub in_force: Vec<String>,
+}
+
+impl RegisterReply {
+    /// Decodes the reply to a call with this registration.
+    ///
+    /// # Errors
+    /// The script returns no such reply.
+    pub fn decode(registration: &Registration, mut reply: Vec<String>) -> Result<Self, ReplyError> {
+        match reply.first().and_then(|time| time.parse().ok()) {
+            Some(lease_time_millis) if reply.len() == 1 + registration.keys.len() => Ok(Self {
+                lease_time_millis,
+                in_force: reply.split_off(1),
+            }),
+            _ => Err(ReplyError(reply)),
+        }
+    }
+}
+
+/// The call that adds to lost counts, if epoch and version are still those that were
+/// read. `next_version` is random.
+#[must_use]
+pub fn add_lost_counts_call(
+    prefix: &str,
+    epoch: &str,
+    version: Option<&str>,
+    next_version: &str,
+    lost: &Batch,
+) -> Call {
+    let mut keys = vec![state_key(prefix)];
+    let mut arguments = [epoch, version.unwrap_or_default(), next_version]
+        .map(str::to_owned)
+        .to_vec();
+    for (key, fields) in lost.hashes() {
+        keys.push(lost_counts_key(prefix, key));
+        push_increments(&mut arguments, fields);
+    }
+    Call { keys, arguments }
+}
+
+/// Reply to [`add_lost_counts_call`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AddLostCountsReply {
+    /// The counts are added.
+    Added {
+        /// Counts that Redis refused: key, field, amount and error.
+        refused: Vec<String>,
+    },
+    /// Nothing was added, because another reader changed the lost counts or the store
+    /// was wiped. Read again.
+    Overtaken,
+}
+
+impl AddLostCountsReply {
+    /// Decodes a reply.
+    ///
+    /// # Errors
+    /// The script returns no such reply.
+    pub fn decode(mut reply: Vec<String>) -> Result<Self, ReplyError> {
+        match reply.first().map(String::as_str) {
+            Some("added") => Ok(Self::Added {
+                refused: reply.split_off(1),
+            }),
+            Some("overtaken") if reply.len() == 1 => Ok(Self::Overtaken),
+            _ => Err(ReplyError(reply)),
+        }
+    }
+}
+
+/// Writes a random number as scripts take it.
 pub(crate) fn random_text(random: u64) -> String {
     format!("{random:016x}")
 }
 
-/// What became of a batch that Redis has answered for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Applied {
-    /// It is stored.
-    Stored {
-        /// Lease time, in milliseconds.
-        lease_time_millis: i64,
-        /// Increments that could not be applied: key, field, amount and Redis's error.
-        refused: Vec<String>,
-    },
-    /// It had been stored before; nothing changed now.
-    Duplicate,
-    /// Nothing was stored: the leases with these ids have run out, and their
-    /// executions are counted as crashed. To be sent again without them.
-    Late(Vec<String>),
+fn lease_keys(prefix: &str) -> [String; 3] {
+    [
+        state_key(prefix),
+        leases_key(prefix),
+        closed_leases_key(prefix),
+    ]
 }
 
-/// What the call that settles leases answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settled {
-    /// Names the store's contents: another one after they were wiped.
-    pub epoch: String,
-    /// How many leases were settled.
-    pub leases: u64,
-    /// Lease time, in milliseconds: a lease runs out when its score is not above
-    /// it.
-    pub lease_time_millis: i64,
-    /// How many leases the next call is to pass over, which count in other keys
-    /// than those named. None if every lease that ran out was looked at.
-    pub next_skip: Option<u64>,
-    /// Counts that could not be applied: key, field, amount and Redis's error.
-    pub refused: Vec<String>,
-}
-
-/// Reads the reply to [`settle_call`](super::settle_call).
-///
-/// # Errors
-/// The reply is not one of the script's.
-pub fn settled_from_reply(mut reply: Vec<String>) -> Result<Settled, ReplyError> {
-    let read = |reply: &[String]| {
-        let [epoch, leases, time, skip, ..] = reply else {
-            return None;
-        };
-        Some(Settled {
-            epoch: epoch.clone(),
-            leases: leases.parse().ok()?,
-            lease_time_millis: time.parse().ok()?,
-            next_skip: match skip.as_str() {
-                "" => None,
-                skip => Some(skip.parse().ok()?),
-            },
-            refused: Vec::new(),
-        })
-    };
-    match read(&reply) {
-        Some(settled) => Ok(Settled {
-            refused: reply.split_off(4),
-            ..settled
-        }),
-        None => Err(ReplyError(reply)),
+fn push_increments(arguments: &mut Vec<String>, fields: &BTreeMap<String, u64>) {
+    arguments.push(fields.len().to_string());
+    for (field, by) in fields {
+        arguments.extend([field.clone(), by.to_string()]);
     }
-}
-
-/// What became of increments of offsets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LostCountsAdded {
-    /// They are added.
-    Added {
-        /// Those that could not be: key, field, amount and Redis's error.
-        refused: Vec<String>,
-    },
-    /// Nothing was added: another reader changed the offsets, or the store was
-    /// wiped. To be read again.
-    Overtaken,
-}
-
-/// Reads the reply to [`add_lost_counts_call`](super::add_lost_counts_call).
-///
-/// # Errors
-/// The reply is not one of the script's.
-pub fn lost_counts_added_from_reply(mut reply: Vec<String>) -> Result<LostCountsAdded, ReplyError> {
-    match reply.first().map(String::as_str) {
-        Some("added") => Ok(LostCountsAdded::Added {
-            refused: reply.split_off(1),
-        }),
-        Some("overtaken") if reply.len() == 1 => Ok(LostCountsAdded::Overtaken),
-        _ => Err(ReplyError(reply)),
-    }
-}
-
-/// A reply that the script does not give.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("unexpected script reply {0:?}")]
-pub struct ReplyError(Vec<String>);
-
-/// Reads the reply to [`apply_call`](super::apply_call).
-///
-/// # Errors
-/// The reply is not one of the script's.
-pub fn applied_from_reply(mut reply: Vec<String>) -> Result<Applied, ReplyError> {
-    let time = reply.get(1).and_then(|time| time.parse().ok());
-    match (reply.first().map(String::as_str), time) {
-        (Some("applied"), Some(lease_time_millis)) => Ok(Applied::Stored {
-            lease_time_millis,
-            refused: reply.split_off(2),
-        }),
-        (Some("duplicate"), _) if reply.len() == 1 => Ok(Applied::Duplicate),
-        (Some("late"), _) if reply.len() > 1 => Ok(Applied::Late(reply.split_off(1))),
-        _ => Err(ReplyError(reply)),
-    }
-}
-
-/// What the call that registers families answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Registered {
-    /// Lease time, in milliseconds.
-    pub lease_time_millis: i64,
-    /// The registration that stands for each family, in the call's order.
-    pub standing: Vec<String>,
-}
-
-/// Reads the reply to [`register_call`](super::register_call) of `registration`.
-///
-/// # Errors
-/// The reply is not one of the script's.
-pub fn registered_from_reply(
-    registration: &Registration,
-    mut reply: Vec<String>,
-) -> Result<Registered, ReplyError> {
-    match reply.first().and_then(|time| time.parse().ok()) {
-        Some(lease_time_millis) if reply.len() == 1 + registration.families() => Ok(Registered {
-            lease_time_millis,
-            standing: reply.split_off(1),
-        }),
-        _ => Err(ReplyError(reply)),
-    }
-}
-
-/// Reads the reply to [`is_registered_call`](super::is_registered_call): lease time, in
-/// milliseconds, or None if the families have to be registered.
-///
-/// # Errors
-/// The reply is not one of the script's.
-pub fn is_registered_from_reply(reply: Vec<String>) -> Result<Option<i64>, ReplyError> {
-    let time = match reply.as_slice() {
-        [] => return Ok(None),
-        [time] => time.parse().ok(),
-        _ => None,
-    };
-    time.map(Some).ok_or(ReplyError(reply))
-}
-
-/// A Lua script and the digest that
-/// [`EVALSHA`](https://redis.io/docs/latest/commands/evalsha/) names it by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Script {
-    /// The source, without its comments.
-    pub source: &'static str,
-    /// SHA-1 of the source, 40 hexadecimal digits.
-    pub sha: &'static str,
-}
-
-impl Script {
-    /// Applies a batch once; see [`apply_call`](super::apply_call).
-    pub const APPLY: Self = built::APPLY;
-    /// Settles leases that have run out; see [`settle_call`](super::settle_call).
-    pub const SETTLE: Self = built::SETTLE;
-    /// Registers families; see [`register_call`](super::register_call).
-    pub const REGISTER: Self = built::REGISTER;
-    /// Tells whether families are registered; see [`is_registered_call`](super::is_registered_call).
-    pub const IS_REGISTERED: Self = built::IS_REGISTERED;
-    /// Adds to offsets; see [`add_lost_counts_call`](super::add_lost_counts_call).
-    pub const ADD_LOST_COUNTS: Self = built::ADD_LOST_COUNTS;
-    /// Removes series, or a family; see
-    /// [`remove_series_call`](crate::removal::remove_series_call).
-    pub const REMOVE: Self = built::REMOVE;
-    /// Begins a new epoch; see [`wipe_call`](crate::removal::wipe_call).
-    pub const WIPE: Self = built::WIPE;
-    /// Every script.
-    pub const ALL: [Self; 7] = built::ALL;
-}
-
-mod built {
-    use super::Script;
-
-    include!(concat!(env!("OUT_DIR"), "/scripts.rs"));
 }
 
 #[cfg(test)]

@@ -1,12 +1,7 @@
-//! Tests of the calls and replies.
+//! Tests of calls and replies.
 
 use super::*;
-use crate::{
-    batch::{Batch, BatchId, LeasedExecution, SentBatch},
-    catalog::Catalog,
-    family::Family,
-    lease::{EncodedLease, Lease},
-};
+use crate::{batch::LeasedExecution, lease::Lease};
 
 fn id() -> BatchId {
     BatchId {
@@ -83,7 +78,7 @@ fn an_apply_call_names_every_key_and_counts_every_field() {
 }
 
 #[test]
-fn a_lease_is_due_when_its_time_has_passed_since_it_began() {
+fn a_lease_expires_when_its_time_has_passed_since_it_began() {
     let command = lease_command("m:", &EncodedLease::from(&lease()), 1_700_000_000_000);
     assert_eq!(command.name, "ZADD");
     let member = lease().encode();
@@ -91,7 +86,7 @@ fn a_lease_is_due_when_its_time_has_passed_since_it_began() {
 }
 
 #[test]
-fn a_settle_call_names_what_leases_may_count_in() {
+fn a_settle_call_names_the_keys_that_leases_may_count_in() {
     let call = settle_call("m:", 7, 9, ["m:a", "m:b"]);
     assert_eq!(call.keys[..3], ["m:state", "m:leases", "m:closed_leases"]);
     assert_eq!(call.keys[3..], ["m:a", "m:b"]);
@@ -99,7 +94,7 @@ fn a_settle_call_names_what_leases_may_count_in() {
 }
 
 #[test]
-fn an_offset_call_adds_to_hashes_beside_those_it_is_about() {
+fn a_call_for_lost_counts_adds_to_hashes_beside_the_metric_hashes() {
     let mut lost = Batch::default();
     lost.inc("m:a", "x=\"1\"", 2);
     lost.inc("other", "|sum", 3);
@@ -148,51 +143,50 @@ fn a_register_call_names_every_key_and_counts_every_field() {
 }
 
 #[test]
-fn replies_are_read_or_refused() {
+fn replies_are_decoded_or_refused() {
     let read =
-        |reply: &[&str]| applied_from_reply(reply.iter().map(|&text| text.to_owned()).collect());
+        |reply: &[&str]| ApplyReply::decode(reply.iter().map(|&text| text.to_owned()).collect());
     assert_eq!(
         read(&["applied", "17", "k f +1: WRONGTYPE"]),
-        Ok(Applied::Stored {
+        Ok(ApplyReply::Stored {
             lease_time_millis: 17,
             refused: vec!["k f +1: WRONGTYPE".into()]
         })
     );
-    assert_eq!(read(&["duplicate"]), Ok(Applied::Duplicate));
+    assert_eq!(read(&["duplicate"]), Ok(ApplyReply::Duplicate));
     assert_eq!(
         read(&["late", "ab/1"]),
-        Ok(Applied::Late(vec!["ab/1".into()]))
+        Ok(ApplyReply::Late(vec!["ab/1".into()]))
     );
     let catalog = Catalog::new("m:");
     let family = catalog.families()[0];
     let registration = Registration::new([(family.name.as_str(), family)], &[]);
     let registered = |reply: &[&str]| {
         let reply = reply.iter().map(|&text| text.to_owned()).collect();
-        registered_from_reply(&registration, reply)
+        RegisterReply::decode(&registration, reply)
     };
     assert_eq!(
         registered(&["17", "{}"]),
-        Ok(Registered {
+        Ok(RegisterReply {
             lease_time_millis: 17,
-            standing: vec!["{}".into()]
+            in_force: vec!["{}".into()]
         })
     );
     for reply in [&[][..], &["{}"], &["17"], &["17", "{}", "{}"]] {
         assert!(registered(reply).is_err(), "{reply:?}");
     }
-    let known = |reply: &[&str]| {
-        is_registered_from_reply(reply.iter().map(|&text| text.to_owned()).collect())
-    };
-    assert_eq!(known(&[]), Ok(None));
-    assert_eq!(known(&["-3"]), Ok(Some(-3)));
+    let is_registered =
+        |reply: &[&str]| decode_is_registered(reply.iter().map(|&text| text.to_owned()).collect());
+    assert_eq!(is_registered(&[]), Ok(None));
+    assert_eq!(is_registered(&["-3"]), Ok(Some(-3)));
     for reply in [&["x"][..], &["17", "{}"]] {
-        assert!(known(reply).is_err(), "{reply:?}");
+        assert!(is_registered(reply).is_err(), "{reply:?}");
     }
     let settled = |skip: &str| {
         let reply = ["e", "2", "17", skip, "k f +1: WRONGTYPE"];
-        settled_from_reply(reply.map(str::to_owned).to_vec())
+        SettleReply::decode(reply.map(str::to_owned).to_vec())
     };
-    let expected = |next_skip| Settled {
+    let expected = |next_skip| SettleReply {
         epoch: "e".into(),
         leases: 2,
         lease_time_millis: 17,
@@ -203,14 +197,14 @@ fn replies_are_read_or_refused() {
     assert_eq!(settled("30"), Ok(expected(Some(30))));
     assert!(settled("x").is_err());
     let added = |reply: &[&str]| {
-        lost_counts_added_from_reply(reply.iter().map(|&text| text.to_owned()).collect())
+        AddLostCountsReply::decode(reply.iter().map(|&text| text.to_owned()).collect())
     };
     let refused = vec!["k f +1: ERR".into()];
     assert_eq!(
         added(&["added", "k f +1: ERR"]),
-        Ok(LostCountsAdded::Added { refused })
+        Ok(AddLostCountsReply::Added { refused })
     );
-    assert_eq!(added(&["overtaken"]), Ok(LostCountsAdded::Overtaken));
+    assert_eq!(added(&["overtaken"]), Ok(AddLostCountsReply::Overtaken));
     for reply in [&[][..], &["OK"], &["overtaken", "x"]] {
         assert!(added(reply).is_err(), "{reply:?}");
     }

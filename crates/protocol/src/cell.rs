@@ -1,6 +1,5 @@
-//! One field of a metric hash and its integer: `<labels>` for a counter or
-//! gauge, `<labels>|<le>`, `<labels>|sum` and `<labels>|sum_carry` for a
-//! histogram. Owns the encoding of both; does not put cells together.
+//! One field of a metric hash and its integer: `<labels>` of a counter or gauge, and
+//! `<labels>|<le>`, `<labels>|sum` and `<labels>|sum_carry` of a histogram.
 
 use std::fmt::Write as _;
 
@@ -11,35 +10,35 @@ use crate::{
     labels::{LabelsError, check_labels},
 };
 
-/// One unit of a `sum_carry` cell in units of the `sum` cell: 2^62.
+/// One unit of `sum_carry` in units of `sum`: 2^62. The carry keeps the sum below
+/// 2^63, where Redis integers end.
 pub const CARRY: i64 = 1 << 62;
 
 const SEPARATOR: char = '|';
 const SUM: &str = "sum";
 const SUM_CARRY: &str = "sum_carry";
 
-/// What a field of a family's hash holds. `labels` is in exposition syntax.
+/// A field of a family's hash. `labels` is in exposition syntax.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cell<'a> {
-    /// A counter's or gauge's value.
+    /// The value of a counter or gauge.
     Value {
         /// The series.
         labels: &'a str,
     },
-    /// A histogram's count of observations in one bucket, not cumulative.
+    /// The number of observations in one bucket of a histogram, not cumulative.
     Bucket {
         /// The series.
         labels: &'a str,
-        /// The bucket's position among the family's bounds; their number for
-        /// `+Inf`.
+        /// The index of the bucket's bound; the number of bounds for `+Inf`.
         position: usize,
     },
-    /// The sum of a histogram's observations, below [`CARRY`] in the long run.
+    /// The sum of a histogram's observations, less the carry.
     Sum {
         /// The series.
         labels: &'a str,
     },
-    /// How many times [`CARRY`] was taken out of the sum.
+    /// The number of times that [`CARRY`] was subtracted from the sum.
     SumCarry {
         /// The series.
         labels: &'a str,
@@ -47,7 +46,7 @@ pub enum Cell<'a> {
 }
 
 impl<'a> Cell<'a> {
-    /// The label set of its series.
+    /// The label set of the cell's series.
     #[must_use]
     pub fn labels(&self) -> &'a str {
         match *self {
@@ -70,26 +69,26 @@ pub enum CellError {
     Labels {
         /// The whole field.
         field: String,
-        /// What is wrong with it.
+        /// The label set's error.
         #[source]
         error: LabelsError,
     },
-    /// A histogram's field has no `|`.
+    /// The field of a histogram has no `|`.
     #[error("field {0:?} names no bucket or sum")]
     NoSuffix(String),
-    /// The bucket is none of the family's.
-    #[error("field {0:?} names a bucket that the family has not")]
+    /// The family has no such bucket.
+    #[error("field {0:?} names a bucket that the family does not have")]
     UnknownBucket(String),
-    /// The value is not an integer of 64 bits.
+    /// The value is not a 64-bit integer.
     #[error("value {0:?} is not a 64-bit integer")]
     Value(String),
-    /// The value is negative where only counting up has a meaning.
+    /// The value is negative, and its cell only counts up.
     #[error("value {0} is negative")]
     Negative(i64),
 }
 
 impl CellError {
-    /// The error's class, a bounded set, fit for a label.
+    /// The error's class, for a label: one of four.
     #[must_use]
     pub fn class(&self) -> &'static str {
         match self {
@@ -101,8 +100,8 @@ impl CellError {
     }
 }
 
-/// The text of a bucket's bound: the shortest decimal that reads back as the
-/// same float, without an exponent.
+/// Writes a bound as it stands in fields: the shortest decimal without an exponent
+/// that parses as the same float.
 #[must_use]
 pub fn le_of_bound(bound: f64) -> String {
     let mut le = String::new();
@@ -111,21 +110,20 @@ pub fn le_of_bound(bound: f64) -> String {
     le
 }
 
-/// Makes a label set the field of a bucket.
-pub fn push_bucket(labels: &mut String, le: &str) {
+/// Turns a label set into the field of a bucket.
+pub(crate) fn push_bucket(labels: &mut String, le: &str) {
     labels.push(SEPARATOR);
     labels.push_str(le);
 }
 
-/// Makes a label set the field of a sum.
-pub fn push_sum(labels: &mut String) {
+/// Turns a label set into the field of a sum.
+pub(crate) fn push_sum(labels: &mut String) {
     labels.push(SEPARATOR);
     labels.push_str(SUM);
 }
 
-/// Every field that a series of `family` may have, with each bound written as
-/// [`le_of_bound`] writes it: of a histogram its buckets in order, `+Inf`
-/// included, its sum and the sum's carry.
+/// Returns every field that a series of `family` may have: of a histogram its buckets
+/// in order up to `+Inf`, its sum, and the carry.
 #[must_use]
 pub fn fields_of_series(family: &Family, labels: &str) -> Vec<String> {
     if family.kind != Kind::Histogram {
@@ -137,10 +135,25 @@ pub fn fields_of_series(family: &Family, labels: &str) -> Vec<String> {
         .collect()
 }
 
-/// Reads a field of `family`'s hash.
+/// Decodes a field of `family`'s hash.
+///
+/// # Examples
+/// ```
+/// use functional_scaffold_protocol::{
+///     cell::{Cell, decode_field},
+///     family::Family,
+/// };
+///
+/// let json = br#"{"type":"histogram","key":"k","bounds":[0.00005,1]}"#;
+/// let family = Family::decode("job_seconds", json).expect("the registration is valid");
+/// let labels = r#"kind="nightly""#;
+/// let field = format!("{labels}|5e-05");
+/// let cell = decode_field(&family, field.as_bytes());
+/// assert_eq!(cell, Ok(Cell::Bucket { labels, position: 0 }));
+/// ```
 ///
 /// # Errors
-/// What is wrong with it; nothing is repaired.
+/// The field is invalid; nothing is repaired.
 pub fn decode_field<'a>(family: &Family, field: &'a [u8]) -> Result<Cell<'a>, CellError> {
     let field = std::str::from_utf8(field)
         .map_err(|_source| CellError::NotUtf8(String::from_utf8_lossy(field).into_owned()))?;
@@ -154,7 +167,7 @@ pub fn decode_field<'a>(family: &Family, field: &'a [u8]) -> Result<Cell<'a>, Ce
         check(field)?;
         return Ok(Cell::Value { labels: field });
     }
-    // A label value may hold a `|`, a suffix never does: the last one counts.
+    // The last `|`, because a label value may hold one and a suffix never does.
     let (labels, suffix) = field
         .rsplit_once(SEPARATOR)
         .ok_or_else(|| CellError::NoSuffix(field.to_owned()))?;
@@ -168,11 +181,11 @@ pub fn decode_field<'a>(family: &Family, field: &'a [u8]) -> Result<Cell<'a>, Ce
     }
 }
 
-/// Reads a cell's value: an integer in Redis's own form, as its
+/// Decodes a cell's value: an integer as Redis's
 /// [`INCR`](https://redis.io/docs/latest/commands/incr/) accepts it.
 ///
 /// # Errors
-/// [`CellError::Value`] with the offending text.
+/// [`CellError::Value`] with the text.
 pub fn decode_value(value: &[u8]) -> Result<i64, CellError> {
     let canonical = |text: &str| {
         let digits = text.strip_prefix('-').unwrap_or(text);
@@ -189,7 +202,7 @@ fn bucket_position(bounds: &[f64], le: &str) -> Option<usize> {
     if le == "+Inf" {
         return Some(bounds.len());
     }
-    // Compared as numbers, so that a writer in another language may print 5e-05.
+    // As a number, because a writer in another language may print 5e-05.
     let le: f64 = le.parse().ok()?;
     bounds.binary_search_by(|bound| bound.total_cmp(&le)).ok()
 }
@@ -210,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_every_kind_of_field() {
+    fn decodes_every_kind_of_field() {
         let histogram = family(Kind::Histogram);
         for (field, cell) in [
             (
@@ -262,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_of_a_series_is_one_of_it() {
+    fn fields_of_a_series_decode_to_that_series() {
         for kind in [Kind::Counter, Kind::Histogram] {
             let family = family(kind);
             let fields = fields_of_series(&family, "a=\"1\"");

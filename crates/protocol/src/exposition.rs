@@ -1,9 +1,8 @@
-//! The formats in which metrics are served: the
-//! [text format 0.0.4](https://prometheus.io/docs/instrumenting/exposition_formats/)
-//! and [OpenMetrics 1.0](https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md).
-//! Owns how a family is written in each: metadata, escaping, cumulation. A
-//! sample has the same name, labels and value in both, so that no series
-//! depends on the format that a scrape asks for.
+//! Exposition of families in the
+//! [text format 0.0.4](https://prometheus.io/docs/instrumenting/exposition_formats/) and in
+//! [OpenMetrics 1.0](https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md).
+//! A sample has the same name, labels and value in both, so no series depends on the
+//! format that a scrape asks for.
 
 use std::{collections::HashSet, fmt::Write as _};
 
@@ -12,7 +11,7 @@ use crate::{
     series::{FamilySeries, Histogram, Series},
 };
 
-/// A format of the exposition.
+/// An exposition format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// The text format 0.0.4.
@@ -22,7 +21,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// Its content type.
+    /// The format's content type.
     #[must_use]
     pub fn content_type(self) -> &'static str {
         match self {
@@ -32,16 +31,15 @@ impl Format {
     }
 }
 
-/// What the name of a counter ends in.
+/// Suffix of a counter's samples in OpenMetrics.
 const TOTAL: &str = "_total";
 
-/// What OpenMetrics keeps for the time at which a series began. It is not
-/// written: nobody knows that time.
+/// Suffix that OpenMetrics reserves for the time at which a series began. It is not
+/// written, because Redis does not hold that time.
 const CREATED: &str = "_created";
 
-/// The names of a family's samples, less the family's own name; with `_created`,
-/// which is OpenMetrics' even where it is not written. No two families served
-/// together may share one.
+/// The suffixes of a family's sample names, with `_created`, which OpenMetrics reserves.
+/// Families in one exposition must not share a sample name.
 #[must_use]
 pub fn sample_suffixes(kind: Kind) -> &'static [&'static str] {
     match kind {
@@ -50,16 +48,16 @@ pub fn sample_suffixes(kind: Kind) -> &'static [&'static str] {
     }
 }
 
-/// What is said of a family before its samples.
+/// The comment lines before a family's samples.
 #[derive(Debug, Clone, Copy)]
 pub struct Metadata<'a> {
-    /// The family's name, that of its samples.
+    /// Name of the family's samples.
     pub name: &'a str,
-    /// Its type.
+    /// Type of the metric.
     pub kind: Kind,
-    /// One line on it, or empty.
+    /// Help text, or empty.
     pub help: &'a str,
-    /// Its base unit, or empty.
+    /// Base unit, or empty.
     pub unit: &'a str,
 }
 
@@ -76,36 +74,35 @@ impl<'a> Metadata<'a> {
     }
 }
 
-/// An exposition that is being written, family by family.
+/// Writes an exposition family by family.
 #[derive(Debug)]
 pub struct Exposition {
     format: Format,
     out: String,
-    /// Names that no OpenMetrics counter may take.
-    taken: HashSet<String>,
+    /// Names that a counter cannot have in OpenMetrics.
+    reserved: HashSet<String>,
 }
 
 impl Exposition {
-    /// Begins an exposition in which `families` are going to be, with room for
-    /// `capacity` bytes. Their sample names have to differ; see
-    /// [`sample_suffixes`].
+    /// Creates an exposition for `families`, with room for `capacity` bytes. The sample
+    /// names of the families must differ; see [`sample_suffixes`].
     pub fn begin<'a>(
         format: Format,
         families: impl IntoIterator<Item = &'a Family>,
         capacity: usize,
     ) -> Self {
-        let taken = match format {
+        let reserved = match format {
             Format::Text => HashSet::new(),
             Format::OpenMetrics => families.into_iter().flat_map(sample_names).collect(),
         };
         Self {
             format,
             out: String::with_capacity(capacity),
-            taken,
+            reserved,
         }
     }
 
-    /// Appends a family: its metadata and every series.
+    /// Appends a family with all its series.
     pub fn write_family(&mut self, family: &FamilySeries) {
         let FamilySeries { family, series } = family;
         self.write_metadata(&Metadata::of(family));
@@ -126,7 +123,7 @@ impl Exposition {
         }
     }
 
-    /// Appends what is said of a family before its samples.
+    /// Appends the comment lines of a family.
     pub fn write_metadata(&mut self, metadata: &Metadata<'_>) {
         let (name, kind) = match self.format {
             Format::Text => (metadata.name, metadata.kind.name()),
@@ -147,15 +144,15 @@ impl Exposition {
         }
     }
 
-    /// Appends a sample of the family whose metadata was written last.
-    /// `labels` is in exposition syntax.
+    /// Appends a sample of the family whose metadata was written last. `labels` is in
+    /// exposition syntax.
     pub fn write_sample(&mut self, name: &str, labels: &str, value: f64) {
         write_sample_name(&mut self.out, name, "", labels);
         // Writing to a String cannot fail.
         let _ = writeln!(self.out, "{value}");
     }
 
-    /// The exposition, complete.
+    /// Returns the complete exposition.
     #[must_use]
     pub fn finish(mut self) -> String {
         if self.format == Format::OpenMetrics {
@@ -164,29 +161,29 @@ impl Exposition {
         self.out
     }
 
-    /// The name and type of a family in OpenMetrics, where a counter `x` has
-    /// samples `x_total`. A counter of another name, or whose `x` or
-    /// `x_created` another family has, is of unknown type: its samples would be
-    /// renamed otherwise, or another family's.
+    /// Returns the name and type of a family in OpenMetrics, where a counter `x` has
+    /// samples `x_total`. The type is unknown if the counter's name does not end so, or
+    /// if another family has `x` or `x_created`: as a counter, its samples would get
+    /// another name, or belong to the other family.
     fn open_metrics_type<'a>(&mut self, metadata: &Metadata<'a>) -> (&'a str, &'static str) {
         let Metadata { name, kind, .. } = *metadata;
         if kind != Kind::Counter {
             return (name, kind.name());
         }
         match name.strip_suffix(TOTAL) {
-            Some(stem) if self.take(stem) => (stem, kind.name()),
+            Some(stem) if self.reserve(stem) => (stem, kind.name()),
             _ => (name, "unknown"),
         }
     }
 
-    fn take(&mut self, stem: &str) -> bool {
+    fn reserve(&mut self, stem: &str) -> bool {
         let created = format!("{stem}{CREATED}");
-        let free = !self.taken.contains(stem) && !self.taken.contains(&created);
-        if free {
-            self.taken.insert(stem.to_owned());
-            self.taken.insert(created);
+        let is_free = !self.reserved.contains(stem) && !self.reserved.contains(&created);
+        if is_free {
+            self.reserved.insert(stem.to_owned());
+            self.reserved.insert(created);
         }
-        free
+        is_free
     }
 
     fn write_histogram(
@@ -214,7 +211,7 @@ impl Exposition {
         }
         let negative = histogram.sum < 0 || family.bounds.first().is_some_and(|&le| le < 0.0);
         if negative && self.format == Format::OpenMetrics {
-            // There a sum only grows, and there is no count without a sum.
+            // In OpenMetrics a sum only grows, and a count needs a sum.
             return;
         }
         write_sample_name(out, &family.name, "_sum", labels);
@@ -225,7 +222,31 @@ impl Exposition {
     }
 }
 
-/// The families as one exposition.
+/// Writes families as one exposition.
+///
+/// # Examples
+/// ```
+/// use functional_scaffold_protocol::{
+///     exposition::{Format, expose},
+///     family::Family,
+///     series::SeriesReader,
+/// };
+///
+/// let json = br#"{"type":"counter","help":"Jobs done.","key":"metrics:jobs"}"#;
+/// let family = Family::decode("jobs_total", json).expect("the registration is valid");
+/// let mut reader = SeriesReader::new(family);
+/// reader.push(br#"kind="nightly""#, b"3").expect("the cell is valid");
+/// let text = expose(Format::Text, &[reader.finish()]);
+/// let lines: Vec<_> = text.lines().collect();
+/// assert_eq!(
+///     lines,
+///     [
+///         "# HELP jobs_total Jobs done.",
+///         "# TYPE jobs_total counter",
+///         r#"jobs_total{kind="nightly"} 3"#,
+///     ]
+/// );
+/// ```
 #[must_use]
 pub fn expose(format: Format, families: &[FamilySeries]) -> String {
     let names = families.iter().map(|family| &family.family);
@@ -242,7 +263,7 @@ fn sample_names(family: &Family) -> impl Iterator<Item = String> {
         .map(|suffix| format!("{}{suffix}", family.name))
 }
 
-/// Appends `# HELP name text`.
+/// Appends the `# HELP` line.
 fn write_help_line(out: &mut String, name: &str, help: &str, format: Format) {
     out.push_str("# HELP ");
     out.push_str(name);
@@ -251,7 +272,7 @@ fn write_help_line(out: &mut String, name: &str, help: &str, format: Format) {
         match character {
             '\\' => out.push_str("\\\\"),
             '\n' => out.push_str("\\n"),
-            // The text format has no escape for it in a help text.
+            // The text format has no escape for a quote in a help text.
             '"' if format == Format::OpenMetrics => out.push_str("\\\""),
             other => out.push(other),
         }
@@ -259,7 +280,7 @@ fn write_help_line(out: &mut String, name: &str, help: &str, format: Format) {
     out.push('\n');
 }
 
-/// Appends a sample's name and labels with the space that ends them.
+/// Appends a sample's name, labels, and the space before its value.
 fn write_sample_name(out: &mut String, name: &str, suffix: &str, labels: &str) {
     out.push_str(name);
     out.push_str(suffix);
@@ -271,12 +292,12 @@ fn write_sample_name(out: &mut String, name: &str, suffix: &str, labels: &str) {
     out.push(' ');
 }
 
-/// Appends `value / scale`: as an exact decimal where the scale is a power of
-/// ten, otherwise as the nearest float.
-pub(crate) fn write_decimal(out: &mut String, value: i128, scale: u64) {
+/// Appends `value / scale`: an exact decimal if the scale is a power of ten, otherwise
+/// the nearest float.
+fn write_decimal(out: &mut String, value: i128, scale: u64) {
     // Writing to a String cannot fail.
     if scale == 1 {
-        // Most values fit, and 128 bits take several times as long to print.
+        // Most values fit into 64 bits, which are several times faster to print.
         let _ = match i64::try_from(value) {
             Ok(value) => write!(out, "{value}"),
             Err(_larger) => write!(out, "{value}"),
@@ -284,16 +305,13 @@ pub(crate) fn write_decimal(out: &mut String, value: i128, scale: u64) {
     } else if is_power_of_ten(scale) {
         write_fraction(out, value, u128::from(scale), scale.ilog10() as usize);
     } else {
-        #[allow(
-            clippy::cast_precision_loss,
-            reason = "a quotient that is no decimal is rounded anyway"
-        )]
+        #[allow(clippy::cast_precision_loss, reason = "the quotient is rounded anyway")]
         let quotient = value as f64 / scale as f64;
         let _ = write!(out, "{quotient}");
     }
 }
 
-/// Appends `value / scale` where the scale is 10 to the power of `digits`.
+/// Appends `value / scale`, where the scale is 10 to the power of `digits`.
 fn write_fraction(out: &mut String, value: i128, scale: u128, digits: usize) {
     let (whole, fraction) = (value.unsigned_abs() / scale, value.unsigned_abs() % scale);
     let sign = if value < 0 { "-" } else { "" };
@@ -309,22 +327,20 @@ fn is_power_of_ten(scale: u64) -> bool {
     10_u64.checked_pow(scale.ilog10()) == Some(scale)
 }
 
-/// The text of a bound as the value of `le`: with a point or an exponent
-/// (`1.0`, `5e-05`), as
+/// Writes a bound as a value of `le`, with a point or an exponent (`1.0`, `5e-05`):
 /// [OpenMetrics](https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md#considerations-canonical-numbers)
-/// wants it and Prometheus 3 makes it of whatever it scrapes. Where formats
-/// differed, a bucket's series would change with the format that a scrape
-/// happens to ask for.
-pub(crate) fn le_value(bound: f64) -> String {
+/// requires it, and Prometheus 3 converts to it. If the formats differed, the series of a
+/// bucket would change with the format of a scrape.
+fn le_value(bound: f64) -> String {
     let shortest = format!("{bound:e}");
     let Some((mantissa, Ok(exponent))) = shortest
         .split_once('e')
         .map(|(mantissa, exponent)| (mantissa, exponent.parse::<i32>()))
     else {
-        // Not finite, which no bound is.
+        // Not finite; no registered bound is.
         return shortest;
     };
-    // The limits of %g in Go, whose programs the others are.
+    // Go's limits for an exponent, because Prometheus formats numbers in Go.
     if !(-4..6).contains(&exponent) {
         let sign = if exponent < 0 { '-' } else { '+' };
         return format!("{mantissa}e{sign}{:02}", exponent.abs());
@@ -339,60 +355,3 @@ pub(crate) fn le_value(bound: f64) -> String {
 #[cfg(test)]
 #[path = "exposition_tests.rs"]
 mod tests;
-
-#[cfg(test)]
-mod number_tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn decimals_are_exact() {
-        for (value, scale, text) in [
-            (0, 1_000_000_000, "0"),
-            (1, 1_000_000_000, "0.000000001"),
-            (-1_500_000_000, 1_000_000_000, "-1.5"),
-            (-1, 10, "-0.1"),
-            (20_000_000_000, 1_000_000_000, "20"),
-            (
-                i128::from(i64::MAX) * 3,
-                1_000_000_000,
-                "27670116110.564327421",
-            ),
-            (i128::from(i64::MAX) + 1, 1, "9223372036854775808"),
-            (1, 3, "0.3333333333333333"),
-            (7, 1, "7"),
-        ] {
-            let mut out = String::new();
-            write_decimal(&mut out, value, scale);
-            assert_eq!(out, text);
-        }
-    }
-
-    #[test]
-    fn bounds_are_written_as_go_writes_them() {
-        for (bound, text) in [
-            (0.0, "0.0"),
-            (1.0, "1.0"),
-            (-1.0, "-1.0"),
-            (0.25, "0.25"),
-            (0.0001, "0.0001"),
-            (0.00005, "5e-05"),
-            (0.000_012_5, "1.25e-05"),
-            (123_456.0, "123456.0"),
-            (1e6, "1e+06"),
-            (1_234_567.5, "1.2345675e+06"),
-            (1e10, "1e+10"),
-            (1e-100, "1e-100"),
-        ] {
-            assert_eq!(le_value(bound), text);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn bounds_read_back(bound in prop::num::f64::NORMAL) {
-            prop_assert_eq!(le_value(bound).parse::<f64>(), Ok(bound));
-        }
-    }
-}

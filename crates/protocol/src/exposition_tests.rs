@@ -1,5 +1,5 @@
-//! Tests of the exposition against texts; those against other parsers are the
-//! exporter's.
+//! Tests of the exposition against texts. The exporter's tests check it with other
+//! parsers.
 
 use proptest::prelude::*;
 
@@ -60,7 +60,7 @@ fn writes_a_counter() {
 }
 
 #[test]
-fn writes_a_histogram_cumulated() {
+fn writes_a_histogram_with_cumulative_buckets() {
     let scaled = Family {
         scale: 1000,
         ..family("f", Kind::Histogram)
@@ -79,7 +79,7 @@ fn writes_a_histogram_cumulated() {
 }
 
 #[test]
-fn a_unit_is_named_where_the_name_ends_in_it() {
+fn a_unit_is_written_if_the_name_ends_in_it() {
     let of = |format, name: &str, kind, unit: &str| {
         let family = Family {
             unit: unit.into(),
@@ -184,6 +184,49 @@ fn open_metrics_has_no_sum_that_may_shrink() {
     }
 }
 
+#[test]
+fn decimals_are_exact() {
+    for (value, scale, text) in [
+        (0, 1_000_000_000, "0"),
+        (1, 1_000_000_000, "0.000000001"),
+        (-1_500_000_000, 1_000_000_000, "-1.5"),
+        (-1, 10, "-0.1"),
+        (20_000_000_000, 1_000_000_000, "20"),
+        (
+            i128::from(i64::MAX) * 3,
+            1_000_000_000,
+            "27670116110.564327421",
+        ),
+        (i128::from(i64::MAX) + 1, 1, "9223372036854775808"),
+        (1, 3, "0.3333333333333333"),
+        (7, 1, "7"),
+    ] {
+        let mut out = String::new();
+        write_decimal(&mut out, value, scale);
+        assert_eq!(out, text);
+    }
+}
+
+#[test]
+fn bounds_are_written_as_go_writes_them() {
+    for (bound, text) in [
+        (0.0, "0.0"),
+        (1.0, "1.0"),
+        (-1.0, "-1.0"),
+        (0.25, "0.25"),
+        (0.0001, "0.0001"),
+        (0.00005, "5e-05"),
+        (0.000_012_5, "1.25e-05"),
+        (123_456.0, "123456.0"),
+        (1e6, "1e+06"),
+        (1_234_567.5, "1.2345675e+06"),
+        (1e10, "1e+10"),
+        (1e-100, "1e-100"),
+    ] {
+        assert_eq!(le_value(bound), text);
+    }
+}
+
 proptest! {
     #[test]
     fn every_line_is_a_comment_or_a_sample(help: String, numbers in prop::collection::vec(any::<i64>(), 0..4)) {
@@ -198,5 +241,10 @@ proptest! {
                 prop_assert!(value.parse::<f64>().is_ok(), "{}", line);
             }
         }
+    }
+
+    #[test]
+    fn bounds_parse_back(bound in prop::num::f64::NORMAL) {
+        prop_assert_eq!(le_value(bound).parse::<f64>(), Ok(bound));
     }
 }

@@ -1,6 +1,5 @@
-//! A metric family and its registration in Redis: a JSON object under the
-//! family's name in the hash of families. Owns what makes a registration
-//! valid; does not own any particular family (see [`crate::catalog`]).
+//! A metric family and its registration: a JSON object in the Redis hash of
+//! families.
 
 use std::hash::Hasher as _;
 
@@ -9,25 +8,24 @@ use thiserror::Error;
 
 use crate::labels::is_metric_name;
 
-/// The most buckets a histogram may have, `+Inf` not counted. A bound on what
-/// one corrupt registration can make a reader allocate.
+/// Largest number of bounds of a histogram, not counting `+Inf`. It limits what a
+/// corrupt registration can make a reader allocate.
 pub const MAX_BOUNDS: usize = 256;
 
-/// What a family's values mean, by the
-/// [Prometheus metric types](https://prometheus.io/docs/concepts/metric_types/).
+/// A [Prometheus metric type](https://prometheus.io/docs/concepts/metric_types/).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// Only ever grows.
+    /// A value that only grows.
     Counter,
-    /// Goes up and down.
+    /// A value that goes up and down.
     Gauge,
     /// Observations counted in buckets, with their sum.
     Histogram,
 }
 
 impl Kind {
-    /// The type's name in exposition and registration.
+    /// The type's name in expositions and registrations.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -39,16 +37,27 @@ impl Kind {
 }
 
 /// A metric family: one name, one type, one hash in Redis.
+///
+/// # Examples
+/// ```
+/// use functional_scaffold_protocol::family::{Family, Kind};
+///
+/// let json = r#"{"type":"counter","help":"Jobs done.","key":"metrics:jobs"}"#;
+/// let family = Family::decode("jobs_total", json.as_bytes())?;
+/// assert_eq!((family.kind, family.scale), (Kind::Counter, 1));
+/// assert_eq!(family.encode(), json);
+/// # Ok::<(), functional_scaffold_protocol::family::FamilyError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Family {
-    /// The metric's name, its unit and `_total` included where customary.
+    /// The metric's full name, with its unit and `_total`.
     #[serde(skip)]
     pub name: String,
     /// The metric's type.
     #[serde(rename = "type")]
     pub kind: Kind,
-    /// One line on what is measured.
+    /// One line that says what is measured.
     #[serde(default)]
     pub help: String,
     /// The base unit (`seconds`, `bytes`), or empty.
@@ -56,13 +65,13 @@ pub struct Family {
     pub unit: String,
     /// The Redis key of the hash that holds the family's cells.
     pub key: String,
-    /// A histogram's inclusive upper bounds in base units: finite, strictly
-    /// increasing; `+Inf` is implied. Empty for the other types.
+    /// Inclusive upper bounds of a histogram in base units: finite and strictly
+    /// increasing, with `+Inf` implied. Empty for the other types.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bounds: Vec<f64>,
-    /// How many of the stored integer units make one base unit: 1,000,000,000
-    /// where nanoseconds are stored of a family in seconds. At least 1. It
-    /// applies to sums, counters and gauges, not to a histogram's buckets.
+    /// Stored integer units per base unit, at least 1: 1,000,000,000 if
+    /// nanoseconds are stored of a family in seconds. It applies to sums, counters
+    /// and gauges, not to the buckets of a histogram.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub scale: u64,
 }
@@ -73,36 +82,37 @@ pub enum FamilyError {
     /// The value is not the JSON object it should be.
     #[error("not a registration: {0}")]
     Json(#[from] serde_json::Error),
-    /// The name is no metric name.
+    /// The name is not a metric name.
     #[error("invalid metric name {0:?}")]
     Name(String),
     /// The Redis key is empty.
     #[error("empty key")]
     Key,
-    /// Bounds are missing, unordered, not finite, too many, or on a family
-    /// that is no histogram.
+    /// Bounds are missing, unordered, not finite, or too many, or the family is not
+    /// a histogram.
     #[error("invalid bounds for a {}: {bounds:?}", kind.name())]
     Bounds {
         /// The family's type.
         kind: Kind,
-        /// What was registered.
+        /// The registered bounds.
         bounds: Vec<f64>,
     },
     /// The scale is 0.
-    #[error("scale must be at least 1")]
+    #[error("scale is 0, and must be at least 1")]
     Scale,
 }
 
-/// Separates a family's name from its layout in the hash of families, where a
-/// later component registered other bounds than the first.
+/// Separates a family's name from a layout in the hash of families. A component has
+/// a layout of its own if another one registered the name with another type, scale
+/// or other bounds.
 pub const LAYOUT_SEPARATOR: char = '@';
 
 impl Family {
-    /// Reads a registration: `field` is the family's name, with `@<layout>`
-    /// after it where its bounds differ from those registered first.
+    /// Decodes a registration. `field` is the family's name, followed by
+    /// `@<layout>` if the layout differs from the one registered first.
     ///
     /// # Errors
-    /// See [`FamilyError`]; nothing is repaired.
+    /// The registration is invalid; nothing is repaired.
     pub fn decode(field: &str, json: &[u8]) -> Result<Self, FamilyError> {
         let mut family: Self = serde_json::from_slice(json)?;
         let name = field
@@ -113,22 +123,22 @@ impl Family {
         Ok(family)
     }
 
-    /// The registration's JSON text, the value in the hash of families.
+    /// Encodes the registration, the value in the hash of families.
     #[must_use]
     pub fn encode(&self) -> String {
         // A struct of strings, integers and finite floats always serialises.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Whether cells of `other` may be stored in the hash of this one: the
-    /// same type, the same scale and the same bounds. Help may differ.
+    /// Whether cells of `other` may be stored in this family's hash: type, scale and
+    /// bounds are the same. Help may differ.
     #[must_use]
     pub fn same_layout(&self, other: &Self) -> bool {
         self.kind == other.kind && self.scale == other.scale && self.bounds == other.bounds
     }
 
-    /// This family with key and registration field of its own layout, for a
-    /// component that found the name registered with another one.
+    /// Returns the field and the family with a hash of its own, for a component that
+    /// finds the name registered with another layout.
     #[must_use]
     pub fn with_own_layout(&self) -> (String, Self) {
         let layout = self.layout();
@@ -138,9 +148,8 @@ impl Family {
         (field, family)
     }
 
-    /// Eight hexadecimal digits that name type, scale and bounds: FNV-1a
-    /// (<http://www.isthe.com/chongo/tech/comp/fnv/>) over their bytes. It
-    /// only has to tell the layouts of one family apart.
+    /// A digest of type, scale and bounds in eight hexadecimal digits. It only has to
+    /// tell the layouts of one family apart.
     fn layout(&self) -> String {
         let mut hash = Fnv1a::default();
         hash.write(self.kind.name().as_bytes());
@@ -152,7 +161,7 @@ impl Family {
     }
 
     fn check(&self) -> Result<(), FamilyError> {
-        // A counter is named by what is before its `_total`.
+        // OpenMetrics names a counter without its `_total`, which leaves nothing here.
         if !is_metric_name(&self.name) || self.name == "_total" {
             return Err(FamilyError::Name(self.name.clone()));
         }
@@ -175,6 +184,8 @@ impl Family {
     }
 }
 
+/// The hash function [FNV-1a](http://www.isthe.com/chongo/tech/comp/fnv/) in 32 bits.
+/// Unlike the standard library's, it is the same in every build.
 struct Fnv1a(u32);
 
 impl Default for Fnv1a {
@@ -199,7 +210,6 @@ fn one() -> u64 {
     1
 }
 
-// serde calls this with a reference.
 fn is_one(scale: &u64) -> bool {
     *scale == 1
 }
@@ -237,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_least_registration() {
+    fn decodes_the_smallest_registration() {
         let family = Family::decode("jobs_total", br#"{"type":"counter","key":"m:jobs"}"#)
             .expect("a counter needs type and key only");
         assert_eq!((family.name.as_str(), family.scale), ("jobs_total", 1));

@@ -1,11 +1,11 @@
-//! What the tests of several modules begin with.
+//! Families and series for the tests of several modules.
 
 use crate::{
     family::{Family, Kind},
     series::{FamilySeries, SeriesReader},
 };
 
-/// A family of one hash, in units of one.
+/// A family in units of one.
 pub(crate) fn family(kind: Kind, bounds: &[f64]) -> Family {
     Family {
         name: "f".into(),
@@ -24,7 +24,7 @@ pub(crate) fn read(family: Family, cells: &[(&str, &str)]) -> FamilySeries {
     for (field, value) in cells {
         reader
             .push(field.as_bytes(), value.as_bytes())
-            .expect("a sound cell");
+            .expect("the cell is valid");
     }
     reader.finish()
 }

@@ -1,10 +1,9 @@
-//! Label sets in exposition syntax: `code="200",method="POST"`, names sorted,
-//! values escaped. A label set is stored in this form, so that a scrape copies
-//! it instead of building it. Owns writing and checking; no set type is kept.
+//! Label sets in exposition syntax, `code="200",method="POST"`: names sorted, values
+//! escaped. Redis stores them in this form, so that a scrape copies them.
 
 use thiserror::Error;
 
-/// Why a text is not a label set in canonical form.
+/// Why a text is not a canonical label set.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum LabelsError {
     /// A name is empty or has a character outside `[a-zA-Z0-9_]`.
@@ -13,24 +12,35 @@ pub enum LabelsError {
     /// A name is not greater than the one before it (in byte order).
     #[error("label {0:?} is repeated or out of order")]
     Order(String),
-    /// The name is one that the exposition itself needs.
+    /// The name belongs to the exposition format.
     #[error("label name {0:?} is reserved")]
     Reserved(String),
-    /// The value is empty. To Prometheus that is the same as no such label, so
-    /// that two label sets here would be one series there.
+    /// The value is empty. To Prometheus that is the same as no such label, so two
+    /// label sets would be one series.
     #[error("label {0:?} is empty")]
     Empty(String),
-    /// A quote, comma or escape is missing or wrong at this byte.
+    /// A quote, comma or escape is missing or misplaced at this byte.
     #[error("malformed label set at byte {0}")]
     Syntax(usize),
 }
 
-/// Appends a label set to `out`, escaping values by the rules of the
-/// [text format](https://prometheus.io/docs/instrumenting/exposition_formats/#text-format-details).
+/// Appends a label set to `out`, escaping values as the
+/// [text format](https://prometheus.io/docs/instrumenting/exposition_formats/#text-format-details)
+/// does.
 ///
-/// `labels` are name and value, names strictly increasing in byte order; the
-/// caller's names are constants, so this is not checked in release builds. A
-/// label with an empty value is left out: to Prometheus that is the same.
+/// The names in `labels` must strictly increase in byte order. They are constants of
+/// the caller, so this is checked in debug builds only. A label with an empty value
+/// is left out, which is the same to Prometheus.
+///
+/// # Examples
+/// ```
+/// use functional_scaffold_protocol::labels::{check_labels, write_labels};
+///
+/// let mut labels = String::new();
+/// write_labels(&mut labels, &[("file", r"C:\log"), ("kind", "a \"b\""), ("user", "")]);
+/// assert_eq!(labels, r#"file="C:\\log",kind="a \"b\"""#);
+/// assert_eq!(check_labels(&labels), Ok(()));
+/// ```
 pub fn write_labels(out: &mut String, labels: &[(&str, &str)]) {
     debug_assert!(
         labels.windows(2).all(|pair| pair[0].0 < pair[1].0),
@@ -55,11 +65,11 @@ pub fn write_labels(out: &mut String, labels: &[(&str, &str)]) {
     }
 }
 
-/// Checks that a text is a label set exactly as [`write_labels`] writes it.
-/// The empty text is the empty label set.
+/// Checks that a text is a label set as [`write_labels`] writes it. The empty text is
+/// the empty label set.
 ///
 /// # Errors
-/// The first deviation: arbitrary text is reported, never repaired.
+/// The first deviation; nothing is repaired.
 pub fn check_labels(text: &str) -> Result<(), LabelsError> {
     let bytes = text.as_bytes();
     let mut at = 0;
@@ -89,8 +99,8 @@ pub fn check_labels(text: &str) -> Result<(), LabelsError> {
     Ok(())
 }
 
-/// Whether a text is a valid metric name without a colon (colons are for
-/// recording rules): `[a-zA-Z_][a-zA-Z0-9_]*`.
+/// Whether a text is a metric name without colons, which are for recording rules:
+/// `[a-zA-Z_][a-zA-Z0-9_]*`.
 #[must_use]
 pub fn is_metric_name(name: &str) -> bool {
     let mut bytes = name.bytes();
@@ -100,8 +110,8 @@ pub fn is_metric_name(name: &str) -> bool {
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// Whether a series may have a label of this name of its own: a metric name that
-/// is not reserved.
+/// Whether a series may have a label of this name: a metric name that is not
+/// reserved.
 #[must_use]
 pub fn is_label_name(name: &str) -> bool {
     check_label_name(name).is_ok()
@@ -111,15 +121,15 @@ fn check_label_name(name: &str) -> Result<(), LabelsError> {
     if !is_metric_name(name) {
         return Err(LabelsError::Name(name.to_owned()));
     }
-    // `le` belongs to a histogram's buckets, and names that begin with two
-    // underscores belong to Prometheus itself.
+    // `le` belongs to the buckets of a histogram, and names that begin with two
+    // underscores belong to Prometheus.
     if name == "le" || name.starts_with("__") {
         return Err(LabelsError::Reserved(name.to_owned()));
     }
     Ok(())
 }
 
-/// The byte after the closing quote of the quoted value that begins at `start`.
+/// The position after the closing quote of the quoted value at `start`.
 fn value_end(bytes: &[u8], start: usize) -> Result<usize, LabelsError> {
     if bytes.get(start) != Some(&b'"') {
         return Err(LabelsError::Syntax(start));
@@ -174,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn accepts_whatever_it_writes(values in prop::collection::vec(any::<String>(), 0..4)) {
+        fn accepts_everything_that_it_writes(values in prop::collection::vec(any::<String>(), 0..4)) {
             let names = ["a", "b_1", "c", "d"];
             let labels: Vec<_> = names.iter().copied().zip(values.iter().map(String::as_str)).collect();
             let mut out = String::new();

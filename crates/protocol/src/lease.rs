@@ -1,45 +1,64 @@
-//! Leases: said to Redis before an execution begins, so that an execution that
-//! is never heard of again is still counted, as crashed. Pure; they are taken and
-//! settled by the calls of [`crate::calls`].
+//! Execution leases: stored in Redis before an execution begins, so that an
+//! execution that never reports its end is still counted, as crashed.
 
 use serde::{Deserialize, Serialize};
 
 /// A lease on one execution.
+///
+/// While it is open, the execution is in flight. The batch with the result releases
+/// it; a reader settles it once it has expired.
+///
+/// # Examples
+/// ```
+/// use functional_scaffold_protocol::lease::Lease;
+///
+/// let lease = Lease {
+///     id: "9f86d081884c7d65/3".into(),
+///     millis: 35_000,
+///     count: vec![("m:crashes".into(), r#"algorithm="a""#.into())],
+/// };
+/// let member = lease.encode();
+/// assert_eq!(
+///     member,
+///     r#"{"id":"9f86d081884c7d65/3","millis":35000,"count":[["m:crashes","algorithm=\"a\""]]}"#
+/// );
+/// assert_eq!(Lease::decode(&member).ok(), Some(lease));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
-    /// Names the lease once and for all.
+    /// Unique among all leases; never reused.
     pub id: String,
-    /// How long it runs at the most, in milliseconds of lease time.
+    /// Milliseconds of lease time until it expires.
     pub millis: u64,
-    /// What is counted if it runs out: 1 in each of these cells, key and field.
+    /// Cells, as key and field, that grow by 1 if it expires.
     pub count: Vec<(String, String)>,
 }
 
 impl Lease {
-    /// The lease as it stands in the sorted set of open leases.
+    /// Encodes the lease as a member of the sorted set of open leases.
     #[must_use]
     pub fn encode(&self) -> String {
         // A struct of strings and an integer always serialises.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Reads a member of the sorted set.
+    /// Decodes a member of the sorted set.
     ///
     /// # Errors
-    /// It is no lease.
+    /// The member is not a lease.
     pub fn decode(member: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(member)
     }
 }
 
-/// A lease as Redis is given it.
+/// An encoded lease, with the parts that calls need beside the encoding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedLease {
-    /// Its id.
+    /// The lease's id.
     pub id: String,
-    /// How long it runs at the most, in milliseconds.
+    /// Milliseconds of lease time until it expires.
     pub millis: u64,
-    /// The member of the sorted set: the lease, encoded.
+    /// The member of the sorted set of open leases.
     pub member: String,
 }
 
@@ -53,20 +72,22 @@ impl From<&Lease> for EncodedLease {
     }
 }
 
-/// What the leases on executions of one kind have in common: all but their
-/// ids. Encoded once, since that costs more than all else about a lease.
+/// Everything but the id of leases on executions of one kind.
+///
+/// It is encoded once, because the encoding costs more than the rest of a lease.
 #[derive(Debug, Clone)]
 pub struct LeaseTemplate {
     millis: u64,
-    /// What follows the id in a member.
+    /// The member after the id.
     rest: String,
 }
 
-/// How a member begins that [`Lease::encode`] gives.
+/// The beginning of every member, before the id.
 const BEFORE_ID: &str = "{\"id\":\"";
 
 impl LeaseTemplate {
-    /// The form of leases that run for `millis` and count `count`.
+    /// Creates a template of leases that expire after `millis` and then count
+    /// `count`.
     #[must_use]
     pub fn new(millis: u64, count: Vec<(String, String)>) -> Self {
         let id = String::new();
@@ -76,9 +97,10 @@ impl LeaseTemplate {
         Self { millis, rest }
     }
 
-    /// The lease of this form with an id of letters, digits and slashes.
+    /// Encodes the lease with this id, which must need no escape in JSON: letters,
+    /// digits and slashes.
     #[must_use]
-    pub fn entry(&self, id: String) -> EncodedLease {
+    pub fn with_id(&self, id: String) -> EncodedLease {
         let mut member = String::with_capacity(BEFORE_ID.len() + id.len() + self.rest.len());
         member.push_str(BEFORE_ID);
         member.push_str(&id);
@@ -109,13 +131,13 @@ mod tests {
         }
 
         #[test]
-        fn a_form_gives_what_the_lease_itself_does(
+        fn a_template_encodes_as_the_lease_itself_does(
             id in "[0-9a-f]{0,16}/[0-9]{0,9}",
             millis in any::<u64>(),
             count in prop::collection::vec((any::<String>(), any::<String>()), 0..4),
         ) {
-            let entry = LeaseTemplate::new(millis, count.clone()).entry(id.clone());
-            prop_assert_eq!(entry, EncodedLease::from(&Lease { id, millis, count }));
+            let encoded = LeaseTemplate::new(millis, count.clone()).with_id(id.clone());
+            prop_assert_eq!(encoded, EncodedLease::from(&Lease { id, millis, count }));
         }
 
         #[test]

@@ -1,29 +1,26 @@
-//! What the writer (the api component) and the reader (the exporter) of the
-//! metrics agree on. Pure: no I/O, no clock, no task; so nothing here can fail
-//! for a reason outside its arguments.
+//! The protocol between components that write metrics to Redis and readers that
+//! serve them: families, batches, scripts, and the text formats.
 //!
-//! # Layout
-//! - [`family`]: a metric family as registered in Redis
-//! - [`event`]: what happens and is counted: a request, an execution, a flush
-//! - [`catalog`]: the families that every algorithm service writes
-//! - [`tally`]: finished requests and executions, counted by kind
-//! - [`labels`]: label sets in exposition syntax, written and checked
-//! - [`batch`]: increments not yet stored, and the identity of one write of them
-//! - [`logged`]: batches in the log, in parts that are put together again
-//! - [`lease`]: what is counted of an execution that is never heard of again
-//! - [`protocol`]: what is said to Redis, in which keys, and what it answers
-//! - [`removal`]: what is taken out of the store by hand
-//! - [`cell`]: one field of a metric hash, encoded and decoded
-//! - [`series`]: fields read from Redis put together into series
-//! - [`layouts`]: a family of several hashes, added up
-//! - `number`: numbers as Prometheus writes them
-//! - [`pushgateway`]: where a group of metrics lives in a Pushgateway
-//! - [`totals`]: what one writer counted itself, put together as families
+//! The crate does no I/O and reads no clock, so a result depends on the arguments
+//! alone. `docs/protocol.md` describes the protocol for writers in other languages.
+//!
+//! # Modules
+//! Writing, in the order in which a request is counted:
+//! - [`catalog`]: the metric families of a component, and what is recorded in them
+//! - [`batch`]: increments that are stored once, or written to the log
+//! - [`lease`]: what is counted if an execution never reports its end
+//! - [`calls`]: keys, scripts, calls and replies
+//!
+//! Reading, in the order in which a scrape is served:
+//! - [`family`]: a metric family and its registration
+//! - [`cell`]: one field of a metric hash
+//! - [`series`]: cells assembled into series, and the layouts of a family merged
 //! - [`exposition`]: the text format and OpenMetrics
 //!
-//! Data flows `tally → catalog → batch → protocol` on the way into Redis and
-//! `cell → series → exposition` on the way out. The contract between the two
-//! is documented for other writers in `docs/protocol.md`.
+//! Both:
+//! - [`labels`]: label sets, written and checked
+//! - [`removal`]: series and counts removed by command
+//! - [`pushgateway`]: the path of a group in a Pushgateway
 
 #![forbid(unsafe_code)]
 

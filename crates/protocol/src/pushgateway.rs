@@ -1,12 +1,19 @@
-//! Where a group of metrics lives in a
-//! [Pushgateway](https://github.com/prometheus/pushgateway/blob/v1.11.0/README.md#url).
-//! Owns the path, with values of any text; pushes nothing.
+//! The path of a group of metrics in a [Pushgateway].
+//!
+//! [Pushgateway]: https://github.com/prometheus/pushgateway/blob/v1.11.0/README.md#url
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 
-/// The path of the group with this job and these further labels, below the
-/// Pushgateway's own: `/metrics/job/<job>/<name>/<value>…`. Names are label names,
-/// and none is `job`.
+/// Returns the path of the group with this job and these further labels,
+/// `/metrics/job/<job>/<name>/<value>…`. Names must be label names other than `job`.
+///
+/// # Examples
+/// ```
+/// use functional_scaffold_protocol::pushgateway::group_path;
+///
+/// let path = group_path("prime-check", [("instance", "a/1")]);
+/// assert_eq!(path, "/metrics/job/prime-check/instance@base64/YS8x");
+/// ```
 #[must_use]
 pub fn group_path<'a>(
     job: &'a str,
@@ -20,7 +27,8 @@ pub fn group_path<'a>(
             path.push('/');
             path.push_str(value);
         } else {
-            // A slash cannot be escaped there, and an empty value is no segment.
+            // The Pushgateway takes an escaped slash for a separator, and a path
+            // has no empty segments.
             path.push_str("@base64/");
             if value.is_empty() {
                 path.push('=');
@@ -31,8 +39,9 @@ pub fn group_path<'a>(
     path
 }
 
-/// Whether a value can stand in a path as it is: RFC 3986's unreserved
-/// characters, and no segment of dots, which some remove.
+/// Whether a value needs no encoding: it has only unreserved characters of
+/// [RFC 3986](https://www.rfc-editor.org/rfc/rfc3986#section-2.3), and is not a dot
+/// segment, which proxies remove.
 fn is_plain(value: &str) -> bool {
     let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     value.bytes().all(unreserved) && !matches!(value, "" | "." | "..")
@@ -43,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_that_are_no_path_segment_are_encoded() {
+    fn values_that_cannot_be_path_segments_are_encoded() {
         for (labels, path) in [
             (&[][..], "/metrics/job/a-1.b_c~"),
             (&[("instance", "x")], "/metrics/job/a-1.b_c~/instance/x"),

@@ -1,34 +1,33 @@
-//! Series, families and all counts taken out of the store by hand, and how
-//! readers that remember values hear of it. Pure; what is removed is chosen by
-//! the exporter's commands, and done by scripts.
+//! Removal of series, families and all counts by command, and how readers that
+//! remember values learn of it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::calls::{Call, families_key, lost_counts_key, random_text, removed_key, state_key};
 
-/// How many removals are remembered. A reader that slept through more of them
-/// goes on serving what was removed.
+/// Number of removals that are remembered. A reader that misses more of them goes on
+/// serving what was removed.
 const REMEMBERED: usize = 100_000;
 
-/// For how many seconds they are remembered after the last one.
+/// Seconds for which removals are remembered after the last one.
 const REMEMBERED_SECONDS: u64 = 7 * 24 * 3600;
 
-/// Something that was removed, as it stands in the sorted set.
+/// One series or metric hash that was removed: a member of the sorted set of removals.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Removed {
-    /// The key of the metric hash.
+pub struct Removal {
+    /// Key of the metric hash.
     pub key: String,
-    /// The series' label set; without one, all series of the hash.
+    /// Label set of the series; `None` for all series of the hash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<String>,
 }
 
-impl Removed {
-    /// Reads a member of the sorted set.
+impl Removal {
+    /// Decodes a member of the sorted set.
     ///
     /// # Errors
-    /// It says nothing of a removal.
+    /// The member is not a removal.
     pub fn decode(member: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(member)
     }
@@ -39,9 +38,9 @@ impl Removed {
     }
 }
 
-/// The call that removes series from the hash `key`: those with these label
-/// sets, which are all of these fields. `random` is the offsets' version from
-/// then on.
+/// The call that removes the series with these label sets, which have these fields, from
+/// the hash `key`. `random` becomes the version of the lost counts. The reply names keys
+/// that hold no hash; then nothing was removed.
 #[must_use]
 pub fn remove_series_call(
     prefix: &str,
@@ -50,49 +49,31 @@ pub fn remove_series_call(
     label_sets: &[String],
     fields: &[String],
 ) -> Call {
-    let removed = label_sets.iter().map(|labels| Removed {
+    let removals = label_sets.iter().map(|labels| Removal {
         key: key.to_owned(),
         labels: Some(labels.clone()),
     });
-    let mut call = remove_call(prefix, random, key, removed.collect());
+    let mut call = remove_call(prefix, random, key, removals.collect());
     call.arguments.extend_from_slice(fields);
     call
 }
 
-/// The call that removes the hash `key`, and the registration under `field`.
+/// The call that removes the hash `key` and the registration under `field`. The reply
+/// names keys that hold no hash, which are left alone.
 #[must_use]
 pub fn remove_family_call(prefix: &str, random: u64, key: &str, field: &str) -> Call {
-    let removed = Removed {
+    let removal = Removal {
         key: key.to_owned(),
         labels: None,
     };
-    let mut call = remove_call(prefix, random, key, vec![removed]);
+    let mut call = remove_call(prefix, random, key, vec![removal]);
     call.keys.push(families_key(prefix));
     call.arguments.push(field.to_owned());
     call
 }
 
-fn remove_call(prefix: &str, random: u64, key: &str, removed: Vec<Removed>) -> Call {
-    let mut arguments = vec![
-        random_text(random),
-        REMEMBERED.to_string(),
-        REMEMBERED_SECONDS.to_string(),
-        removed.len().to_string(),
-    ];
-    arguments.extend(removed.iter().map(Removed::encode));
-    Call {
-        keys: vec![
-            state_key(prefix),
-            removed_key(prefix),
-            key.to_owned(),
-            lost_counts_key(prefix, key),
-        ],
-        arguments,
-    }
-}
-
-/// The call that begins an epoch, with the metric hashes `keys` and their offsets
-/// empty.
+/// The call that deletes the metric hashes `keys` with their lost counts, and begins the
+/// epoch `epoch`. The reply names keys that hold no hash, which are left alone.
 #[must_use]
 pub fn wipe_call<'a>(prefix: &str, epoch: u64, keys: impl IntoIterator<Item = &'a str>) -> Call {
     let hashes = keys
@@ -107,12 +88,31 @@ pub fn wipe_call<'a>(prefix: &str, epoch: u64, keys: impl IntoIterator<Item = &'
     }
 }
 
+fn remove_call(prefix: &str, random: u64, key: &str, removals: Vec<Removal>) -> Call {
+    let mut arguments = vec![
+        random_text(random),
+        REMEMBERED.to_string(),
+        REMEMBERED_SECONDS.to_string(),
+        removals.len().to_string(),
+    ];
+    arguments.extend(removals.iter().map(Removal::encode));
+    Call {
+        keys: vec![
+            state_key(prefix),
+            removed_key(prefix),
+            key.to_owned(),
+            lost_counts_key(prefix, key),
+        ],
+        arguments,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn calls_name_every_key_and_say_what_is_removed() {
+    fn calls_name_every_key_and_every_removal() {
         let sets = ["a=\"1\"".to_owned(), String::new()];
         let fields = ["a=\"1\"".to_owned(), String::new()];
         let call = remove_series_call("m:", 7, "other", &sets, &fields);
@@ -148,17 +148,17 @@ mod tests {
     }
 
     #[test]
-    fn removals_read_back_and_other_text_is_refused() {
+    fn removals_decode_and_other_texts_are_refused() {
         for labels in [None, Some(String::new()), Some("a=\"\\\\\"".to_owned())] {
-            let removed = Removed {
+            let removal = Removal {
                 key: "k".into(),
                 labels,
             };
-            let read = Removed::decode(removed.encode().as_bytes());
-            assert_eq!(read.ok(), Some(removed));
+            let read = Removal::decode(removal.encode().as_bytes());
+            assert_eq!(read.ok(), Some(removal));
         }
         for member in ["", "k", "{}", r#"{"key":1}"#, r#"{"key":"k","x":1}"#] {
-            assert!(Removed::decode(member.as_bytes()).is_err(), "{member}");
+            assert!(Removal::decode(member.as_bytes()).is_err(), "{member}");
         }
     }
 }

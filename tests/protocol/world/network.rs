@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, ensure};
 use functional_scaffold_protocol::{
-    batch::SentBatch, calls::Applied, catalog::Catalog, lease::Lease,
+    batch::SentBatch, calls::ApplyReply, catalog::Catalog, lease::Lease,
 };
 
 use super::{World, agreement::agree, instances::Told, label_of, steps::Fate};
@@ -67,7 +67,7 @@ impl World {
             }
             Fate::ReplyLost => self.deliver(&letter).map(|_unheard| ()),
             Fate::Answered => match self.deliver(&letter)? {
-                Applied::Stored {
+                ApplyReply::Stored {
                     lease_time_millis, ..
                 } => {
                     let of = &mut self.instances[instance];
@@ -78,11 +78,11 @@ impl World {
                     });
                     Ok(())
                 }
-                Applied::Duplicate => {
+                ApplyReply::Duplicate => {
                     self.instances[instance].frozen = None;
                     Ok(())
                 }
-                Applied::Late(ids) => {
+                ApplyReply::Late(ids) => {
                     let catalog = self.instances[instance].catalog.clone();
                     let frozen = self.instances[instance].frozen.as_mut();
                     remove_late(&catalog, frozen.context("it was sent")?, &ids)
@@ -106,24 +106,24 @@ impl World {
         if too_old || too_slow {
             return Ok(());
         }
-        if let Applied::Late(ids) = self.deliver(&letter)? {
+        if let ApplyReply::Late(ids) = self.deliver(&letter)? {
             let catalog = self.catalog_of(&letter.batch).clone();
             remove_late(&catalog, &mut letter, &ids)?;
             let again = self.deliver(&letter)?;
             ensure!(
-                matches!(again, Applied::Stored { .. }),
+                matches!(again, ApplyReply::Stored { .. }),
                 "{again:?} without the late"
             );
         }
         Ok(())
     }
 
-    pub(super) fn deliver(&mut self, letter: &Letter) -> Result<Applied> {
+    pub(super) fn deliver(&mut self, letter: &Letter) -> Result<ApplyReply> {
         // Otherwise it depends on real milliseconds whether it writes the clock.
         self.store.forget_flush()?;
         let reply = self.store.apply(&letter.batch)?;
         let mut expected = self.model.apply(&letter.batch);
-        if let Applied::Stored {
+        if let ApplyReply::Stored {
             lease_time_millis, ..
         } = &mut expected
         {
@@ -132,7 +132,7 @@ impl World {
             *lease_time_millis = kept.context("the clock is kept")?;
         }
         agree("the answer to a batch", &reply, &expected)?;
-        if matches!(reply, Applied::Stored { .. }) {
+        if matches!(reply, ApplyReply::Stored { .. }) {
             let leased = letter.batch.leased.iter().map(|leased| &leased.lease.id);
             let leased: BTreeSet<_> = leased.collect();
             for &execution in &letter.executions {

@@ -22,7 +22,7 @@ use std::{
 use anyhow::Context as _;
 use functional_scaffold_protocol::{
     batch::{Batch, Incomplete, Joiner, LoggedBatch, SentBatch},
-    calls::{Applied, REMEMBERED_SECONDS, Script, applied_from_reply, apply_call},
+    calls::{ApplyReply, REMEMBERED_SECONDS, Script, apply_call},
     catalog::Catalog,
     exposition::{Format, expose},
     series::families_of_totals,
@@ -258,10 +258,10 @@ impl Replayer<'_> {
                 Box::pin(async move { connection.call(&Script::APPLY, call).await })
             });
             let reply = reply.await?;
-            match applied_from_reply(reply) {
-                Ok(Applied::Stored { refused, .. }) => return Ok(Stored::Now { refused }),
-                Ok(Applied::Duplicate) => return Ok(Stored::Before),
-                Ok(Applied::Late(ids)) => {
+            match ApplyReply::decode(reply) {
+                Ok(ApplyReply::Stored { refused, .. }) => return Ok(Stored::Now { refused }),
+                Ok(ApplyReply::Duplicate) => return Ok(Stored::Before),
+                Ok(ApplyReply::Late(ids)) => {
                     if remove_late(&self.catalog, &mut batch, &ids) == 0 {
                         let why = format!("late, but not in the batch: {ids:?}");
                         return Err(NotStored::Failed(why));

@@ -29,10 +29,10 @@ use std::{
 use anyhow::Context as _;
 use functional_scaffold_protocol::{
     batch::Batch,
-    calls::{LostCountsAdded, Script, add_lost_counts_call, lost_counts_added_from_reply},
+    calls::{AddLostCountsReply, Script, add_lost_counts_call},
     cell::{CARRY, fields_of_series},
     family::{Family, Kind},
-    removal::Removed,
+    removal::Removal,
     series::{FamilySeries, Histogram, Series, SeriesReader},
 };
 use serde::{Deserialize, Serialize};
@@ -95,7 +95,7 @@ impl HighWaterMarks {
     }
 
     /// Forgets removed series and hashes. Each removal comes with its number.
-    pub(crate) fn forget(&mut self, removals: &[(Removed, i64)]) {
+    pub(crate) fn forget(&mut self, removals: &[(Removal, i64)]) {
         let mut series: HashMap<&str, HashSet<&str>> = HashMap::new();
         for (removed, number) in removals {
             self.last_removal = self.last_removal.max(*number);
@@ -539,13 +539,13 @@ impl LostCountsWriter {
             let call = add_lost_counts_call(&self.prefix, epoch, version.as_deref(), &next, &lost);
             let reply = connection.call(&Script::ADD_LOST_COUNTS, &call).await;
             let added = reply.and_then(|reply| {
-                lost_counts_added_from_reply(reply)
+                AddLostCountsReply::decode(reply)
                     .map_err(|error| Failure::new(Reason::Server, error.to_string()))
             });
             self.log(&added);
             match added {
-                Ok(LostCountsAdded::Added { .. }) => {}
-                Ok(LostCountsAdded::Overtaken) => return Ok(HandOver::Done),
+                Ok(AddLostCountsReply::Added { .. }) => {}
+                Ok(AddLostCountsReply::Overtaken) => return Ok(HandOver::Done),
                 // A script that fails has written nothing, but the parts before it are
                 // written.
                 Err(failure) if part == 0 && failure.code().is_some() => {
@@ -558,15 +558,15 @@ impl LostCountsWriter {
         Ok(HandOver::Done)
     }
 
-    fn log(&mut self, added: &Result<LostCountsAdded, Failure>) {
+    fn log(&mut self, added: &Result<AddLostCountsReply, Failure>) {
         match added {
-            Ok(LostCountsAdded::Added { refused }) => {
+            Ok(AddLostCountsReply::Added { refused }) => {
                 self.failing = None;
                 for text in refused {
                     tracing::error!("lost count refused: {text}");
                 }
             }
-            Ok(LostCountsAdded::Overtaken) => {}
+            Ok(AddLostCountsReply::Overtaken) => {}
             Err(failure) => {
                 if self.failing.replace(failure.reason) != Some(failure.reason) {
                     tracing::warn!(

@@ -243,9 +243,9 @@ fn marks_are_restored_from_the_served_values() {
     assert_eq!(marks.served(), Some(served));
 }
 
-fn removed(key: &str, labels: Option<&str>, number: i64) -> (Removed, i64) {
+fn removed(key: &str, labels: Option<&str>, number: i64) -> (Removal, i64) {
     let (key, labels) = (key.to_owned(), labels.map(str::to_owned));
-    (Removed { key, labels }, number)
+    (Removal { key, labels }, number)
 }
 
 #[test]

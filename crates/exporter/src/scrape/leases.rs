@@ -9,7 +9,7 @@ use std::{
 };
 
 use functional_scaffold_protocol::{
-    calls::{Script, Settled, leases_key, settle_call, settled_from_reply},
+    calls::{Script, SettleReply, leases_key, settle_call},
     family::{Family, Kind},
     labels::check_labels,
     lease::Lease,
@@ -209,7 +209,7 @@ impl Settler {
         &self,
         connection: &mut Connection,
         registered: &[RegisteredFamily],
-    ) -> Result<Settled, Failure> {
+    ) -> Result<SettleReply, Failure> {
         let prefix = &self.options.prefix;
         // Without the keys of other prefixes: the service does not write them, and one
         // that this Redis user may not write, or in another cluster slot, would make
@@ -224,7 +224,7 @@ impl Settler {
         loop {
             let call = settle_call(prefix, redis_client::random(), skip, countable.clone());
             let reply = connection.call(&Script::SETTLE, &call).await?;
-            let settled = settled_from_reply(reply)
+            let settled = SettleReply::decode(reply)
                 .map_err(|error| Failure::new(Reason::Server, error.to_string()))?;
             calls += 1;
             leases += settled.leases;
@@ -232,7 +232,7 @@ impl Settler {
             match settled.next_skip {
                 Some(next) if calls < MAX_CALLS => skip = next,
                 next_skip => {
-                    return Ok(Settled {
+                    return Ok(SettleReply {
                         epoch: settled.epoch,
                         lease_time_millis: settled.lease_time_millis,
                         next_skip,
@@ -244,7 +244,7 @@ impl Settler {
         }
     }
 
-    fn log(&self, settled: &Result<Settled, Failure>) {
+    fn log(&self, settled: &Result<SettleReply, Failure>) {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         match settled {
             Ok(settled) => {

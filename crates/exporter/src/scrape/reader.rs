@@ -6,7 +6,7 @@ use functional_scaffold_protocol::{
     calls::{lost_counts_key, removed_key, state_key},
     cell::decode_value,
     family::{Family, Kind},
-    removal::Removed,
+    removal::Removal,
     series::{FamilySeries, SeriesReader, merge_layouts},
 };
 use tokio::task::JoinSet;
@@ -132,7 +132,7 @@ struct RawScan {
     lease_time_millis: Option<i64>,
     state: State,
     /// Removals since the last read, with their numbers.
-    removals: Vec<(Removed, i64)>,
+    removals: Vec<(Removal, i64)>,
     errors: DecodeErrors,
 }
 
@@ -174,7 +174,7 @@ async fn read_removals(
     options: &ReadOptions,
     last_removal: i64,
     errors: &mut DecodeErrors,
-) -> Result<Vec<(Removed, i64)>, Failure> {
+) -> Result<Vec<(Removal, i64)>, Failure> {
     let key = removed_key(&options.prefix);
     let mut command = redis::cmd("ZRANGEBYSCORE");
     command
@@ -186,7 +186,7 @@ async fn read_removals(
     let members = skip_unreadable(read, REMOVED, &key, errors)?.unwrap_or_default();
     let mut removals = Vec::with_capacity(members.len());
     for (member, number) in members {
-        match (Removed::decode(&member), decode_value(&number)) {
+        match (Removal::decode(&member), decode_value(&number)) {
             (Ok(removed), Ok(number)) => removals.push((removed, number)),
             _ => errors.add(REMOVED, reason::REMOVAL, || {
                 let text = |bytes| String::from_utf8_lossy(bytes).into_owned();

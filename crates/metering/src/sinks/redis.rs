@@ -13,9 +13,8 @@ use std::{
 
 use functional_scaffold_protocol::{
     calls::{
-        Applied, Call, Command, Registration, Script, applied_from_reply, apply_merged_call,
-        is_registered_call, is_registered_from_reply, lease_command, register_call,
-        registered_from_reply,
+        ApplyReply, Call, Command, RegisterReply, Registration, Script, apply_merged_call,
+        decode_is_registered, is_registered_call, lease_command, register_call,
     },
     catalog::Catalog,
     lease::EncodedLease,
@@ -157,18 +156,18 @@ impl RedisSink {
             };
             let asked = Instant::now();
             let reply = self.client.call(&Script::APPLY, &call, deadline).await?;
-            match applied_from_reply(reply).map_err(StoreError::Reply)? {
-                Applied::Late(leases) => {
+            match ApplyReply::decode(reply).map_err(StoreError::Reply)? {
+                ApplyReply::Late(leases) => {
                     batcher.borrow_mut().remove_late(&leases);
                     log::write_list(Level::Warn, "results_late", "leases", &leases);
                 }
-                Applied::Duplicate => {
+                ApplyReply::Duplicate => {
                     return Ok(Some(Stored {
                         duplicate: true,
                         refused: Vec::new(),
                     }));
                 }
-                Applied::Stored {
+                ApplyReply::Stored {
                     lease_time_millis,
                     refused,
                 } => {
@@ -218,7 +217,7 @@ impl RedisSink {
         let asked = Instant::now();
         let script = &Script::IS_REGISTERED;
         let reply = self.client.call(script, &call, deadline).await?;
-        let millis = is_registered_from_reply(reply).map_err(StoreError::Reply)?;
+        let millis = decode_is_registered(reply).map_err(StoreError::Reply)?;
         let time = millis.map(|millis| LeaseTime::new(millis, asked));
         self.lease_time.set(time);
         Ok(time)
@@ -238,11 +237,11 @@ impl RedisSink {
         let call = register_call(&self.prefix, epoch, &registration);
         let asked = Instant::now();
         let reply = self.client.call(script, &call, deadline).await?;
-        let registered = registered_from_reply(&registration, reply).map_err(StoreError::Reply)?;
+        let registered = RegisterReply::decode(&registration, reply).map_err(StoreError::Reply)?;
         let time = LeaseTime::new(registered.lease_time_millis, asked);
         let own_layouts = {
             let mut batcher = batcher.borrow_mut();
-            let families = batcher.adopt(&catalog, &registered.standing);
+            let families = batcher.adopt(&catalog, &registered.in_force);
             let named = families
                 .iter()
                 .map(|(field, family)| (field.as_str(), family));

@@ -1,7 +1,8 @@
+//! Tests of batches: increments, ids, and the log form.
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::{batch::LeasedExecution, batch::MAX_INCREMENT, lease::Lease};
 
 fn id() -> BatchId {
     BatchId {
@@ -36,7 +37,7 @@ fn logged(cells: &[(String, String, u64)], leases: &[(String, usize)]) -> Logged
     LoggedBatch { batch, group: None }
 }
 
-/// One with a few hundred cells and some dozen executions.
+/// A batch with a few hundred cells and some dozen executions.
 fn large() -> LoggedBatch {
     let cells: Vec<_> = (0..300)
         .map(|number| {
@@ -52,13 +53,88 @@ fn join(parts: impl IntoIterator<Item = LoggedPart>) -> (Vec<LoggedBatch>, Joine
     let mut joiner = Joiner::default();
     let mut joined = Vec::new();
     for part in parts {
-        joined.extend(joiner.push(part).expect("they are parts"));
+        joined.extend(joiner.push(part).expect("the part can be joined"));
     }
     (joined, joiner)
 }
 
 #[test]
-fn a_batch_that_fits_is_no_part() {
+fn merging_adds() {
+    let mut left = Batch::default();
+    left.inc("k", "a", 1);
+    let mut right = Batch::default();
+    right.inc("k", "a", 2);
+    right.inc("l", "b", 3);
+    left.merge(&right);
+    let cells: Vec<_> = left.cells().collect();
+    assert_eq!(cells, [("k", "a", 3), ("l", "b", 3)]);
+    assert_eq!(left.len(), 2);
+}
+
+#[test]
+fn renaming_a_key_keeps_what_was_counted() {
+    let mut batch = Batch::default();
+    batch.inc("k", "a", 1);
+    batch.inc("k@2", "a", 4);
+    batch.rename_key("k", "k@2");
+    assert_eq!(batch.cells().collect::<Vec<_>>(), [("k@2", "a", 5)]);
+}
+
+#[test]
+fn a_cell_never_passes_what_redis_can_take() {
+    let mut batch = Batch::default();
+    batch.inc("k", "sum", u64::MAX);
+    batch.inc("k", "sum", u64::MAX);
+    assert_eq!(
+        batch.cells().collect::<Vec<_>>(),
+        [("k", "sum", MAX_INCREMENT)]
+    );
+}
+
+#[test]
+fn refuses_texts_that_are_not_ids() {
+    for text in [
+        "",
+        "1",
+        "1-2",
+        "1-2-3",
+        "1-000000000000000g-3",
+        "1-0000000000000002-3-4",
+    ] {
+        assert!(BatchId::try_from(text.to_owned()).is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn late_executions_are_removed_with_their_increments() {
+    let leased = |id: &str| {
+        let mut increments = Batch::default();
+        increments.inc("k", "a", 1);
+        let lease = Lease {
+            id: id.into(),
+            millis: 1,
+            count: Vec::new(),
+        };
+        LeasedExecution { lease, increments }
+    };
+    let id = BatchId {
+        started_at: 1,
+        nonce: 2,
+        sequence: 3,
+    };
+    let mut sent = SentBatch {
+        id,
+        increments: Batch::default(),
+        leased: vec![leased("1"), leased("2"), leased("3")],
+    };
+    let sum = |sent: &SentBatch| sent.total().cells().map(|(_, _, by)| by).sum::<u64>();
+    assert_eq!(sum(&sent), 3);
+    assert_eq!(sent.remove_late(&["2".into(), "9".into()]), 1);
+    assert_eq!(sum(&sent), 2);
+}
+
+#[test]
+fn a_batch_that_fits_has_no_part_number() {
     let logged = logged(&[("k".into(), "a".into(), 1)], &[]);
     let parts = logged.clone().into_parts(1000);
     assert_eq!(parts.len(), 1);
@@ -83,7 +159,7 @@ fn a_part_says_what_it_is_a_part_of() {
 }
 
 #[test]
-fn a_group_is_put_together_as_one() {
+fn a_group_is_joined_as_a_group() {
     let group = LoggedBatch {
         group: Some("/metrics/job/j".into()),
         ..large()
@@ -93,13 +169,13 @@ fn a_group_is_put_together_as_one() {
 }
 
 #[test]
-fn without_one_part_nothing_is_joined_and_the_batch_is_named() {
+fn without_one_part_nothing_is_joined_and_the_batch_is_reported() {
     let parts = large().into_parts(1000);
     let of = u32::try_from(parts.len()).expect("few");
     for left_out in 0..parts.len() {
         let mut some = parts.clone();
         some.remove(left_out);
-        // What is there twice is no other part.
+        // A part that comes twice does not replace another one.
         let (joined, joiner) = join(some.iter().chain(&some).cloned());
         assert_eq!(joined, []);
         let expected = Incomplete {
@@ -143,7 +219,7 @@ fn parts_of_different_batches_are_told_apart() {
 }
 
 #[test]
-fn what_cannot_be_a_part_is_refused() {
+fn parts_that_cannot_be_joined_are_refused() {
     let parts = large().into_parts(1000);
     let of = u32::try_from(parts.len()).expect("few");
     let mut joiner = Joiner::default();
@@ -163,13 +239,13 @@ fn what_cannot_be_a_part_is_refused() {
         r#"{"id":"1-0000000000000002-3","increments":{},"part":{"number":1}}"#,
         r#"{"id":"1-0000000000000002-3","increments":{},"part":{"number":-1,"of":2}}"#,
     ] {
-        // Taken for a whole batch, half of it would be applied for all.
+        // Read as a whole batch, a part would be applied in place of all of it.
         assert!(serde_json::from_str::<LoggedPart>(text).is_err(), "{text}");
     }
 }
 
 #[test]
-fn what_cannot_be_split_is_a_part_of_its_own() {
+fn a_cell_that_is_too_long_is_a_part_of_its_own() {
     let long = "x".repeat(5000);
     let cells = ["a", long.as_str(), "y"].map(|field| ("k".into(), field.into(), 1));
     let whole = logged(&cells, &[("l".into(), 2)]);
@@ -184,6 +260,33 @@ fn what_cannot_be_split_is_a_part_of_its_own() {
 }
 
 proptest! {
+    #[test]
+    fn ids_read_back(started_at: u64, nonce: u64, sequence: u64) {
+        let id = BatchId { started_at, nonce, sequence };
+        prop_assert_eq!(BatchId::try_from(String::from(id.clone())), Ok(id));
+    }
+
+    #[test]
+    fn logged_batches_read_back(
+        cells in prop::collection::vec((any::<String>(), any::<String>(), 0..=MAX_INCREMENT), 0..8),
+    ) {
+        let mut increments = Batch::default();
+        for (key, field, by) in &cells {
+            increments.inc(key, field, *by);
+        }
+        let id = BatchId { started_at: 1, nonce: 2, sequence: 3 };
+        let lease = Lease { id: "l".into(), millis: 1, count: Vec::new() };
+        let leased = vec![LeasedExecution { lease, increments: increments.clone() }];
+        let sent = SentBatch { id, increments, leased };
+        let text = serde_json::to_string(&sent).expect("serialises");
+        prop_assert_eq!(serde_json::from_str::<SentBatch>(&text).ok(), Some(sent));
+    }
+
+    #[test]
+    fn arbitrary_ids_never_panic(text: String) {
+        let _ = BatchId::try_from(text);
+    }
+
     #[test]
     fn parts_are_short_and_join_in_any_order(
         cells in prop::collection::vec((".{0,12}", ".{0,60}", 0..=MAX_INCREMENT), 0..60),
@@ -204,7 +307,7 @@ proptest! {
         if twice {
             lines.extend(lines.clone());
         }
-        // Some order: by a digest of line, place and seed.
+        // Shuffled by a digest of place and seed.
         let mut placed: Vec<_> = lines.into_iter().enumerate().collect();
         placed.sort_by_key(|(place, _)| (*place as u64 + 1).wrapping_mul(order | 1).rotate_left(17));
         let parts = placed.into_iter().map(|(_, line)| serde_json::from_str(&line).expect("a part"));
