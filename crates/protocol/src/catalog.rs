@@ -1,9 +1,8 @@
 //! The metric families that a component writes, and the requests and executions
-//! that it counts in them.
+//! that it records in them.
 //!
-//! Each family is declared once, below: its name, hash, help and labels. To add a
-//! label, add its value to [`RequestLabels`] (or [`ExecutionLabels`]) and its name to
-//! the declaration.
+//! Each family is declared once, below, with its name, key, help and labels. To add a
+//! label to a request, add a field to [`RequestLabels`] and a pair to its declaration.
 
 use crate::{
     batch::Batch,
@@ -16,7 +15,7 @@ const REQUESTS: Declaration<fn(&RequestLabels<'_>, &mut String)> = Declaration {
     name: "http_requests_total",
     key: "request_counter",
     kind: Kind::Counter,
-    help: "HTTP requests answered, by method, route pattern, class and code.",
+    help: "HTTP requests, by method, route pattern, status class and code.",
     write_labels: |request, out| {
         let labels = [
             ("code", &*request.code.to_string()),
@@ -336,7 +335,7 @@ struct RouteLabels<'a> {
 /// Labels of `algorithm_executions_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExecutionLabels<'a> {
-    /// The name that the algorithm describes itself by.
+    /// Name from the algorithm's description.
     pub algorithm: &'a str,
     /// How the execution ended.
     pub status: ExecutionStatus,
@@ -456,7 +455,7 @@ pub struct FinishedRequest<'a> {
 /// An execution that has ended.
 #[derive(Debug, Clone, Copy)]
 pub struct FinishedExecution<'a> {
-    /// The name that the algorithm describes itself by.
+    /// Name from the algorithm's description.
     pub algorithm: &'a str,
     /// How it ended.
     pub status: ExecutionStatus,

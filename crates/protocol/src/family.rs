@@ -10,7 +10,7 @@ use crate::labels::is_metric_name;
 
 /// Largest number of bounds of a histogram, not counting `+Inf`. It limits what a
 /// corrupt registration can make a reader allocate.
-pub const MAX_BOUNDS: usize = 256;
+const MAX_BOUNDS: usize = 256;
 
 /// A [Prometheus metric type](https://prometheus.io/docs/concepts/metric_types/).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -109,7 +109,7 @@ fn layouts_without_a_bound_in_common_share_count_and_sum() {
             &[3.0],
             &[("a=\"x\"|3", "4"), ("a=\"x\"|sum", "8"), ("b=\"y\"|3", "5")],
         ),
-        // What is lost with the first two is not found again.
+        // Bounds that the first two do not share stay lost.
         layout(&[1.0, 3.0], &[("a=\"x\"|1", "8"), ("a=\"x\"|sum", "1")]),
     ]);
     let merged = merged.expect("they can be added");
