@@ -14,7 +14,6 @@ use serde_json::Value;
 const KNOWN_CYCLES: &[&str] = &[
     "functional-scaffold-benches",
     "functional-scaffold-devhost",
-    "functional-scaffold-exporter",
     "functional-scaffold-tests",
 ];
 

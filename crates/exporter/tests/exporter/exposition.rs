@@ -1,4 +1,4 @@
-//! What is served in each format, as others read it, whatever Redis holds.
+//! Both formats, as other parsers read them, whatever Redis holds.
 
 use std::{
     collections::BTreeMap,
@@ -9,21 +9,22 @@ use std::{
 use flate2::read::GzDecoder;
 
 use crate::{
-    client::{Answer, ask},
     parsers::{Parser, Sample, check_with_promtool, read},
-    prometheus::Server,
-    support::{Exporter, Redis, families_of, sample, wait_for},
+    support::{
+        Exporter, Redis, Response, families_of, instant_query, sample, start_prometheus, text,
+        wait_for,
+    },
 };
 
 const OPEN_METRICS: (&str, &str) = ("accept", "application/openmetrics-text; version=1.0.0");
 
-fn scrape(exporter: &Exporter, headers: &[(&str, &str)]) -> Answer {
-    let answer = ask(exporter.address, "GET /metrics", headers);
-    assert_eq!(answer.status, 200);
-    answer
+fn scrape(exporter: &Exporter, headers: &[(&str, &str)]) -> Response {
+    let response = exporter.request("GET /metrics", headers);
+    assert_eq!(response.status, 200);
+    response
 }
 
-/// Label values that a careless writer of the formats would break on.
+/// Label values that need escaping, or look like syntax.
 fn awkward_values() -> Vec<String> {
     let values = [
         "plain",
@@ -62,8 +63,8 @@ fn escaped(value: &str) -> String {
     value.replace('\n', "\\n")
 }
 
-/// Families as hand-written as they come, with awkward labels, bounds and
-/// values, and what is not to be served between them.
+/// Writes families with awkward labels, bounds and values, and invalid ones among
+/// them.
 fn write_awkward(redis: &Redis) {
     for (name, json) in [
         (
@@ -112,7 +113,7 @@ fn write_awkward(redis: &Redis) {
             "empty",
             r#"{"type":"histogram","key":"k:empty","bounds":[1]}"#,
         ),
-        // Not to be served.
+        // Not served.
         ("_total", r#"{"type":"counter","key":"k:plain2"}"#),
         ("0digit", r#"{"type":"counter","key":"k:plain2"}"#),
         ("with space", r#"{"type":"counter","key":"k:plain2"}"#),
@@ -156,7 +157,7 @@ fn write_awkward(redis: &Redis) {
         ("k:shrunk", &["|1", "1", "|sum", "-1"]),
         ("k:split", &["|1", "1", "|+Inf", "2", "|sum", "9"]),
         ("k:split@2", &["|3", "4", "|sum", "8"]),
-        // Not to be served: one cell each.
+        // Not served: one cell each.
         (
             "k:plain",
             &[
@@ -203,7 +204,7 @@ fn write_awkward(redis: &Redis) {
     }
 }
 
-/// The cells that [`write_awkward`] writes and nobody can serve, by family.
+/// The decode errors of [`write_awkward`].
 const REFUSED: [(&str, f64); 10] = [
     ("family=\"plain_total\",reason=\"labels\"", 10.0),
     ("family=\"plain_total\",reason=\"value\"", 6.0),
@@ -238,12 +239,12 @@ fn value_of(samples: &[Sample], name: &str, labels: &[(&str, &str)]) -> Option<f
 }
 
 #[test]
-fn awkward_families_and_labels_are_read_as_they_were_written() {
+fn awkward_families_and_labels_are_read_back() {
     let redis = Redis::start();
     write_awkward(&redis);
-    let exporter = Exporter::start(redis.port);
-    let text = scrape(&exporter, &[]).text();
-    let open_metrics = scrape(&exporter, &[OPEN_METRICS]).text();
+    let exporter = Exporter::start(redis.port());
+    let open_metrics = text(&scrape(&exporter, &[OPEN_METRICS]));
+    let text = text(&scrape(&exporter, &[]));
     check_with_promtool(&text);
     for (parser, exposition) in [(Parser::Text, &text), (Parser::OpenMetrics, &open_metrics)] {
         let samples = read(parser, exposition);
@@ -297,9 +298,11 @@ fn awkward_families_and_labels_are_read_as_they_were_written() {
 fn a_real_prometheus_takes_awkward_families() {
     let redis = Redis::start();
     write_awkward(&redis);
-    let exporter = Exporter::start(redis.port);
-    let prometheus = Server::prometheus(&[exporter.address]);
-    wait_for("scrape", || prometheus.query("up").filter(|&up| up > 0.0));
+    let exporter = Exporter::start(redis.port());
+    let prometheus = start_prometheus(&[exporter.address()], "scheme: http");
+    wait_for("scrape", || {
+        instant_query(&prometheus, "up").filter(|&up| up > 0.0)
+    });
     let values = awkward_values().len();
     for (query, value) in [
         ("count(plain_total)", values as f64),
@@ -309,19 +312,19 @@ fn a_real_prometheus_takes_awkward_families() {
         ("split_sum", 17.0),
         ("functional_scaffold_redis_up", 1.0),
     ] {
-        assert_eq!(prometheus.query(query), Some(value), "{query}");
+        assert_eq!(instant_query(&prometheus, query), Some(value), "{query}");
     }
-    // It asked for OpenMetrics: there the sums that may shrink are missing.
-    assert_eq!(prometheus.query("below_zero_sum"), None);
+    // It requests OpenMetrics, which has no sums that may shrink.
+    assert_eq!(instant_query(&prometheus, "below_zero_sum"), None);
 }
 
 #[test]
 fn series_are_the_same_in_both_formats() {
     let redis = Redis::start();
     write_awkward(&redis);
-    let exporter = Exporter::start(redis.port);
-    let samples = |answer: Answer| -> Vec<String> {
-        families_of(&answer.text())
+    let exporter = Exporter::start(redis.port());
+    let samples = |response: Response| -> Vec<String> {
+        families_of(&text(&response))
             .lines()
             .filter(|line| !line.starts_with('#'))
             // OpenMetrics has no sums that may shrink.
@@ -329,10 +332,10 @@ fn series_are_the_same_in_both_formats() {
             .map(str::to_owned)
             .collect()
     };
-    let text = samples(scrape(&exporter, &[]));
+    let plain = samples(scrape(&exporter, &[]));
     let open_metrics = samples(scrape(&exporter, &[OPEN_METRICS]));
-    assert!(text.len() > 150, "{}", text.len());
-    assert_eq!(text, open_metrics);
+    assert!(plain.len() > 150, "{}", plain.len());
+    assert_eq!(plain, open_metrics);
 }
 
 #[test]
@@ -353,13 +356,13 @@ fn open_metrics_is_what_the_specification_says() {
     }
     redis.cli(&["HSET", "k:j", "", "1"]);
     redis.cli(&["HSET", "k:o", "", "2"]);
-    let exporter = Exporter::start(redis.port);
-    let answer = scrape(&exporter, &[OPEN_METRICS]);
+    let exporter = Exporter::start(redis.port());
+    let response = scrape(&exporter, &[OPEN_METRICS]);
     assert_eq!(
-        answer.header("content-type"),
+        response.header("content-type"),
         Some("application/openmetrics-text; version=1.0.0; charset=utf-8")
     );
-    let text = answer.text();
+    let text = text(&response);
     assert_eq!(
         families_of(&text),
         "# HELP jobs Jobs \\\"done\\\".\n# TYPE jobs counter\njobs_total 1\n\
@@ -371,32 +374,32 @@ fn open_metrics_is_what_the_specification_says() {
 }
 
 #[test]
-fn the_body_is_compressed_for_those_who_want_it() {
+fn the_body_is_compressed_on_request() {
     let redis = Redis::start();
     write_awkward(&redis);
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     let compressed = scrape(&exporter, &[("accept-encoding", "gzip")]);
     assert_eq!(compressed.header("content-encoding"), Some("gzip"));
     assert_eq!(compressed.header("vary"), Some("accept, accept-encoding"));
     let length = compressed.body.len().to_string();
     assert_eq!(compressed.header("content-length"), Some(length.as_str()));
-    let mut text = String::new();
+    let mut decompressed = String::new();
     GzDecoder::new(&compressed.body[..])
-        .read_to_string(&mut text)
+        .read_to_string(&mut decompressed)
         .expect("gzip");
     let plain = scrape(&exporter, &[("accept-encoding", "gzip;q=0")]);
     assert_eq!(plain.header("content-encoding"), None);
-    assert!(families_of(&text) == families_of(&plain.text()));
+    assert!(families_of(&decompressed) == families_of(&text(&plain)));
     assert!(compressed.body.len() * 3 < plain.body.len());
 }
 
 #[test]
-fn head_says_what_get_would_send() {
+fn head_has_the_headers_of_get() {
     let redis = Redis::start();
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     for headers in [&[][..], &[OPEN_METRICS], &[("accept-encoding", "gzip")]] {
         let get = scrape(&exporter, headers);
-        let head = ask(exporter.address, "HEAD /metrics", headers);
+        let head = exporter.request("HEAD /metrics", headers);
         assert_eq!((head.status, head.body.len()), (200, 0));
         assert!(head.header("content-length").is_some(), "{}", head.head);
         for name in ["content-type", "content-encoding", "vary"] {
@@ -406,26 +409,25 @@ fn head_says_what_get_would_send() {
 }
 
 #[test]
-fn a_scrape_is_answered_within_the_time_that_it_says() {
+fn a_scrape_ends_within_its_time_out() {
     let redis = Redis::start();
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     scrape(&exporter, &[]);
-    redis.signal("STOP");
+    redis.suspend().expect("it runs");
     let began = Instant::now();
     let hurried = [("x-prometheus-scrape-timeout-seconds", "1.0")];
-    let answer = scrape(&exporter, &hurried);
+    let response = scrape(&exporter, &hurried);
     let took = began.elapsed();
-    // Half a second is left for the answer's way, and another for a machine that
-    // is busy; Redis itself is given up after two.
+    // Half a second is left for the response, and another half for a busy machine.
+    // The time-out of Redis is two seconds.
     assert!(took >= Duration::from_millis(500), "{took:?}");
     assert!(took < Duration::from_millis(1500), "{took:?}");
-    let text = answer.text();
-    assert_eq!(sample(&text, "functional_scaffold_redis_up"), Some(0.0));
-    redis.signal("CONT");
-    // It is not for ever, and a longer time than the exporter's own changes nothing.
+    let up = |response: &Response| sample(&text(response), "functional_scaffold_redis_up");
+    assert_eq!(up(&response), Some(0.0));
+    redis.resume().expect("it runs");
+    // Redis is back, and a time-out longer than the exporter's changes nothing.
     let patient = [("x-prometheus-scrape-timeout-seconds", "3600")];
     wait_for("Redis", || {
-        let text = scrape(&exporter, &patient).text();
-        (sample(&text, "functional_scaffold_redis_up") == Some(1.0)).then_some(())
+        (up(&scrape(&exporter, &patient)) == Some(1.0)).then_some(())
     });
 }

@@ -1,8 +1,10 @@
-//! What is served when Redis, or what it holds, is not well.
+//! Scrapes while Redis is unavailable, or holds invalid data.
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Exporter, PATIENCE, Redis, families_of, free_port, sample, wait_for};
+use functional_scaffold_testkit::redis::RedisOptions;
+
+use crate::support::{Exporter, PATIENCE, Redis, families_of, free_port, sample, text, wait_for};
 
 const UP: &str = "functional_scaffold_redis_up";
 
@@ -22,7 +24,7 @@ fn register_counter(redis: &Redis, name: &str) {
     redis.cli(&["HSET", "metrics:families", name, &json]);
 }
 
-/// Redis with a counter that is all right.
+/// A Redis with a valid counter.
 fn redis_with_a_counter() -> Redis {
     let redis = Redis::start();
     register_counter(&redis, "good_total");
@@ -45,12 +47,11 @@ fn shows_redis_down_and_up_again() {
     }
     assert_eq!(exporter.get("/healthz").status, 200);
 
-    let redis = wait_for("Redis on the port", || Redis::start_on(port, &[]));
+    let mut redis = Redis::start_with(RedisOptions::new().port(port));
     assert_eq!(sample(&exporter.metrics(), UP), Some(1.0));
-    // Redis restarts between two scrapes: the kept connection is broken, and
-    // no scrape fails of it.
-    drop(redis);
-    let _redis = wait_for("Redis on the port", || Redis::start_on(port, &[]));
+    // Redis restarts between two scrapes: the kept connection is broken, but no
+    // scrape fails.
+    redis.restart().expect("it restarts");
     let text = exporter.metrics();
     assert_eq!(sample(&text, UP), Some(1.0));
     assert_eq!(failures(&text, "connection"), Some(3.0));
@@ -60,59 +61,60 @@ fn shows_redis_down_and_up_again() {
 }
 
 #[test]
-fn answers_in_time_when_redis_hangs() {
+fn responds_in_time_while_redis_does_not_reply() {
     let redis = redis_with_a_counter();
     let options = [("REDIS_TIMEOUT_MS", "300")];
-    let kept = Exporter::start_with(redis.port, &options);
-    let fresh = Exporter::start_with(redis.port, &options);
+    let kept = Exporter::start_with(redis.port(), &options);
+    let fresh = Exporter::start_with(redis.port(), &options);
     assert_eq!(families_of(&kept.metrics()), GOOD);
-    redis.signal("STOP");
-    // One has a connection, the other has to open one, which the kernel
-    // accepts in the stead of Redis.
+    redis.suspend().expect("it runs");
+    // One has a connection. The other opens one, which the kernel accepts.
     for exporter in [&kept, &fresh, &kept, &fresh] {
         let began = Instant::now();
-        let text = exporter.metrics();
+        let scrape = exporter.metrics();
         assert!(began.elapsed() < PATIENCE / 4, "{:?}", began.elapsed());
-        assert_eq!(sample(&text, UP), Some(0.0));
+        assert_eq!(sample(&scrape, UP), Some(0.0));
         let ready = exporter.get("/readyz");
         assert_eq!(ready.status, 503);
-        assert!(ready.body.starts_with("redis: timeout ("), "{}", ready.body);
+        let ready = text(&ready);
+        assert!(ready.starts_with("redis: timeout ("), "{ready}");
         assert_eq!(exporter.get("/healthz").status, 200);
     }
     assert_eq!(failures(&kept.metrics(), "timeout"), Some(3.0));
-    redis.signal("CONT");
+    redis.resume().expect("it runs");
     for exporter in [&kept, &fresh] {
         assert_eq!(families_of(&exporter.metrics()), GOOD);
     }
 }
 
 #[test]
-fn the_scrape_timeout_holds_where_no_single_reply_is_late() {
+fn the_scrape_timeout_applies_to_the_whole_read() {
     let redis = redis_with_a_counter();
     let limits = [
         ("REDIS_TIMEOUT_MS", "60000"),
         ("EXPORTER_SCRAPE_TIMEOUT_MS", "300"),
     ];
-    let exporter = Exporter::start_with(redis.port, &limits);
+    let exporter = Exporter::start_with(redis.port(), &limits);
     assert_eq!(families_of(&exporter.metrics()), GOOD);
-    redis.signal("STOP");
+    redis.suspend().expect("it runs");
     let began = Instant::now();
     assert_eq!(sample(&exporter.metrics(), UP), Some(0.0));
     assert!(began.elapsed() < PATIENCE / 4, "{:?}", began.elapsed());
-    redis.signal("CONT");
+    redis.resume().expect("it runs");
     assert_eq!(families_of(&exporter.metrics()), GOOD);
 }
 
 #[test]
 fn a_redis_that_is_loading_is_down() {
-    let (redis, _data) = Redis::start_loading(Duration::from_secs(2));
-    let exporter = Exporter::start(redis.port);
-    let text = exporter.metrics();
-    assert_eq!(sample(&text, UP), Some(0.0));
-    assert_eq!(failures(&text, "loading"), Some(1.0));
+    let redis = Redis::start_loading(Duration::from_secs(2));
+    let exporter = Exporter::start(redis.port());
+    let scrape = exporter.metrics();
+    assert_eq!(sample(&scrape, UP), Some(0.0));
+    assert_eq!(failures(&scrape, "loading"), Some(1.0));
     let ready = exporter.get("/readyz");
     assert_eq!(ready.status, 503);
-    assert!(ready.body.starts_with("redis: loading ("), "{}", ready.body);
+    let ready = text(&ready);
+    assert!(ready.starts_with("redis: loading ("), "{ready}");
     wait_for("Redis that has loaded", || {
         (sample(&exporter.metrics(), UP) == Some(1.0)).then_some(())
     });
@@ -122,12 +124,12 @@ fn a_redis_that_is_loading_is_down() {
 }
 
 #[test]
-fn a_corrupt_field_is_skipped_and_counted() {
+fn an_invalid_field_is_skipped_and_counted() {
     let redis = redis_with_a_counter();
     let key = "metrics:good_total";
     redis.cli(&["HSET", key, "b=\"1\"", "1.5", "c=\"1\"", "-1", "d", "1"]);
-    let exporter = Exporter::start(redis.port);
-    // A gauge: another scrape of the same Redis shows the same.
+    let exporter = Exporter::start(redis.port());
+    // It is a gauge: another scrape shows the same.
     for _scrape in 0..3 {
         let text = exporter.metrics();
         assert_eq!(families_of(&text), GOOD);
@@ -143,7 +145,7 @@ fn a_corrupt_field_is_skipped_and_counted() {
 }
 
 #[test]
-fn a_corrupt_family_is_skipped_and_counted() {
+fn an_invalid_registration_is_skipped_and_counted() {
     let redis = redis_with_a_counter();
     let families = "metrics:families";
     redis.cli(&["HSET", families, "bad_total", "{"]);
@@ -159,7 +161,7 @@ fn a_corrupt_family_is_skipped_and_counted() {
         "bad_seconds",
         r#"{"type":"histogram","key":"k"}"#,
     ]);
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     let text = exporter.metrics();
     assert_eq!(families_of(&text), GOOD);
     for family in ["bad_total", "(invalid name)", "bad_seconds"] {
@@ -172,7 +174,7 @@ fn a_key_of_the_wrong_type_is_skipped_and_counted() {
     let redis = redis_with_a_counter();
     register_counter(&redis, "wrong_total");
     redis.cli(&["SET", "metrics:wrong_total", "1"]);
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     let text = exporter.metrics();
     assert_eq!(families_of(&text), GOOD);
     assert_eq!(errors(&text, "wrong_total", "wrong_type"), Some(1.0));
@@ -205,7 +207,7 @@ fn a_key_that_may_not_be_read_is_skipped_and_counted() {
         "%R~metrics:lost:*",
     ]);
     let user = [("REDIS_USERNAME", "reader"), ("REDIS_PASSWORD", "s3cret")];
-    let exporter = Exporter::start_with(redis.port, &user);
+    let exporter = Exporter::start_with(redis.port(), &user);
     let text = exporter.metrics();
     assert_eq!(families_of(&text), GOOD);
     assert_eq!(errors(&text, "secret_total", "forbidden"), Some(1.0));
@@ -213,7 +215,7 @@ fn a_key_that_may_not_be_read_is_skipped_and_counted() {
 }
 
 #[test]
-fn names_that_clash_are_refused_and_counted() {
+fn conflicting_names_are_refused_and_counted() {
     let redis = redis_with_a_counter();
     for name in ["functional_scaffold_redis_up", "t_count"] {
         register_counter(&redis, name);
@@ -222,7 +224,7 @@ fn names_that_clash_are_refused_and_counted() {
     let histogram = r#"{"type":"histogram","key":"metrics:t","bounds":[1]}"#;
     redis.cli(&["HSET", "metrics:families", "t", histogram]);
     redis.cli(&["HSET", "metrics:t", "|1", "1"]);
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     let text = exporter.metrics();
     for name in ["functional_scaffold_redis_up", "t_count"] {
         assert_eq!(errors(&text, name, "name_collision"), Some(1.0), "{name}");
@@ -235,29 +237,29 @@ fn names_that_clash_are_refused_and_counted() {
     let all = names.len();
     names.sort_unstable();
     names.dedup_by_key(|(name, _)| *name);
-    // A HELP line is not a sample; what matters is that nothing is twice.
+    // Some are HELP lines; the point is that nothing is duplicated.
     assert_eq!(names.len(), all, "{text}");
 }
 
 #[test]
-fn a_refused_password_is_named_and_not_shown() {
-    let redis = Redis::start_with(&["--requirepass", "right"]);
+fn a_refused_password_is_reported_and_not_shown() {
+    let redis = Redis::start_with(RedisOptions::new().line("requirepass", &["right"]));
     let wrong = [("REDIS_PASSWORD", "wr0ng-s3cret")];
-    let url = format!("redis://:wr0ng-s3cret@127.0.0.1:{}", redis.port);
+    let url = format!("redis://:wr0ng-s3cret@127.0.0.1:{}", redis.port());
     for options in [&wrong[..], &[("REDIS_URL", url.as_str())], &[]] {
-        let exporter = Exporter::start_with(redis.port, options);
-        let text = exporter.metrics();
-        assert_eq!(sample(&text, UP), Some(0.0));
-        assert_eq!(failures(&text, "auth"), Some(1.0), "{}", exporter.log());
+        let exporter = Exporter::start_with(redis.port(), options);
+        let scrape = exporter.metrics();
+        assert_eq!(sample(&scrape, UP), Some(0.0));
+        assert_eq!(failures(&scrape, "auth"), Some(1.0), "{}", exporter.log());
         let ready = exporter.get("/readyz");
         assert_eq!(ready.status, 503);
         let log = exporter.stop();
         assert!(log.contains("reason=\"auth\""), "{log}");
-        for shown in [log, text, ready.body] {
+        for shown in [log, scrape, text(&ready)] {
             assert!(!shown.contains("s3cret"), "{shown}");
         }
     }
     let right = [("REDIS_PASSWORD", "right")];
-    let exporter = Exporter::start_with(redis.port, &right);
+    let exporter = Exporter::start_with(redis.port(), &right);
     assert_eq!(sample(&exporter.metrics(), UP), Some(1.0));
 }

@@ -1,4 +1,4 @@
-//! Executions in flight, and those that are never heard of again.
+//! Executions in flight, and expired leases.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -40,20 +40,20 @@ fn finish(redis: &Redis, lease: Lease, sequence: u64) {
             increments: Batch::default(),
         }],
     };
-    let reply = redis.call(&Script::APPLY, &apply_call(DEFAULT_PREFIX, &batch));
+    let reply = redis.call_script(&Script::APPLY, &apply_call(DEFAULT_PREFIX, &batch));
     assert_eq!(reply.lines().next(), Some("applied"), "{reply}");
 }
 
 #[test]
-fn a_lease_that_ran_out_is_counted_once() {
+fn an_expired_lease_is_counted_once() {
     let redis = Redis::start();
     redis.register("a");
     redis.lease("1", "a", 1);
     redis.lease("2", "a", 60_000);
-    // So seldom that it is the scrape that settles.
-    let seldom = [("EXPORTER_SETTLE_INTERVAL_MS", "4999")];
-    let exporters = [(); 2].map(|()| Exporter::start_with(redis.port, &seldom));
-    // More than a millisecond has passed since.
+    // Rarely, so that the scrape settles.
+    let rarely = [("EXPORTER_SETTLE_INTERVAL_MS", "4999")];
+    let exporters = [(); 2].map(|()| Exporter::start_with(redis.port(), &rarely));
+    // More than a millisecond has passed.
     for _scrape in 0..3 {
         for exporter in &exporters {
             let text = exporter.metrics();
@@ -62,17 +62,17 @@ fn a_lease_that_ran_out_is_counted_once() {
             assert_eq!(in_flight(&text, "a"), Some(1.0));
             assert_eq!(settle_failures(&text, "server"), Some(0.0));
         }
-        // The script is sent again to a Redis that does not know it any more.
+        // Redis forgets the script, and gets its source again.
         redis.cli(&["SCRIPT", "FLUSH"]);
     }
 }
 
 #[test]
-fn a_lease_that_ran_out_is_counted_without_a_scrape() {
+fn an_expired_lease_is_counted_without_a_scrape() {
     let redis = Redis::start();
     redis.register("a");
     let often = [("EXPORTER_SETTLE_INTERVAL_MS", "20")];
-    let _exporter = Exporter::start_with(redis.port, &often);
+    let _exporter = Exporter::start_with(redis.port(), &often);
     let crashed = || {
         let field = r#"algorithm="a",status="crashed""#;
         redis.cli(&["HGET", "metrics:algorithm_counter", field])
@@ -83,7 +83,7 @@ fn a_lease_that_ran_out_is_counted_without_a_scrape() {
             (crashed().trim() == expected).then_some(())
         });
     }
-    // It goes on where a connection was cut.
+    // It continues after the connection was closed.
     redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
     redis.lease("3", "a", 1);
     wait_for("count of a crash", || {
@@ -92,15 +92,15 @@ fn a_lease_that_ran_out_is_counted_without_a_scrape() {
 }
 
 #[test]
-fn many_leases_that_ran_out_are_all_settled_by_one_scrape() {
+fn one_scrape_settles_many_expired_leases() {
     let redis = Redis::start();
     redis.register("a");
     let lease = redis.lease("x", "a", 1).encode();
     let fill = "for i = 1, 450 do redis.call('ZADD', KEYS[1], 1, \
         (string.gsub(ARGV[1], '\"x\"', '\"' .. i .. '\"'))) end";
     redis.cli(&["EVAL", fill, "1", "metrics:leases", &lease]);
-    let seldom = [("EXPORTER_SETTLE_INTERVAL_MS", "4999")];
-    let text = Exporter::start_with(redis.port, &seldom).metrics();
+    let rarely = [("EXPORTER_SETTLE_INTERVAL_MS", "4999")];
+    let text = Exporter::start_with(redis.port(), &rarely).metrics();
     assert_eq!(sample(&text, CRASHED), Some(451.0));
     assert_eq!(in_flight(&text, "a"), Some(0.0));
 }
@@ -108,7 +108,7 @@ fn many_leases_that_ran_out_are_all_settled_by_one_scrape() {
 #[test]
 fn executions_in_flight_are_shown_by_algorithm() {
     let redis = Redis::start();
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     let text = exporter.metrics();
     assert!(!text.contains("algorithm_executions_in_flight"), "{text}");
     assert_eq!(sample(&text, OLDEST), Some(0.0));
@@ -128,7 +128,7 @@ fn executions_in_flight_are_shown_by_algorithm() {
         let text = exporter.metrics();
         sample(&text, OLDEST).filter(|&age| age > 0.1).map(|_| text)
     });
-    // The clocks count in milliseconds.
+    // The clocks have milliseconds.
     let most = began.elapsed().as_secs_f64() + 0.01;
     assert!(
         sample(&text, OLDEST).is_some_and(|age| age < most),
@@ -158,11 +158,11 @@ fn executions_in_flight_are_shown_by_algorithm() {
 }
 
 #[test]
-fn a_count_that_is_refused_is_logged_once_and_the_others_stand() {
+fn a_refused_count_is_logged_once_and_the_others_are_kept() {
     let redis = Redis::start();
     redis.register("a");
     redis.cli(&["SET", "metrics:settled_counter", "1"]);
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     for (id, crashed) in [("1", 1.0), ("2", 2.0)] {
         redis.lease(id, "a", 1);
         wait_for("count of a crash", || {
@@ -179,21 +179,21 @@ fn a_count_that_is_refused_is_logged_once_and_the_others_stand() {
 }
 
 #[test]
-fn a_redis_that_is_full_or_cannot_save_is_served_all_the_same() {
+fn a_redis_that_is_full_or_cannot_save_is_served() {
     let full = |redis: &Redis| _ = redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
-    for (trouble, refuses) in [
+    for (break_redis, refuses) in [
         (&full as &dyn Fn(&Redis), false),
         (&Redis::fail_to_save, true),
     ] {
         let redis = Redis::start();
         redis.register("a");
         redis.lease("1", "a", 1);
-        let seldom = [("EXPORTER_SETTLE_INTERVAL_MS", "4999")];
-        let exporter = Exporter::start_with(redis.port, &seldom);
-        trouble(&redis);
+        let rarely = [("EXPORTER_SETTLE_INTERVAL_MS", "4999")];
+        let exporter = Exporter::start_with(redis.port(), &rarely);
+        break_redis(&redis);
         let text = exporter.metrics();
         assert_eq!(sample(&text, "functional_scaffold_redis_up"), Some(1.0));
-        // A full Redis settles all the same: what counts a crash is there already.
+        // A full Redis settles, because the cells of a crash exist already.
         let settled = if refuses { 0.0 } else { 1.0 };
         assert_eq!(sample(&text, CRASHED), Some(settled));
         assert_eq!(in_flight(&text, "a"), Some(1.0 - settled));
@@ -205,13 +205,13 @@ fn a_redis_that_is_full_or_cannot_save_is_served_all_the_same() {
 }
 
 #[test]
-fn a_redis_that_refuses_writes_is_served_all_the_same() {
+fn a_read_only_redis_is_served() {
     let redis = Redis::start();
     redis.register("a");
     redis.lease("1", "a", 60_000);
-    // A replica of nobody: it can be read and not written.
+    // A replica without a primary is read-only.
     redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     for _scrape in 0..3 {
         let text = exporter.metrics();
         assert_eq!(sample(&text, "functional_scaffold_redis_up"), Some(1.0));
@@ -240,7 +240,7 @@ fn a_redis_that_refuses_writes_is_served_all_the_same() {
 }
 
 #[test]
-fn the_rights_in_the_help_are_enough() {
+fn the_permissions_in_the_help_are_sufficient() {
     let help = exporter_command().arg("--help").output().expect("it ends");
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
     let rights = |from: &str, to: &str| -> Vec<String> {
@@ -269,7 +269,7 @@ fn the_rights_in_the_help_are_enough() {
         redis.cli(&command);
     }
     let user = |name| [("REDIS_USERNAME", name), ("REDIS_PASSWORD", "s3cret")];
-    let exporter = Exporter::start_with(redis.port, &user("server"));
+    let exporter = Exporter::start_with(redis.port(), &user("server"));
     let text = exporter.metrics();
     assert_eq!(sample(&text, CRASHED), Some(1.0), "{text}");
     assert!(

@@ -1,7 +1,8 @@
-//! What is served when Redis lost writes, or was wiped.
+//! Scrapes after Redis lost writes, or was wiped.
 
-use std::{process::Command, thread};
+use std::thread;
 
+use functional_scaffold_testkit::{prometheus::copy_tree, redis::RedisOptions};
 use tempfile::TempDir;
 
 use crate::support::{Exporter, Redis, families_of, free_port, sample, wait_for};
@@ -56,7 +57,7 @@ pub(crate) fn all(values: &[f64]) -> Vec<Option<f64>> {
 #[test]
 fn no_series_steps_back_and_later_increments_are_served() {
     let redis = redis_with_families();
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     let names = [
         "jobs_total{k=\"a\"}",
         "jobs_total{k=\"b\"}",
@@ -87,9 +88,9 @@ fn no_series_steps_back_and_later_increments_are_served() {
 }
 
 #[test]
-fn a_hash_that_is_gone_stays_served_and_counts_on() {
+fn a_missing_hash_stays_served_and_counts_on() {
     let redis = redis_with_families();
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     let before = families_of(&exporter.metrics());
     let names = ["jobs_total{k=\"a\"}", "jobs_total{k=\"b\"}", REGRESSIONS];
     redis.cli(&["DEL", "metrics:jobs", "metrics:time"]);
@@ -99,19 +100,17 @@ fn a_hash_that_is_gone_stays_served_and_counts_on() {
 }
 
 #[test]
-fn a_store_that_was_wiped_begins_anew() {
-    let redis = redis_with_families();
-    let exporter = Exporter::start(redis.port);
+fn a_wiped_store_starts_over() {
+    let mut redis = redis_with_families();
+    let exporter = Exporter::start(redis.port());
     let names = ["jobs_total{k=\"a\"}", "jobs_total{k=\"b\"}", REGRESSIONS];
     assert_eq!(served(&exporter, &names), all(&[100.0, 5.0, 0.0]));
     redis.cli(&["FLUSHALL"]);
     write_families(&redis);
     redis.cli(&["HSET", "metrics:jobs", "k=\"a\"", "40"]);
     assert_eq!(served(&exporter, &names), all(&[40.0, 5.0, 0.0]));
-    // Also where Redis itself came back empty.
-    let port = redis.port;
-    drop(redis);
-    let redis = wait_for("Redis on the same port", || Redis::start_on(port, &[]));
+    // Also if Redis restarts empty.
+    redis.restart().expect("it restarts");
     assert_eq!(families_of(&exporter.metrics()), "");
     write_families(&redis);
     redis.cli(&["HDEL", "metrics:jobs", "k=\"b\""]);
@@ -119,15 +118,15 @@ fn a_store_that_was_wiped_begins_anew() {
     assert_eq!(served(&exporter, &names), now);
 }
 
-pub(crate) fn offset(redis: &Redis, key: &str, field: &str) -> String {
+pub(crate) fn lost_count(redis: &Redis, key: &str, field: &str) -> String {
     let key = format!("metrics:lost:{key}");
     redis.cli(&["HGET", &key, field]).trim().to_owned()
 }
 
 #[test]
-fn what_was_lost_stays_served_after_a_restart_and_by_another_exporter() {
+fn lost_counts_stay_served_after_a_restart_and_by_another_exporter() {
     let redis = redis_with_families();
-    let exporters = [(); 2].map(|()| Exporter::start(redis.port));
+    let exporters = [(); 2].map(|()| Exporter::start(redis.port()));
     let names = [
         "jobs_total{k=\"a\"}",
         "jobs_total{k=\"b\"}",
@@ -144,15 +143,15 @@ fn what_was_lost_stays_served_after_a_restart_and_by_another_exporter() {
     for exporter in &exporters {
         assert_eq!(served(exporter, &names), begin);
     }
-    assert_eq!(offset(&redis, "metrics:jobs", "k=\"a\""), "10");
-    assert_eq!(offset(&redis, "metrics:jobs", "k=\"b\""), "");
+    assert_eq!(lost_count(&redis, "metrics:jobs", "k=\"a\""), "10");
+    assert_eq!(lost_count(&redis, "metrics:jobs", "k=\"b\""), "");
     for (field, lost) in [("|1", "50"), ("|+Inf", "20"), ("|sum", "90")] {
-        assert_eq!(offset(&redis, "metrics:time", field), lost, "{field}");
+        assert_eq!(lost_count(&redis, "metrics:time", field), lost, "{field}");
     }
     add(&redis, "metrics:jobs", "k=\"a\"", "3");
     add(&redis, "metrics:time", "|1", "2");
     let later = all(&[103.0, 5.0, 52.0, 72.0, 90.0]);
-    let restarted = Exporter::start(redis.port);
+    let restarted = Exporter::start(redis.port());
     for exporter in exporters.iter().chain([&restarted]) {
         assert_eq!(served(exporter, &names), later);
     }
@@ -161,9 +160,9 @@ fn what_was_lost_stays_served_after_a_restart_and_by_another_exporter() {
 }
 
 #[test]
-fn exporters_that_see_a_loss_at_once_make_up_for_it_once() {
+fn exporters_that_see_a_loss_together_compensate_it_once() {
     let redis = redis_with_families();
-    let exporters = [(); 3].map(|()| Exporter::start(redis.port));
+    let exporters = [(); 3].map(|()| Exporter::start(redis.port()));
     let name = ["jobs_total{k=\"a\"}"];
     for exporter in &exporters {
         assert_eq!(served(exporter, &name), all(&[100.0]));
@@ -176,14 +175,14 @@ fn exporters_that_see_a_loss_at_once_make_up_for_it_once() {
             }
         });
         let lost = (5 * round).to_string();
-        assert_eq!(offset(&redis, "metrics:jobs", "k=\"a\""), lost);
+        assert_eq!(lost_count(&redis, "metrics:jobs", "k=\"a\""), lost);
     }
 }
 
 #[test]
-fn what_redis_does_not_take_is_held_until_it_does() {
+fn lost_counts_are_kept_until_redis_accepts_them() {
     let redis = redis_with_families();
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     let names = ["jobs_total{k=\"a\"}", "job_seconds_sum", REGRESSIONS];
     assert_eq!(served(&exporter, &names), all(&[100.0, 90.0, 0.0]));
     add(&redis, "metrics:jobs", "k=\"a\"", "-10");
@@ -193,14 +192,14 @@ fn what_redis_does_not_take_is_held_until_it_does() {
         assert_eq!(served(&exporter, &names), all(&[100.0, 90.0, 2.0]));
     }
     redis.cli(&["REPLICAOF", "NO", "ONE"]);
-    assert_eq!(offset(&redis, "metrics:jobs", "k=\"a\""), "");
+    assert_eq!(lost_count(&redis, "metrics:jobs", "k=\"a\""), "");
     add(&redis, "metrics:jobs", "k=\"a\"", "3");
-    // In the same scrape in which it is handed over.
+    // In the scrape that hands it over.
     assert_eq!(served(&exporter, &names), all(&[103.0, 90.0, 2.0]));
-    assert_eq!(offset(&redis, "metrics:jobs", "k=\"a\""), "10");
-    assert_eq!(offset(&redis, "metrics:time", "|sum"), "20");
+    assert_eq!(lost_count(&redis, "metrics:jobs", "k=\"a\""), "10");
+    assert_eq!(lost_count(&redis, "metrics:time", "|sum"), "20");
     add(&redis, "metrics:jobs", "k=\"a\"", "1");
-    for exporter in [exporter, Exporter::start(redis.port)] {
+    for exporter in [exporter, Exporter::start(redis.port())] {
         assert_eq!(served(&exporter, &names[..2]), all(&[104.0, 90.0]));
         let log = exporter.stop();
         let said = log.matches("cannot be kept in Redis").count();
@@ -209,26 +208,26 @@ fn what_redis_does_not_take_is_held_until_it_does() {
 }
 
 #[test]
-fn what_redis_gives_no_answer_for_is_found_out_anew() {
+fn lost_counts_without_a_reply_are_found_again() {
     let redis = redis_with_families();
     redis.cli(&["HSET", "metrics:state", "epoch", "e"]);
-    // It may not settle leases, so that adding offsets is its first write.
+    // It may not settle leases, so that adding lost counts is its first write.
     let rights = "on >s3cret +@all %R~metrics:* ~metrics:state ~metrics:lost:*";
     let user: Vec<_> = ["ACL", "SETUSER", "reader"]
         .into_iter()
         .chain(rights.split(' '))
         .collect();
     redis.cli(&user);
-    let impatient = [
+    let options = [
         ("REDIS_TIMEOUT_MS", "200"),
         ("REDIS_USERNAME", "reader"),
         ("REDIS_PASSWORD", "s3cret"),
     ];
-    let exporter = Exporter::start_with(redis.port, &impatient);
+    let exporter = Exporter::start_with(redis.port(), &options);
     let name = ["jobs_total{k=\"a\"}"];
     assert_eq!(served(&exporter, &name), all(&[100.0]));
     add(&redis, "metrics:jobs", "k=\"a\"", "-10");
-    // It answers what only reads.
+    // Only reads get a reply.
     redis.cli(&["CLIENT", "PAUSE", "60000", "WRITE"]);
     let text = exporter.metrics();
     assert_eq!(sample(&text, UP), Some(0.0));
@@ -241,127 +240,94 @@ fn what_redis_gives_no_answer_for_is_found_out_anew() {
     });
     redis.cli(&["CLIENT", "UNPAUSE"]);
     assert_eq!(served(&exporter, &name), all(&[100.0]));
-    assert_eq!(offset(&redis, "metrics:jobs", "k=\"a\""), "10");
+    assert_eq!(lost_count(&redis, "metrics:jobs", "k=\"a\""), "10");
 }
 
-/// A Redis with an append-only file, and what that was a while before.
-struct PowerCut {
-    directory: TempDir,
-    port: u16,
+/// A Redis with the policy `always`: with another one, it may reply before it has written
+/// to its file, and [`PowerCut::sync`] would not copy everything that it replied to.
+fn redis_with_a_file() -> Redis {
+    let redis = Redis::start_with(RedisOptions::new().append_only("always"));
+    write_families(&redis);
+    redis
 }
+
+/// What survives a power cut.
+struct PowerCut(TempDir);
 
 impl PowerCut {
-    fn start() -> (Self, Redis) {
-        let directory = tempfile::tempdir().expect("a directory");
-        std::fs::create_dir(directory.path().join("data")).expect("a directory");
-        let mut cut = Self { directory, port: 0 };
-        let options = cut.options();
-        let redis = Redis::start_with(&options.each_ref().map(String::as_str));
-        cut.port = redis.port;
-        write_families(&redis);
-        (cut, redis)
+    /// Everything that is stored until now survives.
+    fn sync(redis: &Redis) -> Self {
+        let synced = tempfile::tempdir().expect("a directory");
+        copy_tree(redis.folder(), synced.path()).expect("copied");
+        Self(synced)
     }
 
-    /// With a policy other than `always` Redis may answer before it has written
-    /// to its file, while an earlier write is being flushed to the disk; then
-    /// [`Self::sync`] would not copy all that was answered.
-    fn options(&self) -> [String; 6] {
-        let data = self.path("data");
-        [
-            "--dir",
-            &data,
-            "--appendonly",
-            "yes",
-            "--appendfsync",
-            "always",
-        ]
-        .map(str::to_owned)
+    /// Kills Redis, and restarts it with what survives.
+    fn strike(self, redis: &mut Redis) {
+        redis.kill();
+        std::fs::remove_dir_all(redis.folder()).expect("removed");
+        std::fs::create_dir(redis.folder()).expect("created");
+        copy_tree(self.0.path(), redis.folder()).expect("copied");
+        redis.restart().expect("it restarts");
     }
-
-    fn path(&self, name: &str) -> String {
-        let path = self.directory.path().join(name);
-        path.into_os_string().into_string().expect("UTF-8")
-    }
-
-    /// What is stored until now survives.
-    fn sync(&self) {
-        copy(&self.path("data"), &self.path("synced"));
-    }
-
-    /// Redis is killed, and comes back with what survives.
-    fn strike(&self, redis: Redis) -> Redis {
-        drop(redis);
-        std::fs::remove_dir_all(self.path("data")).expect("removed");
-        copy(&self.path("synced"), &self.path("data"));
-        let options = self.options();
-        let options = options.each_ref().map(String::as_str);
-        wait_for("Redis on the same port", || {
-            Redis::start_on(self.port, &options)
-        })
-    }
-}
-
-fn copy(from: &str, to: &str) {
-    let mut command = Command::new("cp");
-    let copied = command.args(["-r", from, to]).status();
-    assert!(copied.expect("cp runs").success(), "{from:?} to {to:?}");
 }
 
 #[test]
 fn no_series_steps_back_after_a_power_cut() {
-    let (cut, redis) = PowerCut::start();
-    let [exporter, other] = [(); 2].map(|()| Exporter::start(redis.port));
+    let mut redis = redis_with_a_file();
+    let [exporter, other] = [(); 2].map(|()| Exporter::start(redis.port()));
     let names = ["jobs_total{k=\"a\"}", "job_seconds_bucket{le=\"1.0\"}"];
     assert_eq!(served(&exporter, &names), all(&[100.0, 50.0]));
-    cut.sync();
+    let cut = PowerCut::sync(&redis);
     add(&redis, "metrics:jobs", "k=\"a\"", "1000");
     add(&redis, "metrics:time", "|1", "1000");
     for exporter in [&exporter, &other] {
         assert_eq!(served(exporter, &names), all(&[1100.0, 1050.0]));
     }
-    let redis = cut.strike(redis);
+    cut.strike(&mut redis);
     add(&redis, "metrics:jobs", "k=\"a\"", "2");
-    // One that restarts before it has scraped again is told by the other.
+    // One that restarts before the next scrape gets the lost counts of the other.
     other.stop();
-    // Not 1102: what came between the loss and this scrape cannot be told from
-    // what was not lost.
+    // Not 1102: increments between the loss and this scrape cannot be told from ones
+    // that were not lost.
     assert_eq!(served(&exporter, &names), all(&[1100.0, 1050.0]));
     add(&redis, "metrics:jobs", "k=\"a\"", "3");
-    for exporter in [exporter, Exporter::start(redis.port)] {
+    for exporter in [exporter, Exporter::start(redis.port())] {
         assert_eq!(served(&exporter, &names), all(&[1103.0, 1050.0]));
     }
 }
 
 #[test]
-fn an_exporter_that_ends_with_redis_knows_from_its_file_what_it_served() {
-    let (cut, redis) = PowerCut::start();
-    let file = cut.path("state.json");
+fn an_exporter_that_stops_with_redis_restores_its_marks_from_the_file() {
+    let mut redis = redis_with_a_file();
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("state.json").display().to_string();
     let with_file = [("EXPORTER_STATE_FILE", file.as_str())];
     let names = [
         "jobs_total{k=\"a\"}",
         "job_seconds_bucket{le=\"1.0\"}",
         "job_seconds_sum",
     ];
-    let exporter = Exporter::start_with(redis.port, &with_file);
+    let exporter = Exporter::start_with(redis.port(), &with_file);
     let begin = all(&[100.0, 50.0, 90.0]);
     assert_eq!(served(&exporter, &names), begin);
-    cut.sync();
+    let cut = PowerCut::sync(&redis);
     add(&redis, "metrics:jobs", "k=\"a\"", "1000");
     add(&redis, "metrics:time", "|1", "1000");
     add(&redis, "metrics:time", "|sum", "7");
     let highest = all(&[1100.0, 1050.0, 97.0]);
     assert_eq!(served(&exporter, &names), highest);
-    let port = redis.port;
+    let port = redis.port();
     // Killed, not stopped.
     drop(exporter);
-    let redis = cut.strike(redis);
+    cut.strike(&mut redis);
     let names = [&names[..], &[REGRESSIONS]].concat();
     let exporter = Exporter::start_with(port, &with_file);
     let regressions = |expected: f64| [&highest[..], &[Some(expected)]].concat();
     assert_eq!(served(&exporter, &names), regressions(2.0));
-    // From then on it is in Redis.
+    // From now on, Redis has the lost counts.
     assert_eq!(served(&Exporter::start(port), &names), regressions(0.0));
-    // Another store is another story.
+    // Another store starts over.
     drop(exporter);
     redis.cli(&["FLUSHALL"]);
     write_families(&redis);
@@ -371,7 +337,7 @@ fn an_exporter_that_ends_with_redis_knows_from_its_file_what_it_served() {
 }
 
 #[test]
-fn a_file_that_cannot_be_used_is_logged_and_nothing_else() {
+fn an_unusable_state_file_is_only_logged() {
     let redis = redis_with_families();
     let directory = tempfile::tempdir().expect("a directory");
     let path = |name: &str| directory.path().join(name).display().to_string();
@@ -382,7 +348,7 @@ fn a_file_that_cannot_be_used_is_logged_and_nothing_else() {
         (&nowhere, "cannot save the served values: cannot write"),
     ] {
         let options = [("EXPORTER_STATE_FILE", file.as_str())];
-        let exporter = Exporter::start_with(redis.port, &options);
+        let exporter = Exporter::start_with(redis.port(), &options);
         for jobs in ["1", "1"] {
             add(&redis, "metrics:jobs", "k=\"b\"", jobs);
             assert_eq!(sample(&exporter.metrics(), UP), Some(1.0));

@@ -1,25 +1,22 @@
-//! Other people's parsers: Python's `prometheus_client`, for both formats, and
-//! promtool.
+//! The parsers of others: Python's `prometheus_client`, for both formats, and promtool.
 
 use std::collections::BTreeMap;
 
-use crate::support::pipe;
+use crate::support::{pipe, program};
 
-/// Debian's package serves Debian's python3, which may not be the first on PATH.
+/// Debian's python3, for its package; another may come first on PATH.
 const PYTHON: &str = "/usr/bin/python3";
 
-/// What promtool ends with where it can read a text but would have named its
-/// metrics otherwise.
+/// The exit code of promtool for a valid text with names that it criticises.
 const LINT: &str = "3";
 
-/// Which of Python's parsers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Parser {
     Text,
     OpenMetrics,
 }
 
-/// A sample as it was read: its name, its labels and its value.
+/// Name, labels and value of a sample.
 pub(crate) type Sample = (String, BTreeMap<String, String>, f64);
 
 /// Reads many expositions in one process. Panics with the first that it refuses.
@@ -42,8 +39,10 @@ json.dump(read, sys.stdout)
     let input = serde_json::to_string(texts).expect("it serialises");
     let name = format!("{parser:?}");
     let package = "python3-prometheus-client";
-    let (content, said) = pipe(&input, PYTHON, package, &["-c", SCRIPT, &name]);
-    assert!(content, "prometheus_client ({name}): {said}");
+    let mut command = program(&[PYTHON], package);
+    command.args(["-c", SCRIPT, &name]);
+    let (success, said) = pipe(&input, command);
+    assert!(success, "prometheus_client ({name}): {said}");
     serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error} in {said}"))
 }
 
@@ -52,12 +51,12 @@ pub(crate) fn read(parser: Parser, text: &str) -> Vec<Sample> {
     read_all(parser, &[text.to_owned()]).remove(0)
 }
 
-/// Panics unless promtool can read a text; what it would have named otherwise
-/// does not matter here.
+/// Panics unless promtool can read a text. Its opinion on names does not matter.
 pub(crate) fn check_with_promtool(text: &str) {
-    let script = "promtool check metrics; echo code $?";
-    let (_, said) = pipe(text, "sh", "prometheus", &["-c", script]);
+    let mut command = program(&["sh"], "dash");
+    command.args(["-c", "promtool check metrics; echo code $?"]);
+    let (_, said) = pipe(text, command);
     let code = said.lines().find_map(|line| line.strip_prefix("code "));
-    let content = matches!(code, Some("0" | LINT));
-    assert!(content, "promtool: {said} in\n{text}");
+    let success = matches!(code, Some("0" | LINT));
+    assert!(success, "promtool: {said} in\n{text}");
 }

@@ -1,5 +1,5 @@
-//! Whatever bytes Redis holds: no panic, and what is served is read by others
-//! as it is meant. Without a Redis: its answers are made up here.
+//! Random stores: whatever bytes Redis holds, nothing panics, and other parsers read the
+//! exposition as it is meant. The replies of Redis are generated.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,14 +18,13 @@ use proptest::{
 
 use crate::parsers::{Parser, Sample, check_with_promtool, read_all};
 
-/// Stores that are made up and read.
+/// Stores to generate.
 const STORES: usize = 500;
 
-/// Fields and values, as a hash hands them out.
+/// Fields and values of a hash.
 type Cells = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// Names of few letters, so that families and the suffixes that formats give
-/// them meet, and of any.
+/// Mostly names of few letters, so that families conflict with the suffixes of others.
 fn name() -> impl Strategy<Value = String> {
     prop_oneof![
         8 => "[ab]{1,2}(_total|_created|_sum|_count|_bucket|_info|_seconds){0,2}",
@@ -34,7 +33,7 @@ fn name() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Any text, and often one that somebody has to escape.
+/// Any text, often with characters to escape.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         any::<String>(),
@@ -114,12 +113,12 @@ fn store() -> impl Strategy<Value = Vec<(String, Vec<u8>, Cells)>> {
     prop::collection::vec((name(), registration(), cells), 1..8)
 }
 
-/// What would be served, by the exporter's own steps.
+/// The families that would be served, by the exporter's own functions.
 fn read(store: Vec<(String, Vec<u8>, Cells)>) -> Vec<FamilySeries> {
     let mut cells_of = BTreeMap::new();
     let mut registrations = BTreeMap::new();
     for (n, (name, mut json, cells)) in store.into_iter().enumerate() {
-        // Every family's hash has a key of its own.
+        // Each family has its own key.
         let key = format!("\"key\":\"{n}\"");
         if let Ok(text) = std::str::from_utf8(&json) {
             json = text.replace("\"key\":\"k\"", &key).into_bytes();
@@ -142,7 +141,7 @@ fn read(store: Vec<(String, Vec<u8>, Cells)>) -> Vec<FamilySeries> {
     families.collect()
 }
 
-/// The series of an exposition, as they are written.
+/// The series of an exposition, as text.
 fn written(text: &str) -> Vec<String> {
     let samples = text
         .split('\n')
@@ -152,7 +151,7 @@ fn written(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// The same of what somebody else read.
+/// The series that another parser read, as text.
 fn understood(samples: Vec<Sample>) -> BTreeSet<String> {
     let series = samples.into_iter().map(|(name, mut labels, _)| {
         let le = labels.remove("le");
@@ -172,7 +171,7 @@ fn understood(samples: Vec<Sample>) -> BTreeSet<String> {
 }
 
 #[test]
-fn whatever_redis_holds_others_can_read_what_is_served() {
+fn other_parsers_read_whatever_redis_holds() {
     let mut runner = TestRunner::new(Config::default());
     let store = store();
     let mut made_up = || {

@@ -1,6 +1,6 @@
-//! The page's quantiles beside those of a real Prometheus.
+//! The page's quantiles, compared with those of a real Prometheus.
 
-use std::{fmt::Write as _, process::Command};
+use std::fmt::Write as _;
 
 use functional_scaffold_exporter::quantile;
 use functional_scaffold_protocol::{catalog::Catalog, family::Kind};
@@ -11,12 +11,12 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
 
-use crate::support::needed;
+use crate::support::program;
 
 const HISTOGRAMS: usize = 60;
 const QUANTILES: [f64; 6] = [0.01, 0.5, 0.9, 0.95, 0.99, 1.0];
 
-/// Bounds, and one count more than those.
+/// Bounds, and one more count.
 type Histogram = (Vec<f64>, Vec<u32>);
 
 fn latency_bounds() -> Vec<f64> {
@@ -26,8 +26,8 @@ fn latency_bounds() -> Vec<f64> {
     histograms.next().expect("there is one").bounds.clone()
 }
 
-/// The same in each run: some of the catalog's bounds, some with bounds of all
-/// signs, and the edges.
+/// The same histograms in each run: with the catalog's bounds, with positive and negative
+/// bounds, and edge cases.
 fn histograms() -> Vec<Histogram> {
     let bounds = prop_oneof![
         Just(latency_bounds()),
@@ -60,7 +60,7 @@ fn histograms() -> Vec<Histogram> {
     edges.into_iter().chain(drawn).take(HISTOGRAMS).collect()
 }
 
-/// A unit test of rules: what Prometheus is to answer of each histogram.
+/// A unit test of rules for promtool, with the expected quantiles of each histogram.
 fn rule_test(histograms: &[Histogram]) -> String {
     let mut series = String::new();
     let mut queries = String::new();
@@ -80,7 +80,7 @@ fn rule_test(histograms: &[Histogram]) -> String {
         for q in QUANTILES {
             let query = format!("histogram_quantile({q}, h_bucket{{n=\"{n}\"}})");
             let ours = quantile(q, bounds, &floats);
-            // No value is NaN there, which is not equal to itself.
+            // Prometheus returns NaN for None, which does not equal itself.
             let (query, expected) = match ours {
                 Some(value) => (query, value),
                 None => (format!("absent({query} >= -Inf)"), 1.0),
@@ -103,8 +103,7 @@ fn quantiles_are_those_of_prometheus() {
     let folder = tempfile::tempdir().expect("a directory");
     let file = folder.path().join("quantiles.yaml");
     std::fs::write(&file, rule_test(&histograms())).expect("written");
-    let mut command = Command::new("promtool");
-    command.args(["test", "rules"]).arg(&file);
-    let output = needed("promtool", "prometheus", &mut command).wait_with_output();
-    assert!(output.expect("it ends").status.success());
+    let mut command = program(&["promtool"], "prometheus");
+    let status = command.args(["test", "rules"]).arg(&file).status();
+    assert!(status.expect("it ends").success());
 }

@@ -1,4 +1,4 @@
-//! Batches stored from a log.
+//! The command `replay`.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -16,7 +16,9 @@ use functional_scaffold_protocol::{
 
 use serde::Serialize;
 
-use crate::support::{Redis, exporter_command, free_port, pipe, wait_for};
+use functional_scaffold_testkit::redis::RedisOptions;
+
+use crate::support::{Redis, exporter_command, free_port, program, wait_for};
 
 const JOBS: &str = "metrics:jobs";
 
@@ -26,7 +28,7 @@ fn batch(sequence: u64, jobs: u64) -> SentBatch {
     SentBatch {
         id: BatchId {
             started_at: 1_700_000_000,
-            // A writer that gives a batch up takes a new nonce.
+            // A writer takes a new nonce after a batch that was not stored.
             nonce: sequence,
             sequence,
         },
@@ -40,7 +42,7 @@ fn ago(seconds: u64) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
-/// The line that the service logs.
+/// A log line of the service.
 fn line(time: &str, batch: &impl Serialize) -> String {
     let batch = serde_json::to_string(batch).expect("it serialises");
     let members = batch.strip_prefix('{').expect("an object");
@@ -66,7 +68,7 @@ fn replay_command(mut command: Command, input: &str) -> Output {
     let mut stdin = child.stdin.take().expect("its input");
     let input = input.to_owned();
     let writing = thread::spawn(move || {
-        // It may have ended before it read all.
+        // It may end before it has read everything.
         let _ = stdin.write_all(input.as_bytes());
     });
     let output = child.wait_with_output().expect("it ends");
@@ -79,8 +81,8 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&both).into_owned()
 }
 
-/// Replays and checks how many batches were applied, already applied, too old,
-/// unreadable, incomplete, failed; and how many increments refused.
+/// Replays, and checks the summary: the batches that are applied, already applied, too
+/// old, unreadable, incomplete and failed, and the refused increments.
 fn check_with(command: Command, input: &str, report: [u64; 7]) -> String {
     let output = replay_command(command, input);
     let all = text(&output);
@@ -103,16 +105,16 @@ fn check_with(command: Command, input: &str, report: [u64; 7]) -> String {
 }
 
 fn check(redis: &Redis, arguments: &[&str], input: &str, report: [u64; 7]) -> String {
-    check_with(command(redis.port, arguments), input, report)
+    check_with(command(redis.port(), arguments), input, report)
 }
 
 fn jobs(redis: &Redis) -> String {
     redis.cli(&["HGET", JOBS, "k=\"a\""]).trim().to_owned()
 }
 
-/// One batch with a lease, by a Redis user with the given rights.
+/// Replays one batch with a lease, as this Redis user.
 pub(crate) fn replays_one_batch_as(redis: &Redis, user: &[(&str, &str)]) {
-    let mut command = command(redis.port, &[]);
+    let mut command = command(redis.port(), &[]);
     command.envs(user.iter().copied());
     let mut batch = batch(1, 5);
     batch.leased.push(LeasedExecution {
@@ -143,7 +145,7 @@ fn a_batch_is_applied_once_however_often_it_is_replayed() {
     check(&redis, &["-"], &lines.concat(), [0, 3, 0, 0, 0, 0, 0]);
     check(&redis, &["--force"], &lines.concat(), [0, 3, 0, 0, 0, 0, 0]);
     assert_eq!(jobs(&redis), "5");
-    // Under the prefix of the options; the keys of the line are as they are.
+    // The prefix applies to the protocol's keys, not to those in the line.
     let elsewhere = ["--metrics-prefix", "m2:"];
     check(
         &redis,
@@ -156,7 +158,7 @@ fn a_batch_is_applied_once_however_often_it_is_replayed() {
 }
 
 #[test]
-fn an_old_batch_is_refused_but_with_force() {
+fn an_old_batch_is_refused_without_force() {
     let redis = Redis::start();
     let ahead = humantime::format_rfc3339(SystemTime::now() + Duration::from_secs(600));
     let lines = [
@@ -172,7 +174,7 @@ fn an_old_batch_is_refused_but_with_force() {
 }
 
 #[test]
-fn an_unreadable_batch_is_named_and_the_others_are_applied() {
+fn an_unreadable_batch_is_reported_and_the_others_are_applied() {
     let redis = Redis::start();
     let whole = line(&ago(1), &batch(1, 2));
     let lines = [
@@ -190,8 +192,7 @@ fn an_unreadable_batch_is_named_and_the_others_are_applied() {
     assert_eq!(jobs(&redis), "2");
 }
 
-/// The lines of a batch that takes several, and how many jobs it counts: in
-/// each of many cells one.
+/// The lines of a batch in several parts, which counts 101 jobs.
 fn lines_of_parts(time: &str, sequence: u64) -> Vec<String> {
     let mut large = batch(sequence, 1);
     for number in 0..100 {
@@ -216,12 +217,12 @@ fn jobs_in_all(redis: &Redis) -> u64 {
 }
 
 #[test]
-fn a_batch_in_parts_is_applied_whole_in_whatever_order_they_come() {
+fn a_batch_in_parts_is_applied_whole_in_any_order() {
     let redis = Redis::start();
     let directory = tempfile::tempdir().expect("a directory");
     let (first, second) = (lines_of_parts(&ago(1), 1), lines_of_parts(&ago(1), 2));
-    // Two instances wrote at the same time, and the file was rotated meanwhile;
-    // the later one is named first, and some of it was shipped twice.
+    // Two instances wrote at the same time, and the file was rotated meanwhile. The
+    // later file comes first, and some of it was shipped twice.
     let mixed: Vec<_> = first
         .iter()
         .zip(&second)
@@ -240,13 +241,13 @@ fn a_batch_in_parts_is_applied_whole_in_whatever_order_they_come() {
     assert_eq!(jobs_in_all(&redis), 202);
     check(&redis, &paths, "", [0, 2, 0, 0, 0, 0, 0]);
     assert_eq!(jobs_in_all(&redis), 202);
-    // Known by one id, under which it may have arrived before.
+    // All parts have one id.
     let applied = redis.cli(&["HGETALL", "metrics:applied:1700000000"]);
     assert_eq!(applied.lines().count(), 4, "{applied}");
 }
 
 #[test]
-fn nothing_of_a_batch_is_applied_before_all_its_parts_are_there() {
+fn an_incomplete_batch_is_not_applied() {
     let redis = Redis::start();
     let lines = lines_of_parts(&ago(1), 1);
     let (last, others) = lines.split_last().expect("several");
@@ -254,10 +255,10 @@ fn nothing_of_a_batch_is_applied_before_all_its_parts_are_there() {
     let of = lines.len();
     let named = format!("1 of the {of} parts of batch 1700000000-0000000000000001-1 are missing");
     assert!(said.contains(&named), "{said}");
-    // A torn line is a missing part, too.
+    // A truncated line is a missing part, too.
     let torn = others.concat() + &last[..last.len() - 4];
     check(&redis, &[], &torn, [0, 0, 0, 1, 1, 0, 0]);
-    // What has been forgotten of it does not make up for a part either.
+    // `--force` does not help.
     check(&redis, &["--force"], last, [0, 0, 0, 0, 1, 0, 0]);
     assert_eq!(redis.cli(&["DBSIZE"]).trim(), "0");
     check(&redis, &[], &lines.concat(), [1, 0, 0, 0, 0, 0, 0]);
@@ -281,7 +282,7 @@ fn a_late_result_is_counted_as_late_and_the_rest_is_applied() {
         catalog.record_execution(&mut increments, &execution);
         LeasedExecution { lease, increments }
     };
-    // Somebody settles the lease that ran out.
+    // A reader settles the expired lease.
     let keys = catalog.families().map(|family| family.key.as_str());
     let settle = settle_call(DEFAULT_PREFIX, 1, 0, keys);
     let executions = |status: &str| {
@@ -289,7 +290,7 @@ fn a_late_result_is_counted_as_late_and_the_rest_is_applied() {
         redis.cli(&["HGET", "metrics:algorithm_counter", &field])
     };
     wait_for("settled lease", || {
-        redis.call(&Script::SETTLE, &settle);
+        redis.call_script(&Script::SETTLE, &settle);
         (executions("crashed").trim() == "1").then_some(())
     });
     let mut late = batch(2, 4);
@@ -303,7 +304,7 @@ fn a_late_result_is_counted_as_late_and_the_rest_is_applied() {
     let late = redis.cli(&["HGET", "metrics:late_counter", "algorithm=\"a\""]);
     assert_eq!(late.trim(), "1");
     assert_eq!(redis.cli(&["ZCARD", "metrics:leases"]).trim(), "0");
-    // Under the id of the line.
+    // With the id of the line.
     let applied = redis.cli(&["HGETALL", "metrics:applied:1700000000"]);
     assert_eq!(applied, "0000000000000002\n2\n");
 }
@@ -311,15 +312,16 @@ fn a_late_result_is_counted_as_late_and_the_rest_is_applied() {
 #[test]
 fn lines_are_applied_as_they_come_until_a_signal() {
     let redis = Redis::start();
-    let mut child = command(redis.port, &[]).spawn().expect("it starts");
+    let mut child = command(redis.port(), &[]).spawn().expect("it starts");
     let mut stdin = child.stdin.take().expect("its input");
     for (sequence, sum) in [(1, "2"), (2, "4")] {
         let line = line(&ago(1), &batch(sequence, 2));
         stdin.write_all(line.as_bytes()).expect("it reads");
         wait_for("applied batch", || (jobs(&redis) == sum).then_some(()));
     }
-    let kill = format!("kill -INT {}", child.id());
-    pipe("", "sh", "dash", &["-c", &kill]);
+    let mut kill = program(&["sh"], "dash");
+    let kill = kill.args(["-c", &format!("kill -INT {}", child.id())]);
+    assert!(kill.status().expect("sh ends").success());
     let status = wait_for("end", || child.try_wait().expect("its state"));
     assert_eq!(status.code(), Some(0));
     let report = BufReader::new(child.stdout.take().expect("its report"));
@@ -328,7 +330,7 @@ fn lines_are_applied_as_they_come_until_a_signal() {
 }
 
 #[test]
-fn it_waits_for_a_redis_that_is_away_and_not_for_ever() {
+fn it_waits_for_a_redis_that_is_down_but_not_forever() {
     let port = free_port();
     let lines = line(&ago(1), &batch(1, 2)) + &line(&ago(1), &batch(2, 3));
     let short = command(port, &["--retry-seconds", "0"]);
@@ -338,17 +340,17 @@ fn it_waits_for_a_redis_that_is_away_and_not_for_ever() {
     let replaying = thread::spawn(move || {
         check_with(command(port, &[]), &lines, [2, 0, 0, 0, 0, 0, 0]);
     });
-    // It is away for a while: nothing that could be waited for happens.
+    // Redis is down for a while: there is nothing to wait for.
     thread::sleep(Duration::from_millis(500));
-    let redis = wait_for("Redis on the port", || Redis::start_on(port, &[]));
+    let redis = Redis::start_with(RedisOptions::new().port(port));
     replaying.join().expect("both are applied");
     assert_eq!(jobs(&redis), "5");
 }
 
-/// Makes a Redis refuse, and lets it take again what it refused.
-type Trouble = (&'static str, fn(&Redis), fn(&Redis));
+/// Makes a Redis refuse writes, and accept them again.
+type Outage = (&'static str, fn(&Redis), fn(&Redis));
 
-const REFUSING_WRITES: [Trouble; 3] = [
+const REFUSING_WRITES: [Outage; 3] = [
     (
         "READONLY",
         |redis| _ = redis.cli(&["REPLICAOF", "127.0.0.1", "1"]),
@@ -366,13 +368,13 @@ const REFUSING_WRITES: [Trouble; 3] = [
 
 #[test]
 fn it_waits_for_a_redis_that_refuses_writes() {
-    for (name, trouble, mend) in REFUSING_WRITES {
+    for (name, refuse, repair) in REFUSING_WRITES {
         let redis = Redis::start();
-        // Known, so that it is the script that is refused and not its loading.
-        redis.call(&Script::APPLY, &apply_call(DEFAULT_PREFIX, &batch(9, 1)));
-        trouble(&redis);
+        // So that Redis knows the script, and refuses the call and not the source.
+        redis.call_script(&Script::APPLY, &apply_call(DEFAULT_PREFIX, &batch(9, 1)));
+        refuse(&redis);
         let lines = line(&ago(1), &batch(1, 2)) + &line(&ago(1), &batch(2, 3));
-        let short = command(redis.port, &["--retry-seconds", "0"]);
+        let short = command(redis.port(), &["--retry-seconds", "0"]);
         let said = check_with(short, &lines, [0, 0, 0, 0, 0, 2, 0]);
         assert!(said.contains(name) || said.contains("read only"), "{said}");
         assert_eq!(jobs(&redis), "1", "{name}");
@@ -380,10 +382,10 @@ fn it_waits_for_a_redis_that_refuses_writes() {
             let replaying = scope.spawn(|| {
                 check(&redis, &[], &lines, [2, 0, 0, 0, 0, 0, 0]);
             });
-            // It is refused for a while: nothing that could be waited for happens.
+            // Redis refuses for a while: there is nothing to wait for.
             thread::sleep(Duration::from_millis(300));
             assert_eq!(jobs(&redis), "1", "{name}");
-            mend(&redis);
+            repair(&redis);
             replaying.join().expect("both are applied");
         });
         assert_eq!(jobs(&redis), "6", "{name}");
@@ -392,7 +394,7 @@ fn it_waits_for_a_redis_that_refuses_writes() {
 
 #[test]
 fn it_waits_for_a_redis_that_is_loading() {
-    let (redis, _data) = Redis::start_loading(Duration::from_secs(1));
+    let redis = Redis::start_loading(Duration::from_secs(1));
     let lines = line(&ago(1), &batch(1, 2));
     let said = check(&redis, &[], &lines, [1, 0, 0, 0, 0, 0, 0]);
     assert!(said.contains("Redis is loading"), "{said}");
@@ -400,7 +402,7 @@ fn it_waits_for_a_redis_that_is_loading() {
 }
 
 #[test]
-fn what_redis_refuses_is_named() {
+fn refused_increments_and_batches_are_reported() {
     let redis = Redis::start();
     redis.cli(&["SET", JOBS, "1"]);
     let mut two = batch(1, 2);
@@ -412,7 +414,7 @@ fn what_redis_refuses_is_named() {
     );
     assert_eq!(redis.cli(&["HGET", "metrics:good", ""]).trim(), "1");
 
-    // Nothing is stored, and asking again does not help.
+    // Nothing is stored, and a retry does not help.
     redis.cli(&["SET", "metrics:leases", "1"]);
     let said = check(
         &redis,
@@ -423,7 +425,7 @@ fn what_redis_refuses_is_named() {
     assert!(said.contains("WRONGTYPE"), "{said}");
     assert!(!said.contains("trying again"), "{said}");
 
-    let output = replay_command(command(redis.port, &["/nowhere.log"]), "");
+    let output = replay_command(command(redis.port(), &["/nowhere.log"]), "");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("cannot open /nowhere.log"));
 }

@@ -1,4 +1,4 @@
-//! Series listed and removed, and stores wiped.
+//! The commands `series` and `wipe`.
 
 use std::process::Output;
 
@@ -8,22 +8,22 @@ const REGRESSIONS: &str = "functional_scaffold_regressions_total";
 
 fn run(redis: &Redis, arguments: &[&str]) -> Output {
     exporter_command()
-        .env("REDIS_PORT", redis.port.to_string())
+        .env("REDIS_PORT", redis.port().to_string())
         .args(arguments)
         .output()
         .expect("it runs")
 }
 
-/// What it prints, if it succeeds.
-pub(crate) fn said(redis: &Redis, arguments: &[&str]) -> String {
+/// Its output; it must succeed.
+pub(crate) fn output_of(redis: &Redis, arguments: &[&str]) -> String {
     let output = run(redis, arguments);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {errors}");
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// What it complains of, since it fails.
-fn complaint(redis: &Redis, arguments: &[&str]) -> String {
+/// Its error; it must fail.
+fn error_of(redis: &Redis, arguments: &[&str]) -> String {
     let output = run(redis, arguments);
     assert_eq!(output.status.code(), Some(1), "{arguments:?}");
     String::from_utf8(output.stderr).expect("UTF-8")
@@ -78,14 +78,14 @@ fn redis_with_families() -> Redis {
 }
 
 #[test]
-fn lists_what_selectors_name() {
+fn lists_selected_series() {
     let redis = redis_with_families();
     let all = "job_seconds{a=\"1\"}\njob_seconds{a=\"2\"}\n\
         jobs_total{a=\"1\",b=\"x, y\"}\njobs_total{a=\"1\",b=\"}\"}\njobs_total{a=\"2\"}\n\
         queued{}\n";
-    assert_eq!(said(&redis, &["series", "list"]), all);
+    assert_eq!(output_of(&redis, &["series", "list"]), all);
     assert_eq!(
-        said(
+        output_of(
             &redis,
             &[
                 "series",
@@ -96,47 +96,53 @@ fn lists_what_selectors_name() {
         ),
         "jobs_total{a=\"1\",b=\"x, y\"}\nqueued{}\n"
     );
-    assert_eq!(said(&redis, &["series", "list", "jobs_total{a=\"3\"}"]), "");
     assert_eq!(
-        said(&redis, &["series", "list", "--families"]),
+        output_of(&redis, &["series", "list", "jobs_total{a=\"3\"}"]),
+        ""
+    );
+    assert_eq!(
+        output_of(&redis, &["series", "list", "--families"]),
         "job_seconds\thistogram\t2\njobs_total\tcounter\t3\nqueued\tgauge\t1\n"
     );
-    assert!(complaint(&redis, &["series", "list", "jobs"]).contains("\"jobs\""));
-    // Every line selects what it names.
+    assert!(error_of(&redis, &["series", "list", "jobs"]).contains("\"jobs\""));
+    // Every line is a selector of its series.
     for line in all.lines() {
-        assert_eq!(said(&redis, &["series", "list", line]), format!("{line}\n"));
+        assert_eq!(
+            output_of(&redis, &["series", "list", line]),
+            format!("{line}\n")
+        );
     }
 }
 
 #[test]
-fn nothing_is_removed_unless_it_is_meant() {
+fn nothing_is_removed_without_confirmation() {
     let redis = redis_with_families();
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     let before = families_of(&exporter.metrics());
     let selector = "jobs_total{a=\"1\"}";
     let series = "jobs_total{a=\"1\",b=\"x, y\"}\njobs_total{a=\"1\",b=\"}\"}\n";
     assert_eq!(
-        said(&redis, &["series", "remove", "--dry-run", selector]),
+        output_of(&redis, &["series", "remove", "--dry-run", selector]),
         series
     );
     let unsaid = run(&redis, &["series", "remove", selector]);
     assert_eq!(String::from_utf8_lossy(&unsaid.stdout), series);
-    assert!(complaint(&redis, &["series", "remove", selector]).contains("--yes"));
-    assert!(complaint(&redis, &["wipe"]).contains("--yes"));
+    assert!(error_of(&redis, &["series", "remove", selector]).contains("--yes"));
+    assert!(error_of(&redis, &["wipe"]).contains("--yes"));
     for nothing in ["jobs_total{a=\"3\"}", "no_such", "no_such{}"] {
-        // Nor is anything else that is named beside it.
+        // Nor is another selector's series.
         let arguments = ["series", "remove", "--yes", "queued", nothing];
-        assert!(complaint(&redis, &arguments).contains("no"), "{nothing}");
+        assert!(error_of(&redis, &arguments).contains("no"), "{nothing}");
     }
     assert_eq!(families_of(&exporter.metrics()), before);
 }
 
 #[test]
-fn a_series_that_is_removed_is_gone_and_begins_at_0_when_it_is_born_again() {
+fn a_removed_series_is_gone_and_starts_at_0_if_it_is_written_again() {
     let redis = redis_with_families();
-    let exporter = Exporter::start(redis.port);
-    // Another that looks later.
-    let other = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
+    // Another that scrapes later.
+    let other = Exporter::start(redis.port());
     exporter.metrics();
     other.metrics();
     let remove = [
@@ -147,7 +153,7 @@ fn a_series_that_is_removed_is_gone_and_begins_at_0_when_it_is_born_again() {
         "job_seconds{a=\"2\"}",
     ];
     assert_eq!(
-        said(&redis, &remove),
+        output_of(&redis, &remove),
         "job_seconds{a=\"2\"}\njobs_total{a=\"1\",b=\"}\"}\n"
     );
     let text = families_of(&exporter.metrics());
@@ -162,9 +168,9 @@ fn a_series_that_is_removed_is_gone_and_begins_at_0_when_it_is_born_again() {
 
     redis.cli(&["HINCRBY", "metrics:jobs", "a=\"1\",b=\"}\"", "1"]);
     redis.cli(&["HINCRBY", "metrics:time", "a=\"2\"|0.5", "1"]);
-    // The others are still held where Redis loses writes.
+    // The other series do not step back if Redis loses writes.
     redis.cli(&["HINCRBY", "metrics:jobs", "a=\"2\"", "-4"]);
-    // The second finds in Redis what the first made up for.
+    // The second gets the lost counts of the first.
     for (exporter, regressions) in [(&exporter, 1.0), (&other, 0.0)] {
         let text = exporter.metrics();
         for (name, value) in [
@@ -177,7 +183,7 @@ fn a_series_that_is_removed_is_gone_and_begins_at_0_when_it_is_born_again() {
             assert_eq!(sample(&text, name), Some(value), "{name}");
         }
     }
-    // It was forgotten once, not at every read: now it is held like any other.
+    // It was forgotten once, not at every read: now it has a mark like any other.
     redis.cli(&["HINCRBY", "metrics:jobs", "a=\"1\",b=\"}\"", "-1"]);
     let text = exporter.metrics();
     assert_eq!(sample(&text, "jobs_total{a=\"1\",b=\"}\"}"), Some(1.0));
@@ -186,10 +192,10 @@ fn a_series_that_is_removed_is_gone_and_begins_at_0_when_it_is_born_again() {
 #[test]
 fn a_family_is_removed_with_all_its_layouts() {
     let redis = redis_with_families();
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     exporter.metrics();
     assert_eq!(
-        said(&redis, &["series", "remove", "--yes", "job_seconds"]),
+        output_of(&redis, &["series", "remove", "--yes", "job_seconds"]),
         "job_seconds\n"
     );
     assert!(!exporter.metrics().contains("job_seconds"));
@@ -208,15 +214,15 @@ fn a_family_is_removed_with_all_its_layouts() {
 #[test]
 fn the_series_of_a_family_are_removed_without_its_registration() {
     let redis = redis_with_families();
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     exporter.metrics();
-    said(&redis, &["series", "remove", "--yes", "jobs_total{}"]);
+    output_of(&redis, &["series", "remove", "--yes", "jobs_total{}"]);
     let text = exporter.metrics();
     assert!(text.contains("# TYPE jobs_total counter\n") && !text.contains("\njobs_total"));
 }
 
 #[test]
-fn what_is_not_the_familys_own_is_left() {
+fn shared_and_reserved_keys_are_left_alone() {
     let redis = redis_with_families();
     redis.cli(&["SET", "text", "x"]);
     for (field, json) in [
@@ -226,7 +232,7 @@ fn what_is_not_the_familys_own_is_left() {
         ("broken", "{"),
     ] {
         redis.cli(&["HSET", "metrics:families", field, json]);
-        said(&redis, &["series", "remove", "--yes", field]);
+        output_of(&redis, &["series", "remove", "--yes", field]);
         assert_eq!(
             redis.cli(&["HEXISTS", "metrics:families", field]),
             "0\n",
@@ -239,7 +245,7 @@ fn what_is_not_the_familys_own_is_left() {
 }
 
 #[test]
-fn many_series_are_removed_in_pieces() {
+fn many_series_are_removed_in_several_calls() {
     let redis = Redis::start();
     let json = r#"{"type":"counter","key":"k"}"#;
     redis.cli(&["HSET", "metrics:families", "many_total", json]);
@@ -247,28 +253,28 @@ fn many_series_are_removed_in_pieces() {
         .map(|n| ("k", format!("n=\"{n}\",odd=\"{}\"", n % 2), "1"))
         .collect();
     redis.set_cells(&cells);
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     exporter.metrics();
-    said(
+    output_of(
         &redis,
         &["series", "remove", "--yes", "many_total{odd=\"1\"}"],
     );
     let text = exporter.metrics();
     assert_eq!(sample(&text, "functional_scaffold_series"), Some(2500.0));
     assert!(!text.contains("odd=\"1\""));
-    assert_eq!(redis.calls("hdel"), 2 * 2500);
+    assert_eq!(redis.count_calls("hdel"), 2 * 2500);
 }
 
 #[test]
-fn a_wipe_is_a_true_reset_that_keeps_registrations_and_what_is_in_flight() {
+fn a_wipe_resets_counters_and_keeps_registrations_and_leases() {
     let redis = redis_with_families();
     redis.register("a");
     redis.lease("1", "a", 60_000);
-    let exporter = Exporter::start(redis.port);
-    let other = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
+    let other = Exporter::start(redis.port());
     exporter.metrics();
     other.metrics();
-    said(&redis, &["wipe", "--yes"]);
+    output_of(&redis, &["wipe", "--yes"]);
     redis.cli(&["HINCRBY", "metrics:jobs", "a=\"2\"", "1"]);
     for exporter in [&exporter, &other] {
         let text = exporter.metrics();
@@ -288,8 +294,8 @@ fn a_wipe_is_a_true_reset_that_keeps_registrations_and_what_is_in_flight() {
 #[test]
 fn two_exporters_serve_the_same() {
     let redis = redis_with_families();
-    let one = Exporter::start(redis.port);
-    let two = Exporter::start(redis.port);
+    let one = Exporter::start(redis.port());
+    let two = Exporter::start(redis.port());
     let same = |what: &str| {
         let (one, two) = (families_of(&one.metrics()), families_of(&two.metrics()));
         assert_eq!(one, two, "{what}");
@@ -300,28 +306,28 @@ fn two_exporters_serve_the_same() {
         redis.cli(&["HINCRBY", "metrics:jobs", "a=\"2\"", "3"]);
         redis.cli(&["HINCRBY", "metrics:time", &format!("a=\"{n}\"|1"), "1"]);
         if n % 3 == 0 {
-            // Only one of them sees this state.
+            // Only one of them reads this state.
             one.metrics();
         }
         same("with later counts");
     }
     redis.cli(&["HSET", "metrics:jobs", "a=\"2\"", "1"]);
     same("after lost writes");
-    said(
+    output_of(
         &redis,
         &["series", "remove", "--yes", "jobs_total{a=\"2\"}"],
     );
     same("after a removal");
-    said(&redis, &["wipe", "--yes"]);
+    output_of(&redis, &["wipe", "--yes"]);
     redis.cli(&["HINCRBY", "metrics:jobs", "a=\"2\"", "3"]);
     same("after a wipe");
 }
 
 #[test]
-fn the_rights_in_the_help_are_enough() {
+fn the_permissions_in_the_help_are_sufficient() {
     let redis = redis_with_families();
     let words = |arguments: &[&str], from: &str| -> Vec<String> {
-        let help = said(&redis, arguments);
+        let help = output_of(&redis, arguments);
         let (_, rest) = help.split_once(from).expect("the help says it");
         rest.split_whitespace()
             .map(|right| right.trim_end_matches('.').to_owned())
@@ -334,7 +340,7 @@ fn the_rights_in_the_help_are_enough() {
     let mut command = vec!["ACL", "SETUSER", "operator", "on", ">s3cret"];
     command.extend(serve.iter().chain(&more).map(String::as_str));
     redis.cli(&command);
-    // Its key is none that this user may touch.
+    // This user may not write its key.
     redis.cli(&["HDEL", "metrics:families", "queued"]);
     for arguments in [
         &[
@@ -347,7 +353,7 @@ fn the_rights_in_the_help_are_enough() {
         &["wipe", "--yes"],
     ] {
         let output = exporter_command()
-            .env("REDIS_PORT", redis.port.to_string())
+            .env("REDIS_PORT", redis.port().to_string())
             .envs([("REDIS_USERNAME", "operator"), ("REDIS_PASSWORD", "s3cret")])
             .args(arguments)
             .output()

@@ -1,14 +1,14 @@
-//! What is served when all is well.
+//! Scrapes in the normal case.
 
 use std::thread;
 
 use crate::{
     parsers::{self, Parser},
-    support::{Exporter, Redis, families_of, pipe, sample, wait_for},
+    support::{Exporter, Redis, families_of, pipe, program, sample, text},
 };
 
-/// Two families as somebody without this project's code would write them.
-fn write_as_a_stranger(redis: &Redis) {
+/// Writes two families with plain commands.
+fn write_with_plain_commands(redis: &Redis) {
     let counter = r#"{"type":"counter","help":"Jobs done.","key":"metrics:jobs"}"#;
     let histogram = r#"{"type":"histogram","help":"Time for a job.","unit":"seconds","key":"metrics:job_time","bounds":[0.05,1],"scale":1000}"#;
     redis.cli(&["HSET", "metrics:families", "jobs_total", counter]);
@@ -20,7 +20,7 @@ fn write_as_a_stranger(redis: &Redis) {
     redis.cli(&["HINCRBY", "metrics:job_time", r#"kind="é|x"|sum"#, "1501"]);
 }
 
-const WRITTEN_BY_A_STRANGER: &str = r#"# HELP job_seconds Time for a job.
+const WRITTEN_WITH_PLAIN_COMMANDS: &str = r#"# HELP job_seconds Time for a job.
 # TYPE job_seconds histogram
 job_seconds_bucket{kind="é|x",le="0.05"} 2
 job_seconds_bucket{kind="é|x",le="1.0"} 2
@@ -36,14 +36,14 @@ jobs_total{kind="a \"b\"",ok="1"} 3
 #[test]
 fn serves_what_was_registered_and_written_with_plain_commands() {
     let redis = Redis::start();
-    write_as_a_stranger(&redis);
-    let exporter = Exporter::start(redis.port);
+    write_with_plain_commands(&redis);
+    let exporter = Exporter::start(redis.port());
     let response = exporter.get("/metrics");
     assert_eq!(
         response.header("content-type"),
         Some("text/plain; version=0.0.4; charset=utf-8")
     );
-    assert_eq!(families_of(&response.body), WRITTEN_BY_A_STRANGER);
+    assert_eq!(families_of(&text(&response)), WRITTEN_WITH_PLAIN_COMMANDS);
     for (name, value) in [
         ("functional_scaffold_redis_up", 1.0),
         ("functional_scaffold_families", 2.0),
@@ -51,9 +51,9 @@ fn serves_what_was_registered_and_written_with_plain_commands() {
         ("functional_scaffold_cells", 5.0),
         ("functional_scaffold_redis_reads_total", 1.0),
     ] {
-        assert_eq!(sample(&response.body, name), Some(value), "{name}");
+        assert_eq!(sample(&text(&response), name), Some(value), "{name}");
     }
-    // What is written later is served later, without a restart.
+    // New families are served without a restart.
     redis.cli(&["HINCRBY", "metrics:jobs", "", "1"]);
     let gauge = r#"{"type":"gauge","key":"elsewhere"}"#;
     redis.cli(&["HSET", "metrics:families", "queued", gauge]);
@@ -64,18 +64,20 @@ fn serves_what_was_registered_and_written_with_plain_commands() {
 }
 
 #[test]
-fn other_programs_can_read_it() {
+fn other_parsers_can_read_it() {
     let redis = Redis::start();
-    write_as_a_stranger(&redis);
-    // So that a decode error is among the samples.
+    write_with_plain_commands(&redis);
+    // A decode error among the samples.
     redis.cli(&["HSET", "metrics:jobs", "kind", "1"]);
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     for text in [exporter.metrics(), {
         drop(redis);
         exporter.metrics()
     }] {
-        let (content, said) = pipe(&text, "promtool", "prometheus", &["check", "metrics"]);
-        assert!(content && said.trim().is_empty(), "promtool: {said}");
+        let mut promtool = program(&["promtool"], "prometheus");
+        promtool.args(["check", "metrics"]);
+        let (success, said) = pipe(&text, promtool);
+        assert!(success && said.trim().is_empty(), "promtool: {said}");
         let read = parsers::read(Parser::Text, &text);
         let samples = text.lines().filter(|line| !line.starts_with('#')).count();
         assert_eq!(read.len(), samples);
@@ -103,7 +105,7 @@ fn layouts_of_a_family_are_served_as_one() {
         "|sum",
         "90",
     ]);
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     let text = exporter.metrics();
     assert_eq!(
         families_of(&text),
@@ -115,8 +117,8 @@ fn layouts_of_a_family_are_served_as_one() {
          t_seconds_count 15\n"
     );
 
-    // A third that shares no bound with them leaves count and sum, and one of
-    // another scale has nothing to add.
+    // A third layout without a common bound leaves count and sum; one with another
+    // scale is refused.
     for (field, json) in [
         (
             "t_seconds@3",
@@ -143,7 +145,7 @@ fn layouts_of_a_family_are_served_as_one() {
     assert_eq!(sample(&text, refused), Some(1.0));
 }
 
-/// A counter of 20,000 series, the first of them 1, the second 2, ...
+/// Writes a counter with 20,000 series.
 fn write_many(redis: &Redis) {
     let json = r#"{"type":"counter","key":"metrics:many"}"#;
     redis.cli(&["HSET", "metrics:families", "many_total", json]);
@@ -156,26 +158,26 @@ fn write_many(redis: &Redis) {
 fn a_hash_of_many_pages_is_served_whole() {
     let redis = Redis::start();
     write_many(&redis);
-    let exporter = Exporter::start_with(redis.port, &[("EXPORTER_SCAN_COUNT", "100")]);
+    let exporter = Exporter::start_with(redis.port(), &[("EXPORTER_SCAN_COUNT", "100")]);
     let expected: String = ["# TYPE many_total counter\n".to_owned()]
         .into_iter()
         .chain((1..=20_000).map(|n| format!("many_total{{n=\"{n:05}\"}} {n}\n")))
         .collect();
     assert!(families_of(&exporter.metrics()) == expected);
-    assert!(redis.calls("hscan") > 100);
+    assert!(redis.count_calls("hscan") > 100);
 }
 
 #[test]
 fn concurrent_scrapes_share_one_read() {
     let redis = Redis::start();
-    write_as_a_stranger(&redis);
-    // The pages that are read to settle leases are not what is counted here.
-    let seldom = [("EXPORTER_SETTLE_INTERVAL_MS", "4999")];
-    let exporter = Exporter::start_with(redis.port, &seldom);
-    // A read is a page of each of three hashes, and of the offsets of two.
+    write_with_plain_commands(&redis);
+    // Pages that are read to settle leases are not counted here.
+    let rarely = [("EXPORTER_SETTLE_INTERVAL_MS", "4999")];
+    let exporter = Exporter::start_with(redis.port(), &rarely);
+    // A read is a page of each of three hashes, and of the lost counts of two.
     exporter.metrics();
-    assert_eq!(redis.calls("hscan"), 5);
-    // Redis holds back its answers until all the scrapes have come.
+    assert_eq!(redis.count_calls("hscan"), 5);
+    // Redis delays its replies until all scrapes have arrived.
     redis.cli(&["CLIENT", "PAUSE", "1000", "ALL"]);
     let texts: Vec<String> = thread::scope(|scope| {
         let scrapes: Vec<_> = (0..20)
@@ -187,22 +189,22 @@ fn concurrent_scrapes_share_one_read() {
             .collect()
     });
     for text in &texts {
-        assert_eq!(families_of(text), WRITTEN_BY_A_STRANGER);
+        assert_eq!(families_of(text), WRITTEN_WITH_PLAIN_COMMANDS);
     }
-    // The first scrape's own read, and one for all that came during it.
-    let calls = redis.calls("hscan") - 5;
+    // The first scrape's read, and one for all that arrived during it.
+    let calls = redis.count_calls("hscan") - 5;
     assert!(calls <= 12, "{calls} calls for 20 scrapes");
 }
 
 #[test]
 fn a_scrape_shows_what_was_written_before_it_arrived() {
     let redis = Redis::start();
-    write_as_a_stranger(&redis);
-    // In small pages, this takes long after the other families are read.
+    write_with_plain_commands(&redis);
+    // With small pages, it is read for long after the other families.
     write_many(&redis);
-    let exporter = Exporter::start_with(redis.port, &[("EXPORTER_SCAN_COUNT", "20")]);
+    let exporter = Exporter::start_with(redis.port(), &[("EXPORTER_SCAN_COUNT", "20")]);
     thread::scope(|scope| {
-        // Others keep a read under way nearly all the time.
+        // Other scrapes keep a read running nearly all the time.
         let others: Vec<_> = (0..2)
             .map(|_| scope.spawn(|| (0..10).for_each(|_| drop(exporter.metrics()))))
             .collect();
@@ -219,9 +221,9 @@ fn a_scrape_shows_what_was_written_before_it_arrived() {
 }
 
 #[test]
-fn has_the_routes_it_says_and_no_others() {
+fn has_the_documented_routes_and_no_others() {
     let redis = Redis::start();
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     for (path, status, content) in [
         ("/", 200, "href=\"metrics\""),
         ("/metrics", 200, "functional_scaffold_redis_up 1"),
@@ -232,12 +234,13 @@ fn has_the_routes_it_says_and_no_others() {
     ] {
         let got = exporter.get(path);
         assert_eq!(got.status, status, "{path}");
-        assert!(got.body.contains(content), "{path}: {}", got.body);
-        let head = exporter.request("HEAD", path);
-        assert_eq!((head.status, head.body.as_str()), (status, ""), "{path}");
+        let body = text(&got);
+        assert!(body.contains(content), "{path}: {body}");
+        let head = exporter.request(&format!("HEAD {path}"), &[]);
+        assert_eq!((head.status, head.body.len()), (status, 0), "{path}");
         assert_eq!(head.header("content-type"), got.header("content-type"));
         if status == 200 {
-            let post = exporter.request("POST", path);
+            let post = exporter.request(&format!("POST {path}"), &[]);
             assert_eq!(post.status, 405, "{path}");
             assert_eq!(post.header("allow"), Some("get,head"), "{path}");
         }
@@ -246,19 +249,15 @@ fn has_the_routes_it_says_and_no_others() {
 
 #[test]
 fn becomes_ready_when_redis_comes_back() {
-    let redis = Redis::start();
-    let port = redis.port;
-    let exporter = Exporter::start(port);
+    let mut redis = Redis::start();
+    let exporter = Exporter::start(redis.port());
     assert_eq!(exporter.get("/readyz").status, 200);
-    drop(redis);
+    redis.kill();
     let down = exporter.get("/readyz");
     assert_eq!(down.status, 503);
-    assert!(
-        down.body.starts_with("redis: connection ("),
-        "{}",
-        down.body
-    );
-    let _redis = wait_for("Redis on the same port", || Redis::start_on(port, &[]));
+    let down = text(&down);
+    assert!(down.starts_with("redis: connection ("), "{down}");
+    redis.restart().expect("it restarts");
     assert_eq!(exporter.get("/readyz").status, 200);
     assert_eq!(
         sample(&exporter.metrics(), "functional_scaffold_redis_up"),

@@ -1,9 +1,6 @@
-//! Families written by hand, following docs/protocol.md alone: its commands
-//! are run as they stand there.
+//! Runs the commands for writing families in docs/protocol.md.
 
-use std::process::Command;
-
-use crate::support::{Exporter, Redis, needed, sample};
+use crate::support::{Exporter, Redis, program, sample};
 
 const PROTOCOL: &str = include_str!("../../../../docs/protocol.md");
 
@@ -21,34 +18,32 @@ fn blocks(language: &str) -> Vec<&'static str> {
         .collect()
 }
 
-/// Runs a block on a Redis at the port that the commands do not name.
-fn run(redis: &Redis, program: &str, package: &str, block: &str) {
-    let mut command = Command::new(program);
-    // redis-cli has no variable for the port.
+/// Runs a block on this Redis, whose port the commands do not name.
+fn run(redis: &Redis, executable: &'static [&'static str; 1], package: &'static str, block: &str) {
+    // redis-cli has no environment variable for the port.
     let function = format!(
         "redis-cli() {{ command redis-cli -p {} \"$@\"; }}\n",
-        redis.port
+        redis.port()
     );
-    let script = match program {
-        "bash" => function + "set -e\n" + block,
+    let script = match executable {
+        ["bash"] => function + "set -e\n" + block,
         _ => block.replace(
             "redis = Redis()",
-            &format!("redis = Redis(port={})", redis.port),
+            &format!("redis = Redis(port={})", redis.port()),
         ),
     };
-    let child = needed(program, package, command.args(["-c", &script]));
-    let output = child.wait_with_output().expect("it ends");
-    assert!(output.status.success(), "{script}");
+    let status = program(executable, package).args(["-c", &script]).status();
+    assert!(status.expect("it ends").success(), "{script}");
 }
 
 #[test]
 fn the_documented_commands_make_families_appear() {
     let redis = Redis::start();
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     let (shell, python) = (blocks("sh"), blocks("python"));
     assert_eq!((shell.len(), python.len()), (2, 1));
     for block in shell {
-        run(&redis, "bash", "bash", block);
+        run(&redis, &["bash"], "bash", block);
     }
     let text = exporter.metrics();
     for (name, value) in [
@@ -70,7 +65,7 @@ fn the_documented_commands_make_families_appear() {
     ] {
         assert_eq!(sample(&text, name), Some(value), "{name} in\n{text}");
     }
-    run(&redis, "/usr/bin/python3", "python3", python[0]);
+    run(&redis, &["/usr/bin/python3"], "python3", python[0]);
     let text = exporter.metrics();
     let odd = "jobs_total{kind=\"a \\\"b\\\" \\\\ c\"}";
     assert_eq!(sample(&text, odd), Some(3.0), "{text}");

@@ -1,24 +1,21 @@
-//! What the page at `/` is made of: its files, and what it draws.
+//! The page at `/`: its files and its data.
 
 use std::{collections::BTreeSet, thread, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::{
-    client::ask,
-    support::{Exporter, Redis, sample, wait_for},
-};
+use crate::support::{Exporter, Redis, sample, text, wait_for};
 
-const OFTEN: (&str, &str) = ("EXPORTER_PAGE_INTERVAL_MS", "500");
+const FREQUENT: (&str, &str) = ("EXPORTER_PAGE_INTERVAL_MS", "500");
 
 fn recent(exporter: &Exporter) -> Value {
     let response = exporter.get("/api/recent");
-    assert_eq!(response.status, 200, "{}", response.body);
+    assert_eq!(response.status, 200, "{}", text(&response));
     assert_eq!(response.header("cache-control"), Some("no-store"));
-    serde_json::from_str(&response.body).expect("JSON")
+    serde_json::from_slice(&response.body).expect("JSON")
 }
 
-/// One answer of a class, a hundred milliseconds each.
+/// Counts requests of a status, of a hundred milliseconds each.
 fn count_requests(redis: &Redis, status: &str, endpoint: &str, count: &str) {
     let counter = r#"{"type":"counter","key":"metrics:r"}"#;
     let histogram = r#"{"type":"histogram","key":"metrics:d","bounds":[0.1,1]}"#;
@@ -32,14 +29,14 @@ fn count_requests(redis: &Redis, status: &str, endpoint: &str, count: &str) {
 }
 
 #[test]
-fn what_is_drawn_is_what_the_metrics_say() {
+fn the_page_shows_what_the_metrics_show() {
     let redis = Redis::start();
     count_requests(&redis, "success", "/invoke", "10");
-    let exporter = Exporter::start_with(redis.port, &[OFTEN]);
+    let exporter = Exporter::start_with(redis.port(), &[FREQUENT]);
     wait_for("first rates", || {
         recent(&exporter)["latest"]["requests_per_second"].as_f64()
     });
-    // What was there at the start is no increase.
+    // The counts at the start are not an increase.
     assert_eq!(recent(&exporter)["latest"]["requests_per_second"], 0.0);
     assert_eq!(recent(&exporter)["latest"]["error_ratio"], Value::Null);
     count_requests(&redis, "success", "/invoke", "6");
@@ -68,7 +65,7 @@ fn what_is_drawn_is_what_the_metrics_say() {
         assert_eq!(values.len(), times.len(), "{column}");
     }
     let last = |column: &Value| column.as_array().and_then(|all| all.last()).cloned();
-    // Half of what is in the bucket from 0.1 to 1.
+    // The middle of the bucket from 0.1 to 1.
     assert_eq!(
         last(&said["request_duration_seconds"]["p50"]),
         Some(Value::from(0.55))
@@ -80,10 +77,10 @@ fn what_is_drawn_is_what_the_metrics_say() {
 }
 
 #[test]
-fn a_redis_that_is_down_is_said_to_be_and_what_was_known_stays() {
+fn while_redis_is_down_the_last_sample_stays() {
     let redis = Redis::start();
     count_requests(&redis, "success", "/invoke", "10");
-    let exporter = Exporter::start_with(redis.port, &[OFTEN]);
+    let exporter = Exporter::start_with(redis.port(), &[FREQUENT]);
     wait_for("a sample", || {
         (recent(&exporter)["latest"]["requests_total"] == 10.0).then_some(())
     });
@@ -100,7 +97,7 @@ fn a_redis_that_is_down_is_said_to_be_and_what_was_known_stays() {
 #[test]
 fn reads_for_the_page_are_few_if_they_take_long() {
     let redis = Redis::start();
-    let exporter = Exporter::start_with(redis.port, &[OFTEN]);
+    let exporter = Exporter::start_with(redis.port(), &[FREQUENT]);
     let interval = || recent(&exporter)["interval_seconds"].as_f64();
     assert!(interval() >= Some(0.5));
     let longer = wait_for("longer interval", || {
@@ -125,20 +122,20 @@ fn the_page_is_guarded_and_limited_like_the_metrics() {
     let options = [
         ("EXPORTER_AUTH_BEARER_FILE", tokens.to_str().expect("UTF-8")),
         ("EXPORTER_MAX_SCRAPES", "1"),
-        OFTEN,
+        FREQUENT,
     ];
-    let exporter = Exporter::start_with(redis.port, &options);
+    let exporter = Exporter::start_with(redis.port(), &options);
     for path in ["/", "/api/recent", "/assets/page.js"] {
         assert_eq!(exporter.get(path).status, 401, "{path}");
     }
     let token = [("authorization", "Bearer t0ken")];
-    let ask = |request: &str| ask(exporter.address, request, &token);
+    let ask = |line: &str| exporter.request(line, &token);
     assert_eq!(ask("GET /api/recent").status, 200);
     redis.cli(&["CLIENT", "PAUSE", "3000", "ALL"]);
     thread::scope(|scope| {
-        // The page may have the only place just then.
+        // The page may have the only permit.
         scope.spawn(|| {
-            wait_for("place", || {
+            wait_for("permit", || {
                 Some(ask("GET /metrics")).filter(|answer| answer.status != 503)
             })
         });
@@ -151,9 +148,9 @@ fn the_page_is_guarded_and_limited_like_the_metrics() {
 }
 
 #[test]
-fn without_reads_there_is_nothing_recent() {
+fn without_reads_nothing_is_recorded() {
     let redis = Redis::start();
-    let exporter = Exporter::start_with(redis.port, &[("EXPORTER_PAGE_INTERVAL_MS", "0")]);
+    let exporter = Exporter::start_with(redis.port(), &[("EXPORTER_PAGE_INTERVAL_MS", "0")]);
     let said = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "recording": false,
@@ -163,7 +160,7 @@ fn without_reads_there_is_nothing_recent() {
     assert_eq!(exporter.get("/").status, 200);
 }
 
-/// What a file of the page names with one of these before it.
+/// The quoted names that follow one of these texts.
 fn named<'a>(text: &'a str, before: &'a [&str]) -> impl Iterator<Item = &'a str> {
     before
         .iter()
@@ -174,7 +171,7 @@ fn named<'a>(text: &'a str, before: &'a [&str]) -> impl Iterator<Item = &'a str>
 #[test]
 fn the_page_has_all_its_files_and_needs_no_others() {
     let redis = Redis::start();
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     let mut seen = BTreeSet::new();
     let mut next = vec![String::new()];
     while let Some(path) = next.pop() {
@@ -194,16 +191,17 @@ fn the_page_has_all_its_files_and_needs_no_others() {
             _ => "text/html; charset=utf-8",
         };
         assert_eq!(answer.header("content-type"), Some(expected), "{path}");
-        // The links to the routes are no files.
+        let body = text(&answer);
+        // The links to the routes are not files.
         let links = named(
-            &answer.body,
+            &body,
             &[
                 "<link rel=\"icon\" href=\"",
                 "stylesheet\" href=\"",
                 " src=\"",
             ],
         );
-        let imports = named(&answer.body, &["from \"./"]);
+        let imports = named(&body, &["from \"./"]);
         let files: Vec<String> = match ending {
             "" => links.map(str::to_owned).collect(),
             "js" => imports.map(|file| format!("assets/{file}")).collect(),
@@ -216,18 +214,18 @@ fn the_page_has_all_its_files_and_needs_no_others() {
 }
 
 #[test]
-fn a_file_that_is_known_is_not_sent_again() {
+fn a_cached_file_is_not_sent_again() {
     let redis = Redis::start();
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     let path = "GET /assets/uPlot.iife.min.js";
-    let plain = ask(exporter.address, path, &[]);
+    let plain = exporter.request(path, &[]);
     let tag = plain.header("etag").expect("a tag").to_owned();
-    let gzip = ask(exporter.address, path, &[("accept-encoding", "gzip")]);
+    let gzip = exporter.request(path, &[("accept-encoding", "gzip")]);
     assert_eq!(gzip.header("content-encoding"), Some("gzip"));
     assert!(gzip.body.len() * 2 < plain.body.len());
-    let known = ask(exporter.address, path, &[("if-none-match", &tag)]);
+    let known = exporter.request(path, &[("if-none-match", &tag)]);
     assert_eq!((known.status, known.body.len()), (304, 0));
     assert_eq!(known.header("etag"), Some(tag.as_str()));
-    let other = ask(exporter.address, path, &[("if-none-match", "\"other\"")]);
+    let other = exporter.request(path, &[("if-none-match", "\"other\"")]);
     assert_eq!((other.status, other.body), (200, plain.body));
 }

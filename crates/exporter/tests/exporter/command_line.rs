@@ -2,48 +2,50 @@
 
 use std::{io::Write as _, net::TcpStream, time::Instant};
 
+use functional_scaffold_testkit::process::Signal;
+
 use crate::support::{Exporter, PATIENCE, Redis, exporter_command, free_port, wait_for};
 
 #[test]
 fn a_signal_stops_it_with_success() {
     let redis = Redis::start();
-    for signal in ["TERM", "INT"] {
-        let mut exporter = Exporter::start(redis.port);
+    for (signal, name) in [(Signal::TERM, "SIGTERM"), (Signal::INT, "SIGINT")] {
+        let mut exporter = Exporter::start(redis.port());
         exporter.metrics();
-        // A connection that is kept open and idle does not hold it up, ...
-        let _idle = TcpStream::connect(exporter.address).expect("it listens");
-        // ... nor does a request of which the end never comes, for long.
-        let mut slow = TcpStream::connect(exporter.address).expect("it listens");
+        // Neither an idle connection delays it, ...
+        let _idle = TcpStream::connect(exporter.address()).expect("it listens");
+        // ... nor an incomplete request, for long.
+        let mut slow = TcpStream::connect(exporter.address()).expect("it listens");
         slow.write_all(b"GET /metrics HTTP/1.1\r\n").expect("sent");
         let began = Instant::now();
         exporter.signal(signal);
-        assert_eq!(exporter.wait().code(), Some(0), "{signal}");
+        assert_eq!(exporter.wait().code(), Some(0), "{name}");
         assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
         wait_for("reason in the log", || {
-            let reason = format!("stopping on SIG{signal}");
+            let reason = format!("stopping on {name}");
             exporter.log().contains(&reason).then_some(())
         });
     }
 }
 
 #[test]
-fn a_signal_stops_it_while_redis_hangs() {
+fn a_signal_stops_it_while_redis_does_not_reply() {
     let redis = Redis::start();
-    let mut exporter = Exporter::start(redis.port);
+    let mut exporter = Exporter::start(redis.port());
     exporter.metrics();
-    redis.signal("STOP");
-    let mut waiting = TcpStream::connect(exporter.address).expect("it listens");
+    redis.suspend().expect("it runs");
+    let mut waiting = TcpStream::connect(exporter.address()).expect("it listens");
     waiting
         .write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
         .expect("sent");
     let began = Instant::now();
-    exporter.signal("TERM");
+    exporter.signal(Signal::TERM);
     assert_eq!(exporter.wait().code(), Some(0));
     assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
 }
 
 #[test]
-fn health_is_that_of_the_exporter_with_the_same_address() {
+fn health_checks_the_exporter_at_the_same_address() {
     let health = |listen: &str| {
         let mut command = exporter_command();
         let output = command
@@ -54,16 +56,16 @@ fn health_is_that_of_the_exporter_with_the_same_address() {
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.code(), error)
     };
-    // Redis is no part of it.
+    // It does not depend on Redis.
     let exporter = Exporter::start(free_port());
-    let address = exporter.address.to_string();
+    let address = exporter.address().to_string();
     assert_eq!(health(&address), (Some(0), String::new()));
-    let any = format!("0.0.0.0:{}", exporter.address.port());
+    let any = format!("0.0.0.0:{}", exporter.address().port());
     assert_eq!(health(&any), (Some(0), String::new()));
-    exporter.signal("STOP");
+    exporter.signal(Signal::STOP);
     let (code, error) = health(&address);
     assert!(code == Some(1) && error.contains("within 2.5s"), "{error}");
-    exporter.signal("CONT");
+    exporter.signal(Signal::CONT);
     drop(exporter);
     let (code, error) = health(&address);
     assert!(code == Some(1) && error.contains(&address), "{error}");
@@ -72,7 +74,7 @@ fn health_is_that_of_the_exporter_with_the_same_address() {
 #[test]
 fn a_port_in_use_is_named() {
     let exporter = Exporter::start(free_port());
-    let address = exporter.address.to_string();
+    let address = exporter.address().to_string();
     let output = exporter_command()
         .args(["--listen", &address])
         .output()
@@ -126,7 +128,7 @@ fn help_names_every_variable_and_shows_no_secret() {
 }
 
 #[test]
-fn options_come_from_variables_and_flags_win() {
+fn flags_take_precedence_over_variables() {
     let redis = Redis::start();
     let json = r#"{"type":"gauge","key":"m2:g"}"#;
     let select = ["-n", "2"];
@@ -139,7 +141,7 @@ fn options_come_from_variables_and_flags_win() {
         ("REDIS_URL", ""),
         ("EXPORTER_LOG_FORMAT", "json"),
     ];
-    let exporter = Exporter::start_with(redis.port, &options);
+    let exporter = Exporter::start_with(redis.port(), &options);
     assert!(exporter.metrics().contains("\ng 6\n"));
     assert!(
         exporter.log().starts_with("{\"timestamp\":"),

@@ -1,22 +1,21 @@
-//! Who may ask, over what, and what becomes of those who take too long.
+//! Credentials, TLS, and clients that are too slow.
 
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
-    process::{Command, Stdio},
+    process::Stdio,
     thread,
     time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
 
-use crate::{
-    client::{answer, ask},
-    prometheus::Server,
-    support::{Exporter, PATIENCE, Redis, exporter_command, needed, wait_for},
+use crate::support::{
+    Exporter, PATIENCE, Redis, Response, exporter_command, instant_query, program,
+    start_prometheus, text, wait_for,
 };
 
-/// Files in a directory of their own.
+/// Files in a temporary directory.
 struct Files(TempDir);
 
 impl Files {
@@ -32,9 +31,9 @@ impl Files {
         self.0.path().join(name).display().to_string()
     }
 
-    /// A certificate for 127.0.0.1 that signs itself, and its key.
+    /// Adds a self-signed certificate for 127.0.0.1, and its key.
     fn add_certificate(&self, certificate: &str, key: &str) {
-        let mut command = Command::new("openssl");
+        let mut command = program(&["openssl"], "openssl");
         command
             .args([
                 "req",
@@ -48,7 +47,7 @@ impl Files {
             .args(["-addext", "subjectAltName=IP:127.0.0.1"])
             .args(["-out", &self.path(certificate), "-keyout", &self.path(key)])
             .stderr(Stdio::null());
-        let status = needed("openssl", "openssl", &mut command).wait();
+        let status = command.status();
         assert!(status.expect("it ends").success(), "openssl");
     }
 }
@@ -58,7 +57,7 @@ fn secrets() -> Files {
 }
 
 #[test]
-fn only_those_with_credentials_see_the_metrics() {
+fn metrics_require_credentials() {
     let redis = Redis::start();
     let files = secrets();
     let (tokens, users) = (files.path("tokens"), files.path("users"));
@@ -67,7 +66,7 @@ fn only_those_with_credentials_see_the_metrics() {
         ("EXPORTER_AUTH_BASIC_FILE", &users),
         ("EXPORTER_LOG_LEVEL", "trace"),
     ];
-    let exporter = Exporter::start_with(redis.port, &options);
+    let exporter = Exporter::start_with(redis.port(), &options);
     // user:s3cret
     let basic = ("authorization", "Basic dXNlcjpzM2NyZXQ=");
     let bearer = ("authorization", "Bearer next");
@@ -79,25 +78,19 @@ fn only_those_with_credentials_see_the_metrics() {
         ("/readyz", 200, 200),
     ] {
         for method in ["GET", "HEAD"] {
-            let ask = |headers: &[(&str, &str)]| {
-                ask(exporter.address, &format!("{method} {path}"), headers)
-            };
-            assert_eq!(ask(&[]).status, without, "{path}");
-            assert_eq!(
-                ask(&[("authorization", "Bearer tok")]).status,
-                without,
-                "{path}"
-            );
-            assert_eq!(
-                ask(&[("authorization", "Basic dXNlcjo=")]).status,
-                without,
-                "{path}"
-            );
-            assert_eq!(ask(&[basic]).status, with, "{path}");
-            assert_eq!(ask(&[bearer]).status, with, "{path}");
+            for (headers, status) in [
+                (&[][..], without),
+                (&[("authorization", "Bearer tok")], without),
+                (&[("authorization", "Basic dXNlcjo=")], without),
+                (&[basic], with),
+                (&[bearer], with),
+            ] {
+                let response = exporter.request(&format!("{method} {path}"), headers);
+                assert_eq!(response.status, status, "{path} {headers:?}");
+            }
         }
     }
-    let refused = ask(exporter.address, "GET /metrics", &[]);
+    let refused = exporter.get("/metrics");
     assert!(
         refused.head.contains("www-authenticate: bearer\r\n"),
         "{}",
@@ -105,10 +98,10 @@ fn only_those_with_credentials_see_the_metrics() {
     );
     let challenge = "www-authenticate: basic realm=\"exporter\"\r\n";
     assert!(refused.head.contains(challenge), "{}", refused.head);
-    assert_eq!(refused.text(), "credentials are required\n");
-    // Who needs no credentials learns no more than that it is down.
+    assert_eq!(text(&refused), "credentials are required\n");
+    // Without credentials, the details are left out.
     drop(redis);
-    assert_eq!(exporter.get("/readyz").body, "redis: connection\n");
+    assert_eq!(text(&exporter.get("/readyz")), "redis: connection\n");
     let log = exporter.stop();
     assert!(!log.contains("s3cret") && !log.contains("t0ken") && !log.contains("dXNlcj"));
 }
@@ -125,7 +118,7 @@ fn a_real_prometheus_scrapes_over_tls_with_a_password() {
         ("EXPORTER_TLS_KEY_FILE", &paths[2]),
         ("EXPORTER_CLIENT_TIMEOUT_MS", "500"),
     ];
-    let exporter = Exporter::start_with(redis.port, &options);
+    let exporter = Exporter::start_with(redis.port(), &options);
     assert!(
         exporter.log().contains("serving https://"),
         "{}",
@@ -133,35 +126,40 @@ fn a_real_prometheus_scrapes_over_tls_with_a_password() {
     );
     let mut health = exporter_command();
     health.arg("health").envs(options);
-    health.env("EXPORTER_LISTEN", exporter.address.to_string());
+    health.env("EXPORTER_LISTEN", exporter.address().to_string());
     assert!(health.status().expect("it ends").success());
     let scrape = |password: &str| {
         let tls = format!("scheme: https\n  tls_config: {{ca_file: '{}'}}", paths[1]);
         let user = format!("basic_auth: {{username: user, password: {password}}}");
-        Server::prometheus_with(&[exporter.address], &format!("{tls}\n  {user}"))
+        start_prometheus(&[exporter.address()], &format!("{tls}\n  {user}"))
     };
     let prometheus = scrape("s3cret");
-    wait_for("scrape", || prometheus.query("up").filter(|&up| up > 0.0));
-    assert_eq!(prometheus.query("functional_scaffold_redis_up"), Some(1.0));
+    wait_for("scrape", || {
+        instant_query(&prometheus, "up").filter(|&up| up > 0.0)
+    });
+    assert_eq!(
+        instant_query(&prometheus, "functional_scaffold_redis_up"),
+        Some(1.0)
+    );
     drop(prometheus);
     let refused = scrape("other");
-    wait_for("scrape", || refused.query("up"));
-    assert_eq!(refused.query("up"), Some(0.0));
+    wait_for("scrape", || instant_query(&refused, "up"));
+    assert_eq!(instant_query(&refused, "up"), Some(0.0));
 
-    // Whoever does not speak TLS is not answered, and not waited for.
+    // A client without TLS gets no response, and is disconnected.
     for words in ["GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n", ""] {
         let mut stream = connect(&exporter);
         stream.write_all(words.as_bytes()).expect("sent");
-        let heard = hear_out(&mut stream);
+        let bytes = read_to_end(&mut stream);
         assert!(
-            !String::from_utf8_lossy(&heard).contains("HTTP"),
-            "{heard:?}"
+            !String::from_utf8_lossy(&bytes).contains("HTTP"),
+            "{bytes:?}"
         );
     }
 }
 
 #[test]
-fn files_that_are_no_use_are_named_and_not_shown() {
+fn invalid_files_are_named_and_not_shown() {
     let files = secrets();
     files.add_certificate("cert.pem", "key.pem");
     files.add_certificate("cert2.pem", "key2.pem");
@@ -215,38 +213,38 @@ fn files_that_are_no_use_are_named_and_not_shown() {
 }
 
 fn connect(exporter: &Exporter) -> TcpStream {
-    let stream = TcpStream::connect(exporter.address).expect("it listens");
+    let stream = TcpStream::connect(exporter.address()).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
     stream
 }
 
-/// What comes until the connection ends, however it does.
-fn hear_out(stream: &mut TcpStream) -> Vec<u8> {
-    let mut heard = Vec::new();
-    match stream.read_to_end(&mut heard) {
+/// Reads until the connection ends, in whatever way.
+fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match stream.read_to_end(&mut bytes) {
         Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
-        Err(error) => panic!("it was not cut off: {error}"),
+        Err(error) => panic!("it was not closed: {error}"),
     }
-    heard
+    bytes
 }
 
-const HURRIED: (&str, &str) = ("EXPORTER_CLIENT_TIMEOUT_MS", "500");
+const SHORT_TIMEOUT: (&str, &str) = ("EXPORTER_CLIENT_TIMEOUT_MS", "500");
 
 #[test]
-fn a_head_that_does_not_end_is_cut_off() {
+fn a_connection_with_an_incomplete_head_is_closed() {
     let redis = Redis::start();
-    let exporter = Exporter::start_with(redis.port, &[HURRIED]);
+    let exporter = Exporter::start_with(redis.port(), &[SHORT_TIMEOUT]);
     for head in ["", "GET /metrics HTTP/1.1\r\nhost: x\r\n"] {
         let began = Instant::now();
         let mut stream = connect(&exporter);
         stream.write_all(head.as_bytes()).expect("sent");
-        hear_out(&mut stream);
+        read_to_end(&mut stream);
         let took = began.elapsed();
         assert!(took >= Duration::from_millis(400), "{took:?}");
         assert!(took < Duration::from_secs(5), "{took:?}");
     }
-    // A drop at a time makes it no longer.
+    // Sending byte by byte does not extend the time.
     let began = Instant::now();
     let mut stream = connect(&exporter);
     while stream.write_all(b"x").is_ok() && began.elapsed() < PATIENCE {
@@ -262,28 +260,25 @@ fn a_head_that_does_not_end_is_cut_off() {
 #[test]
 fn a_head_that_is_too_long_is_refused() {
     let redis = Redis::start();
-    let exporter = Exporter::start(redis.port);
+    let exporter = Exporter::start(redis.port());
     let mut stream = connect(&exporter);
     let head = format!(
         "GET /metrics HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n",
         "x".repeat(20_000)
     );
-    // It may be refused before all of it is sent.
+    // The exporter may refuse it before all of it is sent.
     let _ = stream.write_all(head.as_bytes());
-    let heard = hear_out(&mut stream);
-    assert!(heard.is_empty() || answer(&heard).status == 431);
+    let bytes = read_to_end(&mut stream);
+    assert!(bytes.is_empty() || Response::parse(&bytes).expect("a response").status == 431);
     assert_eq!(
-        ask(
-            exporter.address,
-            "GET /metrics",
-            &[("x", &"x".repeat(8000))]
-        )
-        .status,
+        exporter
+            .request("GET /metrics", &[("x", &"x".repeat(8000))])
+            .status,
         200
     );
 }
 
-/// More than the system's buffers of a connection hold.
+/// Writes more than the system buffers for a connection.
 fn write_much(redis: &Redis) {
     let json = r#"{"type":"counter","key":"k"}"#;
     redis.cli(&["HSET", "metrics:families", "much_total", json]);
@@ -295,21 +290,21 @@ fn write_much(redis: &Redis) {
 }
 
 #[test]
-fn a_client_that_does_not_read_is_cut_off_and_gives_its_place_up() {
+fn a_client_that_does_not_read_is_disconnected_and_releases_its_permit() {
     let redis = Redis::start();
     write_much(&redis);
     let one = ("EXPORTER_MAX_SCRAPES", "1");
     let slow = ("EXPORTER_CLIENT_TIMEOUT_MS", "1500");
-    let exporter = Exporter::start_with(redis.port, &[one, slow]);
+    let exporter = Exporter::start_with(redis.port(), &[one, slow]);
     let scrape = || exporter.get("/metrics").status;
     for reads in [false, true] {
-        let mut stream = wait_for("place", || begin_scrape(&exporter));
+        let mut stream = wait_for("permit", || begin_scrape(&exporter));
         assert_eq!(scrape(), 503);
         let began = Instant::now();
         let mut taken = 0;
-        wait_for("place", || {
+        wait_for("permit", || {
             if reads {
-                // A little at a time, so that some of it always goes on.
+                // Slowly, so that every write makes progress.
                 let mut some = [0; 50_000];
                 taken += stream.read(&mut some).unwrap_or(0);
             }
@@ -320,17 +315,17 @@ fn a_client_that_does_not_read_is_cut_off_and_gives_its_place_up() {
             "{:?}",
             began.elapsed()
         );
-        let rest = hear_out(&mut stream).len();
+        let rest = read_to_end(&mut stream).len();
         assert!(taken + rest < 30_000_000, "{taken} and {rest} came through");
     }
-    let _holding = wait_for("place", || begin_scrape(&exporter));
-    let refused = ask(exporter.address, "GET /metrics", &[]);
+    let _holding = wait_for("permit", || begin_scrape(&exporter));
+    let refused = exporter.get("/metrics");
     assert_eq!(refused.status, 503);
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_eq!(exporter.get("/healthz").status, 200);
 }
 
-/// A scrape of which no more is read than that it was taken.
+/// Starts a scrape, and reads no more than its status. None if it is refused.
 fn begin_scrape(exporter: &Exporter) -> Option<TcpStream> {
     let mut stream = connect(exporter);
     let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";

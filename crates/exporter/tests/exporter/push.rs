@@ -1,4 +1,4 @@
-//! What is relayed to a Pushgateway.
+//! The command `push`, with a real Pushgateway.
 
 use std::{
     io::{Read as _, Write as _},
@@ -14,9 +14,10 @@ use functional_scaffold_protocol::{
     catalog::{Catalog, FinishedRequest, RequestLabels},
 };
 
-use crate::{
-    prometheus::Server,
-    support::{Exporter, Redis, exporter_command, free_port, sample, wait_for},
+use functional_scaffold_testkit::pushgateway::Pushgateway;
+
+use crate::support::{
+    Exporter, Redis, exporter_command, free_port, instant_query, sample, start_prometheus, wait_for,
 };
 
 fn push_command(redis_port: u16, to: &str, options: &[&str]) -> Command {
@@ -31,7 +32,7 @@ fn push_command(redis_port: u16, to: &str, options: &[&str]) -> Command {
 }
 
 fn push_once(redis: &Redis, to: &str, options: &[&str]) -> Output {
-    let mut command = push_command(redis.port, to, &[&["--once"], options].concat());
+    let mut command = push_command(redis.port(), to, &[&["--once"], options].concat());
     command.output().expect("it runs")
 }
 
@@ -39,7 +40,7 @@ fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A relay that runs on; killed on drop.
+/// A running relay, killed on drop.
 struct Relay(Child);
 
 impl Drop for Relay {
@@ -52,16 +53,12 @@ impl Drop for Relay {
 
 impl Relay {
     fn start(redis: &Redis, to: &str, options: &[&str]) -> Self {
-        let mut command = push_command(redis.port, to, options);
+        let mut command = push_command(redis.port(), to, options);
         Self(command.stderr(Stdio::null()).spawn().expect("it starts"))
     }
 }
 
-fn url(address: SocketAddr) -> String {
-    format!("http://{address}")
-}
-
-/// Counts requests as instances do: a batch each of some of them.
+/// Counts requests in batches, as instances do.
 fn count_requests(redis: &Redis, requests: u64) {
     let catalog = Catalog::new(DEFAULT_PREFIX);
     for (sequence, some) in (0..requests).collect::<Vec<_>>().chunks(50).enumerate() {
@@ -83,20 +80,20 @@ fn count_requests(redis: &Redis, requests: u64) {
             increments,
             leased: Vec::new(),
         };
-        redis.call(&Script::APPLY, &apply_call(DEFAULT_PREFIX, &batch));
+        redis.call_script(&Script::APPLY, &apply_call(DEFAULT_PREFIX, &batch));
     }
 }
 
 #[test]
-fn what_was_counted_is_what_prometheus_sees_through_a_pushgateway() {
+fn prometheus_sees_every_count_through_a_pushgateway() {
     let redis = Redis::start();
     redis.register("a");
-    let pushgateway = Server::pushgateway(&[]);
-    let prometheus = Server::prometheus(&[pushgateway.address]);
-    let _relay = Relay::start(&redis, &url(pushgateway.address), &["--interval", "200ms"]);
+    let pushgateway = Pushgateway::start().expect("Pushgateway starts");
+    let prometheus = start_prometheus(&[pushgateway.address()], "scheme: http");
+    let _relay = Relay::start(&redis, &pushgateway.url(), &["--interval", "200ms"]);
     count_requests(&redis, 1000);
     wait_for("1,000 requests in Prometheus", || {
-        (prometheus.query("sum(http_requests_total)") == Some(1000.0)).then_some(())
+        (instant_query(&prometheus, "sum(http_requests_total)") == Some(1000.0)).then_some(())
     });
     for (query, value) in [
         ("sum(http_requests_total{status='rejected'})", 100.0),
@@ -109,7 +106,7 @@ fn what_was_counted_is_what_prometheus_sees_through_a_pushgateway() {
         ),
         ("push_failure_time_seconds", 0.0),
     ] {
-        assert_eq!(prometheus.query(query), Some(value), "{query}");
+        assert_eq!(instant_query(&prometheus, query), Some(value), "{query}");
     }
 }
 
@@ -119,7 +116,7 @@ fn a_group_is_replaced_and_its_counters_never_go_backwards() {
     let json = r#"{"type":"counter","key":"metrics:jobs"}"#;
     redis.cli(&["HSET", "metrics:families", "jobs_total", json]);
     redis.cli(&["HSET", "metrics:jobs", "k=\"a\"", "10", "k=\"b\"", "5"]);
-    let pushgateway = Server::pushgateway(&[]);
+    let pushgateway = Pushgateway::start().expect("Pushgateway starts");
     let options = [
         "--interval",
         "100ms",
@@ -128,12 +125,12 @@ fn a_group_is_replaced_and_its_counters_never_go_backwards() {
         "--grouping",
         "instance=",
     ];
-    let _relay = Relay::start(&redis, &url(pushgateway.address), &options);
-    let served = |name: &str| sample(&pushgateway.get("/metrics").text(), name);
+    let _relay = Relay::start(&redis, &pushgateway.url(), &options);
+    let served = |name: &str| sample(&pushgateway.scrape().expect("a scrape"), name);
     let a = "jobs_total{instance=\"\",job=\"a/b\",k=\"a\"}";
     let b = "jobs_total{instance=\"\",job=\"a/b\",k=\"b\"}";
     wait_for("first push", || (served(a) == Some(10.0)).then_some(()));
-    // Redis loses writes: those that were pushed stay.
+    // Redis loses writes, but not the Pushgateway.
     redis.cli(&["HSET", "metrics:jobs", "k=\"a\"", "4"]);
     redis.cli(&["HINCRBY", "metrics:jobs", "k=\"b\"", "1"]);
     wait_for("a push after the loss", || {
@@ -141,12 +138,12 @@ fn a_group_is_replaced_and_its_counters_never_go_backwards() {
         (served(b) == Some(6.0)).then_some(())
     });
     assert_eq!(served(a), Some(10.0));
-    // An exporter beside it serves the same.
-    let exporter = Exporter::start(redis.port);
+    // An exporter of the same store serves the same.
+    let exporter = Exporter::start(redis.port());
     let text = exporter.metrics();
     assert_eq!(sample(&text, "jobs_total{k=\"a\"}"), Some(10.0));
     let remove = exporter_command()
-        .env("REDIS_PORT", redis.port.to_string())
+        .env("REDIS_PORT", redis.port().to_string())
         .args(["series", "remove", "--yes", "jobs_total{k=\"b\"}"])
         .output();
     assert!(remove.expect("it runs").status.success());
@@ -155,31 +152,31 @@ fn a_group_is_replaced_and_its_counters_never_go_backwards() {
 }
 
 #[test]
-fn what_was_pushed_is_known_to_the_next_push_by_its_file() {
+fn a_push_restores_the_marks_of_the_previous_one_from_its_file() {
     let redis = Redis::start();
     let json = r#"{"type":"counter","key":"metrics:jobs"}"#;
     redis.cli(&["HSET", "metrics:families", "jobs_total", json]);
-    let pushgateway = Server::pushgateway(&[]);
+    let pushgateway = Pushgateway::start().expect("Pushgateway starts");
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("state.json");
     for stored in ["10", "4"] {
         redis.cli(&["HSET", "metrics:jobs", "", stored]);
-        let mut command = push_command(redis.port, &url(pushgateway.address), &["--once"]);
+        let mut command = push_command(redis.port(), &pushgateway.url(), &["--once"]);
         let output = command.env("EXPORTER_STATE_FILE", &file).output();
         let output = output.expect("it runs");
         assert!(output.status.success(), "{}", errors(&output));
-        let text = pushgateway.get("/metrics").text();
+        let text = pushgateway.scrape().expect("a scrape");
         let name = "jobs_total{instance=\"\",job=\"functional_scaffold\"}";
         assert_eq!(sample(&text, name), Some(10.0), "{text}");
     }
 }
 
 #[test]
-fn leases_are_settled_by_a_relay_alone() {
+fn a_relay_settles_leases() {
     let redis = Redis::start();
     redis.register("a");
-    let pushgateway = Server::pushgateway(&[]);
-    let _relay = Relay::start(&redis, &url(pushgateway.address), &["--interval", "1h"]);
+    let pushgateway = Pushgateway::start().expect("Pushgateway starts");
+    let _relay = Relay::start(&redis, &pushgateway.url(), &["--interval", "1h"]);
     redis.lease("1", "a", 1);
     let crashed = "algorithm=\"a\",status=\"crashed\"";
     wait_for("settled lease", || {
@@ -188,13 +185,13 @@ fn leases_are_settled_by_a_relay_alone() {
     });
 }
 
-/// A server that takes requests one by one and gives these answers, whole.
-fn answering(answers: Vec<&'static str>) -> (SocketAddr, JoinHandle<Vec<String>>) {
+/// A server that gives one of these responses to each request, in order.
+fn responding(responses: Vec<&'static str>) -> (SocketAddr, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("its address");
     let serving = thread::spawn(move || {
         let mut requests = Vec::new();
-        for answer in answers {
+        for response in responses {
             let (mut stream, _) = listener.accept().expect("a client");
             let mut request = Vec::new();
             let mut some = [0; 4096];
@@ -205,7 +202,7 @@ fn answering(answers: Vec<&'static str>) -> (SocketAddr, JoinHandle<Vec<String>>
             }
             requests.push(String::from_utf8_lossy(&request).into_owned());
             let head = "connection: close\r\ncontent-length: 0\r\n\r\n";
-            let _ = stream.write_all(format!("HTTP/1.1 {answer}\r\n{head}").as_bytes());
+            let _ = stream.write_all(format!("HTTP/1.1 {response}\r\n{head}").as_bytes());
         }
         requests
     });
@@ -213,9 +210,9 @@ fn answering(answers: Vec<&'static str>) -> (SocketAddr, JoinHandle<Vec<String>>
 }
 
 #[test]
-fn what_may_pass_is_tried_again_and_what_is_refused_is_not() {
+fn transient_errors_are_retried_and_others_are_not() {
     let redis = Redis::start();
-    let (address, serving) = answering(vec!["503 x", "500 x", "202 x"]);
+    let (address, serving) = responding(vec!["503 x", "500 x", "202 x"]);
     let to = format!("http://us%40er:s3cret@{address}/prefix/");
     let pushed = push_once(&redis, &to, &["--job", "j", "--grouping", "a=x y"]);
     assert_eq!(pushed.status.code(), Some(0), "{}", errors(&pushed));
@@ -230,7 +227,7 @@ fn what_may_pass_is_tried_again_and_what_is_refused_is_not() {
         assert!(!request.contains("us%40er"), "{request}");
     }
 
-    let (address, serving) = answering(vec!["401 x"]);
+    let (address, serving) = responding(vec!["401 x"]);
     let to = format!("http://user:s3cret@{address}");
     let refused = push_once(&redis, &to, &[]);
     assert_eq!(refused.status.code(), Some(1));
@@ -243,7 +240,7 @@ fn what_may_pass_is_tried_again_and_what_is_refused_is_not() {
 }
 
 #[test]
-fn a_push_that_cannot_be_fails_in_time_without_a_secret() {
+fn an_impossible_push_fails_in_time_without_showing_a_secret() {
     let redis = Redis::start();
     let nobody = free_port();
     let url = format!("http://user:s3cret@127.0.0.1:{nobody}");
@@ -276,10 +273,10 @@ fn a_push_that_cannot_be_fails_in_time_without_a_secret() {
 }
 
 #[test]
-fn what_a_pushgateway_refuses_is_said() {
+fn the_error_shows_what_the_pushgateway_responds() {
     let redis = Redis::start();
-    let pushgateway = Server::pushgateway(&[]);
-    let to = url(pushgateway.address);
+    let pushgateway = Pushgateway::start().expect("Pushgateway starts");
+    let to = pushgateway.url();
     let push = |kind: &str, job: &str| {
         let json = format!(r#"{{"type":"{kind}","key":"k"}}"#);
         redis.cli(&["HSET", "metrics:families", "jobs_total", &json]);
