@@ -1,23 +1,12 @@
-//! What `wit-bindgen` makes of `wit/algorithm.wit`: the contract's types, and
-//! the exported functions that call [`crate::Algorithm`].
-//!
-//! The exports exist in wasm alone: a native linker refuses their names
-//! (`…/algorithm@0.1.0#run`), and only the tests build this crate natively.
+//! Types and exports that `wit-bindgen` generates from `wit/algorithm.wit`.
 
-#![allow(
-    unsafe_code,
-    missing_docs,
-    unreachable_pub,
-    reason = "generated: it passes strings through the canonical ABI's raw memory"
-)]
+#![allow(unsafe_code, missing_docs, unreachable_pub, reason = "generated")]
 
 #[cfg(target_family = "wasm")]
 use crate::Algorithm;
 
-wit_bindgen::generate!({
-    path: "../../../wit",
-    world: "algorithm-component",
-});
+wit_bindgen::generate!({ path: "../../../wit", world: "algorithm-component" });
 
+// A native linker rejects the names of the exports (`…/algorithm@0.1.0#run`).
 #[cfg(target_family = "wasm")]
 export!(Algorithm);

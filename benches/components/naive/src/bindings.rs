@@ -1,4 +1,4 @@
-//! What `wit-bindgen` makes of `wit/algorithm.wit`.
+//! Types and imports that `wit-bindgen` generates from `wit/algorithm.wit`.
 
 #![allow(
     missing_docs,
@@ -6,7 +6,7 @@
     unreachable_pub,
     clippy::all,
     clippy::missing_errors_doc,
-    reason = "generated from wit/ by wit-bindgen"
+    reason = "generated"
 )]
 
 spin_sdk::wit_bindgen::generate!({

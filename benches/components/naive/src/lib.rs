@@ -1,12 +1,11 @@
-//! The service as one would write it at first, with the SDK's own means and as
-//! its examples do: each request connects to Redis, sends six commands one after
-//! the other, and is answered then. For the benchmarks, which compare it.
+//! A naive version of the service, for comparison in the benchmarks: written
+//! with the SDK as its examples are. Each request connects to Redis and sends
+//! six commands, one after the other, before it responds.
 //!
-//! It runs the same algorithms in the same sandbox and counts the same in the
-//! same keys. It lacks everything else that the service does: no time-out, no
-//! count of what failed, no answer while Redis is away.
+//! It runs the same algorithms in the same sandbox and writes the same keys. It
+//! has no timeouts, no count of failed writes, and no response without Redis.
 
-// A native linker refuses the exports' names.
+// A native linker rejects the names of the exports.
 #![cfg(target_family = "wasm")]
 
 mod bindings;
@@ -23,7 +22,7 @@ use spin_sdk::{
 
 #[http_service]
 async fn invoke(request: Request) -> anyhow::Result<impl IntoResponse> {
-    let began = Instant::now();
+    let received = Instant::now();
     let endpoint = match request.uri().path() {
         "/invoke" => "/invoke",
         _ => "/invoke/{algorithm}",
@@ -32,7 +31,7 @@ async fn invoke(request: Request) -> anyhow::Result<impl IntoResponse> {
     let started = Instant::now();
     let result = algorithm::run(&input);
     let execution = started.elapsed();
-    let (code, answer) = match result {
+    let (code, body) = match result {
         Ok(result) => (
             StatusCode::OK,
             json!({"status": "success", "result": RawValue::from_string(result)?}),
@@ -47,11 +46,11 @@ async fn invoke(request: Request) -> anyhow::Result<impl IntoResponse> {
         let address = variables::get("redis_address").await?;
         let metrics = metrics::Metrics::connect(&address, &prefix).await?;
         metrics
-            .count_request(endpoint, code.as_u16(), began.elapsed())
+            .record_request(endpoint, code.as_u16(), received.elapsed())
             .await?;
         metrics
-            .count_execution(&algorithm::describe().name, code.is_success(), execution)
+            .record_execution(&algorithm::describe().name, code.is_success(), execution)
             .await?;
     }
-    Ok((code, Json(answer)))
+    Ok((code, Json(body)))
 }

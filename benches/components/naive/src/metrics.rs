@@ -1,10 +1,10 @@
-//! Counts in Redis, a command each.
+//! Counters and histograms in Redis, written with one command per value.
 
 use std::time::Duration;
 
 use spin_sdk::redis::{Connection, RedisParameter};
 
-/// Inclusive upper bounds of the buckets, in nanoseconds and as they are written.
+/// Inclusive upper bounds of the buckets, in nanoseconds and as the label `le`.
 const BOUNDS: [(u64, &str); 17] = [
     (50_000, "5e-05"),
     (100_000, "0.0001"),
@@ -25,7 +25,7 @@ const BOUNDS: [(u64, &str); 17] = [
     (10_000_000_000, "10"),
 ];
 
-/// A connection, for one request.
+/// A connection to Redis for one request.
 pub(crate) struct Metrics<'a> {
     connection: Connection,
     prefix: &'a str,
@@ -37,7 +37,7 @@ impl<'a> Metrics<'a> {
         Ok(Self { connection, prefix })
     }
 
-    pub(crate) async fn count_request(
+    pub(crate) async fn record_request(
         &self,
         endpoint: &str,
         code: u16,
@@ -51,7 +51,7 @@ impl<'a> Metrics<'a> {
         self.observe("request_latency", &labels, duration).await
     }
 
-    pub(crate) async fn count_execution(
+    pub(crate) async fn record_execution(
         &self,
         algorithm: &str,
         succeeded: bool,
