@@ -1,4 +1,4 @@
-//! Charts as SVG, drawn so that they can be read on light and on dark ground.
+//! Bar charts as SVG that can be read on light and on dark ground.
 
 use anyhow::anyhow;
 use plotters::{
@@ -8,14 +8,14 @@ use plotters::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{report::number, results::report_name, rounds::Figure};
+use crate::measure::{Figure, number};
 
-/// A chart of horizontal bars, with their spread.
+/// A chart of horizontal bars with their spread.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Chart {
-    /// What its file in docs/ is named for.
+    /// Part of the file's name.
     pub(crate) name: String,
-    /// What it shows, with the unit.
+    /// With the unit.
     pub(crate) caption: String,
     /// From top to bottom.
     pub(crate) bars: Vec<(String, Figure)>,
@@ -25,23 +25,14 @@ const WIDTH: u32 = 760;
 const BAR_HEIGHT: u32 = 34;
 const LABEL_WIDTH: u32 = 190;
 const FONT: &str = "sans-serif";
-/// On white and on GitHub's dark ground alike, both have a contrast above 4.
+/// Both have a contrast above 4 on white and on GitHub's dark ground.
 const INK: RGBColor = RGBColor(0x76, 0x7f, 0x88);
 const BAR: RGBColor = RGBColor(0x2f, 0x81, 0xc4);
 
 impl Chart {
-    /// Its file in docs/.
-    pub(crate) fn file(&self) -> String {
-        format!("{}-{}.svg", report_name(), self.name)
-    }
-
-    /// Draws it.
-    ///
-    /// # Errors
-    /// There is nothing to draw.
     pub(crate) fn draw(&self) -> anyhow::Result<String> {
         let mut svg = String::new();
-        // The backend's errors borrow what it draws to.
+        // The backend's errors borrow the string.
         self.draw_to(&mut svg)
             .map_err(|error| anyhow!("cannot draw {}: {error}", self.name))?;
         svg.push('\n');
@@ -89,10 +80,7 @@ impl Chart {
             let mut bar = Rectangle::new([(0.0, bottom), (median, top)], BAR.filled());
             bar.set_margin(6, 6, 0, 0);
             chart.draw_series([bar])?;
-            let spread = vec![
-                (figure.min(), middle.clone()),
-                (figure.max(), middle.clone()),
-            ];
+            let spread = [figure.min(), figure.max()].map(|value| (value, middle.clone()));
             chart.draw_series([PathElement::new(spread, INK.stroke_width(2))])?;
             let behind = text.pos(Pos::new(HPos::Left, VPos::Center));
             let value = EmptyElement::at((figure.max(), middle))

@@ -1,43 +1,38 @@
-//! What it takes until there is an answer: of an instance that is new, of a
-//! server that is new; and how large the parts are.
+//! Section: the time to the first response of a new instance and of a new server,
+//! and the sizes of the components.
 
 use std::{
-    env, fs,
+    fs,
     process::Command,
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
-use functional_scaffold_tests::{
+use functional_scaffold_testkit::{
     process::{Process, poll_until},
     repository,
 };
 use ureq::Agent;
 
 use crate::{
-    contestant::{Contestant, SMALL},
-    load::as_float,
-    report::{Answer, Cell, Table, Target},
-    rounds::{Figure, alternate},
-    section::Bench,
-    services::{Mode, Python, app, fastapi, naive},
+    exporters::get,
+    measure::{Bench, Figure, alternate, as_float, millis},
+    report::{Cell, Findings, Table, Target},
+    services::{Mode, Python, SMALL, Service, app, exposed_count, fastapi, naive},
     store::Store,
 };
 
-/// Spin ends an instance that had nothing to do for a second.
+/// After a second without requests Spin ends an instance.
 const IDLE: Duration = Duration::from_millis(1_500);
-/// How many new instances a round takes.
+/// New instances per round.
 const INSTANCES: usize = 4;
 const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
+const SPIN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Measures it.
-///
-/// # Errors
-/// What was timed did not happen.
-pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
-    let api = size("functional_scaffold")?;
-    Ok(Answer {
+pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
+    let service = size("functional_scaffold")?;
+    Ok(Findings {
         title: "Cold start and size".into(),
         method: METHOD.into(),
         charts: Vec::new(),
@@ -45,17 +40,11 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
             instances(bench)?,
             servers(bench)?,
             sizes()?,
-            core_instances()?,
+            core_instances(bench)?,
         ],
-        targets: vec![Target::at_most("the api component, kB", 500.0, api)],
+        targets: vec![Target::at_most("the service component, kB", 500.0, service)],
         notes: Vec::new(),
     })
-}
-
-/// Latencies in milliseconds.
-struct Instance {
-    first: f64,
-    second: f64,
 }
 
 fn instances(bench: &Bench) -> anyhow::Result<Table> {
@@ -68,86 +57,66 @@ fn instances(bench: &Bench) -> anyhow::Result<Table> {
     ];
     let client = Agent::new_with_defaults();
     for service in &services {
-        // Opens the client's connection, which is not to be measured.
-        post(&client, service)?;
+        // Opens the client's connection, so that it is not measured.
+        invoke(&client, service)?;
     }
     let rounds = bench.rounds * if bench.smoke { 1 } else { INSTANCES };
     let measured = alternate(rounds, &services, |service| {
         sleep(IDLE);
         let connections = store.work()?.connections;
-        let first = post(&client, service)?;
-        let second = post(&client, service)?;
+        let first = invoke(&client, service)?;
+        let second = invoke(&client, service)?;
         let is_new = || match &service.counted {
             Some(_) => anyhow::Ok(store.work()?.connections == connections + 1),
-            None => Ok(own_count(&client, service)? == 2),
+            // In the pull scheme an instance exposes its own count.
+            None => {
+                let exposition = get(&client, &format!("{}/metrics", service.origin))?;
+                Ok(exposed_count(&exposition, &SMALL)? == 2)
+            }
         };
         poll_until(COUNT_TIMEOUT, || {
+            let name = service.name;
             ensure!(
                 is_new()?,
-                "{}: both answers are not of one new instance",
-                service.name
+                "{name}: the responses are not of one new instance"
             );
             Ok(())
         })?;
-        Ok(Instance { first, second })
+        Ok((first, second))
     })?;
     let rows = services.iter().zip(&measured).map(|(service, measured)| {
-        let first = Figure::of(measured, |instance| instance.first);
-        let second = Figure::of(measured, |instance| instance.second);
+        let first = Figure::of(measured, |(first, _)| *first);
+        let second = Figure::of(measured, |(_, second)| *second);
         let longer = first.above(&second);
-        vec![
-            format!("`{}`", service.name).into(),
-            first.into(),
-            second.into(),
-            longer.into(),
-        ]
+        let name = format!("`{}`", service.name);
+        vec![name.into(), first.into(), second.into(), longer.into()]
     });
-    Ok(Table {
-        caption: "A request to a new instance, and the next one".into(),
-        columns: [
-            "",
-            "first answer, ms",
-            "second answer, ms",
-            "difference, ms",
-        ]
-        .map(str::to_owned)
-        .into(),
-        rows: rows.collect(),
-    })
+    let columns = [
+        "",
+        "first response, ms",
+        "second response, ms",
+        "difference, ms",
+    ];
+    let caption = "A request to a new instance, and the next one";
+    Ok(Table::new(caption, &columns, rows))
 }
 
-/// How many requests an instance says it has answered itself.
-fn own_count(client: &Agent, service: &Contestant<'_>) -> anyhow::Result<u64> {
-    let url = format!("{}/metrics", service.origin);
-    let text = client.get(&url).call()?.body_mut().read_to_string()?;
-    let series = format!("http_requests_total{{{}}} ", SMALL.labels.to_text());
-    let sample = text.lines().find_map(|line| line.strip_prefix(&series));
-    Ok(sample.map_or(Ok(0), str::parse)?)
-}
-
-/// Sends one request and says how many milliseconds its answer took.
-fn post(client: &Agent, service: &Contestant<'_>) -> anyhow::Result<f64> {
+/// Sends a request, and returns the milliseconds until its response.
+fn invoke(client: &Agent, service: &Service<'_>) -> anyhow::Result<f64> {
     let url = format!("{}{}", service.origin, SMALL.path);
+    let request = client.post(&url).content_type("application/json");
     let began = Instant::now();
-    let answer = client
-        .post(&url)
-        .content_type("application/json")
-        .send(SMALL.body);
-    let text = answer
-        .with_context(|| service.name.to_owned())?
-        .body_mut()
-        .read_to_string()?;
+    let response = request.send(SMALL.body);
+    let mut response = response.with_context(|| service.name.to_owned())?;
+    let text = response.body_mut().read_to_string()?;
     let took = began.elapsed();
-    ensure!(
-        text.contains(r#""is_prime":true"#),
-        "{}: {text}",
-        service.name
-    );
-    Ok(took.as_secs_f64() * 1e3)
+    let name = service.name;
+    ensure!(text.contains(r#""is_prime":true"#), "{name}: {text}");
+    Ok(millis(took))
 }
 
-/// How a server is started.
-type Start = for<'a> fn(&Bench, &'a Store) -> anyhow::Result<Contestant<'a>>;
+/// Starts a server.
+type Start = for<'a> fn(&Bench, &'a Store) -> anyhow::Result<Service<'a>>;
 
 fn servers(bench: &Bench) -> anyhow::Result<Table> {
     let mut starts: Vec<(&str, Start)> = vec![
@@ -167,13 +136,13 @@ fn servers(bench: &Bench) -> anyhow::Result<Table> {
     let measured = alternate(bench.rounds, &starts, |(_, start)| {
         let began = Instant::now();
         let server = start(bench, &store)?;
-        post(&client, &server)?;
+        invoke(&client, &server)?;
         Ok(began.elapsed())
     })?;
-    let took = measured
-        .iter()
-        .map(|took| Figure::of(took, Duration::as_secs_f64));
-    let took: Vec<Figure> = took.collect();
+    let took = measured.iter();
+    let took: Vec<_> = took
+        .map(|took| Figure::of(took, Duration::as_secs_f64))
+        .collect();
     let rows = starts.iter().zip(&took).map(|((name, _), figure)| {
         let ratio = figure.ratio_to(&took[0]);
         vec![
@@ -182,87 +151,72 @@ fn servers(bench: &Bench) -> anyhow::Result<Table> {
             ratio.into(),
         ]
     });
-    Ok(Table {
-        caption: "From the start of a server that is built to its first answer".into(),
-        columns: ["", "s", "times `exact`"].map(str::to_owned).into(),
-        rows: rows.collect(),
-    })
+    let caption = "From the start of a built server to its first response";
+    Ok(Table::new(caption, &["", "s", "times `exact`"], rows))
 }
 
 fn sizes() -> anyhow::Result<Table> {
-    let row = |what: &str, file: &str| -> anyhow::Result<Vec<Cell>> {
-        Ok(vec![what.into(), size(file)?.into()])
-    };
-    Ok(Table {
-        caption: "Components".into(),
-        columns: ["", "kB"].map(str::to_owned).into(),
-        rows: vec![
-            row("api", "functional_scaffold")?,
-            row("the example, `prime-check`", "prime_check")?,
-            row("`naive`", "naive")?,
-        ],
-    })
+    let components = [
+        ("the service", "functional_scaffold"),
+        ("the example, `prime-check`", "prime_check"),
+        ("`naive`", "naive"),
+    ];
+    let mut rows: Vec<Vec<Cell>> = Vec::new();
+    for (name, file) in components {
+        rows.push(vec![name.into(), size(file)?.into()]);
+    }
+    Ok(Table::new("Components", &["", "kB"], rows))
 }
 
-/// Of a built component, in thousands of bytes.
+/// The size of a built component in thousands of bytes.
 fn size(component: &str) -> anyhow::Result<Figure> {
     let file = format!("target/wasm32-wasip2/release/{component}.wasm");
     let file = repository().join(file);
     let metadata = fs::metadata(&file).with_context(|| format!("no {}", file.display()))?;
-    Ok(Figure::of(&[metadata.len()], |bytes| {
-        as_float(*bytes) / 1e3
-    }))
+    Ok(Figure::once(as_float(metadata.len()) / 1e3))
 }
 
-/// How many core instances Spin's pool holds; `total_core_instances` in Spin's
+/// The core instances in Spin's pool: `total_core_instances` in Spin's
 /// crates/core/src/lib.rs.
 const CORE_INSTANCES: f64 = 4000.0;
 
-/// The core instances of a composed application. Spin says how many there are
-/// when there are more than it may take, and does not start then.
-fn core_instances() -> anyhow::Result<Table> {
-    let mut rows = Vec::new();
-    if let Some(spin) = env::var_os("SPIN_BIN") {
-        let mut command = Command::new(spin);
+/// The core instances of the composed application. Spin names the number in its
+/// error where there are more than the limit.
+fn core_instances(bench: &Bench) -> anyhow::Result<Table> {
+    let row = if bench.runtime.is_spin() {
+        let mut command = Command::new(bench.runtime.program());
         command
             .args(["up", "--listen", "127.0.0.1:0", "--from"])
             .arg(repository().join("spin.toml"))
             .env("SPIN_WASMTIME_CORE_INSTANCE_COUNT", "1");
-        let mut spin = Process::start(&mut command, "it is what SPIN_BIN names")?;
-        spin.wait(Duration::from_secs(60))?;
+        let mut spin = Process::start(&mut command)?;
+        spin.wait(SPIN_TIMEOUT)?;
         let output = spin.output()?;
         let number = output
             .split_once("transitively contains ")
             .and_then(|(_, rest)| rest.split(' ').next())
-            .with_context(|| format!("Spin does not say how many core instances:\n{output}"))?;
-        let taken: f64 = number.parse()?;
-        let figure = |value: f64| Cell::from(Figure::of(&[value], |value| *value));
-        rows.push(vec![
-            figure(taken),
-            figure((CORE_INSTANCES / taken).floor()),
-        ]);
+            .with_context(|| format!("Spin does not name the core instances:\n{output}"))?;
+        let needed: f64 = number.parse()?;
+        let instances = (CORE_INSTANCES / needed).floor();
+        [needed, instances]
+            .map(|number| Figure::once(number).into())
+            .to_vec()
     } else {
-        rows.push(vec!["not asked: `SPIN_BIN` was not set".into(), "".into()]);
-    }
-    Ok(Table {
-        caption: "Core instances of the service composed with the example, on Spin".into(),
-        columns: [
-            "of one instance",
-            "instances that Spin's pool of 4,000 holds",
-        ]
-        .map(str::to_owned)
-        .into(),
-        rows,
-    })
+        vec!["not measured: the runtime is not Spin".into(), "".into()]
+    };
+    let columns = [
+        "of one instance",
+        "instances that fit in Spin's pool of 4,000",
+    ];
+    let caption = "Core instances of the service composed with the example, on Spin";
+    Ok(Table::new(caption, &columns, [row]))
 }
 
 const METHOD: &str = "\
-A new instance: nothing was asked for 1.5 s, after which Spin has ended every instance, and then \
-two requests came one after the other. That both were answered by one new instance is checked: \
-Redis saw one new connection, or, in the pull scheme, which needs none, the instance's own \
-`/metrics` counted two. The first answer of `exact` and `strict` waits for the connection and \
-for Redis to take the lease.
+A new instance: there was no request for 1.5 s, after which Spin has ended every instance, and then \
+two requests came one after the other. One new instance served both: Redis saw one new connection, \
+or, in the pull scheme, which needs none, the instance's own `/metrics` counted two. The first \
+response of `exact` and `strict` waits for the connection and for the lease in Redis.
 
-A new server: from the start of its process to the answer of a `POST /invoke`. It is looked every \
-10 ms whether it serves. The dev host and Spin compile the components, or find them in their \
-cache.";
+A new server: from the start of its process to the response of a `POST /invoke`. Whether it serves \
+is checked every 10 ms. The dev host and Spin compile the components, or find them in their cache.";

@@ -1,75 +1,66 @@
-//! Loads on several servers in turns, and how the results read.
+//! Loads on several services in turns, and the tables of their results.
 
 use std::time::Duration;
 
 use crate::{
-    contestant::{Contestant, Pace, Request, Run},
+    load::Pace,
+    measure::{Bench, Figure, alternate},
     report::{Cell, Table},
-    rounds::{Figure, alternate},
-    section::Bench,
+    services::{Invocation, Run, Service},
     store::Store,
 };
 
-/// How long a load lasts.
 const LASTING: Duration = Duration::from_secs(3);
 const WARM_UP: Duration = Duration::from_secs(1);
 
 /// Connections of a closed loop.
 const CONNECTIONS: u32 = 32;
 
-/// Servers, and what they are sent.
 pub(crate) struct Comparison<'a> {
-    /// How much is measured.
     pub(crate) bench: &'a Bench,
-    /// What the servers count in.
     pub(crate) store: &'a Store,
-    /// The first is what the others are compared with.
-    pub(crate) contestants: &'a [&'a Contestant<'a>],
-    /// What they are sent.
-    pub(crate) request: &'a Request,
+    /// The others are compared with the first.
+    pub(crate) services: &'a [&'a Service<'a>],
+    pub(crate) invocation: &'a Invocation,
 }
 
-/// What was measured of each contestant, in their order.
+/// The runs of each service.
 pub(crate) struct Measured {
     names: Vec<&'static str>,
     runs: Vec<Vec<Run>>,
 }
 
 impl Comparison<'_> {
-    /// As fast as they answer.
-    ///
-    /// # Errors
-    /// What was timed did not happen.
+    /// Measures at full load.
     pub(crate) fn closed(&self) -> anyhow::Result<Measured> {
         let pace = Pace::Closed(CONNECTIONS);
-        // What a smoke run checks holds of a cold server, too.
-        let warmed_up = if self.bench.smoke {
-            &[]
-        } else {
-            self.contestants
-        };
-        for contestant in warmed_up {
-            contestant.run(self.bench, self.store, self.request, pace, WARM_UP)?;
+        if !self.bench.smoke {
+            for service in self.services {
+                service.run(self.bench, self.store, self.invocation, pace, WARM_UP)?;
+            }
         }
         self.measure(|_| pace)
     }
 
-    /// So many requests a second, for each contestant.
-    ///
-    /// # Errors
-    /// What was timed did not happen; a rate was beyond capacity.
+    /// Measures at a rate for each service, in requests per second.
     pub(crate) fn open(&self, rates: &[f64]) -> anyhow::Result<Measured> {
-        // A capacity that a moment's look gave is not one.
+        // A smoke run has no reliable measure of capacity.
         let share = if self.bench.smoke { 0.2 } else { 1.0 };
         self.measure(|place| Pace::Open(rates[place] * share))
     }
 
     fn measure(&self, pace: impl Fn(usize) -> Pace) -> anyhow::Result<Measured> {
-        let places: Vec<_> = self.contestants.iter().enumerate().collect();
-        let runs = alternate(self.bench.rounds, &places, |(place, contestant)| {
-            contestant.run(self.bench, self.store, self.request, pace(*place), LASTING)
+        let places: Vec<_> = self.services.iter().enumerate().collect();
+        let runs = alternate(self.bench.rounds, &places, |(place, service)| {
+            service.run(
+                self.bench,
+                self.store,
+                self.invocation,
+                pace(*place),
+                LASTING,
+            )
         })?;
-        let names = self.contestants.iter().map(|contestant| contestant.name);
+        let names = self.services.iter().map(|service| service.name);
         Ok(Measured {
             names: names.collect(),
             runs,
@@ -78,23 +69,23 @@ impl Comparison<'_> {
 }
 
 impl Measured {
-    /// A quantity of one contestant.
+    /// A quantity of the service of that name.
     ///
     /// # Panics
-    /// There is none of that name.
+    /// There is none.
     pub(crate) fn figure(&self, name: &str, quantity: fn(&Run) -> f64) -> Figure {
         let place = self.names.iter().position(|it| *it == name);
-        let place = place.unwrap_or_else(|| panic!("no contestant is called {name}"));
+        let place = place.unwrap_or_else(|| panic!("no service is called {name}"));
         Figure::of(&self.runs[place], quantity)
     }
 
-    /// Half of what each could take, in requests a second.
+    /// Half of each service's capacity, in requests per second.
     pub(crate) fn half_of_capacity(&self) -> Vec<f64> {
         let figures = self.names.iter().map(|name| self.figure(name, rate));
         figures.map(|figure| figure.median() / 2.0).collect()
     }
 
-    /// Each contestant's throughput, for a chart.
+    /// Throughput of each service, for a chart.
     pub(crate) fn rates(&self) -> Vec<(String, Figure)> {
         let names = self.names.iter();
         names
@@ -102,7 +93,7 @@ impl Measured {
             .collect()
     }
 
-    /// Throughput, and what a request cost whom.
+    /// Throughput, and the costs of a request.
     pub(crate) fn throughput_table(&self, caption: &str) -> Table {
         let columns = [
             "requests/s".to_owned(),
@@ -128,7 +119,7 @@ impl Measured {
         })
     }
 
-    /// Latency, beside that of the first.
+    /// Latency, compared with the first service's.
     pub(crate) fn latency_table(&self, caption: &str) -> Table {
         let columns = [
             "requests/s".to_owned(),
@@ -143,11 +134,11 @@ impl Measured {
             let p99s = self.figure(name, p99);
             vec![
                 self.figure(name, rate),
-                self.figure(name, |run| run.answered.p50),
+                self.figure(name, |run| run.responses.p50),
                 p99s.clone(),
                 p99s.ratio_to(&base),
                 p99s.above(&base),
-                self.figure(name, |run| run.answered.p999),
+                self.figure(name, |run| run.responses.p999),
             ]
         })
     }
@@ -160,25 +151,20 @@ impl Measured {
     ) -> Table {
         let rows = self.names.iter().map(|name| {
             let figures = figures(name).into_iter().map(Cell::from);
-            [format!("`{name}`").into()]
-                .into_iter()
-                .chain(figures)
-                .collect()
+            let name = Cell::from(format!("`{name}`"));
+            [name].into_iter().chain(figures).collect()
         });
-        Table {
-            caption: caption.to_owned(),
-            columns: [String::new()].iter().chain(columns).cloned().collect(),
-            rows: rows.collect(),
-        }
+        let columns: Vec<_> = [String::new()].iter().chain(columns).cloned().collect();
+        Table::new(caption, &columns, rows)
     }
 }
 
-/// Requests a second.
+/// Requests per second.
 pub(crate) fn rate(run: &Run) -> f64 {
-    run.answered.rate
+    run.responses.rate
 }
 
-/// The latency that one of a hundred requests exceeds, in milliseconds.
+/// Milliseconds.
 pub(crate) fn p99(run: &Run) -> f64 {
-    run.answered.p99
+    run.responses.p99
 }

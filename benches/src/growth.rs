@@ -1,47 +1,41 @@
-//! How costs grow with the series there are and with the instances that write,
-//! and what that means for a million requests a second.
+//! Section: how costs grow with the stored series and with the instances that
+//! write, and an estimate for a million requests a second.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use functional_scaffold_protocol::calls::DEFAULT_PREFIX;
 
 use crate::{
-    filled::{Filled, Shape},
-    instance::{Habit, REQUESTS_OF_AN_INSTANCE},
-    load::as_float,
-    million,
-    report::{Answer, Cell, Table, number},
-    rounds::{Figure, alternate},
-    section::Bench,
-    server::{Network, Server},
-    storage::{Account, lasting},
+    exporters::{Filled, Scraped, Shape},
+    measure::{Bench, Figure, alternate, as_float, millis, number},
+    report::{Findings, Table},
     store::Store,
+    writers::{Cost, REQUESTS_OF_AN_INSTANCE, Workload},
 };
 
 const ALGORITHMS: [u64; 5] = [1, 2, 20, 200, 2_000];
 const SMOKE_ALGORITHMS: [u64; 2] = [1, 20];
 const INSTANCES: [usize; 5] = [1, 10, 50, 100, 300];
 const SMOKE_INSTANCES: [usize; 2] = [1, 20];
-/// How many instances write where the series are what grows.
+/// Instances that write where the series grow.
 const WRITING: usize = 50;
 const BATCH: u64 = 4;
 
-/// Measures it.
-pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
-    let (series, of_series) = by_series(bench)?;
-    let (instances, cost) = by_instances(bench)?;
-    let mut notes = vec![of_series];
-    notes.extend(million::on_paper(&cost));
-    Ok(Answer {
+pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
+    let (series, note) = by_series(bench)?;
+    let (instances, estimate) = by_instances(bench)?;
+    let mut notes = vec![note];
+    notes.extend(estimate.paragraphs());
+    Ok(Findings {
         title: "How costs grow".into(),
         method: format!(
-            "Instances as for [where metrics go](#where-metrics-go), one call under way each, \
+            "Instances as for [where metrics go](#where-metrics-go), one call in flight each, \
              batches of {BATCH}, and checked in the same way. *By series*: {WRITING} instances in \
-             `exact`, each serving one of many algorithms, all of whose {} series \
-             are in Redis. The cost of an instance is that of one that connects, asks whether its \
-             families are registered, and ends. Each scrape is checked to have as many samples as \
-             are stored. *By instances*: one algorithm, and so many connections at a time; the \
-             clients share the machine with Redis, so take its processor time, not the clock.",
+             `exact`, each serving one of many algorithms, all of whose {} series are in Redis. The \
+             cost of an instance is that of one that connects, checks that its families are \
+             registered, and ends. Each scrape is checked to have as many samples as are stored. \
+             *By instances*: one algorithm, and so many connections at a time; the clients share \
+             the machine with Redis, so processor time counts, not the clock.",
             Shape::Service.series_of_an_algorithm(),
         ),
         tables: vec![series, instances],
@@ -51,46 +45,42 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
     })
 }
 
-/// A Redis with the series of so many algorithms, and its exporter.
+/// A Redis with the series of some algorithms, and its exporter.
 struct Grown {
     algorithms: u64,
     series: usize,
-    /// Bytes that they take in Redis.
+    /// Bytes in Redis.
     memory: f64,
-    server: Server,
+    exporter: Scraped,
     store: Store,
 }
 
 struct Run {
-    micros_of_a_request: f64,
-    micros_of_an_instance: f64,
+    request_micros: f64,
+    instance_micros: f64,
     scrape_millis: f64,
-    scrape_used_millis: f64,
+    scrape_cpu_millis: f64,
 }
 
 fn by_series(bench: &Bench) -> anyhow::Result<(Table, String)> {
-    let sizes: &[u64] = if bench.smoke {
-        &SMOKE_ALGORITHMS
-    } else {
-        &ALGORITHMS
+    let sizes: &[u64] = match bench.smoke {
+        true => &SMOKE_ALGORITHMS,
+        false => &ALGORITHMS,
     };
-    let network = Network::new()?;
     let mut grown = Vec::new();
     for &algorithms in sizes {
-        grown.push(Grown::start(&network, algorithms)?);
+        grown.push(Grown::start(algorithms)?);
     }
-    let lasting = lasting(bench);
-    let runs = alternate(bench.rounds, &grown, |grown| grown.turn(&network, lasting))?;
+    let runs = alternate(bench.rounds, &grown, |grown| grown.turn(bench))?;
     let rows = grown.iter().zip(&runs).map(|(grown, runs)| {
-        let cells: [Cell; 6] = [
+        vec![
             grown.series.to_string().into(),
-            Figure::of(runs, |run| run.micros_of_a_request).into(),
-            Figure::of(runs, |run| run.micros_of_an_instance).into(),
+            Figure::of(runs, |run| run.request_micros).into(),
+            Figure::of(runs, |run| run.instance_micros).into(),
             Figure::of(runs, |run| run.scrape_millis).into(),
-            Figure::of(runs, |run| run.scrape_used_millis).into(),
-            Figure::of(&[grown.memory / 1e6], |megabytes| *megabytes).into(),
-        ];
-        cells.to_vec()
+            Figure::of(runs, |run| run.scrape_cpu_millis).into(),
+            Figure::once(grown.memory / 1e6).into(),
+        ]
     });
     let columns = [
         "series",
@@ -100,28 +90,24 @@ fn by_series(bench: &Bench) -> anyhow::Result<(Table, String)> {
         "of it the exporter, ms of CPU",
         "their memory in Redis, MB",
     ];
-    let table = Table {
-        caption: "By series".into(),
-        columns: columns.map(str::to_owned).into(),
-        rows: rows.collect(),
-    };
+    let table = Table::new("By series", &columns, rows);
     let (least, most) = (0, grown.len() - 1);
-    let micros = |place: usize| Figure::of(&runs[place], |run| run.micros_of_a_request).median();
-    let millis = Figure::of(&runs[most], |run| run.scrape_used_millis).median();
+    let micros = |place: usize| Figure::of(&runs[place], |run| run.request_micros).median();
+    let cpu_millis = Figure::of(&runs[most], |run| run.scrape_cpu_millis).median();
     let note = format!(
-        "With {} series a request costs Redis {} times what it does with {}: a field is found by its \
-         name, so what grows is not the work but the memory that it touches. A scrape grows in \
-         proportion, with {} µs of the exporter's processor time a series.",
+        "With {} series a request costs Redis {} times as much as with {}: a field is found by its \
+         name, so not the work grows, but the memory that it touches. A scrape grows in proportion, \
+         by {} µs of the exporter's processor time a series.",
         grown[most].series,
         number(micros(most) / micros(least)),
         grown[least].series,
-        number(1e3 * millis / as_float(grown[most].series as u64)),
+        number(1e3 * cpu_millis / as_float(grown[most].series as u64)),
     );
     Ok((table, note))
 }
 
 impl Grown {
-    fn start(network: &Network, algorithms: u64) -> anyhow::Result<Self> {
+    fn start(algorithms: u64) -> anyhow::Result<Self> {
         let store = Store::start()?;
         let before = store.memory()?;
         let filled = Filled::fill(store.port(), Shape::Service, algorithms)?;
@@ -129,81 +115,79 @@ impl Grown {
             algorithms,
             series: filled.series(),
             memory: as_float(store.memory()?.saturating_sub(before)),
-            server: network.exporter(&store, &filled)?,
+            exporter: Scraped::exporter(&store, &filled)?,
             store,
         })
     }
 
-    fn turn(&self, network: &Network, lasting: Duration) -> anyhow::Result<Run> {
-        let requests = Habit {
+    fn turn(&self, bench: &Bench) -> anyhow::Result<Run> {
+        let requests = Workload {
             prefix: DEFAULT_PREFIX.to_owned(),
             leased: true,
             batch: BATCH,
             algorithms: self.algorithms,
             instances: WRITING,
-            calls_at_a_time: 1,
+            pipelined: 1,
         };
-        let none = Habit {
+        let no_requests = Workload {
             batch: 0,
             ..requests.clone()
         };
-        let writing = Account::of(&self.store, &requests, lasting)?;
-        let beginning = Account::of(&self.store, &none, lasting)?;
-        let used = self.server.used()?;
+        let writing = Cost::measure(bench, &self.store, &requests)?;
+        let beginning = Cost::measure(bench, &self.store, &no_requests)?;
+        let cpu = self.exporter.cpu()?;
         let began = Instant::now();
-        let scrape = network.scrape(&self.server)?;
+        let scrape = self.exporter.scrape()?;
         let took = began.elapsed();
-        let used = self.server.used()?.saturating_sub(used);
-        self.server.check(&scrape)?;
-        let instances = as_float(beginning.done.instances);
+        let cpu = self.exporter.cpu()?.saturating_sub(cpu);
+        self.exporter.check(&scrape)?;
+        let instances = as_float(beginning.completed.instances);
         Ok(Run {
-            micros_of_a_request: writing.micros_of_a_request(),
-            micros_of_an_instance: beginning.redis.as_secs_f64() * 1e6 / instances,
-            scrape_millis: took.as_secs_f64() * 1e3,
-            scrape_used_millis: used.as_secs_f64() * 1e3,
+            request_micros: writing.micros_per_request(),
+            instance_micros: beginning.redis.as_secs_f64() * 1e6 / instances,
+            scrape_millis: millis(took),
+            scrape_cpu_millis: millis(cpu),
         })
     }
 }
 
-fn by_instances(bench: &Bench) -> anyhow::Result<(Table, million::Cost)> {
-    let sizes: &[usize] = if bench.smoke {
-        &SMOKE_INSTANCES
-    } else {
-        &INSTANCES
+fn by_instances(bench: &Bench) -> anyhow::Result<(Table, Estimate)> {
+    let sizes: &[usize] = match bench.smoke {
+        true => &SMOKE_INSTANCES,
+        false => &INSTANCES,
     };
     let store = Store::start()?;
-    let habits: Vec<Habit> = sizes
-        .iter()
-        .flat_map(|instances| [(*instances, false), (*instances, true)])
-        .map(|(instances, leased)| Habit {
-            prefix: format!("{instances}:{leased}:"),
-            leased,
-            batch: BATCH,
-            algorithms: 1,
-            instances,
-            calls_at_a_time: 1,
-        })
-        .collect();
-    let lasting = lasting(bench);
-    let accounts = alternate(bench.rounds, &habits, |habit| {
-        Account::of(&store, habit, lasting)
+    let mut workloads = Vec::new();
+    for &instances in sizes {
+        for leased in [false, true] {
+            workloads.push(Workload {
+                prefix: format!("{instances}:{leased}:"),
+                leased,
+                batch: BATCH,
+                algorithms: 1,
+                instances,
+                pipelined: 1,
+            });
+        }
+    }
+    let costs = alternate(bench.rounds, &workloads, |workload| {
+        Cost::measure(bench, &store, workload)
     })?;
-    let micros = |accounts: &[Account]| Figure::of(accounts, Account::micros_of_a_request);
-    let pairs = habits.chunks(2).zip(accounts.chunks(2));
-    let rows = pairs.map(|(habits, accounts)| {
-        let rate = |accounts: &[Account]| {
-            Figure::of(accounts, |account| {
-                as_float(account.done.requests) / account.took.as_secs_f64()
-            })
-        };
-        let cells: [Cell; 5] = [
-            habits[0].instances.to_string().into(),
-            micros(&accounts[0]).into(),
-            rate(&accounts[0]).into(),
-            micros(&accounts[1]).into(),
-            rate(&accounts[1]).into(),
-        ];
-        cells.to_vec()
+    let micros = |costs: &[Cost]| Figure::of(costs, Cost::micros_per_request);
+    let rate = |costs: &[Cost]| {
+        Figure::of(costs, |cost| {
+            as_float(cost.completed.requests) / cost.took.as_secs_f64()
+        })
+    };
+    // In pairs: relaxed and exact.
+    let rows = sizes.iter().zip(costs.chunks(2)).map(|(instances, costs)| {
+        vec![
+            instances.to_string().into(),
+            micros(&costs[0]).into(),
+            rate(&costs[0]).into(),
+            micros(&costs[1]).into(),
+            rate(&costs[1]).into(),
+        ]
     });
     let columns = [
         "instances",
@@ -212,19 +196,105 @@ fn by_instances(bench: &Bench) -> anyhow::Result<(Table, million::Cost)> {
         "`exact`: Redis, µs of CPU a request",
         "requests/s on the clock",
     ];
-    let table = Table {
-        caption: "By instances".into(),
-        columns: columns.map(str::to_owned).into(),
-        rows: rows.collect(),
-    };
-    // Of the most instances.
-    let last = accounts.len() - 2;
-    let cost = million::Cost {
+    let table = Table::new("By instances", &columns, rows);
+    let last = costs.len() - 2;
+    let estimate = Estimate {
         batch: BATCH,
-        instances: habits[last].instances,
-        requests_of_an_instance: REQUESTS_OF_AN_INSTANCE,
-        relaxed_micros: micros(&accounts[last]).median(),
-        exact_micros: micros(&accounts[last + 1]).median(),
+        instances: workloads[last].instances,
+        relaxed_micros: micros(&costs[last]).median(),
+        exact_micros: micros(&costs[last + 1]).median(),
     };
-    Ok((table, cost))
+    Ok((table, estimate))
+}
+
+/// An estimate for a million requests a second from measured costs.
+struct Estimate {
+    batch: u64,
+    instances: usize,
+    /// Processor time of Redis per request.
+    relaxed_micros: f64,
+    exact_micros: f64,
+}
+
+const REQUESTS_A_SECOND: f64 = 1e6;
+/// The load of a core of Redis that leaves room to catch up after a pause.
+const BUSY: f64 = 0.7;
+/// How long and in how many bytes Redis remembers a writer (docs/protocol.md,
+/// Batches).
+const REMEMBERED_SECONDS: f64 = 7200.0;
+const BYTES_OF_A_WRITER: f64 = 25.0;
+
+impl Estimate {
+    fn paragraphs(&self) -> Vec<String> {
+        let processes =
+            |micros: f64| format!("{:.0}", (REQUESTS_A_SECOND * micros / 1e6 / BUSY).ceil());
+        let begun = REQUESTS_A_SECOND / as_float(REQUESTS_OF_AN_INSTANCE);
+        let capacity = |micros: f64| number(1e6 / micros);
+        vec![
+            format!(
+                "The limit is the one core on which Redis runs scripts: beyond {} requests/s in \
+                 `relaxed` and {} in `exact`, with batches of {}, calls wait for it. More requests a \
+                 batch raise it more than anything else, see [above](#where-metrics-go).",
+                capacity(self.relaxed_micros),
+                capacity(self.exact_micros),
+                self.batch,
+            ),
+            format!(
+                "**A million requests a second, as an estimate.** With batches of {batch}, at \
+                 {instances} instances, a request costs {relaxed} µs of a Redis core in `relaxed` \
+                 and {exact} µs in `exact`, the connection of its instance included. At {busy} % \
+                 load, a million requests a second are {less} Redis processes in `relaxed` and \
+                 {more} in `exact`. Each {REQUESTS_OF_AN_INSTANCE} requests are an instance, so \
+                 {begun} begin every second; a writer is remembered for two hours in \
+                 {BYTES_OF_A_WRITER} bytes, which is {gigabytes} GB over all shards.",
+                batch = self.batch,
+                instances = self.instances,
+                relaxed = number(self.relaxed_micros),
+                exact = number(self.exact_micros),
+                busy = format!("{:.0}", BUSY * 100.0),
+                less = processes(self.relaxed_micros),
+                more = processes(self.exact_micros),
+                begun = number(begun),
+                gigabytes = number(begun * REMEMBERED_SECONDS * BYTES_OF_A_WRITER / 1e9),
+            ),
+            SHARDING.to_owned(),
+        ]
+    }
+}
+
+const SHARDING: &str = "\
+Redis would be sharded by writers, not by series: counts are added up, so an instance may write all \
+its counts to any one Redis, and a lease has to be in the Redis whose batch settles it. Today that is \
+a matter of deployment: each group of hosts has its own `redis_host`, with an exporter beside each \
+Redis, and Prometheus adds them up (`sum without(instance)`: the `max` of the recording rules is for \
+several exporters on *one* Redis, so they have to be changed). There is no instance that chooses its \
+shard by itself, no exporter that reads several Redis or prefixes and adds them up, and there are no \
+recording rules for shards. A Redis Cluster does not spread the load by itself, since a script \
+touches all keys of a prefix, which share a slot; and neither the component nor the exporter follows \
+a cluster's redirections, by which several prefixes would find their nodes.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_estimate_is_of_a_million_requests_at_the_allowed_load() {
+        let estimate = Estimate {
+            batch: 4,
+            instances: 300,
+            relaxed_micros: 7.0,
+            exact_micros: 20.9,
+        };
+        let text = estimate.paragraphs().join("\n");
+        for part in [
+            "beyond 142,857 requests/s",
+            "are 10 Redis",
+            "and 30 in `exact`",
+            "7,812 begin",
+            "in 25 bytes",
+            "1.41 GB",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
 }

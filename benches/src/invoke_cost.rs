@@ -1,24 +1,16 @@
-//! What counting costs a `POST /invoke`: nothing counted, each durability, and
-//! the naive way; for an algorithm that takes no time and for one that takes
-//! about a millisecond.
-
-use functional_scaffold_tests::app::on_spin;
+//! Section: what counting costs a `POST /invoke`, by `metrics_durability`, for an
+//! algorithm that takes no time and for one that takes about a millisecond.
 
 use crate::{
     chart::Chart,
     comparison::{Comparison, Measured, p99, rate},
-    contestant::{Contestant, MILLISECOND, SMALL},
-    report::{Answer, Target},
-    section::Bench,
-    services::{Mode, app, naive},
+    measure::Bench,
+    report::{Findings, Target},
+    services::{MILLISECOND, Mode, SMALL, Service, app, naive},
     store::Store,
 };
 
-/// Measures it.
-///
-/// # Errors
-/// What was timed did not happen.
-pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
+pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
     let store = Store::start()?;
     let service = [
         app("off", Mode::Off, &store)?,
@@ -30,28 +22,33 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
         naive("naive", true, &store)?,
         naive("naive-off", false, &store)?,
     ];
-    let service: Vec<&Contestant<'_>> = service.iter().collect();
+    let service: Vec<&Service<'_>> = service.iter().collect();
     let and_naive: Vec<_> = service.iter().copied().chain([&naive[0]]).collect();
     let all: Vec<_> = service.iter().copied().chain(&naive).collect();
-    let compare = |contestants, request| Comparison {
+    let compare = |services, invocation| Comparison {
         bench,
         store: &store,
-        contestants,
-        request,
+        services,
+        invocation,
     };
 
     let closed = compare(&all, &SMALL).closed()?;
     let capacities = closed.half_of_capacity();
     let half = compare(&and_naive, &SMALL).open(&capacities)?;
-    // The slowest of the modes; the naive way could not take it.
+    // The rate of the slowest mode, which is beyond the capacity of `naive`.
     let same_rate = capacities[service.len() - 1];
     let same = compare(&service, &SMALL).open(&vec![same_rate; service.len()])?;
     let millisecond = compare(&and_naive, &MILLISECOND).closed()?;
 
     let mut targets = throughput_targets(&closed, &millisecond);
-    targets.extend(latency_targets(&half, "each at half of its own capacity"));
-    targets.extend(latency_targets(&same, "all at the same rate"));
-    Ok(Answer {
+    let on_spin = bench.runtime.is_spin();
+    targets.extend(latency_targets(
+        &half,
+        "each at half of its own capacity",
+        on_spin,
+    ));
+    targets.extend(latency_targets(&same, "all at the same rate", on_spin));
+    Ok(Findings {
         title: "What counting costs".into(),
         method: METHOD.into(),
         charts: vec![Chart {
@@ -76,76 +73,60 @@ fn throughput_targets(closed: &Measured, millisecond: &Measured) -> Vec<Target> 
         measured.figure(name, rate).ratio_to(&off)
     };
     let modes = [("relaxed", 0.9), ("exact", 0.75), ("strict", 0.65)];
-    let mut targets: Vec<Target> = modes
-        .iter()
-        .map(|(name, bound)| {
-            let claim = format!("`{name}`: throughput, times `off`");
-            Target::at_least(claim, *bound, times_off(closed, name))
-        })
-        .collect();
+    let mut targets = Vec::new();
+    for (name, bound) in modes {
+        let claim = format!("`{name}`: throughput, times `off`");
+        targets.push(Target::at_least(claim, bound, times_off(closed, name)));
+    }
     for (name, _) in modes {
         let claim = format!("`{name}`: throughput with an algorithm of 1 ms, times `off`");
         targets.push(Target::at_least(claim, 0.95, times_off(millisecond, name)));
     }
-    targets.push(Target::at_most(
-        "`relaxed`: Redis commands a request under load",
-        0.2,
-        closed.figure("relaxed", |run| run.commands),
-    ));
-    // An instance takes 128 requests; those of a load's end have taken fewer.
+    let commands = closed.figure("relaxed", |run| run.commands);
+    let claim = "`relaxed`: Redis commands a request under load";
+    targets.push(Target::at_most(claim, 0.2, commands));
+    // The last instances of a load serve fewer than 128 requests.
     for (name, _) in modes {
-        targets.push(Target::at_most(
-            format!("`{name}`: connections to Redis for 128 requests, which is one an instance"),
-            1.1,
-            closed.figure(name, |run| run.connections),
-        ));
+        let claim = format!("`{name}`: connections to Redis for 128 requests, one an instance");
+        let connections = closed.figure(name, |run| run.connections);
+        targets.push(Target::at_most(claim, 1.1, connections));
     }
     targets
 }
 
-fn latency_targets(open: &Measured, pace: &str) -> Vec<Target> {
+fn latency_targets(open: &Measured, pace: &str, on_spin: bool) -> Vec<Target> {
     let off = open.figure("off", p99);
+    let relaxed = open.figure("relaxed", p99).ratio_to(&off);
+    let exact = open.figure("exact", p99).above(&off);
     let mut targets = vec![
-        Target::at_most(
-            format!("`relaxed`: p99, {pace}, times `off`"),
-            1.1,
-            open.figure("relaxed", p99).ratio_to(&off),
-        ),
-        Target::at_most(
-            format!("`exact`: p99, {pace}, above `off`, ms"),
-            1.0,
-            open.figure("exact", p99).above(&off),
-        ),
+        Target::at_most(format!("`relaxed`: p99, {pace}, times `off`"), 1.1, relaxed),
+        Target::at_most(format!("`exact`: p99, {pace}, above `off`, ms"), 1.0, exact),
     ];
-    if on_spin() {
-        // Where a response leaves in two pieces, the second waits that long.
-        targets.push(Target::at_most(
-            format!("`exact`: p99.9, {pace}, ms: no step at 40"),
-            35.0,
-            open.figure("exact", |run| run.answered.p999),
-        ));
+    if on_spin {
+        // The second part of a response that leaves in two waits for 40 ms.
+        let claim = format!("`exact`: p99.9, {pace}, ms: no step at 40");
+        let p999 = open.figure("exact", |run| run.responses.p999);
+        targets.push(Target::at_most(claim, 35.0, p999));
     }
     targets
 }
 
 const METHOD: &str = "\
-`POST /invoke` against the service with metrics off, with each `metrics_durability`, and against \
-a component that does as one would at first (`naive`, benches/components/naive/: with the SDK's \
-means alone, a connection and six commands a request; `naive-off` is the same without). All of \
-them run at the same time, one Redis (append-only, `everysec`) serves all, and one at a time is \
-under load, for 3 s.
+`POST /invoke` to the service with metrics off, with each `metrics_durability`, and to a component \
+written the straightforward way (`naive`, benches/components/naive/: the SDK's Redis client, a \
+connection and six commands a request; `naive-off` is the same without). All run at the same time \
+on one Redis (append-only, `everysec`), and one at a time is under load, for 3 s.
 
-In the closed loop each of 32 connections sends its next request when the last is answered. In \
-the open loop requests are due at a rate, and latency counts from when one was due (no \
-coordinated omission): once at half of what each could take, once at one rate for all.
+In the closed loop each of 32 connections sends its next request after the last response. In the \
+open loop requests are due at a rate, and latency counts from when one was due (no coordinated \
+omission): once at half of each one's capacity, once at the same rate for all.
 
-Each run is checked: every request was answered with 200, and `request_counter` in Redis grew by \
-just as many.";
+Each run is checked: every response had status 200, and `request_counter` in Redis grew by just as \
+many.";
 
 const NOTE: &str = "\
-Server, Redis and the load generator share this machine's cores, so what one of them spares \
-another has. The generator is oha: of the usual ones it alone waits for the requests under way \
-at the end, without which answers and counts could not be compared. It takes some 12 µs a request \
-in the closed loop, wrk some 7, and ratios come out higher by a percent or so for it. At a rate \
-it sleeps between requests as exactly as its timer is, to the millisecond, so a few come \
-together.";
+Server, Redis and the load generator share this machine's cores, so processor time that one saves is \
+available to the others. The generator is oha: of the usual ones it alone waits for the requests in \
+flight at the end, without which responses and counts could not be compared. It takes some 12 µs a \
+request in the closed loop (wrk some 7), which raises ratios by a percent or so. In the open loop it \
+sleeps between requests with a timer of one millisecond, so a few requests come together.";

@@ -1,92 +1,89 @@
 //! `bench`: measures what a user would compare, and writes docs/benchmarks.md.
 //!
-//! # Layout
-//! - [`section`]: what a section is, and the list of all
-//! - [`rounds`]: measuring in turns; medians, spreads, ratios
-//! - [`load`]: requests, by oha
-//! - [`store`], [`contestant`]: Redis, a server under load, and the proof that
-//!   what was timed happened
-//! - [`services`]: the servers that are compared
-//! - [`comparison`]: loads on several of them, and the tables of what came out
-//! - [`cpu`]: processor time of servers and generator
-//! - [`report`], [`chart`]: how answers read
-//! - [`results`], [`machine`]: what is kept, and what it was measured on
+//! - [`invoke_cost`], [`peers`], [`storage`], [`scrape`], [`growth`],
+//!   [`cold_start`]: the sections
+//! - [`services`], [`comparison`]: services under load, and their comparison
+//! - [`writers`]: instances as Redis sees them
+//! - [`exporters`]: a Redis full of series, and the exporters that show them
+//! - [`store`], [`load`], [`machine`]: Redis, oha, and processor time
+//! - [`measure`]: measuring in turns; medians, spreads, ratios
+//! - [`report`], [`chart`]: what is kept and written
 //!
-//! - [`instance`]: instances as Redis sees them
-//! - [`filled`], [`server`], [`probe`]: a Redis full of series, exporters that
-//!   show them, and how long other clients of Redis wait
-//! - [`invoke_cost`], [`peers`], [`storage`] (with [`pushes`]), [`scrape`],
-//!   [`growth`] (with [`million`]), [`cold_start`]: the sections
-//!
-//! # To add a section
-//! A section is a file of its own, named for what it asks. Write a function
-//! `fn(&Bench) -> anyhow::Result<Answer>` and put it into [`section::SECTIONS`].
-//! It starts what it measures ([`store`], [`services`], the end-to-end tests'
-//! library), measures by [`rounds::alternate`], and after each run compares what
-//! was timed with what it left behind, failing where they differ. In a smoke run
-//! ([`section::Bench::smoke`], [`section::Bench::lasting`]) it does no more than
-//! it takes to see that. Tables, charts and targets get all rounds
-//! ([`rounds::Figure`]); the report takes medians and spreads from them.
+//! # Adding a section
+//! Write a function `fn(&Bench) -> anyhow::Result<Findings>` in a file of its own
+//! and add it to [`SECTIONS`]. It starts what it measures, measures with
+//! [`measure::alternate`], and compares after each run what was timed with what it
+//! left behind, failing where they differ. A smoke run ([`Bench::smoke`],
+//! [`Bench::lasting`]) does no more than these checks need.
 
 #![forbid(unsafe_code)]
 
 mod chart;
 mod cold_start;
 mod comparison;
-mod contestant;
-mod cpu;
-mod filled;
+mod exporters;
 mod growth;
-mod instance;
 mod invoke_cost;
 mod load;
 mod machine;
-mod million;
+mod measure;
 mod peers;
-mod probe;
-mod pushes;
 mod report;
-mod results;
-mod rounds;
 mod scrape;
-mod section;
-mod server;
 mod services;
 mod storage;
 mod store;
+mod writers;
 
 use std::{path::PathBuf, process::ExitCode, time::SystemTime};
 
 use anyhow::{Context as _, ensure};
 use clap::{Parser, builder::PossibleValuesParser};
+use functional_scaffold_testkit::runtime::Runtime;
 
 use crate::{
-    results::{Measured, Results},
-    section::{Bench, SECTIONS, Section},
+    measure::Bench,
+    report::{Files, Findings, Measured, Results},
 };
+
+/// Measures one question.
+type Section = fn(&Bench) -> anyhow::Result<Findings>;
+
+/// The sections by their names for `--only`, in the order of the report.
+const SECTIONS: [(&str, Section); 6] = [
+    ("invoke-cost", invoke_cost::run),
+    (PEERS, peers::run),
+    ("storage", storage::run),
+    ("scrape", scrape::run),
+    ("growth", growth::run),
+    ("cold-start", cold_start::run),
+];
+
+/// The section that needs Python.
+const PEERS: &str = "peers";
 
 /// Measures what a user would compare, in turns, on this machine, and writes
 /// docs/benchmarks.md, its charts, and the figures themselves.
 ///
-/// Starts servers of its own, on loopback, on free ports, ended at the end.
-/// `SCAFFOLD_RUNTIME=spin` with `SPIN_BIN` measures on Spin itself.
+/// Starts its own servers on free ports of loopback, and stops them at the end.
+/// `SCAFFOLD_RUNTIME=spin` with `SPIN_BIN` measures on Spin.
 #[derive(Parser)]
 #[command(name = "bench")]
 struct Cli {
-    /// Measures this section alone (may be given more than once), and puts it
-    /// into the report that is there.
+    /// Measure this section alone (may be given more than once), and put it into
+    /// the existing report.
     #[arg(long, value_name = "SECTION", value_parser = section_names())]
     only: Vec<String>,
 
-    /// How often each contestant is measured.
+    /// Measurements of each contestant.
     #[arg(long, default_value = "5", value_parser = clap::value_parser!(u8).range(1..=50))]
     rounds: u8,
 
-    /// Measures next to nothing, to see that the checks hold; writes no file.
+    /// Run every section's checks with next to no load; write no file.
     #[arg(long)]
     smoke: bool,
 
-    /// Writes the report again from the figures there are, and measures nothing.
+    /// Write the report again from the kept figures, and measure nothing.
     #[arg(long, conflicts_with_all = ["only", "smoke"])]
     render: bool,
 
@@ -94,18 +91,18 @@ struct Cli {
     #[arg(long, value_name = "FILE", default_value = "oha")]
     oha: PathBuf,
 
-    /// A Python with what benches/peers/fastapi/requirements.txt lists. Without
-    /// it, what needs it is left out.
+    /// A Python with the packages of benches/peers/fastapi/requirements.txt.
+    /// Without it, comparisons with Python are left out.
     #[arg(long, value_name = "FILE")]
     python: Option<PathBuf>,
 }
 
 fn section_names() -> PossibleValuesParser {
-    SECTIONS.iter().map(|section| section.name).into()
+    SECTIONS.map(|(name, _)| name).into()
 }
 
 fn main() -> ExitCode {
-    match obey(&Cli::parse()) {
+    match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -114,68 +111,75 @@ fn main() -> ExitCode {
     }
 }
 
-fn obey(cli: &Cli) -> anyhow::Result<()> {
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let runtime = Runtime::from_environment()?;
+    let files = Files::of(&runtime);
     if cli.render {
-        let results = Results::read()?;
-        return results.context("nothing was measured yet")?.write();
+        let results = files.read()?;
+        return files.write(&results.context("nothing was measured yet")?);
     }
     let bench = Bench {
         rounds: if cli.smoke { 1 } else { cli.rounds.into() },
         smoke: cli.smoke,
-        oha: cli.oha.clone(),
-        python: cli.python.clone(),
+        runtime,
+        oha: cli.oha,
+        python: cli.python,
     };
+    let options: String = cli
+        .only
+        .iter()
+        .map(|name| format!(" --only {name}"))
+        .collect();
+    let command = format!("cargo xtask bench{options} --rounds {}", cli.rounds);
     let mut results = Results {
         machine: machine::describe(&bench)?,
         sections: Vec::new(),
     };
-    let wanted =
-        |section: &&Section| cli.only.is_empty() || cli.only.iter().any(|it| it == section.name);
     let mut failed = Vec::new();
-    for section in SECTIONS.iter().filter(wanted) {
-        eprintln!("==> {}", section.name);
-        if section.wants_python && bench.python.is_none() {
+    for (name, section) in SECTIONS {
+        if !cli.only.is_empty() && !cli.only.iter().any(|only| only == name) {
+            continue;
+        }
+        eprintln!("==> {name}");
+        if name == PEERS && bench.python.is_none() {
             eprintln!("skipped: there is no Python with its packages; see --python");
             continue;
         }
-        // What others measured, for minutes, is not lost by one that fails.
-        match measure(section, &bench, cli) {
-            Ok(measured) => results.sections.push(measured),
+        // A failed section does not lose the figures of the others.
+        match measure(name, section, &bench, &command) {
+            Ok(measured) => {
+                let mut text = String::new();
+                files.write_findings(&mut text, &measured.findings);
+                println!("{text}");
+                results.sections.push(measured);
+            }
             Err(error) => {
                 eprintln!("failed: {error:#}");
-                failed.push(section.name);
+                failed.push(name);
             }
         }
     }
     if !cli.smoke && !results.sections.is_empty() {
-        if let Some(earlier) = Results::read()?
+        if let Some(earlier) = files.read()?
             && !cli.only.is_empty()
         {
-            results = earlier.replaced_by(results)?;
+            results = files.replace(earlier, results, &SECTIONS.map(|(name, _)| name))?;
         }
-        results.write()?;
+        files.write(&results)?;
     }
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }
 
-fn measure(section: &Section, bench: &Bench, cli: &Cli) -> anyhow::Result<Measured> {
-    let now = humantime::format_rfc3339_seconds(SystemTime::now());
+fn measure(name: &str, section: Section, bench: &Bench, command: &str) -> anyhow::Result<Measured> {
+    let began = humantime::format_rfc3339_seconds(SystemTime::now());
     let load_average = machine::load_average()?;
-    let answer = (section.run)(bench)?;
-    let mut text = String::new();
-    report::write_answer(&mut text, &answer);
-    println!("{text}");
-    let mut command = String::from("cargo xtask bench");
-    for name in &cli.only {
-        command.push_str(&format!(" --only {name}"));
-    }
     Ok(Measured {
-        name: section.name.to_owned(),
-        began: now.to_string(),
+        name: name.to_owned(),
+        began: began.to_string(),
         commit: machine::commit()?,
-        command: format!("{command} --rounds {}", cli.rounds),
+        command: command.to_owned(),
         load_average,
-        answer,
+        findings: section(bench)?,
     })
 }

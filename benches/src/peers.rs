@@ -1,61 +1,50 @@
-//! Beside what somebody would write instead: the same algorithm and the same
-//! metrics, in Python.
+//! Section: the service beside the same algorithm and metrics in Python.
 
 use anyhow::Context as _;
 
 use crate::{
     chart::Chart,
     comparison::{Comparison, rate},
-    contestant::{Contestant, SMALL},
-    report::{Answer, Target},
-    section::Bench,
-    services::{Mode, Python, app, fastapi},
+    measure::Bench,
+    report::{Findings, Target},
+    services::{Mode, Python, SMALL, Service, app, fastapi},
     store::Store,
 };
 
-/// Measures it.
-///
-/// # Errors
-/// What was timed did not happen.
-pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
+pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
     let python = bench.python.as_deref();
     let python = python.context("there is no Python to compare with; see --python")?;
     let store = Store::start()?;
-    let contestants = [
-        fastapi("fastapi-redis", Python::Redis, python, &store)?,
-        fastapi(
-            "fastapi-prometheus-client",
-            Python::PrometheusClient,
-            python,
-            &store,
-        )?,
-        fastapi("fastapi-off", Python::Off, python, &store)?,
+    let fastapi = |name, counts| fastapi(name, counts, python, &store);
+    let services = [
+        fastapi("fastapi-redis", Python::Redis)?,
+        fastapi("fastapi-prometheus-client", Python::PrometheusClient)?,
+        fastapi("fastapi-off", Python::Off)?,
         app("relaxed", Mode::Durability("relaxed"), &store)?,
         app("exact", Mode::Durability("exact"), &store)?,
         app("strict", Mode::Durability("strict"), &store)?,
         app("off", Mode::Off, &store)?,
     ];
-    let contestants: Vec<&Contestant<'_>> = contestants.iter().collect();
+    let services: Vec<&Service<'_>> = services.iter().collect();
     let comparison = Comparison {
         bench,
         store: &store,
-        contestants: &contestants,
-        request: &SMALL,
+        services: &services,
+        invocation: &SMALL,
     };
     let closed = comparison.closed()?;
     let open = comparison.open(&closed.half_of_capacity())?;
 
     let target = |name, peer, bound| {
-        let ratio = closed
-            .figure(name, rate)
-            .ratio_to(&closed.figure(peer, rate));
+        let base = closed.figure(peer, rate);
+        let ratio = closed.figure(name, rate).ratio_to(&base);
         Target::at_least(
             format!("`{name}`: throughput, times `{peer}`"),
             bound,
             ratio,
         )
     };
-    Ok(Answer {
+    Ok(Findings {
         title: "Beside FastAPI".into(),
         method: METHOD.into(),
         charts: vec![Chart {
@@ -78,18 +67,17 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
 }
 
 const METHOD: &str = "\
-The same algorithm, metrics, client and Redis, and in Python what somebody would write instead \
-(benches/peers/fastapi/): FastAPI on uvicorn with uvloop and httptools, two workers. \
-`fastapi-redis` counts with redis-py and hiredis, one pipeline of the same six commands a \
-request over connections that are kept, awaited before the answer; `fastapi-prometheus-client` \
-counts in files, by prometheus_client in multiprocess mode; `fastapi-off` not at all.
+The same algorithm, metrics, client and Redis, in Python (benches/peers/fastapi/): FastAPI on \
+uvicorn with uvloop and httptools, two workers. `fastapi-redis` counts with redis-py and hiredis, \
+one pipeline of the same six commands a request over kept connections, awaited before the response; \
+`fastapi-prometheus-client` counts in files, by prometheus_client in multiprocess mode; \
+`fastapi-off` does not count.
 
-Each run is checked: every request was answered with 200, and the counter in Redis, or in what \
-`/metrics` answers, grew by just as many.";
+Each run is checked: every response had status 200, and the counter in Redis, or in `/metrics`, grew \
+by just as many.";
 
 const NOTE: &str = "\
-What they keep differs: with prometheus_client, counts are on one machine and gone with its \
-files; a pipeline that fails, or that was applied though its answer was lost, is nobody's to \
-count again; `exact` and `strict` hold [what they \
-promise](operations.md#modes-and-what-each-loses) through both. n = 17 is nothing but the \
-serving; a harder number, in Python, is nothing but the algorithm.";
+Their guarantees differ. With prometheus_client, counts stay on one machine and end with its files. A \
+pipeline that fails loses counts, and one whose reply is lost may be sent twice; `exact` and `strict` \
+keep [their promises](operations.md#modes-and-what-each-loses) through both. n = 17 measures the \
+serving alone; a harder number would, in Python, measure the algorithm alone.";

@@ -1,5 +1,5 @@
-//! What a scrape costs, beside reading the same hashes and throwing them away,
-//! and beside an exporter in Python.
+//! Section: the cost of a scrape, beside reading the same hashes and discarding
+//! them, and beside an exporter in Python.
 
 use std::{
     thread,
@@ -10,14 +10,10 @@ use anyhow::ensure;
 
 use crate::{
     chart::Chart,
-    cpu,
-    filled::{Filled, Shape},
-    load::as_float,
-    probe::Probe,
-    report::{Answer, Bound, Cell, Table, Target, number},
-    rounds::{Figure, alternate},
-    section::Bench,
-    server::{Network, Server},
+    exporters::{Filled, Pinging, Scraped, Shape},
+    machine::{cpu_of_this_thread, cpu_of_threads},
+    measure::{Bench, Figure, alternate, as_float, millis, number},
+    report::{Cell, Findings, Table, Target},
     store::Store,
 };
 
@@ -29,24 +25,24 @@ const SIZES: [Size; 5] = [
         shape: Shape::OneHash,
         ..COMPARED
     },
-    // Once: the Python exporter takes half a minute for each.
+    // One round: the Python exporter takes half a minute for each scrape.
     Size {
-        rounds: Some(1),
+        max_rounds: 1,
         ..Size::of(1_000_000, 1)
     },
 ];
-/// Where the aims are set.
+/// The size of the targets.
 const COMPARED: Size = Size::of(100_000, 2);
-/// A hash of it takes some pages.
+/// A hash has several pages.
 const SMOKE: Size = Size::of(3_000, 1);
 
-/// How many series, and how often they are read in a turn.
+/// The number of series, and how often they are read in a turn.
 #[derive(Clone, Copy)]
 struct Size {
     series: u64,
     shape: Shape,
     scrapes: u32,
-    rounds: Option<usize>,
+    max_rounds: usize,
 }
 
 impl Size {
@@ -55,51 +51,44 @@ impl Size {
             series,
             shape: Shape::Service,
             scrapes,
-            rounds: None,
+            max_rounds: usize::MAX,
         }
-    }
-
-    fn algorithms(self) -> u64 {
-        self.series / self.shape.series_of_an_algorithm()
     }
 }
 
-/// Redis says of every command that takes longer, in microseconds.
+/// Redis logs commands that take longer, in microseconds.
 const SLOW_MICROS: &str = "100";
-/// What a scrape may take of the Python exporter's time.
+/// The target for a scrape's share of the Python exporter's time.
 const PYTHON_SHARE: f64 = 1.0 / 20.0;
-const NOBODY: Duration = Duration::from_millis(300);
+const IDLE: Duration = Duration::from_millis(300);
 
-/// Measures it.
-pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
+pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
     let sizes: &[Size] = if bench.smoke { &[SMOKE] } else { &SIZES };
-    let mut tables = Vec::new();
-    let mut charts = Vec::new();
-    let mut targets = Vec::new();
-    let mut notes = Vec::new();
+    let (mut tables, mut charts) = (Vec::new(), Vec::new());
+    let (mut targets, mut notes) = (Vec::new(), Vec::new());
     for size in sizes {
-        let measured = measure(bench, *size)?;
+        let measured = Measured::measure(bench, *size)?;
         tables.push(measured.table());
         if size.series == COMPARED.series {
             charts.push(measured.chart());
             targets.extend(measured.targets());
-            notes.push(measured.bounds());
+            notes.push(measured.note());
         }
     }
-    Ok(Answer {
+    Ok(Findings {
         title: "What a scrape costs".into(),
         method: format!(
-            "Redis holds the service's own families, with the {} series of \
-             each of many algorithms, every bucket in use; or, *in one hash*, the requests of more \
-             algorithms alone, of which no page can be read before the one before it. *Read and discarded* is a native client \
-             that reads the same hashes page by page (`HSCAN`, the exporter's page), the next page \
-             of each at once, and throws them away: the limit. *In Python* is a collector of \
+            "Redis holds the service's own families with the {} series of each of many algorithms, \
+             every bucket in use; or, *in one hash*, the requests of more algorithms alone, whose \
+             pages can only be read one after the other. *Read and discarded* is a native client \
+             that reads the same hashes page by page (`HSCAN`, the exporter's page size), the next \
+             page of each at once, and discards them: the limit. *In Python* is a collector of \
              `prometheus_client` with redis-py and hiredis that reads each hash with one `HGETALL` \
-             (`benches/peers/exporter`). Before they are timed, each exporter's scrape is compared \
+             (`benches/peers/exporter`). Before the timing each exporter's scrape is compared \
              sample by sample with what was stored; every timed one has to have as many samples. \
-             The longest wait is that of a second client, which pings Redis all the while; what it \
-             is with nobody reading is the machine's own. The longest command is by Redis's clock \
-             (`SLOWLOG`), 0 where none took {SLOW_MICROS} µs.",
+             The longest wait is that of a second client, which pings Redis all the time; with no \
+             reader it is the machine's own. The longest command is by Redis's clock (`SLOWLOG`), \
+             0 where none took {SLOW_MICROS} µs.",
             Shape::Service.series_of_an_algorithm(),
         ),
         tables,
@@ -109,14 +98,13 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
     })
 }
 
-/// Who reads.
 enum Reader {
-    Nobody,
+    Idle,
     Discarding,
-    Serving(Server),
+    Exporter(Scraped),
 }
 
-/// One turn, each quantity of one scrape but the longest ones.
+/// One turn: figures of a scrape, but for the longest ones.
 struct Run {
     millis: f64,
     reader_millis: f64,
@@ -125,14 +113,14 @@ struct Run {
     longest_command_millis: f64,
 }
 
-/// Who read, in the order of the tables, and their turns.
+/// The readers in the order of the tables, and their turns.
 struct Measured {
-    /// How many series, and how they are spread.
+    /// The number of series, and how they are spread.
     what: String,
-    name: &'static str,
+    chart_name: &'static str,
     readers: Vec<(&'static str, Reader)>,
     runs: Vec<Vec<Run>>,
-    /// Peak memory in bytes, of those who serve.
+    /// Peak memory of the exporters, in bytes.
     peaks: Vec<Option<u64>>,
 }
 
@@ -140,48 +128,45 @@ const DISCARDING: usize = 1;
 const EXPORTER: usize = 2;
 const PYTHON: usize = 3;
 
-fn measure(bench: &Bench, size: Size) -> anyhow::Result<Measured> {
-    let store = Store::start()?;
-    let mut filled = Filled::fill(store.port(), size.shape, size.algorithms())?;
-    let _: () = store.call(&["CONFIG", "SET", "slowlog-log-slower-than", SLOW_MICROS])?;
-    let _: () = store.call(&["CONFIG", "SET", "slowlog-max-len", "100000"])?;
-    let (name, spread) = match size.shape {
-        Shape::Service => ("scrape", ""),
-        Shape::OneHash => ("scrape-one-hash", " in one hash"),
-    };
-    let network = Network::new()?;
-    let exporter = network.exporter(&store, &filled)?;
-    let mut readers = vec![
-        ("nobody", Reader::Nobody),
-        ("read and discarded", Reader::Discarding),
-        ("the exporter", Reader::Serving(exporter)),
-    ];
-    if let Some(python) = &bench.python {
-        let server = network.python_exporter(python, &store, &filled)?;
-        readers.push(("in Python", Reader::Serving(server)));
-    }
-    let rounds = size.rounds.unwrap_or(bench.rounds).min(bench.rounds);
-    let runs = alternate(rounds, &readers, |(_, reader)| {
-        turn(reader, size, &store, &mut filled, &network)
-    })?;
-    let peaks = readers.iter().map(|(_, reader)| match reader {
-        Reader::Serving(server) => server.peak_memory().map(Some),
-        _ => Ok(None),
-    });
-    Ok(Measured {
-        what: format!(
-            "{} series{}",
-            number(as_float(filled.series() as u64)),
-            spread
-        ),
-        name,
-        peaks: peaks.collect::<anyhow::Result<_>>()?,
-        readers,
-        runs,
-    })
-}
-
 impl Measured {
+    fn measure(bench: &Bench, size: Size) -> anyhow::Result<Self> {
+        let store = Store::start()?;
+        let algorithms = size.series / size.shape.series_of_an_algorithm();
+        let mut filled = Filled::fill(store.port(), size.shape, algorithms)?;
+        let _: () = store.call(&["CONFIG", "SET", "slowlog-log-slower-than", SLOW_MICROS])?;
+        let _: () = store.call(&["CONFIG", "SET", "slowlog-max-len", "100000"])?;
+        let (chart_name, spread) = match size.shape {
+            Shape::Service => ("scrape", ""),
+            Shape::OneHash => ("scrape-one-hash", " in one hash"),
+        };
+        let exporter = Scraped::exporter(&store, &filled)?;
+        let mut readers = vec![
+            ("no reader", Reader::Idle),
+            ("read and discarded", Reader::Discarding),
+            ("the exporter", Reader::Exporter(exporter)),
+        ];
+        if let Some(python) = &bench.python {
+            let exporter = Scraped::python(python, &store, &filled)?;
+            readers.push(("in Python", Reader::Exporter(exporter)));
+        }
+        let rounds = bench.rounds.min(size.max_rounds);
+        let runs = alternate(rounds, &readers, |(_, reader)| {
+            turn(reader, size.scrapes, &store, &mut filled)
+        })?;
+        let peaks = readers.iter().map(|(_, reader)| match reader {
+            Reader::Exporter(exporter) => exporter.peak_memory().map(Some),
+            _ => Ok(None),
+        });
+        let series = number(as_float(filled.series() as u64));
+        Ok(Self {
+            what: format!("{series} series{spread}"),
+            chart_name,
+            peaks: peaks.collect::<anyhow::Result<_>>()?,
+            readers,
+            runs,
+        })
+    }
+
     fn figure(&self, reader: usize, quantity: fn(&Run) -> f64) -> Figure {
         Figure::of(&self.runs[reader], quantity)
     }
@@ -203,7 +188,7 @@ impl Measured {
                 self.figure(place, |run| run.longest_wait_millis).into(),
                 self.figure(place, |run| run.longest_command_millis).into(),
                 match self.peaks[place] {
-                    Some(peak) => Figure::of(&[as_float(peak) / 1e6], |peak| *peak).into(),
+                    Some(peak) => Figure::once(as_float(peak) / 1e6).into(),
                     None => "".into(),
                 },
             ]
@@ -218,109 +203,93 @@ impl Measured {
             "longest command, ms",
             "peak memory, MB",
         ];
-        Table {
-            caption: self.what.clone(),
-            columns: columns.map(str::to_owned).into(),
-            rows: rows.collect(),
-        }
+        Table::new(&self.what, &columns, rows)
     }
 
     fn chart(&self) -> Chart {
         let bars = (DISCARDING..self.readers.len())
             .map(|place| (self.readers[place].0.to_owned(), self.time(place)));
         Chart {
-            name: self.name.into(),
+            name: self.chart_name.into(),
             caption: format!("Time of a scrape of {}, ms", self.what),
             bars: bars.collect(),
         }
     }
 
     fn targets(&self) -> Vec<Target> {
+        let what = &self.what;
         let own = self.time(EXPORTER);
-        let mut targets = vec![Target {
-            claim: format!(
-                "a scrape of {}, times reading and discarding them",
-                self.what
-            ),
-            bound: Bound::AtMost(1.5),
-            figure: own.ratio_to(&self.time(DISCARDING)),
-        }];
+        let mut targets = vec![Target::at_most(
+            format!("a scrape of {what}, times reading and discarding them"),
+            1.5,
+            own.ratio_to(&self.time(DISCARDING)),
+        )];
         if self.readers.len() > PYTHON {
-            targets.push(Target {
-                claim: format!("a scrape of {}, times the Python exporter", self.what),
-                bound: Bound::AtMost(PYTHON_SHARE),
-                figure: own.ratio_to(&self.time(PYTHON)),
-            });
+            targets.push(Target::at_most(
+                format!("a scrape of {what}, times the Python exporter"),
+                PYTHON_SHARE,
+                own.ratio_to(&self.time(PYTHON)),
+            ));
         }
-        // "Never": the longest of all rounds.
+        // "Never longer": the longest of all rounds.
         let longest = self.figure(EXPORTER, |run| run.longest_wait_millis).max();
-        targets.push(Target {
-            claim: format!(
-                "the longest wait of others for Redis during it, {}, ms",
-                self.what
-            ),
-            bound: Bound::AtMost(5.0),
-            figure: Figure::of(&[longest], |millis| *millis),
-        });
+        targets.push(Target::at_most(
+            format!("the longest wait of others for Redis during it, {what}, ms"),
+            5.0,
+            Figure::once(longest),
+        ));
         targets
     }
 
-    fn bounds(&self) -> String {
+    fn note(&self) -> String {
         let redis = self.figure(EXPORTER, |run| run.redis_millis).median();
         let mut text = format!(
-            "Of the exporter's {} ms for {} Redis itself works for {} ms, on the one core \
-             that it has, to hand out the pages: whoever reads them page by page is not faster.",
+            "Of the exporter's {} ms for {} Redis works for {} ms on its one core to return the \
+             pages: no reader page by page is faster.",
             number(self.time(EXPORTER).median()),
             self.what,
             number(redis),
         );
         if self.readers.len() > PYTHON {
-            let all_at_once = self.figure(PYTHON, |run| run.redis_millis).median();
+            let whole = self.figure(PYTHON, |run| run.redis_millis).median();
             text.push_str(&format!(
-                " A twentieth of the Python exporter's time is {} ms. To be handed out each hash \
-                 at once costs Redis {} ms, and others wait longer for it.",
+                " A twentieth of the Python exporter's time is {} ms. To return each hash at once \
+                 costs Redis {} ms, and other clients wait longer.",
                 number(self.time(PYTHON).median() * PYTHON_SHARE),
-                number(all_at_once),
+                number(whole),
             ));
         }
         text
     }
 }
 
-fn turn(
-    reader: &Reader,
-    size: Size,
-    store: &Store,
-    filled: &mut Filled,
-    network: &Network,
-) -> anyhow::Result<Run> {
+fn turn(reader: &Reader, scrapes: u32, store: &Store, filled: &mut Filled) -> anyhow::Result<Run> {
     let _: () = store.call(&["SLOWLOG", "RESET"])?;
-    let used_by_reader = || match reader {
-        Reader::Serving(server) => server.used(),
-        _ => cpu::of_this_thread(),
+    let reader_cpu = || match reader {
+        Reader::Exporter(exporter) => exporter.cpu(),
+        _ => cpu_of_this_thread(),
     };
-    let used_by_redis = || cpu::of_threads(store.process_id());
-    let before = (used_by_reader()?, used_by_redis()?);
-    let probe = Probe::start(store.port())?;
+    let redis_cpu = || cpu_of_threads(store.process_id());
+    let before = (reader_cpu()?, redis_cpu()?);
+    let pinging = Pinging::start(store.port())?;
     let began = Instant::now();
     let mut texts = Vec::new();
-    for _ in 0..size.scrapes {
+    for _ in 0..scrapes {
         match reader {
-            Reader::Nobody => thread::sleep(NOBODY / size.scrapes),
+            Reader::Idle => thread::sleep(IDLE / scrapes),
             Reader::Discarding => filled.read_and_discard()?,
-            Reader::Serving(server) => texts.push(network.scrape(server)?),
+            Reader::Exporter(exporter) => texts.push(exporter.scrape()?),
         }
     }
-    let took = began.elapsed() / size.scrapes;
-    let reader_used = used_by_reader()?.saturating_sub(before.0) / size.scrapes;
-    let redis_used = used_by_redis()?.saturating_sub(before.1) / size.scrapes;
-    let longest_wait = probe.stop()?;
-    if let Reader::Serving(server) = reader {
+    let took = began.elapsed() / scrapes;
+    let reader_used = reader_cpu()?.saturating_sub(before.0) / scrapes;
+    let redis_used = redis_cpu()?.saturating_sub(before.1) / scrapes;
+    let longest_wait = pinging.stop()?;
+    if let Reader::Exporter(exporter) = reader {
         for text in &texts {
-            server.check(text)?;
+            exporter.check(text)?;
         }
     }
-    let millis = |time: Duration| time.as_secs_f64() * 1e3;
     Ok(Run {
         millis: millis(took),
         reader_millis: millis(reader_used),
@@ -330,7 +299,7 @@ fn turn(
     })
 }
 
-/// Of the readers' and of who pings: what asks for the log empties it, too, which
+/// The longest command of readers and of the pinging client: not SLOWLOG, which
 /// takes long itself.
 fn longest_command_micros(store: &Store) -> anyhow::Result<u64> {
     let log: Vec<Vec<redis::Value>> = store.call(&["SLOWLOG", "GET", "-1"])?;

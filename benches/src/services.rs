@@ -1,96 +1,220 @@
-//! The servers that are compared: the service itself, the same with metrics as
-//! one would write them at first, and the one somebody would write in Python.
+//! The compared services, and loads on them: each run is checked to have counted
+//! every response once.
 
-use std::{net::Ipv4Addr, path::Path, process::Command, time::Duration};
+use std::{any::Any, net::Ipv4Addr, path::Path, process::Command, thread, time::Duration};
 
-use anyhow::Context as _;
-use functional_scaffold_tests::{
-    app::{App, AppOptions},
+use anyhow::{Context as _, ensure};
+use functional_scaffold_protocol::catalog::RequestLabels;
+use functional_scaffold_testkit::{
     process::{Process, free_port, poll_until},
     repository,
+    runtime::{App, AppOptions},
 };
 use tempfile::TempDir;
 
 use crate::{
-    contestant::{Contestant, Counted, Request},
+    load::{Load, Pace, Responses},
+    machine::cpu_of_tree,
+    measure::{Bench, as_float},
     store::Store,
 };
 
-/// How the service counts.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a count may take to reach the store after its response.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// After it, work left over from the last load is done.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// A running service.
+pub(crate) struct Service<'a> {
+    /// The name in the report.
+    pub(crate) name: &'static str,
+    /// The URL without a path.
+    pub(crate) origin: String,
+    process: u32,
+    pub(crate) counted: Counted<'a>,
+    _running: Box<dyn Any>,
+}
+
+/// Reads the number of counted requests of a kind; none where nothing is counted.
+type Counted<'a> = Option<Box<dyn Fn(&Invocation) -> anyhow::Result<u64> + 'a>>;
+
+/// A `POST` that runs an algorithm.
+#[derive(Debug)]
+pub(crate) struct Invocation {
+    pub(crate) path: &'static str,
+    pub(crate) body: &'static str,
+    /// The labels under which a success is counted.
+    pub(crate) labels: RequestLabels<'static>,
+}
+
+/// A prime that is found at once.
+pub(crate) const SMALL: Invocation = Invocation {
+    path: "/invoke",
+    body: r#"{"number": 17}"#,
+    labels: RequestLabels::new("POST", "/invoke", 200),
+};
+
+/// An algorithm that takes about a millisecond.
+pub(crate) const MILLISECOND: Invocation = Invocation {
+    path: "/invoke/count-primes",
+    body: r#"{"limit": 900000}"#,
+    labels: RequestLabels::new("POST", "/invoke/{algorithm}", 200),
+};
+
+/// One measurement of a service under load.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    pub(crate) responses: Responses,
+    /// Processor time per request, in microseconds.
+    pub(crate) server_micros: f64,
+    pub(crate) redis_micros: f64,
+    pub(crate) generator_micros: f64,
+    /// Commands to Redis per request.
+    pub(crate) commands: f64,
+    /// Connections to Redis that were opened per 128 requests, the number that an
+    /// instance serves.
+    pub(crate) connections: f64,
+}
+
+impl Service<'_> {
+    /// Sends a load. Fails unless each request is responded with 200 and counted
+    /// once.
+    pub(crate) fn run(
+        &self,
+        bench: &Bench,
+        store: &Store,
+        invocation: &Invocation,
+        pace: Pace,
+        lasting: Duration,
+    ) -> anyhow::Result<Run> {
+        let load = Load {
+            url: format!("{}{}", self.origin, invocation.path),
+            body: invocation.body,
+            pace,
+            lasting: bench.lasting(lasting),
+        };
+        thread::sleep(bench.lasting(PAUSE));
+        let counted = self.count(invocation)?;
+        let (work, cpu) = (store.work()?, cpu_of_tree(self.process)?);
+        let responses = load.send(&bench.oha);
+        let responses = responses.with_context(|| self.name.to_owned())?;
+        if let Pace::Open(rate) = pace {
+            // A moment's hiccup is much of a smoke run.
+            let due = rate * load.lasting.as_secs_f64();
+            ensure!(
+                bench.smoke || as_float(responses.count) > 0.9 * due,
+                "{}: {} of {due:.0} requests that were due: beyond capacity",
+                self.name,
+                responses.count
+            );
+        }
+        if let Some(before) = counted {
+            poll_until(FLUSH_TIMEOUT, || {
+                let counted = self.count(invocation)?.map_or(0, |now| now - before);
+                ensure!(
+                    counted == responses.count,
+                    "{}: {} responses, {counted} counted",
+                    self.name,
+                    responses.count,
+                );
+                Ok(())
+            })?;
+        }
+        let (work_after, cpu_after) = (store.work()?, cpu_of_tree(self.process)?);
+        let requests = as_float(responses.count);
+        let micros = |time: Duration| time.as_secs_f64() * 1e6 / requests;
+        Ok(Run {
+            server_micros: micros(cpu_after.saturating_sub(cpu)),
+            redis_micros: micros(work_after.cpu.saturating_sub(work.cpu)),
+            generator_micros: micros(responses.generator),
+            commands: as_float(work_after.commands_since(&work)) / requests,
+            connections: as_float(work_after.connections - work.connections) / requests * 128.0,
+            responses,
+        })
+    }
+
+    fn count(&self, invocation: &Invocation) -> anyhow::Result<Option<u64>> {
+        let count = self.counted.as_ref().map(|counted| counted(invocation));
+        count.transpose()
+    }
+}
+
+/// How this repository's service counts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Mode {
-    /// Not at all.
     Off,
     /// In the instance's memory.
     Pull,
-    /// Into Redis, with this `metrics_durability`.
+    /// In Redis, with this `metrics_durability`.
     Durability(&'static str),
 }
 
-/// The application of this repository with two algorithms, under a prefix of
-/// its own.
-///
-/// # Errors
-/// It is not built, or does not start.
+/// Starts this repository's service with two algorithms. Its keys begin with
+/// `name`.
 pub(crate) fn app<'a>(
     name: &'static str,
     mode: Mode,
     store: &'a Store,
-) -> anyhow::Result<Contestant<'a>> {
-    let options = options("benches/components/spin.toml", name, store);
-    let options = match mode {
-        Mode::Off => options.variable("metrics_backend", "off"),
-        Mode::Pull => options.variable("metrics_backend", "pull"),
-        Mode::Durability(mode) => options.variable("metrics_durability", mode),
+) -> anyhow::Result<Service<'a>> {
+    let manifest = "benches/components/spin.toml";
+    let (variable, value, counts_in_redis) = match mode {
+        Mode::Off => ("metrics_backend", "off", false),
+        Mode::Pull => ("metrics_backend", "pull", false),
+        Mode::Durability(durability) => ("metrics_durability", durability, true),
     };
-    let counts_in_redis = matches!(mode, Mode::Durability(_));
-    start(name, &options, counts_in_redis.then_some(store))
+    start_app(
+        name,
+        manifest,
+        Some((variable, value)),
+        counts_in_redis,
+        store,
+    )
 }
 
-/// A connection and six commands a request, or the same without them.
-///
-/// # Errors
-/// It is not built, or does not start.
+/// Starts a component that opens a connection and sends six commands a request, or
+/// the same without them.
 pub(crate) fn naive<'a>(
     name: &'static str,
     counts: bool,
     store: &'a Store,
-) -> anyhow::Result<Contestant<'a>> {
-    let options = options("benches/components/naive/spin.toml", name, store);
-    let options = match counts {
-        true => options,
-        false => options.variable("metrics_backend", "off"),
-    };
-    start(name, &options, counts.then_some(store))
+) -> anyhow::Result<Service<'a>> {
+    let variable = (!counts).then_some(("metrics_backend", "off"));
+    start_app(
+        name,
+        "benches/components/naive/spin.toml",
+        variable,
+        counts,
+        store,
+    )
 }
 
-fn options(manifest: &str, name: &str, store: &Store) -> AppOptions {
-    AppOptions {
-        manifest: repository().join(manifest),
-        ..AppOptions::with_redis(store.port())
-    }
-    .variable("metrics_prefix", &format!("{name}:"))
-}
-
-fn start<'a>(
+fn start_app<'a>(
     name: &'static str,
-    options: &AppOptions,
-    counts_in: Option<&'a Store>,
-) -> anyhow::Result<Contestant<'a>> {
-    let app = App::start(options).with_context(|| name.to_owned())?;
-    Ok(Contestant {
+    manifest: &str,
+    variable: Option<(&'static str, &str)>,
+    counts_in_redis: bool,
+    store: &'a Store,
+) -> anyhow::Result<Service<'a>> {
+    let mut options =
+        AppOptions::with_redis(store.port()).variable("metrics_prefix", &format!("{name}:"));
+    options.manifest = repository().join(manifest);
+    if let Some((name, value)) = variable {
+        options = options.variable(name, value);
+    }
+    let app = App::start(&options).with_context(|| name.to_owned())?;
+    Ok(Service {
         name,
         origin: app.url(""),
-        process: app.process_id(),
-        counted: counts_in.map(|store| in_redis(name, store)),
-        _server: Box::new(app),
+        process: app.process().id(),
+        counted: counts_in_redis.then(|| counted_in_redis(name, store)),
+        _running: Box::new(app),
     })
 }
 
 /// Where the FastAPI service counts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Python {
-    /// Nowhere.
     Off,
     /// In Redis, a pipeline a request.
     Redis,
@@ -98,18 +222,13 @@ pub(crate) enum Python {
     PrometheusClient,
 }
 
-const START_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// FastAPI on uvicorn with two workers. `python` has its packages.
-///
-/// # Errors
-/// A package is missing, or it does not start.
+/// Starts FastAPI on uvicorn with two workers.
 pub(crate) fn fastapi<'a>(
     name: &'static str,
     counts: Python,
     python: &Path,
     store: &'a Store,
-) -> anyhow::Result<Contestant<'a>> {
+) -> anyhow::Result<Service<'a>> {
     let port = free_port()?;
     let files = TempDir::new()?;
     let metrics = match counts {
@@ -128,53 +247,49 @@ pub(crate) fn fastapi<'a>(
         .env("METRICS_PREFIX", format!("{name}:"))
         .env("REDIS_PORT", store.port().to_string())
         .env("PROMETHEUS_MULTIPROC_DIR", files.path());
-    let process = Process::start(&mut command, "it is the Python that --python names")?;
+    let mut process = Process::start(&mut command)?;
     let origin = format!("http://{}:{port}", Ipv4Addr::LOCALHOST);
-    // What no route takes is counted nowhere.
-    poll_until(START_TIMEOUT, || {
-        let answer = ureq::get(&origin).call();
-        match answer {
+    // A request without a route is not counted.
+    process
+        .wait_until(START_TIMEOUT, |_| match ureq::get(&origin).call() {
             Ok(_) | Err(ureq::Error::StatusCode(404)) => Ok(()),
-            Err(error) => Err(error).with_context(|| process.output().unwrap_or_default()),
-        }
-    })
-    .with_context(|| name.to_owned())?;
+            Err(error) => Err(error.into()),
+        })
+        .with_context(|| name.to_owned())?;
     let counted: Counted<'a> = match counts {
         Python::Off => None,
-        Python::Redis => Some(in_redis(name, store)),
-        Python::PrometheusClient => Some(exposed(&origin)),
+        Python::Redis => Some(counted_in_redis(name, store)),
+        Python::PrometheusClient => Some(exposed(format!("{origin}/metrics/"))),
     };
-    Ok(Contestant {
+    Ok(Service {
         name,
         origin,
         process: process.id(),
         counted,
-        _server: Box::new((process, files)),
+        _running: Box::new((process, files)),
     })
 }
 
-type Count<'a> = Box<dyn Fn(&Request) -> anyhow::Result<u64> + 'a>;
+type Count<'a> = Box<dyn Fn(&Invocation) -> anyhow::Result<u64> + 'a>;
 
-fn in_redis<'a>(name: &str, store: &'a Store) -> Count<'a> {
+fn counted_in_redis<'a>(name: &str, store: &'a Store) -> Count<'a> {
     let key = format!("{name}:request_counter");
-    Box::new(move |request| store.count(&key, &request.labels.to_text()))
+    Box::new(move |invocation| store.count(&key, &invocation.labels.to_text()))
 }
 
-fn exposed(origin: &str) -> Count<'static> {
-    let url = format!("{origin}/metrics/");
-    Box::new(move |request| {
+fn exposed(url: String) -> Count<'static> {
+    Box::new(move |invocation| {
         let text = ureq::get(&url).call()?.body_mut().read_to_string()?;
-        let series = format!("http_requests_total{{{}}} ", request.labels.to_text());
-        let sample = text.lines().find_map(|line| line.strip_prefix(&series));
-        // prometheus_client writes a count as a float. Before the first
-        // request there is none.
-        let count = sample.map_or(Ok(0.0), str::parse::<f64>)?;
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a count"
-        )]
-        let count = count as u64;
-        Ok(count)
+        exposed_count(&text, invocation)
     })
+}
+
+/// The count in an exposition, 0 before the first request.
+pub(crate) fn exposed_count(exposition: &str, invocation: &Invocation) -> anyhow::Result<u64> {
+    let series = format!("http_requests_total{{{}}} ", invocation.labels.to_text());
+    let mut lines = exposition.lines();
+    let sample = lines.find_map(|line| line.strip_prefix(&series));
+    // prometheus_client writes `3.0`.
+    let count = sample.map(|sample| sample.trim_end_matches(".0"));
+    Ok(count.map_or(Ok(0), str::parse)?)
 }

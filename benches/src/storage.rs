@@ -1,146 +1,118 @@
-//! How many requests a second one Redis core can account for, by mode and by
-//! requests a batch; and how many pushes a core of a Pushgateway takes, as its
-//! groups grow.
+//! Section: the requests per second that one core of Redis accounts for, by mode
+//! and batch, and the pushes that one core of a Pushgateway takes.
 
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
-use functional_scaffold_protocol::calls::leases_key;
+use anyhow::{Context as _, ensure};
+use functional_scaffold_protocol::{
+    batch::Batch,
+    calls::DEFAULT_PREFIX,
+    catalog::Catalog,
+    exposition::{Format, expose},
+    pushgateway::group_path,
+    series::families_of_totals,
+};
+use functional_scaffold_testkit::pushgateway::Pushgateway;
 
 use crate::{
     chart::Chart,
-    instance::{Done, Habit, REQUESTS_OF_AN_INSTANCE},
-    load::as_float,
-    pushes,
-    report::{Answer, Cell, Table},
-    rounds::{Figure, alternate},
-    section::Bench,
+    exporters::get,
+    machine::cpu_of_tree,
+    measure::{Bench, Figure, alternate, as_float},
+    report::{Cell, Findings, Table},
     store::Store,
+    writers::{Cost, REQUESTS_OF_AN_INSTANCE, Workload, algorithm_name, endpoint, record},
 };
 
-const LASTING: Duration = Duration::from_millis(800);
-const SMOKE_LASTING: Duration = Duration::from_millis(100);
 const BATCHES: [u64; 3] = [1, 4, 16];
-/// Calls that are sent at a time where Redis is to read many at once.
+/// Calls at a time where Redis reads many at once.
 const PIPELINED: usize = 64;
 
-/// What Redis did for instances.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Account {
-    /// What was asked of it, all of it found done.
-    pub(crate) done: Done,
-    /// Its processor time.
-    pub(crate) redis: Duration,
-    /// Time on the clock.
-    pub(crate) took: Duration,
+const GROUPS: [usize; 3] = [1, 100, 1_000];
+const SMOKE_GROUPS: [usize; 2] = [1, 10];
+const LASTING: Duration = Duration::from_secs(1);
+const PUSH_TIMEOUT: Duration = Duration::from_secs(20);
+
+pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
+    let (redis, bars) = redis(bench)?;
+    Ok(Findings {
+        title: "Where metrics go".into(),
+        method: format!(
+            "Native clients make the calls of instances, leases and the real scripts, and nothing \
+             else: each instance connects, checks that its families are registered, has \
+             {REQUESTS_OF_AN_INSTANCE} requests and ends, as on Spin. 32 instances run at a time \
+             with one call in flight each, as in the service; and, for the limit of Redis itself, \
+             4 with up to {PIPELINED} calls at a time. Requests are divided by Redis's own \
+             processor time (`/proc`), without the clients'. Each reply is read, and after each \
+             run every request is in its histogram once, and no lease is open. `appendfsync \
+             everysec`.\n\n\
+             For Redis `exact` and `strict` are the same calls: a lease an execution, and batches \
+             that settle them. They differ in the number of requests that share a batch: in \
+             `strict`, which waits for its batch, those that end while another one is written."
+        ),
+        charts: vec![Chart {
+            name: "storage".into(),
+            caption: "Requests a second that one core of Redis accounts for".into(),
+            bars,
+        }],
+        tables: vec![redis, pushes(bench)?],
+        targets: vec![],
+        notes: vec![
+            "A push replaces its group by the totals of one instance, and the Pushgateway compares \
+             it with every other group, so its cost grows with the groups. No group is removed: \
+             each instance leaves one behind."
+                .into(),
+        ],
+    })
 }
 
-impl Account {
-    /// Runs instances for a while, and sees to it that each of their requests
-    /// is counted, and once.
-    ///
-    /// # Errors
-    /// Redis refused something, or more or less was counted.
-    pub(crate) fn of(store: &Store, habit: &Habit, lasting: Duration) -> anyhow::Result<Self> {
-        let before = (counted(store, habit)?, store.work()?);
-        let began = Instant::now();
-        let done = habit.run(store.port(), lasting)?;
-        let took = began.elapsed();
-        let work = store.work()?;
-        let counted = counted(store, habit)? - before.0;
-        ensure!(
-            counted == done.requests,
-            "{} requests were sent, {counted} are counted",
-            done.requests
-        );
-        let leases: u64 = store.call(&["ZCARD", &leases_key(&habit.prefix)])?;
-        ensure!(leases == 0, "{leases} leases are open");
-        Ok(Self {
-            done,
-            redis: work.used.saturating_sub(before.1.used),
-            took,
-        })
-    }
-
-    /// Requests that one core of Redis takes in a second.
-    pub(crate) fn requests_of_a_core(&self) -> f64 {
-        as_float(self.done.requests) / self.redis.as_secs_f64()
-    }
-
-    /// Redis's processor time a request, in microseconds.
-    pub(crate) fn micros_of_a_request(&self) -> f64 {
-        1e6 / self.requests_of_a_core()
-    }
-}
-
-/// How long instances write in a turn.
-pub(crate) fn lasting(bench: &Bench) -> Duration {
-    if bench.smoke { SMOKE_LASTING } else { LASTING }
-}
-
-/// All executions there are in the store, by their durations: each is in its
-/// algorithm's histogram, in one bucket.
-fn counted(store: &Store, habit: &Habit) -> anyhow::Result<u64> {
-    const SUM: &str = "local sum = 0 \
-        for algorithm = 0, ARGV[1] - 1 do \
-          local name = 'algorithm=\"algorithm-' .. algorithm .. '\"' \
-          for _, le in ipairs({'|0.00005', '|0.0001'}) do \
-            sum = sum + (redis.call('HGET', KEYS[1], name .. le) or 0) \
-          end \
-        end \
-        return sum";
-    let key = format!("{}algorithm_latency", habit.prefix);
-    store.call(&["EVAL", SUM, "1", &key, &habit.algorithms.to_string()])
-}
-
-/// Measures it.
-pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
+/// The table, and its bars for the chart.
+fn redis(bench: &Bench) -> anyhow::Result<(Table, Vec<(String, Figure)>)> {
     let store = Store::start()?;
-    let mut habits = Vec::new();
+    let mut workloads = Vec::new();
     for leased in [false, true] {
         for batch in BATCHES {
-            for (instances, calls_at_a_time) in [(32, 1), (4, PIPELINED)] {
-                habits.push(Habit {
-                    prefix: format!("{leased}:{batch}:{calls_at_a_time}:"),
+            for (instances, pipelined) in [(32, 1), (4, PIPELINED)] {
+                workloads.push(Workload {
+                    prefix: format!("{leased}:{batch}:{pipelined}:"),
                     leased,
                     batch,
                     algorithms: 1,
                     instances,
-                    calls_at_a_time,
+                    pipelined,
                 });
             }
         }
     }
-    let lasting = lasting(bench);
-    let accounts = alternate(bench.rounds, &habits, |habit| {
-        Account::of(&store, habit, lasting)
+    let costs = alternate(bench.rounds, &workloads, |workload| {
+        Cost::measure(bench, &store, workload)
     })?;
     let mut rows: Vec<Vec<Cell>> = Vec::new();
     let mut bars = Vec::new();
     // In pairs: one call at a time, and pipelined.
-    for (habits, accounts) in habits.chunks(2).zip(accounts.chunks(2)) {
-        let habit = &habits[0];
-        let mode = if habit.leased {
+    for (workloads, costs) in workloads.chunks(2).zip(costs.chunks(2)) {
+        let Workload { leased, batch, .. } = workloads[0];
+        let mode = if leased {
             "`exact`, `strict`"
         } else {
             "`relaxed`"
         };
-        let one = Figure::of(&accounts[0], Account::requests_of_a_core);
+        let one = Figure::of(&costs[0], Cost::requests_per_core);
         bars.push((
-            format!("{}, {} a batch", mode.replace('`', ""), habit.batch),
+            format!("{}, {batch} a batch", mode.replace('`', "")),
             one.clone(),
         ));
-        let calls = Figure::of(&accounts[0], |account| {
-            as_float(account.done.calls) / as_float(account.done.requests)
+        let calls = Figure::of(&costs[0], |cost| {
+            as_float(cost.completed.calls) / as_float(cost.completed.requests)
         });
         rows.push(vec![
             mode.into(),
-            habit.batch.to_string().into(),
-            Figure::of(&[calls.median()], |calls| *calls).into(),
+            batch.to_string().into(),
+            Figure::once(calls.median()).into(),
             one.into(),
-            Figure::of(&accounts[0], Account::micros_of_a_request).into(),
-            Figure::of(&accounts[1], Account::requests_of_a_core).into(),
-            Figure::of(&accounts[1], Account::micros_of_a_request).into(),
+            Figure::of(&costs[0], Cost::micros_per_request).into(),
+            Figure::of(&costs[1], Cost::requests_per_core).into(),
+            Figure::of(&costs[1], Cost::micros_per_request).into(),
         ]);
     }
     let columns = [
@@ -152,38 +124,139 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Answer> {
         "the same pipelined, requests/s",
         "µs",
     ];
-    let redis = Table {
-        caption: "What one core of Redis accounts for".into(),
-        columns: columns.map(str::to_owned).into(),
+    Ok((
+        Table::new("What one core of Redis accounts for", &columns, rows),
+        bars,
+    ))
+}
+
+fn pushes(bench: &Bench) -> anyhow::Result<Table> {
+    let config = ureq::Agent::config_builder().timeout_global(Some(PUSH_TIMEOUT));
+    let agent = config.build().into();
+    let sizes: &[usize] = if bench.smoke { &SMOKE_GROUPS } else { &GROUPS };
+    let mut gateways = Vec::new();
+    for &size in sizes {
+        gateways.push(Gateway::fill(&agent, size)?);
+    }
+    let lasting = bench.lasting(LASTING);
+    let runs = alternate(bench.rounds, &gateways, |gateway| gateway.turn(lasting))?;
+    let per_core = |run: &Run| as_float(run.pushes) / run.cpu.as_secs_f64();
+    let rows = gateways.iter().zip(&runs).map(|(gateway, runs)| {
+        vec![
+            gateway.groups.len().to_string().into(),
+            Figure::of(runs, |run| as_float(run.pushes) / run.took.as_secs_f64()).into(),
+            Figure::of(runs, per_core).into(),
+            Figure::of(runs, |run| 1e3 / per_core(run)).into(),
+        ]
+    });
+    let columns = [
+        "groups",
+        "pushes/s",
+        "pushes/s of a core",
+        "ms of CPU a push",
+    ];
+    Ok(Table::new(
+        "Pushes to a Pushgateway, one after the other",
+        &columns,
         rows,
-    };
-    let pushgateway = pushes::measure(bench)?;
-    Ok(Answer {
-        title: "Where metrics go".into(),
-        method: format!(
-            "Native clients make the calls of instances, leases and the real scripts, and nothing else: \
-             each instance connects, asks whether its families are registered, has \
-             {REQUESTS_OF_AN_INSTANCE} requests and ends, as Spin has it. 32 of them at a time with one call under way each, as in the service; \
-             and, for what Redis does alone, 4 with up to {PIPELINED} calls at a time. Requests are \
-             divided by Redis's own processor time (`/proc`), so the clients' does not count. \
-             Each answer is read, and after each run every request is in its histogram, once, and \
-             no lease is open. `appendfsync everysec`.\n\n\
-             To Redis `exact` and `strict` are the same calls: a lease an execution, and batches \
-             that settle them. They differ in how many requests share a batch: in `strict`, which \
-             waits for it, those that end while another one is written."
-        ),
-        charts: vec![Chart {
-            name: "storage".into(),
-            caption: "Requests a second that one core of Redis accounts for".into(),
-            bars,
-        }],
-        tables: vec![redis, pushgateway],
-        targets: vec![],
-        notes: vec![
-            "A push replaces its group by the totals of one instance, and the Pushgateway compares \
-             it with every group there is, so its cost grows with the groups. Nothing takes a \
-             group away by itself: each instance leaves one behind."
-                .into(),
-        ],
-    })
+    ))
+}
+
+/// A Pushgateway with a group for each instance that pushes to it.
+struct Gateway<'a> {
+    agent: &'a ureq::Agent,
+    server: Pushgateway,
+    catalog: Catalog,
+    /// The path of each group.
+    groups: Vec<String>,
+}
+
+struct Run {
+    pushes: u64,
+    took: Duration,
+    cpu: Duration,
+}
+
+impl<'a> Gateway<'a> {
+    fn fill(agent: &'a ureq::Agent, groups: usize) -> anyhow::Result<Self> {
+        let groups = (0..groups).map(|group| {
+            let instance = format!("{group:016x}");
+            group_path("functional-scaffold", [("instance", instance.as_str())])
+        });
+        let gateway = Self {
+            agent,
+            server: Pushgateway::start()?,
+            catalog: Catalog::new(DEFAULT_PREFIX),
+            groups: groups.collect(),
+        };
+        let body = gateway.totals(1)?;
+        for group in &gateway.groups {
+            gateway.push(group, &body)?;
+        }
+        Ok(gateway)
+    }
+
+    /// Pushes other totals than the last turn did, and checks that they arrived.
+    fn turn(&self, lasting: Duration) -> anyhow::Result<Run> {
+        let process = self.server.process().id();
+        let requests = self.requests()?.iter().max().map_or(1, |most| most + 1);
+        let body = self.totals(requests)?;
+        let cpu = cpu_of_tree(process)?;
+        let (began, mut pushes) = (Instant::now(), 0);
+        for group in self.groups.iter().cycle() {
+            self.push(group, &body)?;
+            pushes += 1;
+            if began.elapsed() >= lasting {
+                break;
+            }
+        }
+        let took = began.elapsed();
+        let cpu = cpu_of_tree(process)?.saturating_sub(cpu);
+        let counts = self.requests()?;
+        let (found, groups) = (counts.len(), self.groups.len());
+        ensure!(found == groups, "{found} of {groups} groups");
+        let replaced = counts.iter().filter(|count| **count == requests).count();
+        let expected = groups.min(usize::try_from(pushes)?);
+        ensure!(
+            replaced == expected,
+            "{replaced} of {expected} groups have the last push"
+        );
+        Ok(Run { pushes, took, cpu })
+    }
+
+    fn push(&self, group: &str, body: &str) -> anyhow::Result<()> {
+        let url = format!("{}{group}", self.server.url());
+        let mut response = self.agent.put(url).send(body)?;
+        // Read to the end, so that the connection is kept.
+        response.body_mut().read_to_vec()?;
+        Ok(())
+    }
+
+    /// The count of requests in each group.
+    fn requests(&self) -> anyhow::Result<Vec<u64>> {
+        let text = get(self.agent, &format!("{}/metrics", self.server.url()))?;
+        let lines = text.lines();
+        let lines = lines.filter(|line| line.starts_with("http_requests_total{code=\"200\""));
+        lines
+            .map(|line| {
+                let value = line.rsplit_once(' ').map(|(_, value)| value);
+                let value = value.and_then(|value| value.parse().ok());
+                value.with_context(|| format!("no count: {line:?}"))
+            })
+            .collect()
+    }
+
+    /// The push of an instance after this number of requests.
+    fn totals(&self, requests: u64) -> anyhow::Result<String> {
+        let (name, endpoint) = (algorithm_name(0), endpoint(0));
+        let mut totals = Batch::default();
+        for (key, field) in self.catalog.zero_cells(&name, &[&endpoint]) {
+            totals.inc(key, &field, 0);
+        }
+        for _ in 0..requests {
+            record(&self.catalog, &mut totals, &name, &endpoint, 60_000);
+        }
+        let families = families_of_totals(&self.catalog.families(), &totals)?;
+        Ok(expose(Format::Text, &families))
+    }
 }
