@@ -15,7 +15,8 @@
 //! - [`state`]: the instance, which serves up to 128 requests
 //! - [`config`]: its options, from Spin variables
 //!
-//! The metric path is the crate [`functional_scaffold_metering`].
+//! The metric path is the crate [`functional_scaffold_metering`]. "ADR 3" in a
+//! comment is the page 0003 in `docs/adr/`.
 //!
 //! Nothing here panics: in wasm a panic ends every request of the instance.
 
@@ -50,7 +51,7 @@ mod export {
     struct Component;
 
     // Not `#[http_service]`, whose conversions cost a third of the throughput of
-    // a small POST (ADR 3).
+    // a small POST (ADR 5).
     spin_sdk::wasip3::http::service::export!(Component with_types_in spin_sdk::wasip3);
 
     impl Guest for Component {

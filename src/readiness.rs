@@ -17,7 +17,7 @@ pub async fn respond(app: Result<&AppState, &[String]>, request_id: &str) -> Res
         }) => {
             let algorithm = format!("{} {}", algorithm.name, algorithm.version);
             let mut checks = vec![
-                ("configuration", Ok("every variable".to_owned())),
+                ("configuration", Ok("every variable is valid".to_owned())),
                 ("algorithm", Ok(algorithm)),
             ];
             checks.extend(meter.check().await);

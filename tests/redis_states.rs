@@ -138,7 +138,7 @@ states! {
         ..WELL
     },
     wanting_a_password: State {
-        words: "wants a password",
+        words: "requires a password",
         enter: |redis| redis.call(&["ACL", "SETUSER", "default", "resetpass", ">s3cret"]),
         leave: |redis| redis.call(&["ACL", "SETUSER", "default", "nopass"]),
         ..WELL
@@ -151,13 +151,13 @@ states! {
         leave: |redis| redis.call(&["ACL", "SETUSER", "app", "resetpass", ">s3cret"]),
     },
     without_the_right_to_write: State {
-        words: "lacks a right",
+        words: "lacks a permission",
         enter: |redis| redis.call(&["ACL", "SETUSER", "default", "-hsetnx", "-hset"]),
         leave: |redis| redis.call(&["ACL", "SETUSER", "default", "+@all"]),
         ..WELL
     },
     without_the_right_to_a_key: State {
-        words: "lacks a right",
+        words: "lacks a permission",
         enter: |redis| redis.call(&["ACL", "SETUSER", "default", "resetkeys", "~other:*"]),
         leave: |redis| redis.call(&["ACL", "SETUSER", "default", "allkeys"]),
         ..WELL
@@ -222,7 +222,11 @@ async fn a_server_that_is_not_redis() -> Result {
                 .write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
         }
     });
-    lasts(&AppOptions::with_redis(port), "does not speak as Redis").await
+    lasts(
+        &AppOptions::with_redis(port),
+        "does not speak the Redis protocol",
+    )
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,7 +234,7 @@ async fn a_host_that_is_not_there() -> Result {
     // A label too long to be asked for: no name server decides how long it takes.
     let host = "x".repeat(64);
     let options = AppOptions::with_redis(6379).variable("redis_host", &host);
-    lasts(&options, "the host's name").await
+    lasts(&options, "the host name cannot be resolved").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -291,8 +295,8 @@ async fn readiness_tells_what_became_of_an_instances_numbers() -> Result {
     told(200, &["leases: ok (taken)", "batches: ok ("]).await?;
     redis.call::<()>(&["CONFIG", "SET", "maxmemory", "1"])?;
     let suspended = "leases: suspended in this instance until Redis stores a batch: Redis's memory";
-    let logged = "of this instance were given to the log, to be replayed\n";
-    let failed = "batches: the last one of this instance was not stored: Redis's memory is full";
+    let logged = "of this instance were logged, to be replayed\n";
+    let failed = "batches: this instance's last batch was not stored: Redis's memory is full";
     told(503, &[suspended, failed, logged]).await?;
     redis.call::<()>(&["CONFIG", "SET", "maxmemory", "0"])?;
     told(200, &["leases: ok (taken)", "batches: ok ("]).await

@@ -122,7 +122,7 @@ async fn counts_over_tls_with_an_authority_of_ones_own() -> Result {
     })?;
     let (code, text) = readiness(&app).await?;
     let expected = format!(
-        "redis: ok (rediss://127.0.0.1:{} takes writes)",
+        "redis: ok (rediss://127.0.0.1:{} accepts writes)",
         secured.port
     );
     assert!(code == 200 && text.contains(&expected), "{code} {text}");
@@ -145,7 +145,7 @@ async fn counts_over_tls_with_an_authority_of_ones_own() -> Result {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_of_an_unknown_authority_is_refused() -> Result {
     let secured = Secured::start("127.0.0.1")?;
-    refuses(&secured.app(), "certificate is not one that").await?;
+    refuses(&secured.app(), "certificate is not trusted").await?;
     let variables = [
         ("REDIS_TLS", OsStr::new("true")),
         ("REDIS_PASSWORD", OsStr::new(PASSWORD)),
@@ -166,5 +166,5 @@ async fn a_certificate_of_another_host_is_refused() -> Result {
     options
         .environment
         .push(("SSL_CERT_FILE", secured.authority.clone()));
-    refuses(&options, "certificate is not one that").await
+    refuses(&options, "certificate is not trusted").await
 }

@@ -623,7 +623,7 @@ mod tests {
         assert!(!batcher.begin_flushing());
         assert!(!batcher.end_flushing(), "a request still waits");
         assert!(batcher.freeze().is_some());
-        assert!(!batcher.end_flushing(), "a batch is not answered");
+        assert!(!batcher.end_flushing(), "a batch is not acknowledged");
         batcher.acknowledge(false);
         assert!(batcher.end_flushing());
         assert!(batcher.begin_flushing());
@@ -640,7 +640,7 @@ mod tests {
         standing[2].kind = Kind::Gauge;
         let standing = standing.each_ref().map(Family::encode);
         let own = batcher.adopt(&registered, &standing);
-        // Also where it registers again, to see whether Redis takes writes.
+        // Also where it registers again, to see whether Redis accepts writes.
         assert_eq!(batcher.adopt(&registered, &standing), own);
         let fields: Vec<_> = own.iter().map(|(field, _)| field.as_str()).collect();
         assert_eq!(fields.len(), 2);

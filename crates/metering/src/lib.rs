@@ -17,6 +17,42 @@
 //! - [`time`], [`log`]: the host's clocks, and log lines on stderr
 //!
 //! Nothing here panics: in wasm a panic ends every request of the instance.
+//!
+//! # Examples
+//! ```no_run
+//! use functional_scaffold_metering::{
+//!     Config, Execution, ExecutionStatus, FinishedRequest, Meter, RequestLabels, Workload,
+//!     time::Instant, variables,
+//! };
+//!
+//! # async fn handle() -> Result<(), Vec<variables::VariableError>> {
+//! // Once an instance.
+//! let config = variables::load(Config::read).await?;
+//! let workload = Workload {
+//!     algorithm: "checkout".to_owned(),
+//!     endpoints: &["/orders"],
+//! };
+//! let nonce = 7; // a random number
+//! let meter = Meter::new(&config, workload, nonce);
+//!
+//! // Once a request.
+//! let began = Instant::now();
+//! let lease = meter.lease("/orders").await;
+//! // Here is the work that is counted as crashed if it never returns.
+//! let duration_nanos = Instant::now().nanos_since(began);
+//! let request = FinishedRequest {
+//!     labels: RequestLabels::new("POST", "/orders", 200),
+//!     duration_nanos,
+//! };
+//! let execution = Execution {
+//!     status: ExecutionStatus::Success,
+//!     duration_nanos,
+//!     lease,
+//! };
+//! meter.record(&request, Some(execution)).await;
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod config;
 pub mod log;

@@ -126,7 +126,10 @@ impl Meter {
             ],
             Sink::Pushgateway(pushgateway) => vec![
                 ("pushgateway", pushgateway.check().await),
-                ("leases", Ok("none: only Redis has them".to_owned())),
+                (
+                    "leases",
+                    Ok("none: only the redis scheme has leases".to_owned()),
+                ),
                 ("batches", self.check_batches()),
             ],
             Sink::Pull(_) if *metrics_endpoint => {
@@ -134,7 +137,7 @@ impl Meter {
             }
             Sink::Pull(_) => {
                 let reason =
-                    "metrics_backend is pull, but metrics_endpoint is false: nobody sees them";
+                    "metrics_backend is pull, but metrics_endpoint is false: they are not served";
                 vec![("metrics", Err(reason.to_owned()))]
             }
             Sink::Off => vec![("metrics", Ok("off".to_owned()))],
@@ -157,17 +160,17 @@ impl Meter {
         let logged = match batcher.logged_batches() {
             0 => String::new(),
             batches => {
-                format!("; {batches} of this instance were given to the log, to be replayed")
+                format!("; {batches} of this instance were logged, to be replayed")
             }
         };
         let waiting = match batcher.has_unstored() {
-            true => "some of this instance wait to be stored",
-            false => "none of this instance wait",
+            true => "this instance has some to store",
+            false => "this instance has none to store",
         };
         match batcher.store_error() {
             None => Ok(format!("{waiting}{logged}")),
             Some(reason) => Err(format!(
-                "the last one of this instance was not stored: {reason}{logged}"
+                "this instance's last batch was not stored: {reason}{logged}"
             )),
         }
     }

@@ -178,34 +178,30 @@ async fn read_beginning(response: Response) -> String {
 }
 
 fn send_error(code: ErrorCode) -> SendError {
-    let words = match code {
+    let reason = match code {
         ErrorCode::HttpRequestDenied => return SendError::Denied,
         ErrorCode::ConnectionTimeout
         | ErrorCode::ConnectionReadTimeout
         | ErrorCode::ConnectionWriteTimeout
         | ErrorCode::HttpResponseTimeout => return SendError::Timeout,
         ErrorCode::ConnectionRefused => "nothing listens there",
-        ErrorCode::DnsError(_) | ErrorCode::DnsTimeout => "the host's name is unknown",
+        ErrorCode::DnsError(_) | ErrorCode::DnsTimeout => "the host name cannot be resolved",
         ErrorCode::ConnectionTerminated | ErrorCode::HttpProtocolError => {
-            "what listens there ended the connection, or does not speak HTTP"
+            "the server ended the connection, or does not speak HTTP"
         }
-        ErrorCode::TlsCertificateError => {
-            "its certificate is not one that the host of this component trusts"
-        }
-        ErrorCode::TlsProtocolError | ErrorCode::TlsAlertReceived(_) => {
-            "what listens there does not agree to TLS"
-        }
+        ErrorCode::TlsCertificateError => "its certificate is not trusted by this component's host",
+        ErrorCode::TlsProtocolError | ErrorCode::TlsAlertReceived(_) => "the TLS handshake failed",
         ErrorCode::DestinationNotFound
         | ErrorCode::DestinationUnavailable
         | ErrorCode::DestinationIpProhibited
-        | ErrorCode::DestinationIpUnroutable => "the host of this component finds no way there",
-        ErrorCode::ConnectionLimitReached => "the host of this component has no connection left",
-        ErrorCode::ConfigurationError => "the host of this component is not configured for it",
-        ErrorCode::InternalError(Some(words)) => return SendError::Failed(words),
-        ErrorCode::InternalError(None) => "the host of this component failed",
+        | ErrorCode::DestinationIpUnroutable => "there is no route to the server",
+        ErrorCode::ConnectionLimitReached => "this component's host has no connection left",
+        ErrorCode::ConfigurationError => "this component's host is not configured for it",
+        ErrorCode::InternalError(Some(reason)) => return SendError::Failed(reason),
+        ErrorCode::InternalError(None) => "this component's host failed",
         // The other codes name a fault in one of the two messages. The request
         // is the same each time, so it is the server's.
-        _ => "its answer is not one of HTTP",
+        _ => "its response is not valid HTTP",
     };
-    SendError::Failed(words.to_owned())
+    SendError::Failed(reason.to_owned())
 }

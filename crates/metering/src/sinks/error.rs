@@ -24,7 +24,7 @@ pub(crate) enum StoreError {
     #[error("the manifest's allowed_outbound_hosts does not allow {0}")]
     Denied(String),
     /// No reply arrived in time.
-    #[error("no answer within {} ms", .0.as_millis())]
+    #[error("no reply within {} ms", .0.as_millis())]
     Timeout(Duration),
     /// An error of Redis or of the connection to it.
     #[error("{}", redis_error::explain(.0))]
@@ -39,7 +39,7 @@ pub(crate) enum StoreError {
     #[error("{0}")]
     Http(String),
     /// The Pushgateway refused the push.
-    #[error("answered {status}: {text}")]
+    #[error("responded {status}: {text}")]
     Refused {
         /// The response's status code.
         status: u16,

@@ -88,7 +88,7 @@ impl RedisSink {
             self.client.close();
         }
         match registered {
-            Ok(_time) => Ok(format!("{address} takes writes")),
+            Ok(_time) => Ok(format!("{address} accepts writes")),
             Err(error) => Err(format!("{address}: {error}")),
         }
     }

@@ -28,12 +28,12 @@ const EXPLANATIONS: [(&[&str], &str); 19] = [
     ),
     (
         &["BUSY: "],
-        "Redis runs somebody's script that does not end (SCRIPT KILL ends it)",
+        "Redis runs a script that does not end (SCRIPT KILL ends it)",
     ),
     // Before it authenticates, a client may send at most ten words.
     (
         &["NOAUTH", "unauthenticated multibulk"],
-        "Redis wants a password (redis_password)",
+        "Redis requires a password (redis_password)",
     ),
     (
         &["AuthenticationFailed", "WRONGPASS"],
@@ -41,7 +41,7 @@ const EXPLANATIONS: [(&[&str], &str); 19] = [
     ),
     (
         &["NOPERM", "no permissions", "can't run this command"],
-        "Redis's user lacks a right (ACL)",
+        "Redis's user lacks a permission (ACL)",
     ),
     (
         &["switch database"],
@@ -62,13 +62,16 @@ const EXPLANATIONS: [(&[&str], &str); 19] = [
     ),
     (
         &["ParseError"],
-        "what listens there does not speak as Redis does",
+        "the server there does not speak the Redis protocol",
     ),
-    (&["failed to lookup address"], "the host's name is unknown"),
+    (
+        &["failed to lookup address"],
+        "the host name cannot be resolved",
+    ),
     (&["Connection refused"], "nothing listens there"),
     (
         &["certificate"],
-        "Redis's certificate is not one that the host of this component trusts",
+        "Redis's certificate is not trusted by this component's host",
     ),
 ];
 
@@ -98,7 +101,7 @@ mod tests {
             (
                 "Redis server refused to switch database - ResponseError: this user has no \
                  permissions to run the 'select' command",
-                "Redis's user lacks a right (ACL) (",
+                "Redis's user lacks a permission (ACL) (",
             ),
             ("broken pipe", "broken pipe"),
         ] {
