@@ -118,3 +118,22 @@ fn every_link_to_a_file_leads_somewhere() -> Result {
     }
     Ok(())
 }
+
+#[test]
+fn every_decision_is_in_the_index() -> Result {
+    let folder = Path::new("docs/adr");
+    let index = read("docs/adr/README.md")?.links;
+    let mut decisions = 0;
+    for entry in fs::read_dir(repository().join(folder))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name != "README.md" {
+            ensure!(
+                index.contains(&name),
+                "docs/adr/README.md does not list {name}"
+            );
+            decisions += 1;
+        }
+    }
+    ensure!(decisions > 20, "{decisions} decisions");
+    Ok(())
+}

@@ -88,7 +88,7 @@ pub(crate) fn explain(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::explain;
+    use super::{EXPLANATIONS, explain};
 
     #[test]
     fn known_errors_are_explained() {
@@ -108,6 +108,20 @@ mod tests {
             let explained = explain(text);
             assert!(explained.starts_with(explanation), "{explained}");
             assert!(explained.contains(text), "{explained}");
+        }
+    }
+
+    #[test]
+    fn every_explanation_is_documented() {
+        let docs = include_str!("../../../../docs/operations.md");
+        let table = docs.split("\n| reason |").nth(1).expect("the table");
+        let rows = table.lines().take_while(|line| !line.is_empty());
+        let reasons = rows.filter_map(|row| row.split('|').nth(1));
+        let texts = reasons.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+        let texts: Vec<_> = texts.map(|text| text.trim_end_matches(" …")).collect();
+        for (_, explanation) in EXPLANATIONS {
+            let is_documented = texts.iter().any(|text| explanation.starts_with(text));
+            assert!(is_documented, "{explanation} is not in docs/operations.md");
         }
     }
 }
