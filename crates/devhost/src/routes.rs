@@ -1,13 +1,13 @@
-//! Routes: which component answers a path, and what Spin tells it about that.
+//! Routes: which component serves a path, and the `spin-*` request headers that
+//! tell the component about the match.
 //!
-//! It owns route patterns (exact, `/:name`, `/...`) and the `spin-*` request
-//! headers that come from a match. Matching is `routefinder`'s, which Spin
-//! uses as well; Spin's own paths under `/.well-known/spin/` are in `server`.
+//! Patterns mean what they mean on Spin: `/exact`, `/:name` for one segment,
+//! `/prefix/...` for a prefix and all below it. Spin's own paths under
+//! `/.well-known/spin/` are in `server`.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, bail, ensure};
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Uri};
 
@@ -15,29 +15,35 @@ use crate::manifest::HttpTrigger;
 
 /// The routes of an application.
 pub(crate) struct Routes {
+    /// In the manifest's order.
     routes: Vec<Route>,
-    /// Holds indices into `routes`.
-    finder: routefinder::Router<usize>,
+    /// Indices into `routes`, the most specific pattern first.
+    by_precedence: Vec<usize>,
 }
 
-/// One route as the manifest has it.
+/// One route of the manifest.
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) component: String,
+    /// The pattern as the manifest has it.
     raw: String,
     /// With a leading and without a trailing slash.
-    based: String,
+    absolute: String,
+    pattern: Pattern,
 }
 
-/// A path's route and what its wildcards stand for.
+/// A path's route and what its wildcards matched.
 pub(crate) struct RouteMatch<'a> {
     pub(crate) route: &'a Route,
-    named: BTreeMap<String, String>,
+    /// Parameter name and value.
+    parameters: Vec<(&'a str, String)>,
+    /// The rest of the path that `/...` matched, with its slashes.
     trailing: String,
 }
 
 impl Routes {
-    /// Builds the routes of an application; of equal routes the last stands.
+    /// Parses the routes of an application. The last of equal routes counts, as
+    /// on Spin.
     ///
     /// # Errors
     ///
@@ -45,45 +51,39 @@ impl Routes {
     pub(crate) fn new(triggers: &[HttpTrigger]) -> Result<Self> {
         let mut routes: Vec<Route> = Vec::new();
         for trigger in triggers {
-            let route = Route::new(trigger);
+            let route = Route::parse(trigger)
+                .with_context(|| format!("route {:?} is malformed", trigger.route))?;
             match routes.iter().position(|other| other.raw == route.raw) {
                 Some(index) => {
                     let replaced = std::mem::replace(&mut routes[index], route);
                     eprintln!(
-                        "Route {} of component {} is never used: component {} has it, too",
+                        "Route {} of component {} is never used: component {} has the same route",
                         replaced.raw, replaced.component, routes[index].component
                     );
                 }
                 None => routes.push(route),
             }
         }
-        let mut finder = routefinder::Router::new();
-        for (index, route) in routes.iter().enumerate() {
-            finder
-                .add(route.pattern().as_str(), index)
-                .map_err(|error| anyhow!("route {:?} is malformed: {error}", route.raw))?;
-        }
-        Ok(Self { routes, finder })
+        let mut by_precedence: Vec<usize> = (0..routes.len()).collect();
+        by_precedence.sort_by_key(|&index| routes[index].pattern.precedence());
+        Ok(Self {
+            routes,
+            by_precedence,
+        })
     }
 
-    /// Finds the route of a path: exact before named before trailing
-    /// wildcards, and among these the longest.
+    /// Finds the route of a path. At the first segment where two routes differ,
+    /// an exact one comes before a parameter and a parameter before `/...`; of
+    /// routes that differ nowhere, the first in the manifest counts.
     pub(crate) fn find(&self, path: &str) -> Option<RouteMatch<'_>> {
-        let best = self.finder.best_match(path)?;
-        let captures = best.captures();
-        // Spin keeps the slashes that routefinder strips.
-        let trailing = captures.wildcard().map_or_else(String::new, |rest| {
-            let start = if rest.is_empty() { "" } else { "/" };
-            let end = if path.ends_with('/') { "/" } else { "" };
-            format!("{start}{rest}{end}")
-        });
-        Some(RouteMatch {
-            route: &self.routes[*best.handler()],
-            named: captures
-                .iter()
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
-            trailing,
+        self.by_precedence.iter().find_map(|&index| {
+            let route = &self.routes[index];
+            let (parameters, trailing) = route.pattern.matches(path)?;
+            Some(RouteMatch {
+                route,
+                parameters,
+                trailing,
+            })
         })
     }
 
@@ -94,37 +94,147 @@ impl Routes {
 }
 
 impl Route {
-    fn new(trigger: &HttpTrigger) -> Self {
+    fn parse(trigger: &HttpTrigger) -> Result<Self> {
         let raw = trigger.route.clone();
         let slash = if raw.starts_with('/') { "" } else { "/" };
-        let based = format!("{slash}{raw}");
-        Self {
+        let absolute = format!("{slash}{raw}");
+        Ok(Self {
             component: trigger.component.clone(),
-            based: based.strip_suffix('/').unwrap_or(&based).to_owned(),
+            pattern: Pattern::parse(&absolute)?,
+            absolute: absolute.strip_suffix('/').unwrap_or(&absolute).to_owned(),
             raw,
-        }
-    }
-
-    fn pattern(&self) -> String {
-        match self.based.strip_suffix("/...") {
-            Some(prefix) => format!("{prefix}/*"),
-            None => self.based.clone(),
-        }
+        })
     }
 }
 
 impl std::fmt::Display for Route {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let prefix = self.based.strip_suffix("/...");
-        let path = prefix.unwrap_or(&self.based);
+        let prefix = self.absolute.strip_suffix("/...");
+        let path = prefix.unwrap_or(&self.absolute);
         f.write_str(if path.is_empty() { "/" } else { path })?;
         f.write_str(if prefix.is_some() { " (wildcard)" } else { "" })
     }
 }
 
+/// A parsed route. It matches as `routefinder` does, the crate that Spin uses;
+/// slashes at either end of a path or route have no meaning.
+#[derive(Debug)]
+struct Pattern {
+    segments: Vec<Segment>,
+    /// Ends in `/...`.
+    has_wildcard: bool,
+}
+
+/// One segment of a pattern: `text`, `:name`, `text.:name` or
+/// `:name.text`.
+#[derive(Debug)]
+struct Segment {
+    prefix: String,
+    parameter: Option<String>,
+    /// From its dot on.
+    suffix: String,
+}
+
+impl Pattern {
+    fn parse(route: &str) -> Result<Self> {
+        let mut segments: Vec<&str> = route.split('/').filter(|text| !text.is_empty()).collect();
+        let wildcard = segments.pop_if(|last| matches!(*last, "..." | "*"));
+        let segments = segments.into_iter().map(Segment::parse);
+        Ok(Self {
+            segments: segments.collect::<Result<_>>()?,
+            has_wildcard: wildcard.is_some(),
+        })
+    }
+
+    /// Sorts patterns: the lower one is tried first.
+    fn precedence(&self) -> Vec<u8> {
+        let wildcard = self.has_wildcard.then_some(4);
+        let segments = self.segments.iter().map(Segment::precedence);
+        segments.chain(wildcard).collect()
+    }
+
+    /// Returns the parameters, and for `/...` the rest of the path with its slashes.
+    fn matches(&self, path: &str) -> Option<(Vec<(&str, String)>, String)> {
+        let trimmed = path.trim_matches('/');
+        let mut path_segments = trimmed.split('/').filter(|_| !trimmed.is_empty());
+        let mut parameters = Vec::new();
+        for segment in &self.segments {
+            let value = segment.matches(path_segments.next()?)?;
+            if let Some(name) = &segment.parameter {
+                parameters.push((name.as_str(), value.to_owned()));
+            }
+        }
+        let mut trailing = String::new();
+        for segment in path_segments {
+            trailing.extend(["/", segment]);
+        }
+        if !self.has_wildcard {
+            return trailing.is_empty().then_some((parameters, trailing));
+        }
+        if path.ends_with('/') {
+            trailing.push('/');
+        }
+        Some((parameters, trailing))
+    }
+}
+
+impl Segment {
+    fn parse(text: &str) -> Result<Self> {
+        ensure!(
+            !text.starts_with('*'),
+            "{text:?} is no wildcard: that is `/...`, at the end"
+        );
+        let dot = text.find(".:");
+        let colon = match text.starts_with(':') {
+            true => Some(0),
+            false => dot.map(|dot| dot + 1),
+        };
+        let Some(colon) = colon else {
+            return Ok(Self {
+                prefix: text.to_owned(),
+                parameter: None,
+                suffix: String::new(),
+            });
+        };
+        let parameter = &text[colon + 1..];
+        let end = parameter.find('.').unwrap_or(parameter.len());
+        let (name, suffix) = parameter.split_at(end);
+        ensure!(!name.is_empty(), "the parameter of {text:?} has no name");
+        if suffix.contains(".:") {
+            bail!("{text:?} has several parameters in one segment");
+        }
+        Ok(Self {
+            prefix: text[..colon].to_owned(),
+            parameter: Some(name.to_owned()),
+            suffix: suffix.to_owned(),
+        })
+    }
+
+    fn precedence(&self) -> u8 {
+        match (&self.parameter, &*self.prefix, &*self.suffix) {
+            (None, ..) => 0,
+            (Some(_), "", "") => 3,
+            (Some(_), "", _) => 2,
+            (Some(_), ..) => 1,
+        }
+    }
+
+    /// Returns what the parameter stands for, or nothing where there is none.
+    fn matches<'a>(&self, text: &'a str) -> Option<&'a str> {
+        let rest = text.strip_prefix(&self.prefix)?;
+        let end = match (&self.parameter, self.suffix.is_empty()) {
+            (None, _) => 0,
+            (Some(_), true) => rest.len(),
+            (Some(_), false) => rest.find('.')?,
+        };
+        let (value, suffix) = rest.split_at(end);
+        (suffix == self.suffix).then_some(value)
+    }
+}
+
 impl RouteMatch<'_> {
-    /// Adds what Spin tells a component of its request. `uri` is the full one,
-    /// with scheme and authority.
+    /// Adds the headers that Spin adds to a request. `uri` has a scheme and an
+    /// authority.
     pub(crate) fn append_headers(&self, headers: &mut HeaderMap, uri: &Uri, client: SocketAddr) {
         let raw = &self.route.raw;
         let host = headers
@@ -139,7 +249,7 @@ impl RouteMatch<'_> {
                 "spin-full-url".to_owned(),
                 format!("{scheme}://{host}{path}"),
             ),
-            ("spin-matched-route".to_owned(), self.route.based.clone()),
+            ("spin-matched-route".to_owned(), self.route.absolute.clone()),
             ("spin-base-path".to_owned(), "/".to_owned()),
             ("spin-raw-component-route".to_owned(), raw.clone()),
             (
@@ -148,12 +258,12 @@ impl RouteMatch<'_> {
             ),
             ("spin-client-addr".to_owned(), client.to_string()),
         ];
-        for (name, value) in &self.named {
+        for (name, value) in &self.parameters {
             let name = name.to_ascii_lowercase().replace('_', "-");
             all.push((format!("spin-path-match-{name}"), value.clone()));
         }
         for (name, value) in all {
-            // A value that no header can hold is left out, as Spin does.
+            // Spin, too, leaves out a value that no header can hold.
             if let (Ok(name), Ok(value)) = (
                 HeaderName::try_from(name),
                 HeaderValue::try_from(value.as_str()),
@@ -181,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn most_specific_route_answers() {
+    fn most_specific_route_is_found() {
         let routes = routes(&[
             "/...",
             "/invoke/sum",
@@ -214,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn last_of_equal_routes_stands() {
+    fn last_of_equal_routes_counts() {
         let routes = routes(&["/a", "/b", "/a"]).expect("routes are well-formed");
         let found = routes.find("/a").expect("route is found");
         assert_eq!(found.route.component, "c2");
@@ -222,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn components_are_told_of_their_route() {
+    fn requests_get_the_headers_of_their_route() {
         let routes = routes(&["/foo/:user_id/..."]).expect("routes are well-formed");
         let uri = Uri::from_static("http://host.test/foo/42/bar?q=1");
         let client = SocketAddr::from(([127, 0, 0, 1], 8777));
@@ -255,6 +365,54 @@ mod tests {
         ] {
             let found = routes.find(path).expect("route is found");
             assert_eq!(found.trailing, expected, "{path}");
+        }
+    }
+    /// The expectations are the results of routefinder 0.5.4, which Spin 4.1 uses.
+    #[test]
+    fn overlapping_routes_behave_as_on_spin() {
+        for (patterns, path, expected) in [
+            // A prefix that fails further down gives way to a shorter one.
+            (&["/:x/b", "/..."][..], "/a/c", Some("/...")),
+            (
+                &["/...", "/a/...", "/:x/:y/..."],
+                "/b/c/d",
+                Some("/:x/:y/..."),
+            ),
+            (&["/:x/...", "/a/:y"], "/a/b", Some("/a/:y")),
+            (&["/:x", "/a/..."], "/a", Some("/a/...")),
+            (&["/a/...", "/a"], "/a/", Some("/a")),
+            // Of routes that match the same paths, the first.
+            (&["/:x", "/:y"], "/a", Some("/:x")),
+            (&["/a", "/a/"], "/a", Some("/a")),
+            (&["/a/", "/a"], "/a", Some("/a/")),
+            // Inner slashes count, outer ones do not.
+            (&["/a/:x/b"], "/a//b", Some("/a/:x/b")),
+            (&["/a/b"], "//a/b//", Some("/a/b")),
+            (&["/a/b"], "/a//b", None),
+            (&["/:x"], "/", None),
+            (&["/"], "/", Some("/")),
+            (&["/:x.json", "/:x"], "/a.json", Some("/:x.json")),
+            (&["/:x.json", "/:x"], "/a.toml", Some("/:x")),
+            (&["/v1.:minor", "/:x"], "/v1.2", Some("/v1.:minor")),
+        ] {
+            let routes = routes(patterns).expect("routes are well-formed");
+            let found = routes.find(path).map(|found| found.route.raw.as_str());
+            assert_eq!(found, expected, "{path} among {patterns:?}");
+        }
+    }
+
+    #[test]
+    fn malformed_routes_are_refused_by_name() {
+        for (pattern, expected) in [
+            ("/a/:", "the parameter of \":\" has no name"),
+            ("/a/*rest", "\"*rest\" is no wildcard"),
+            ("/*/a", "\"*\" is no wildcard"),
+            ("/:a.:b", "\":a.:b\" has several parameters"),
+        ] {
+            let error = routes(&[pattern]).err().expect(pattern);
+            let message = format!("{error:#}");
+            assert!(message.contains(expected), "{message}");
+            assert!(message.contains(&format!("route {pattern:?}")), "{message}");
         }
     }
 }
