@@ -1,8 +1,8 @@
-//! `allowed_outbound_hosts`: which addresses a component may reach.
+//! `allowed_outbound_hosts`: the addresses that a component can reach.
 //!
-//! It owns the syntax of the entries, with Spin's rules: `scheme://host:port`,
-//! `*` for each, `*.domain`, CIDR blocks, half-open port ranges, `self`. One
-//! entry that cannot be parsed denies every host. It opens no connection.
+//! Entries follow Spin's rules: `scheme://host:port`, `*` for each part,
+//! `*.domain`, CIDR blocks, half-open port ranges, `self`. One malformed entry
+//! denies every host.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use url::{Host, Url};
 
 use crate::variables::{Template, Variables};
 
-/// A component's resolved entries, or why there are none.
+/// A component's resolved entries, or the error of one of them.
 #[derive(Clone, Debug)]
 pub(crate) struct AllowedHosts(Result<Vec<Entry>, String>);
 
@@ -31,8 +31,8 @@ enum HostRule {
     Any,
     /// With its leading dot.
     Subdomains(String),
-    /// The application itself, at its own address.
-    ToSelf,
+    /// The application itself.
+    Application,
     Literal(Host),
     Network(IpNetwork),
 }
@@ -43,14 +43,14 @@ impl AllowedHosts {
     ///
     /// # Errors
     ///
-    /// An entry is malformed, or is with the default values. One that is only
-    /// malformed with the values given is told by `check` instead: Spin starts
-    /// such an application and denies it every host.
+    /// An entry is malformed as it stands or with the default values. If it is
+    /// malformed only with the actual values, [`Self::allows`] fails instead: Spin
+    /// starts such an application and denies it every host.
     pub(crate) fn new(entries: &[String], variables: &Variables) -> Result<Self> {
         parse_entries(entries, |template| {
             match template.resolve(|name| variables.default(name)) {
                 Ok(text) => Ok(text),
-                // A variable without a default: nothing to check yet.
+                // A variable has no default: the entry cannot be checked yet.
                 Err(_) => Ok(String::new()),
             }
         })?;
@@ -68,23 +68,23 @@ impl AllowedHosts {
         Ok(Self(resolved.map_err(|error| error.to_string())))
     }
 
-    /// Tells whether an address may be reached; `scheme` is what it has if it
-    /// names none itself.
+    /// Returns whether an address is allowed. An address without a scheme has
+    /// `default_scheme`.
     ///
     /// # Errors
     ///
-    /// The entries could not be resolved.
-    pub(crate) fn check(&self, address: &str, scheme: &str) -> Result<bool, String> {
+    /// An entry is malformed.
+    pub(crate) fn allows(&self, address: &str, default_scheme: &str) -> Result<bool, String> {
         let entries = self.0.as_ref().map_err(Clone::clone)?;
-        let Ok(url) = parse_address(address, scheme) else {
+        let Ok(url) = parse_address(address, default_scheme) else {
             return Ok(false);
         };
         Ok(entries.iter().any(|entry| entry.allows(&url)))
     }
 
-    /// Returns the entry that would allow an address; no user info is in it.
-    pub(crate) fn suggest(address: &str, scheme: &str) -> Option<String> {
-        let url = parse_address(address, scheme).ok()?;
+    /// Returns the entry that would allow an address, without its user info.
+    pub(crate) fn entry_for(address: &str, default_scheme: &str) -> Option<String> {
+        let url = parse_address(address, default_scheme).ok()?;
         let port = url
             .port()
             .map(|port| format!(":{port}"))
@@ -92,17 +92,17 @@ impl AllowedHosts {
         Some(format!("{}://{}{port}", url.scheme(), url.host_str()?))
     }
 
-    /// Tells whether the application may send requests to itself.
+    /// Returns whether the component can send requests to its own application.
     pub(crate) fn allows_self(&self) -> bool {
         self.0.as_ref().is_ok_and(|entries| {
             entries.iter().any(|entry| {
                 matches!(entry.scheme.as_deref(), None | Some("http" | "https"))
-                    && matches!(entry.host, HostRule::Any | HostRule::ToSelf)
+                    && matches!(entry.host, HostRule::Any | HostRule::Application)
             })
         })
     }
 
-    /// Says why every host is denied, if that is so.
+    /// Returns the error that denies every host, if there is one.
     pub(crate) fn error(&self) -> Option<&str> {
         self.0.as_ref().err().map(String::as_str)
     }
@@ -123,7 +123,7 @@ fn parse_entries(
             continue;
         }
         let resolved = resolve(&template)?;
-        // A variable left empty stands for a host that is not there.
+        // As on Spin, an empty variable means no host.
         if !matches!(resolved.as_str(), "" | "http://" | "https://") {
             parsed.push(Entry::parse(&resolved).with_context(|| {
                 format!("allowed outbound host {text:?} resolves to {resolved:?}")
@@ -145,7 +145,7 @@ impl Entry {
         let (host, port) = match rest.rsplit_once(':') {
             None => (rest, ""),
             Some((host, "")) => (host, ""),
-            // An IPv6 address without a port has colons of its own.
+            // An IPv6 address without a port.
             Some(_) if HostRule::parse(rest).is_ok() => (rest, ""),
             Some((host, tail)) => match tail.split_once('/') {
                 Some((port, "")) => (host, port),
@@ -180,7 +180,7 @@ impl HostRule {
         let host = host.trim();
         match host {
             "*" => return Ok(Self::Any),
-            "self" | "self.alt" => return Ok(Self::ToSelf),
+            "self" | "self.alt" => return Ok(Self::Application),
             _ => {}
         }
         ensure!(!host.starts_with('{'), "host lists are not supported");
@@ -213,8 +213,8 @@ impl HostRule {
             (Self::Literal(literal), host) => literal == host,
             (Self::Network(network), Host::Ipv4(ip)) => network.contains(*ip),
             (Self::Network(network), Host::Ipv6(ip)) => network.contains(*ip),
-            // A request to self has no host and is checked by `allows_self`.
-            (Self::Subdomains(_) | Self::Network(_) | Self::ToSelf, _) => false,
+            // `allows_self` checks requests to the application.
+            (Self::Subdomains(_) | Self::Network(_) | Self::Application, _) => false,
         }
     }
 }
@@ -265,7 +265,7 @@ fn well_known_port(scheme: &str) -> Option<u16> {
 }
 
 fn parse_address(address: &str, scheme: &str) -> Result<Url> {
-    // A password may hold characters that end an authority.
+    // A password can contain characters that end an authority.
     let encoded = encode_user_info(address);
     match Url::parse(&encoded) {
         Ok(url) if url.has_host() => Ok(url),
@@ -326,13 +326,13 @@ mod tests {
         for (entry, address, expected) in cases {
             let scheme = entry.split_once(':').map_or("", |(scheme, _)| scheme);
             let scheme = if scheme == "*" { "http" } else { scheme };
-            let result = allowed(&[entry]).check(address, scheme);
+            let result = allowed(&[entry]).allows(address, scheme);
             assert_eq!(result, Ok(expected), "{entry} and {address}");
         }
     }
 
     #[test]
-    fn one_wrong_entry_denies_all() {
+    fn one_malformed_entry_denies_all() {
         let wrong = [
             "*",
             "",
@@ -349,7 +349,7 @@ mod tests {
         for entry in wrong {
             let hosts = allowed(&["http://fine.test", entry]);
             assert!(hosts.error().is_some(), "{entry} is accepted");
-            assert!(hosts.check("http://fine.test", "http").is_err());
+            assert!(hosts.allows("http://fine.test", "http").is_err());
             assert!(!hosts.allows_self());
         }
     }
@@ -371,6 +371,6 @@ mod tests {
     #[test]
     fn empty_templates_allow_nothing() {
         let hosts = allowed(&["{{ host }}"]);
-        assert_eq!(hosts.check("http://x.test", "http"), Ok(false));
+        assert_eq!(hosts.allows("http://x.test", "http"), Ok(false));
     }
 }

@@ -1,8 +1,4 @@
-//! The wasmtime engine and the components it runs.
-//!
-//! It owns the engine's settings (Spin's pool of instance slots, the
-//! compilation cache) and the way from a manifest's component to one that can
-//! be instantiated at once. It does not make instances: `instance` does.
+//! The wasmtime engine, with Spin's settings, and the compilation of components.
 
 use std::path::Path;
 
@@ -11,19 +7,19 @@ use wasmtime::component::{Component, Linker};
 use wasmtime::{Cache, Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
-use crate::compose::{self, Part};
+use crate::dependencies::{self, Dependency};
+use crate::execution_limit;
 use crate::manifest::{self, App};
 use crate::platform::InstanceData;
-use crate::{denied, execution_limit};
 
-/// Instance slots of the pool, Spin's number; other limits follow from it.
+/// Instance slots of the pool. Spin's default, as all limits of the pool.
 const MAX_INSTANCES: u32 = 1000;
 
-/// Makes an engine and starts its clock.
+/// Makes an engine and starts to advance its epoch.
 ///
 /// # Errors
 ///
-/// The cache's configuration is wrong, or the machine cannot run wasmtime.
+/// wasmtime's cache is misconfigured, or the machine cannot run wasmtime.
 pub(crate) fn new_engine(use_cache: bool) -> Result<Engine> {
     let mut config = Config::new();
     config.wasm_component_model_async(true);
@@ -33,9 +29,9 @@ pub(crate) fn new_engine(use_cache: bool) -> Result<Engine> {
     }
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
     let engine = Engine::new(&config).or_else(|error| {
-        // The pool reserves terabytes of address space, which not every
-        // machine or container grants.
-        eprintln!("No pool of instance slots, instances will start slower: {error}");
+        // The pool reserves terabytes of address space. Some machines and
+        // containers do not grant that.
+        eprintln!("Instances start slower, without a pool of slots: {error}");
         config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
         Engine::new(&config)
     })?;
@@ -68,8 +64,8 @@ fn pool() -> PoolingAllocationConfig {
 ///
 /// # Errors
 ///
-/// A file cannot be read, a dependency does not fit, an import is one the dev
-/// host does not have, or the component is no WASI 0.3 HTTP service.
+/// A file cannot be read, a dependency does not fit, the dev host does not have
+/// an import, or the component is no WASI 0.3 HTTP service.
 pub(crate) fn load_service(
     linker: &Linker<InstanceData>,
     app: &App,
@@ -82,22 +78,22 @@ pub(crate) fn load_service(
     };
     let mut parts = Vec::new();
     for (name, dependency) in &component.dependencies {
-        parts.push(Part {
+        parts.push(Dependency {
             name: name.clone(),
             export: dependency.export.clone(),
             wasm: read(&dependency.path)?,
         });
     }
-    let wasm = compose::compose(id, read(&component.source)?, parts)?;
+    let wasm = dependencies::compose(id, read(&component.source)?, parts)?;
     let component = Component::new(linker.engine(), &wasm)?;
-    // Denied interfaces differ from component to component.
+    // Cloned, because denied imports are those of one component.
     let mut linker = linker.clone();
-    denied::add_to_linker(&mut linker, &component)?;
+    dependencies::define_denied_imports(&mut linker, &component)?;
     let instance = linker
         .instantiate_pre(&component)
         .map_err(anyhow::Error::from)
-        .context("it imports something that the dev host does not have")?;
+        .context("an import is missing in the dev host")?;
     ServicePre::new(instance)
         .map_err(anyhow::Error::from)
-        .context("it is no wasi:http/service of WASI 0.3.0")
+        .context("no wasi:http/service of WASI 0.3.0")
 }

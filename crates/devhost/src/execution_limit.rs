@@ -1,26 +1,24 @@
-//! The execution limit: a guest that never gives way is ended like a trap.
+//! The execution limit: ends a guest that computes for too long, like a trap.
 //!
-//! Spin has no such thing: there, an endless loop holds a worker thread for
-//! good. Here a thread advances the engine's epoch every [`TICK`], compiled
-//! code checks it at each loop and function, and what is counted are the ticks
-//! in which a guest ran *since it last gave way*. It owns that count; what
-//! ends with a trap is `wasmtime`'s business.
+//! Spin has no such limit: there, an endless loop occupies a worker thread for
+//! good. Here a thread advances the engine's epoch every [`TICK`], and compiled
+//! code checks it at each loop and function. [`ExecutionTimer`] counts the ticks
+//! in which a guest ran *since the event loop last had control*.
 //!
-//! The count must not grow by waiting, nor over the many requests of an
-//! instance, so it starts again when the guest gives way to the event loop:
+//! Waiting must not count, nor the sum of an instance's many requests. So the
+//! count is reset when the event loop has control:
 //!
-//! - when the worker's future is pending although no tick made the guest
-//!   yield, so that everything in the instance waits for something outside
-//!   ([`Meter::on_pending`]);
-//! - when the event loop starts a request or gets round to a request's
-//!   [`Meter::watch`], even though other requests of the instance keep it
-//!   busy. While a guest computes, wasmtime's event loop is not polled, so
-//!   neither can happen inside of an endless loop.
+//! - when the worker's future is pending and no tick made the guest yield:
+//!   everything in the instance waits for something outside
+//!   ([`ExecutionTimer::on_pending`]);
+//! - when the event loop starts a request, or polls a request's
+//!   [`ExecutionTimer::reset_periodically`] while other requests keep the
+//!   instance busy. wasmtime does not poll its event loop while a guest
+//!   computes, so neither happens inside an endless loop.
 //!
-//! From its second tick on, a guest yields at each: other instances are served
-//! meanwhile. The first one does not count as such, since it is due after
-//! every wait that is longer than a tick, and a short request is not to be
-//! interrupted.
+//! From its second tick on, a guest yields at each tick, so that other instances
+//! are served. It does not yield at the first: that one is due after every wait
+//! longer than a tick, and would interrupt short requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -30,7 +28,7 @@ use wasmtime::{Engine, Store, UpdateDeadline, format_err};
 
 const TICK: Duration = Duration::from_millis(10);
 
-/// Starts to advance the engine's epoch, for as long as the engine exists.
+/// Advances the engine's epoch every [`TICK`], for as long as the engine exists.
 pub(crate) fn start_ticking(engine: &Engine) {
     let engine = engine.weak();
     std::thread::spawn(move || {
@@ -42,18 +40,18 @@ pub(crate) fn start_ticking(engine: &Engine) {
     });
 }
 
-/// Counts how long the guests of one instance ran without giving way.
+/// Counts the ticks that the guests of one instance computed without a pause.
 #[derive(Clone)]
-pub(crate) struct Meter(Arc<State>);
+pub(crate) struct ExecutionTimer(Arc<State>);
 
 struct State {
     limit: Duration,
     ticks: AtomicU64,
-    /// Whether a tick made the guest yield since the worker was last pending.
+    /// A tick made the guest yield since the worker was last pending.
     yielded: AtomicBool,
 }
 
-impl Meter {
+impl ExecutionTimer {
     pub(crate) fn new(limit: Duration) -> Self {
         Self(Arc::new(State {
             limit,
@@ -65,28 +63,28 @@ impl Meter {
     /// Applies the limit to a store.
     pub(crate) fn install<T>(&self, store: &mut Store<T>) {
         store.set_epoch_deadline(1);
-        let meter = self.clone();
-        store.epoch_deadline_callback(move |_| meter.on_tick());
+        let timer = self.clone();
+        store.epoch_deadline_callback(move |_| timer.on_tick());
     }
 
-    /// Notes that the future of the instance's worker is pending.
+    /// Must be called when the future of the instance's worker is pending.
     pub(crate) fn on_pending(&self) {
         if !self.0.yielded.swap(false, Relaxed) {
-            self.give_way();
+            self.reset();
         }
     }
 
-    /// Starts the count again: the event loop has control.
-    pub(crate) fn give_way(&self) {
+    /// Must be called when the event loop has control.
+    pub(crate) fn reset(&self) {
         self.0.ticks.store(0, Relaxed);
     }
 
-    /// Starts the count again whenever the event loop polls it. It never ends.
-    pub(crate) async fn watch(&self) {
+    /// Resets the count whenever the event loop polls this future. It never ends.
+    pub(crate) async fn reset_periodically(&self) {
         let interval = (self.0.limit / 4).clamp(TICK, Duration::from_secs(1));
         loop {
             tokio::time::sleep(interval).await;
-            self.give_way();
+            self.reset();
         }
     }
 
@@ -94,8 +92,7 @@ impl Meter {
         let ticks = self.0.ticks.fetch_add(1, Relaxed);
         if u128::from(ticks) * TICK.as_millis() > self.0.limit.as_millis() {
             return Err(format_err!(
-                "execution limit of {:?} reached: the guest computed for so long without \
-                 giving way",
+                "execution limit reached: the guest computed for {:?} without a wait",
                 self.0.limit
             ));
         }
@@ -111,33 +108,33 @@ impl Meter {
 mod tests {
     use super::*;
 
-    fn ticks_until_the_end(meter: &Meter, mut between: impl FnMut(u32)) -> Option<u32> {
+    fn ticks_until_the_end(timer: &ExecutionTimer, mut between: impl FnMut(u32)) -> Option<u32> {
         (1..1000).find(|tick| {
             between(*tick);
-            meter.on_tick().is_err()
+            timer.on_tick().is_err()
         })
     }
 
     #[test]
-    fn guest_that_never_gives_way_ends_at_the_limit() {
-        let meter = Meter::new(Duration::from_millis(500));
-        // The first tick makes nobody yield. At each further one the worker
-        // is pending, and that is no giving way.
-        let end = ticks_until_the_end(&meter, |tick| {
+    fn guest_that_never_waits_ends_at_the_limit() {
+        let timer = ExecutionTimer::new(Duration::from_millis(500));
+        // The guest yields from the second tick on. That the worker is pending
+        // then is no wait.
+        let end = ticks_until_the_end(&timer, |tick| {
             if tick > 2 {
-                meter.on_pending();
+                timer.on_pending();
             }
         });
         assert_eq!(end, Some(52));
     }
 
     #[test]
-    fn guest_that_waits_now_and_then_is_left_alone() {
-        let meter = Meter::new(Duration::from_millis(500));
-        let end = ticks_until_the_end(&meter, |tick| {
+    fn guest_that_waits_now_and_then_goes_on() {
+        let timer = ExecutionTimer::new(Duration::from_millis(500));
+        let end = ticks_until_the_end(&timer, |tick| {
             if tick % 40 == 0 {
-                meter.on_pending();
-                meter.on_pending();
+                timer.on_pending();
+                timer.on_pending();
             }
         });
         assert_eq!(end, None);
@@ -145,13 +142,13 @@ mod tests {
 
     #[test]
     fn short_work_is_not_interrupted() {
-        let meter = Meter::new(Duration::from_secs(30));
+        let timer = ExecutionTimer::new(Duration::from_secs(30));
         for _ in 0..10 {
-            let first = meter.on_tick().expect("far from the limit");
+            let first = timer.on_tick().expect("far from the limit");
             assert!(matches!(first, UpdateDeadline::Continue(1)));
-            let second = meter.on_tick().expect("far from the limit");
+            let second = timer.on_tick().expect("far from the limit");
             assert!(matches!(second, UpdateDeadline::Yield(1)));
-            meter.give_way();
+            timer.reset();
         }
     }
 }

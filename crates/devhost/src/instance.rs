@@ -1,9 +1,8 @@
-//! Component instances: how they are made, reused and ended.
+//! Creates, reuses and ends component instances.
 //!
-//! It owns the policy that wasmtime's `ProxyHandler` asks for, with Spin's
-//! options and defaults: requests an instance takes in all and at a time, how
-//! long it may idle, how long a request may take. The engine is in `engine`,
-//! the limit on computing in `execution_limit`.
+//! Implements the policy of wasmtime's `ProxyHandler` with Spin's options and
+//! defaults: requests an instance serves in all and at a time, how long it can
+//! idle, how long a request can take.
 
 use std::fmt::Display;
 use std::pin::Pin;
@@ -14,8 +13,7 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use tokio::time::Sleep;
-use wasmtime::component::GuestTaskId;
-use wasmtime::component::ResourceTable;
+use wasmtime::component::{GuestTaskId, ResourceTable};
 use wasmtime::{Store, StoreContextMut};
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_http::handler::{
@@ -24,47 +22,48 @@ use wasmtime_wasi_http::handler::{
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpView};
 
-use crate::execution_limit::Meter;
+use crate::component::ComponentSettings;
+use crate::execution_limit::ExecutionTimer;
 use crate::outbound_http::{HttpClient, OutboundHttp};
-use crate::platform::{ComponentSettings, InstanceData};
+use crate::platform::InstanceData;
 
-/// A value, or a half-open range to draw one from for each instance.
+/// A value, or a half-open range from which each instance draws one.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Setting<T> {
+pub(crate) enum ValueOrRange<T> {
     Value(T),
-    Between(T, T),
+    Range(T, T),
 }
 
-/// How instances are reused.
+/// Options for the reuse of instances.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct ReuseOptions {
-    /// Requests that an instance takes before it is dropped: a number, or a
-    /// range such as 1..8 to draw it from for each instance.
+    /// Requests that an instance serves before it is dropped: a number, or a
+    /// range such as 1..8 from which each instance draws one.
     #[arg(long, value_name = "COUNT", default_value = "128", value_parser = parse_count)]
-    max_instance_reuse_count: Setting<usize>,
+    max_instance_reuse_count: ValueOrRange<usize>,
 
-    /// Requests that an instance takes at a time: a number or a range.
+    /// Requests that an instance serves at a time: a number or a range.
     #[arg(long, value_name = "COUNT", default_value = "16", value_parser = parse_count)]
-    max_instance_concurrent_reuse_count: Setting<usize>,
+    max_instance_concurrent_reuse_count: ValueOrRange<usize>,
 
-    /// Time for a request to be answered, and for what it leaves behind to
-    /// finish: a number of seconds or with the suffix s, ms, us or ns, or a
-    /// range. Unlimited if not given.
+    /// Time limit for a request, and then for the work it started: a number of
+    /// seconds or with the suffix s, ms, us or ns, or a range. Unlimited by
+    /// default.
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    request_timeout: Option<Setting<Duration>>,
+    request_timeout: Option<ValueOrRange<Duration>>,
 
     /// Time that an instance without requests is kept: a time or a range.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
-    idle_instance_timeout: Setting<Duration>,
+    idle_instance_timeout: ValueOrRange<Duration>,
 }
 
-/// Makes the instances of one component.
+/// Creates the instances of one component.
 pub(crate) struct Instances {
     pub(crate) service: ServicePre<InstanceData>,
     pub(crate) settings: Arc<ComponentSettings>,
     pub(crate) client: HttpClient,
     pub(crate) reuse: ReuseOptions,
-    /// How long a guest may compute without giving way.
+    /// The longest time that a guest can compute without a wait.
     pub(crate) execution_limit: Duration,
 }
 
@@ -75,8 +74,8 @@ impl HandlerState for Instances {
 
     async fn instantiate(&self) -> wasmtime::Result<Instance<InstanceData, Expiration, Worker>> {
         let mut store = Store::new(self.service.engine(), self.data());
-        let meter = Meter::new(self.execution_limit);
-        meter.install(&mut store);
+        let timer = ExecutionTimer::new(self.execution_limit);
+        timer.install(&mut store);
         let service = self.service.instantiate_async(&mut store).await?;
         let request_timeout = match self.reuse.request_timeout {
             Some(timeout) => draw(timeout),
@@ -87,13 +86,13 @@ impl HandlerState for Instances {
             proxy: Proxy::P3(service),
             view: InstanceData::http,
             expiration: Expiration {
-                meter: meter.clone(),
+                timer: timer.clone(),
                 idle_timeout: draw(self.reuse.idle_instance_timeout),
                 request_timeout,
                 sleep: Box::pin(tokio::time::sleep(Duration::MAX)),
             },
             state: Worker {
-                meter,
+                timer,
                 request_timeout,
                 max_requests: draw(self.reuse.max_instance_reuse_count),
                 max_concurrent: draw(self.reuse.max_instance_concurrent_reuse_count),
@@ -108,7 +107,7 @@ impl Instances {
         wasi.envs(&self.settings.environment);
         // As in Spin, a component can create sockets; no address is allowed.
         wasi.allow_tcp(true).allow_udp(true);
-        // Spin, too, shows both on its own stderr.
+        // Spin, too, writes both to its own stderr.
         if !self.settings.quiet {
             wasi.stdout(wasmtime_wasi::cli::stderr());
             wasi.stderr(wasmtime_wasi::cli::stderr());
@@ -127,9 +126,9 @@ impl Instances {
     }
 }
 
-/// How many requests an instance takes, and what becomes of it.
+/// Decides how many requests an instance serves, and reports its failure.
 pub(crate) struct Worker {
-    meter: Meter,
+    timer: ExecutionTimer,
     request_timeout: Duration,
     max_requests: usize,
     max_concurrent: usize,
@@ -155,12 +154,12 @@ impl WorkerState for Worker {
         (): (),
         _: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
-        self.meter.give_way();
-        let meter = self.meter.clone();
+        self.timer.reset();
+        let timer = self.timer.clone();
         let request_timeout = self.request_timeout;
         Box::pin(async move {
-            // Elapsing is its only end.
-            let _ = tokio::time::timeout(request_timeout, meter.watch()).await;
+            // Ends only when the time is over.
+            let _ = tokio::time::timeout(request_timeout, timer.reset_periodically()).await;
         })
     }
 
@@ -176,7 +175,7 @@ impl WorkerState for Worker {
 
 /// Ends an instance that idles or hangs.
 pub(crate) struct Expiration {
-    meter: Meter,
+    timer: ExecutionTimer,
     idle_timeout: Duration,
     request_timeout: Duration,
     sleep: Pin<Box<Sleep>>,
@@ -189,8 +188,9 @@ impl WorkerExpiration for Expiration {
         status: WorkerStatus,
         since: Instant,
     ) -> Poll<()> {
-        // Polled each time the worker's future is pending, and only then.
-        self.meter.on_pending();
+        // `ProxyHandler` polls this when the worker's future is pending, and only
+        // then.
+        self.timer.on_pending();
         let timeout = match status {
             WorkerStatus::Idle => self.idle_timeout,
             WorkerStatus::Requests | WorkerStatus::PostReturn => self.request_timeout,
@@ -205,27 +205,27 @@ impl WorkerExpiration for Expiration {
     }
 }
 
-fn draw<T: rand::distr::uniform::SampleUniform + PartialOrd>(setting: Setting<T>) -> T {
-    match setting {
-        Setting::Value(value) => value,
-        Setting::Between(from, to) => rand::rng().random_range(from..to),
+fn draw<T: rand::distr::uniform::SampleUniform + PartialOrd>(option: ValueOrRange<T>) -> T {
+    match option {
+        ValueOrRange::Value(value) => value,
+        ValueOrRange::Range(from, to) => rand::rng().random_range(from..to),
     }
 }
 
-fn parse_count(text: &str) -> Result<Setting<usize>, String> {
-    parse_setting(text, parse_number)
+fn parse_count(text: &str) -> Result<ValueOrRange<usize>, String> {
+    parse_value_or_range(text, parse_number)
 }
 
-fn parse_time(text: &str) -> Result<Setting<Duration>, String> {
-    parse_setting(text, parse_duration)
+fn parse_time(text: &str) -> Result<ValueOrRange<Duration>, String> {
+    parse_value_or_range(text, parse_duration)
 }
 
-/// Parses a duration as Spin's options have it: seconds, or a whole number
-/// with the suffix `s`, `ms`, `us`, `μs` or `ns`.
+/// Parses a duration of Spin's options: whole seconds, or a whole number with the
+/// suffix `s`, `ms`, `us`, `μs` or `ns`.
 ///
 /// # Errors
 ///
-/// The text is something else.
+/// The text has another form.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit): (&str, fn(u64) -> Duration) = if let Some(number) = text.strip_suffix("ms")
     {
@@ -244,18 +244,18 @@ fn parse_number<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|error| format!("{text:?}: {error}"))
 }
 
-fn parse_setting<T: PartialOrd>(
+fn parse_value_or_range<T: PartialOrd>(
     text: &str,
     parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<Setting<T>, String> {
+) -> Result<ValueOrRange<T>, String> {
     let Some((from, to)) = text.split_once("..") else {
-        return Ok(Setting::Value(parse(text)?));
+        return Ok(ValueOrRange::Value(parse(text)?));
     };
     let (from, to) = (parse(from)?, parse(to)?);
     if from >= to {
         return Err(format!("range {text} is empty"));
     }
-    Ok(Setting::Between(from, to))
+    Ok(ValueOrRange::Range(from, to))
 }
 
 #[cfg(test)]
@@ -263,11 +263,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_are_values_or_ranges() {
-        assert_eq!(parse_count("128"), Ok(Setting::Value(128)));
-        assert_eq!(parse_count("1..8"), Ok(Setting::Between(1, 8)));
+    fn options_are_values_or_ranges() {
+        assert_eq!(parse_count("128"), Ok(ValueOrRange::Value(128)));
+        assert_eq!(parse_count("1..8"), Ok(ValueOrRange::Range(1, 8)));
         for (text, millis) in [("1", 1000), ("2s", 2000), ("30ms", 30), ("5000us", 5)] {
-            let expected = Setting::Value(Duration::from_millis(millis));
+            let expected = ValueOrRange::Value(Duration::from_millis(millis));
             assert_eq!(parse_time(text), Ok(expected), "{text}");
         }
         for text in ["", "x", "1..", "8..1", "1..1", "-1"] {

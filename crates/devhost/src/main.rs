@@ -1,24 +1,25 @@
 //! `devhost`: runs a Spin application where the Spin CLI is not installed.
 //!
-//! It owns the command line and the start and end of the process. What it
-//! runs behaves as on Spin 4.1, except that a limit ends guests that compute
-//! for too long and that responses leave without delay (TCP_NODELAY).
+//! Applications behave as on Spin 4.1, with two exceptions: a limit ends
+//! components that compute for too long, and responses leave without delay
+//! (`TCP_NODELAY`).
 //!
 //! # Layout
 //!
-//! - `manifest`: `spin.toml`, and what of it is refused
+//! - `manifest`: `spin.toml`, and which parts of it are refused
 //! - `variables`: variables and `{{ }}` templates
 //! - `allowed_hosts`: `allowed_outbound_hosts`
-//! - `compose`, `denied`: component dependencies and what they may not do
+//! - `component`: a component's settings
+//! - `dependencies`: composes components, and denies dependencies all capabilities
 //! - `engine`: wasmtime, from wasm files to services
-//! - `platform`: what components import
+//! - `platform`: what components can import
 //! - `outbound_http`, `outbound_redis`: two of these imports
 //! - `instance`, `execution_limit`: instances, their reuse and their end
 //! - `routes`, `server`: from a connection to a component
 
 mod allowed_hosts;
-mod compose;
-mod denied;
+mod component;
+mod dependencies;
 mod engine;
 mod execution_limit;
 mod instance;
@@ -43,13 +44,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use wasmtime_wasi_http::handler::ProxyHandler;
 
 use crate::allowed_hosts::AllowedHosts;
+use crate::component::ComponentSettings;
 use crate::instance::{Instances, ReuseOptions, parse_duration};
 use crate::manifest::App;
 use crate::outbound_http::HttpClient;
-use crate::platform::ComponentSettings;
 use crate::routes::Routes;
 use crate::server::Server;
-use crate::variables::{Given, Variables};
+use crate::variables::{ValueSources, Variables};
 
 /// Runs a Spin application on wasmtime where the Spin CLI is not installed:
 /// for development, tests and benchmarks.
@@ -64,10 +65,10 @@ struct Cli {
 enum Command {
     /// Start a Spin application, as `spin up` does.
     ///
-    /// Options that `spin up` has, too, mean the same there. Of a manifest it
-    /// supports HTTP triggers, WASI 0.3 components from files with their
-    /// dependencies, variables, environment, and outbound HTTP and Redis; it
-    /// refuses anything else by name.
+    /// Options that `spin up` also has mean the same. Manifests can have HTTP
+    /// triggers, WASI 0.3 components from files with their dependencies,
+    /// variables, environment, and outbound HTTP and Redis. Anything else is
+    /// refused by name.
     Up(Up),
 }
 
@@ -87,7 +88,7 @@ struct Up {
     )]
     listen: SocketAddr,
 
-    /// Search for a free port from the given one on.
+    /// If the port is in use, search for a free one above it.
     #[arg(long)]
     find_free_port: bool,
 
@@ -107,17 +108,15 @@ struct Up {
     #[arg(short, long)]
     quiet: bool,
 
-    /// Compile components anew instead of keeping the result in wasmtime's
-    /// cache.
+    /// Compile components at each start, without wasmtime's cache.
     #[arg(long, env = "DISABLE_WASMTIME_CACHE", value_parser = clap::builder::BoolishValueParser::new())]
     disable_cache: bool,
 
     #[command(flatten)]
     reuse: ReuseOptions,
 
-    /// Time that a component may compute without giving way before it is
-    /// ended like a trap: 30s, 500ms. Waiting does not count. Spin has no such
-    /// limit.
+    /// Time that a component can compute without a wait before it is ended like
+    /// a trap: 30s, 500ms. Spin has no such limit.
     #[arg(
         long,
         value_name = "TIME",
@@ -144,11 +143,11 @@ fn main() -> ExitCode {
     let result = runtime.block_on(async {
         tokio::select! {
             result = up(options) => result,
-            result = signalled() => result,
+            result = stop_signal() => result,
         }
     });
-    // Instances end where they stand: waiting for them would mean waiting for a
-    // guest that loops, and dropping them would report each as panicked.
+    // Instances are neither waited for, since a guest may loop, nor dropped,
+    // which would report each as panicked.
     std::mem::forget(runtime);
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -159,7 +158,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn signalled() -> Result<()> {
+async fn stop_signal() -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -171,7 +170,7 @@ async fn signalled() -> Result<()> {
 
 async fn up(options: Up) -> Result<()> {
     let app = App::load(&options.from)?;
-    // Before the components, whose compilation may take a while.
+    // Before the components, whose compilation can take seconds.
     let listener = server::listen(options.listen, options.find_free_port).await?;
     let address = listener.local_addr()?;
     let client = HttpClient::new();
@@ -182,8 +181,8 @@ async fn up(options: Up) -> Result<()> {
 }
 
 fn load(app: &App, options: &Up, client: &HttpClient) -> Result<Server> {
-    let given = Given::new(read_variables(&options.variable)?, Path::new(".env"));
-    let variables = Arc::new(Variables::new(&app.manifest, given)?);
+    let sources = ValueSources::new(read_variables(&options.variable)?, Path::new(".env"));
+    let variables = Arc::new(Variables::new(&app.manifest, sources)?);
     let routes = Routes::new(&app.manifest.trigger.http)?;
     let engine = engine::new_engine(!options.disable_cache)?;
     let linker = platform::linker(&engine)?;
@@ -193,7 +192,7 @@ fn load(app: &App, options: &Up, client: &HttpClient) -> Result<Server> {
         let allowed_hosts = AllowedHosts::new(&component.allowed_outbound_hosts, &variables)
             .with_context(context)?;
         if let Some(error) = allowed_hosts.error() {
-            eprintln!("Component {id} may reach no host, since its hosts are wrong: {error}");
+            eprintln!("Component {id} can reach no host: its allowed_outbound_hosts: {error}");
         }
         let environment = component.environment.clone().into_iter();
         let instances = Instances {
@@ -232,24 +231,24 @@ fn print_routes(app: &App, routes: &Routes, address: SocketAddr) {
 }
 
 fn read_variables(sources: &[String]) -> Result<HashMap<String, String>> {
-    let read = |path: &str| {
-        std::fs::read_to_string(path).with_context(|| format!("cannot read variables of {path}"))
-    };
+    let read =
+        |path: &str| std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
     let mut variables = HashMap::new();
     for source in sources {
         if let Some(path) = source.strip_prefix('@') {
             let text = read(path)?;
-            let several: HashMap<String, String> = match Path::new(path).extension() {
-                Some(json) if json == "json" => serde_json::from_str(&text)?,
-                Some(toml) if toml == "toml" => toml::from_str(&text)?,
+            let invalid = || format!("variable file {path} is no table of strings");
+            let values: HashMap<String, String> = match Path::new(path).extension() {
+                Some(json) if json == "json" => serde_json::from_str(&text).context(invalid())?,
+                Some(toml) if toml == "toml" => toml::from_str(&text).context(invalid())?,
                 _ => anyhow::bail!("variable file {path} must end in .json or .toml"),
             };
-            variables.extend(several);
+            variables.extend(values);
             continue;
         }
         let (key, value) = source
             .split_once('=')
-            .context("variables must be in the form 'key=value' or '@file'")?;
+            .with_context(|| format!("variable {source:?} is neither key=value nor @file"))?;
         let value = match value.strip_prefix('@') {
             Some(path) => read(path)?,
             None => value.to_owned(),
@@ -260,19 +259,17 @@ fn read_variables(sources: &[String]) -> Result<HashMap<String, String>> {
 }
 
 fn parse_pair(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or("must be in the form KEY=VALUE")?;
+    let (key, value) = text.split_once('=').ok_or("is not in the form KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
     let addresses = text.to_socket_addrs().map_err(|error| error.to_string())?;
     let mut addresses: Vec<_> = addresses.collect();
-    // `localhost` is 127.0.0.1 first, as in Spin.
+    // As in Spin, `localhost` is 127.0.0.1 rather than ::1.
     addresses.sort_by_key(|address| address.ip() != Ipv4Addr::LOCALHOST);
     addresses
         .first()
         .copied()
-        .ok_or("no such address".to_owned())
+        .ok_or("has no address".to_owned())
 }

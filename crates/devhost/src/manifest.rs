@@ -1,8 +1,7 @@
-//! The Spin manifest, version 2, as far as the dev host runs it.
+//! The Spin manifest, version 2: the part of it that the dev host supports.
 //!
-//! It owns the shape of `spin.toml` and refuses, by name, what it does not
-//! know: a manifest that starts here means the same on Spin. It does not read
-//! wasm files, resolve variables or check routes.
+//! Everything else is refused by name, so that a manifest which starts here means
+//! the same on Spin.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-/// A manifest and the folder its relative paths start from.
+/// A manifest and the folder of its relative paths.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) manifest: Manifest,
@@ -30,7 +29,8 @@ pub(crate) struct Manifest {
     pub(crate) component: BTreeMap<String, Component>,
 }
 
-/// What an application says of itself; it serialises as Spin shows it.
+/// The application's description of itself. Serialised for
+/// `/.well-known/spin/info`, as on Spin.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Application {
@@ -54,7 +54,7 @@ pub(crate) struct Variable {
     #[serde(default)]
     pub(crate) required: bool,
     pub(crate) default: Option<String>,
-    /// Accepted; the dev host prints no variable's value, secret or not.
+    /// Has no effect: the dev host prints no values of variables.
     #[serde(default, rename = "secret")]
     _secret: bool,
     #[serde(default, rename = "description")]
@@ -106,17 +106,17 @@ pub(crate) struct Component {
 pub(crate) struct Dependency {
     /// A path relative to the manifest.
     pub(crate) path: PathBuf,
-    /// The dependency's export to use, if it is not named like the import.
+    /// The export of the dependency, if its name is not that of the import.
     pub(crate) export: Option<String>,
 }
 
 impl App {
-    /// Reads and checks a manifest; a folder stands for the `spin.toml` in it.
+    /// Reads and checks a manifest. A folder means the `spin.toml` in it.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, is not a version 2 manifest, or asks for
-    /// something that the dev host does not have.
+    /// The file cannot be read, is no version 2 manifest, or uses something that
+    /// the dev host does not have.
     pub(crate) fn load(from: &Path) -> Result<Self> {
         let path = if from.is_dir() {
             from.join("spin.toml")
@@ -135,7 +135,7 @@ impl App {
 impl Manifest {
     fn parse(text: &str) -> Result<Self> {
         let manifest: Self = toml::from_str(text).context(
-            "the dev host supports a part of Spin's manifest only (HTTP triggers, local \
+            "the dev host supports only a part of Spin's manifest (HTTP triggers, local \
              components and dependencies, variables, environment, outbound hosts)",
         )?;
         manifest.check()?;

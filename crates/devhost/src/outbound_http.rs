@@ -1,9 +1,9 @@
 //! Outbound HTTP, `wasi:http/client@0.3.0`.
 //!
-//! It owns which requests may leave (`allowed_outbound_hosts`, requests to the
-//! application itself), the pooled client that sends them, and its time-outs
-//! (600 s each unless the component sets them), as on Spin. There is no TLS
-//! and no service chaining: such requests fail with an error that says so.
+//! As on Spin, requests need an entry in `allowed_outbound_hosts`, can go to the
+//! application itself (`self`), and time out after 600 s unless the component
+//! sets another time. TLS and service chaining are not supported: such requests
+//! fail with an error that says so.
 
 use std::error::Error as _;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-use crate::platform::ComponentSettings;
+use crate::component::ComponentSettings;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -32,12 +32,12 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 #[derive(Clone)]
 pub(crate) struct HttpClient {
     client: Client<Connector, WasiBody>,
-    /// Set once the server listens.
+    /// Set when the server listens.
     pub(crate) own_address: Arc<OnceLock<SocketAddr>>,
 }
 
 impl HttpClient {
-    /// Makes a client; it connects to nothing yet.
+    /// Makes a client. It connects when a request is sent.
     pub(crate) fn new() -> Self {
         Self {
             client: Client::builder(TokioExecutor::new()).build(Connector),
@@ -62,7 +62,7 @@ impl WasiHttpHooks for OutboundHttp {
         &mut self,
         request: Request<WasiBody>,
         options: Option<RequestOptions>,
-        // The component's trouble with the response: nobody is to be told.
+        // The error of a component that reads the response: not reported.
         _response_result: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
         let client = self.client.clone();
@@ -83,7 +83,7 @@ impl HttpClient {
         mut request: Request<WasiBody>,
         options: RequestOptions,
     ) -> Result<Response<WasiBody>, Error> {
-        self.direct(settings, &mut request)?;
+        self.authorize(settings, &mut request)?;
         let connect_timeout = options.connect_timeout.unwrap_or(DEFAULT_TIMEOUT);
         let first_byte_timeout = options.first_byte_timeout.unwrap_or(DEFAULT_TIMEOUT);
         let between_bytes = options.between_bytes_timeout.unwrap_or(DEFAULT_TIMEOUT);
@@ -112,8 +112,8 @@ impl HttpClient {
         }))
     }
 
-    /// Denies a request or directs it to its host.
-    fn direct(
+    /// Denies a request that is not allowed, and gives one to `self` its address.
+    fn authorize(
         &self,
         settings: &ComponentSettings,
         request: &mut Request<WasiBody>,
@@ -124,7 +124,7 @@ impl HttpClient {
         let allowed = if is_self {
             settings.allowed_hosts.allows_self()
         } else {
-            let allowed = settings.allowed_hosts.check(&uri.to_string(), "https");
+            let allowed = settings.allowed_hosts.allows(&uri.to_string(), "https");
             allowed.unwrap_or(false)
         };
         if !allowed {
@@ -169,7 +169,7 @@ fn to_address(uri: Uri, address: SocketAddr) -> Result<Uri, Error> {
 }
 
 tokio::task_local! {
-    /// hyper's pooled client has no other way to a connector.
+    /// hyper's pooled client passes nothing but the URI to a connector.
     static CONNECT_TIMEOUT: Duration;
 }
 
@@ -212,9 +212,9 @@ impl tower_service::Service<Uri> for Connector {
     }
 }
 
-/// A response body that fails when nothing comes for a time.
+/// A response body that fails when no data comes for `timeout`.
 struct TimedBody {
-    /// Taken when the time is over, which closes the connection.
+    /// Dropped when the time is over, which closes the connection.
     body: Option<Incoming>,
     timeout: Duration,
     sleep: Option<Pin<Box<Sleep>>>,

@@ -1,10 +1,9 @@
 //! Outbound Redis, `spin:redis@3.0.0`.
 //!
-//! It owns connections and commands, as Spin has them: a TCP connection at
-//! each open, no time-out on anything, commands of one connection multiplexed,
-//! the connection closed with its resource. Bounding a wait is the
-//! component's business, here as there. `rediss://` trusts what the machine
-//! does, or the file that `SSL_CERT_FILE` names.
+//! As on Spin, each open makes a TCP connection, commands on it are multiplexed,
+//! and it is closed with its resource. Nothing times out: the component must bound
+//! its waits. `rediss://` trusts the machine's certificates, or those in the file
+//! of `SSL_CERT_FILE`.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -18,14 +17,13 @@ use crate::platform::redis::redis::{
 };
 use crate::platform::{InstanceData, Platform};
 
-/// A connection that a component holds.
 type Connection = MultiplexedConnection;
 
 type Result<T> = std::result::Result<T, Error>;
 
 /// Spin's limit on connections of one instance.
 const MAX_CONNECTIONS: usize = 1024;
-/// Spin's limit on the host memory of one reply, in bytes.
+/// Spin's limit on the memory of one reply.
 const MAX_REPLY_BYTES: usize = 128 << 20;
 
 impl Host for InstanceData {}
@@ -41,7 +39,7 @@ impl HostConnection for InstanceData {
 impl<T: Send> HostConnectionWithStore<T> for Platform {
     async fn open(accessor: &Accessor<T, Self>, address: String) -> Result<Resource<Connection>> {
         let settings = accessor.with(|mut access| Arc::clone(&access.get().settings));
-        match settings.allowed_hosts.check(&address, "redis") {
+        match settings.allowed_hosts.allows(&address, "redis") {
             Ok(true) => {}
             Ok(false) => {
                 settings.report_denied_host(&address, "redis");
@@ -126,7 +124,7 @@ impl<T: Send> HostConnectionWithStore<T> for Platform {
     ) -> Result<u32> {
         let mut connection = get(accessor, &connection)?;
         connection.sadd(key, values).await.map_err(|error| {
-            // The one command for which Spin tells a type error apart.
+            // The only command for which Spin returns type errors as such.
             match error.kind() {
                 ErrorKind::TypeError => Error::TypeError,
                 _ => other_error(error),
@@ -209,7 +207,7 @@ fn reply_size(reply: &Reply) -> usize {
         }
 }
 
-/// A reply with its arrays flattened: the interface has no nesting.
+/// A reply with flattened arrays, because the interface has no nesting.
 #[derive(Debug)]
 struct Replies(Vec<Reply>);
 

@@ -1,8 +1,5 @@
-//! What a component instance holds and can call of the host.
-//!
-//! It owns the data of an instance, the linker with everything a component
-//! may import (WASI 0.2 and 0.3, `spin:variables`, `spin:redis`), and the
-//! variables' side of that. It does not create instances: `instance` does.
+//! The imports of components: WASI 0.2 and 0.3, `spin:variables` and `spin:redis`,
+//! and the data of an instance that they work on.
 
 use std::sync::Arc;
 
@@ -11,9 +8,9 @@ use wasmtime::{Engine, Result};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use crate::allowed_hosts::AllowedHosts;
+use crate::component::ComponentSettings;
 use crate::outbound_http::OutboundHttp;
-use crate::variables::{VariableError, Variables};
+use crate::variables::VariableError;
 
 mod bindings {
     wasmtime::component::bindgen!({
@@ -33,39 +30,15 @@ pub(crate) struct InstanceData {
     pub(crate) table: ResourceTable,
     pub(crate) http: WasiHttpCtx,
     pub(crate) outbound_http: OutboundHttp,
-    /// How many Redis connections the instance holds.
+    /// Open Redis connections.
     pub(crate) redis_connections: usize,
 }
 
-/// What all instances of a component have in common.
-pub(crate) struct ComponentSettings {
-    pub(crate) id: String,
-    pub(crate) environment: Vec<(String, String)>,
-    pub(crate) allowed_hosts: AllowedHosts,
-    pub(crate) variables: Arc<Variables>,
-    /// Whether what the component prints is dropped.
-    pub(crate) quiet: bool,
-}
-
-impl ComponentSettings {
-    /// Tells the user which address was denied and what would allow it.
-    pub(crate) fn report_denied_host(&self, address: &str, scheme: &str) {
-        let Some(host) = AllowedHosts::suggest(address, scheme) else {
-            return;
-        };
-        eprintln!(
-            "Component {} tried to reach {host}, which its allowed_outbound_hosts do not \
-             include. To allow it, add \"{host}\" there.",
-            self.id
-        );
-    }
-}
-
-/// Makes a linker with everything a component may import.
+/// Makes a linker with everything that a component can import.
 ///
 /// # Errors
 ///
-/// None in practice: the names do not clash.
+/// Two interfaces have one name, which does not happen.
 pub(crate) fn linker(engine: &Engine) -> Result<Linker<InstanceData>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
@@ -76,7 +49,7 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<InstanceData>> {
     Ok(linker)
 }
 
-/// Gives Spin's interfaces the whole of an instance's data.
+/// Gives Spin's interfaces access to all data of an instance.
 pub(crate) struct Platform;
 
 impl HasData for Platform {

@@ -1,8 +1,7 @@
-//! The HTTP server: from connections to component instances.
+//! The HTTP server: accepts connections, and passes requests to the component of
+//! their route.
 //!
-//! It owns listening, Spin's own paths, what becomes of a request before a
-//! component sees it, and the bare 404 and 500 that Spin answers. Which route
-//! matches is up to `routes`, how instances are used to `instance`.
+//! Serves Spin's own paths, and responds 404 and 500 without a body, as Spin does.
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -11,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST};
+use http::header::{CONTENT_TYPE, HOST};
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Full};
@@ -27,24 +26,24 @@ use crate::instance::Instances;
 use crate::routes::{RouteMatch, Routes};
 
 const WELL_KNOWN_PREFIX: &str = "/.well-known/spin/";
-/// How many ports `--find-free-port` tries.
+/// Ports that `--find-free-port` tries.
 const MAX_PORTS_TRIED: u16 = 10;
 
-/// An application that is ready to answer.
+/// An application that is ready to serve.
 pub(crate) struct Server {
     pub(crate) routes: Routes,
-    /// Component → its instances.
+    /// The instances of each component, by its id.
     pub(crate) components: HashMap<String, ProxyHandler<Instances>>,
-    /// What `/.well-known/spin/info` answers, JSON.
+    /// The JSON of `/.well-known/spin/info`.
     pub(crate) info: String,
     pub(crate) tcp_nodelay: bool,
 }
 
-/// Opens the port to serve on.
+/// Listens on an address, or on a free port above its port.
 ///
 /// # Errors
 ///
-/// The port is in use, or may not be used.
+/// No port is free, or the process may not use it.
 pub(crate) async fn listen(address: SocketAddr, find_free_port: bool) -> Result<TcpListener> {
     let last_port = match find_free_port {
         true => address.port().saturating_add(MAX_PORTS_TRIED - 1),
@@ -69,7 +68,7 @@ impl Server {
         loop {
             let (stream, client) = match listener.accept().await {
                 Ok(accepted) => accepted,
-                // Of one connection or of too many: others go on.
+                // One connection failed, or there are too many. Others go on.
                 Err(error) => {
                     eprintln!("Cannot accept a connection: {error}");
                     tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -82,15 +81,15 @@ impl Server {
 
     async fn serve_connection(self: Arc<Self>, stream: TcpStream, client: SocketAddr) {
         if self.tcp_nodelay {
-            // Without it a response of two writes waits for the client's
-            // delayed ACK; failing to set it costs no more than that.
+            // Otherwise a response of two writes waits for the client's delayed
+            // acknowledgement. Nothing else depends on it.
             let _ = stream.set_nodelay(true);
         }
         let service = service_fn(|request| {
             let server = Arc::clone(&self);
             async move { server.respond(request, client).await }
         });
-        // Errors are those of the client: it went away, or sent no HTTP.
+        // The client went away, or sent no HTTP.
         let _ = Builder::new(TokioExecutor::new())
             .serve_connection(TokioIo::new(stream), service)
             .await;
@@ -101,21 +100,19 @@ impl Server {
         mut request: Request<Incoming>,
         client: SocketAddr,
     ) -> Result<Response<WasiBody>> {
-        // Of this connection alone, and in the way of requests passed on.
-        request.headers_mut().remove(CONNECTION);
         let path = request.uri().path().to_owned();
         if let Some(name) = path.strip_prefix(WELL_KNOWN_PREFIX) {
             return self.respond_well_known(name);
         }
-        let Some(found) = self.routes.find(&path) else {
+        let Some(route_match) = self.routes.find(&path) else {
             return Ok(empty(StatusCode::NOT_FOUND));
         };
         complete_uri(&mut request)?;
-        let component = &found.route.component;
-        match self.call(&found, request, client).await {
+        let component = &route_match.route.component;
+        match self.call(&route_match, request, client).await {
             Ok(response) => Ok(response),
             Err(error) => {
-                eprintln!("Error processing request on {path} by component {component}: {error:#}");
+                eprintln!("Component {component} failed a request on {path}: {error:#}");
                 Ok(empty(StatusCode::INTERNAL_SERVER_ERROR))
             }
         }
@@ -123,18 +120,18 @@ impl Server {
 
     async fn call(
         &self,
-        found: &RouteMatch<'_>,
+        route_match: &RouteMatch<'_>,
         mut request: Request<Incoming>,
         client: SocketAddr,
     ) -> Result<Response<WasiBody>> {
         for (name, value) in request.headers() {
             let text = std::str::from_utf8(value.as_bytes());
-            ensure!(text.is_ok(), "header {name} is not valid UTF-8");
+            ensure!(text.is_ok(), "header {name} is not valid UTF-8: {value:?}");
         }
         let uri = request.uri().clone();
-        found.append_headers(request.headers_mut(), &uri, client);
+        route_match.append_headers(request.headers_mut(), &uri, client);
         let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-        let component = &self.components[&found.route.component];
+        let component = &self.components[&route_match.route.component];
         Ok(component.handle((), request).await?)
     }
 
@@ -149,7 +146,7 @@ impl Server {
     }
 }
 
-/// Gives a request's URI the scheme and the authority it was meant for.
+/// Completes a request's URI by scheme and authority.
 fn complete_uri(request: &mut Request<Incoming>) -> Result<()> {
     let host: Option<Authority> = match request.headers().get(HOST) {
         None => None,

@@ -1,9 +1,8 @@
 //! Application variables, component variables and `{{ }}` templates.
 //!
-//! It owns names, templates, and where a value comes from (`--variable`, then
-//! `SPIN_VARIABLE_*` of the environment, then the same of `.env` in the
-//! working directory, then the default), in Spin's order and with Spin's error
-//! texts. It does not know who asks: the WASI side is in `platform`.
+//! A value comes from `--variable`, else from `SPIN_VARIABLE_*` in the environment,
+//! else from the same in `.env` of the working directory, else from the default.
+//! The order and the error texts are Spin's.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -13,7 +12,7 @@ use crate::manifest::{Manifest, Variable};
 
 const PREFIX: &str = "SPIN_VARIABLE_";
 
-/// Why a variable has no value; the cases of `spin:variables`' own error.
+/// Why a variable has no value: the cases of the error of `spin:variables`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum VariableError {
     #[error("invalid variable name: {0}")]
@@ -28,18 +27,18 @@ pub(crate) enum VariableError {
 
 type Result<T> = std::result::Result<T, VariableError>;
 
-/// The values given from outside the manifest.
+/// The values from outside the manifest.
 #[derive(Debug)]
-pub(crate) struct Given {
+pub(crate) struct ValueSources {
     flags: HashMap<String, String>,
     environment: HashMap<String, OsString>,
-    /// Kept as a result: Spin, too, stumbles over a broken `.env` only when
-    /// the environment has no value of the name.
+    /// A result, because Spin fails on a broken `.env` only when the environment
+    /// does not have the variable.
     dotenv: std::result::Result<HashMap<String, String>, String>,
 }
 
-impl Given {
-    /// Takes `--variable` flags and what the environment and `.env` hold now.
+impl ValueSources {
+    /// Reads the environment and the file `dotenv` once.
     pub(crate) fn new(flags: HashMap<String, String>, dotenv: &Path) -> Self {
         Self {
             flags,
@@ -71,7 +70,7 @@ impl Given {
 }
 
 fn read_dotenv(path: &Path) -> std::result::Result<HashMap<String, String>, String> {
-    // A missing file is no error, a line that cannot be parsed is.
+    // A missing file is no error, but a line that cannot be parsed is one.
     let Ok(lines) = dotenvy::from_path_iter(path) else {
         return Ok(HashMap::new());
     };
@@ -83,10 +82,10 @@ fn read_dotenv(path: &Path) -> std::result::Result<HashMap<String, String>, Stri
 /// The variables of an application and of its components.
 #[derive(Debug)]
 pub(crate) struct Variables {
-    given: Given,
-    /// Name → default; without one the variable is required.
+    sources: ValueSources,
+    /// The default by name. A variable without one is required.
     application: BTreeMap<String, Option<String>>,
-    /// Component → name → template.
+    /// The templates by name, by component.
     components: HashMap<String, HashMap<String, Template>>,
 }
 
@@ -95,11 +94,11 @@ impl Variables {
     ///
     /// # Errors
     ///
-    /// A name is no lower_snake_case, a template is malformed or uses an
+    /// A name is not in lower_snake_case, a template is malformed or uses an
     /// unknown variable, or a required variable has no value.
-    pub(crate) fn new(manifest: &Manifest, given: Given) -> Result<Self> {
+    pub(crate) fn new(manifest: &Manifest, sources: ValueSources) -> Result<Self> {
         let mut variables = Self {
-            given,
+            sources,
             application: BTreeMap::new(),
             components: HashMap::new(),
         };
@@ -144,13 +143,13 @@ impl Variables {
     ///
     /// The variable is unknown or has no value.
     pub(crate) fn resolve(&self, name: &str) -> Result<String> {
-        match self.given.get(name)? {
+        match self.sources.get(name)? {
             Some(value) => Ok(value.to_owned()),
             None => self.default(name),
         }
     }
 
-    /// Resolves one application variable by its default alone.
+    /// Returns the default of an application variable.
     ///
     /// # Errors
     ///
@@ -165,12 +164,12 @@ impl Variables {
         })
     }
 
-    /// Resolves every application variable, as Spin does before it looks at
-    /// outbound hosts: one that fails, fails them all.
+    /// Resolves all application variables, as Spin does before it checks outbound
+    /// hosts.
     ///
     /// # Errors
     ///
-    /// The first variable without a value.
+    /// A variable has no value.
     pub(crate) fn resolve_all(&self) -> Result<HashMap<&str, String>> {
         self.application
             .keys()
@@ -194,7 +193,7 @@ impl Variables {
             .iter()
             .filter(|(_, default)| default.is_none())
             .map(|(name, _)| name)
-            .filter(|name| !matches!(self.given.get(name), Ok(Some(_))))
+            .filter(|name| !matches!(self.sources.get(name), Ok(Some(_))))
             .collect();
         if missing.is_empty() {
             return Ok(());
@@ -227,7 +226,7 @@ impl Template {
         let mut rest = text;
         while let Some((literal, expression)) = rest.split_once("{{") {
             let (name, after) = expression.split_once("}}").ok_or_else(|| {
-                VariableError::InvalidTemplate("unmatched '{{' in template".to_owned())
+                VariableError::InvalidTemplate(format!("unmatched '{{{{' in template {text:?}"))
             })?;
             parts.push(Part::Literal(literal.to_owned()));
             parts.push(Part::Variable(name.trim().to_owned()));
@@ -237,16 +236,16 @@ impl Template {
         Ok(Self(parts))
     }
 
-    /// Whether it has no expression.
+    /// Returns whether the template has no expression.
     pub(crate) fn is_literal(&self) -> bool {
         self.0.iter().all(|part| matches!(part, Part::Literal(_)))
     }
 
-    /// Fills in the expressions.
+    /// Replaces the expressions by values.
     ///
     /// # Errors
     ///
-    /// Whatever `value_of` fails with.
+    /// `value_of` fails.
     pub(crate) fn resolve(&self, value_of: impl Fn(&str) -> Result<String>) -> Result<String> {
         let mut text = String::new();
         for part in &self.0 {
@@ -288,8 +287,8 @@ mod tests {
         pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into()
     }
 
-    fn given() -> Given {
-        Given {
+    fn sources() -> ValueSources {
+        ValueSources {
             flags: strings([("a", "flag")]),
             environment: [("A", "env"), ("B", "env")]
                 .map(|(name, value)| (format!("{PREFIX}{name}"), value.into()))
@@ -314,7 +313,7 @@ mod tests {
     #[test]
     fn flags_win_over_environment_over_dotenv_over_default() {
         let application = ["a", "b", "c", "d"].map(|name| format!("{name} = {{ default = \"\" }}"));
-        let variables = Variables::new(&manifest(&application.join("\n"), ""), given())
+        let variables = Variables::new(&manifest(&application.join("\n"), ""), sources())
             .expect("manifest is accepted");
         let values = ["a", "b", "c", "d"].map(|name| variables.resolve(name));
         assert_eq!(values, ["flag", "env", "dotenv", ""].map(|v| Ok(v.into())));
@@ -324,7 +323,7 @@ mod tests {
     fn component_variables_are_templates() {
         let variables = Variables::new(
             &manifest("a = { required = true }", "v = \"<{{ a }}-{{a}}>\""),
-            given(),
+            sources(),
         )
         .expect("manifest is accepted");
         assert_eq!(variables.get("api", "v"), Ok("<flag-flag>".to_owned()));
@@ -351,7 +350,7 @@ mod tests {
             ("1x = { default = \"\" }", "", "must start with"),
         ];
         for (application, component, expected) in cases {
-            let error = Variables::new(&manifest(application, component), given())
+            let error = Variables::new(&manifest(application, component), sources())
                 .expect_err(application)
                 .to_string();
             assert!(
@@ -367,12 +366,12 @@ mod tests {
         let path = folder.path().join(".env");
         assert_eq!(read_dotenv(&path), Ok(HashMap::new()));
         std::fs::write(&path, "SPIN_VARIABLE_A=1\nno assignment\n").expect("file is written");
-        let given = Given {
+        let sources = ValueSources {
             dotenv: read_dotenv(&path),
-            ..given()
+            ..sources()
         };
-        assert_eq!(given.get("b"), Ok(Some("env")));
-        assert!(matches!(given.get("c"), Err(VariableError::Provider(_))));
+        assert_eq!(sources.get("b"), Ok(Some("env")));
+        assert!(matches!(sources.get("c"), Err(VariableError::Provider(_))));
     }
 
     #[test]

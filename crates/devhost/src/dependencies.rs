@@ -1,18 +1,19 @@
-//! Component dependencies: one wasm out of a component and what it imports.
+//! Component dependencies: composes a component with the components it imports,
+//! and denies those every capability.
 //!
-//! It owns which import a dependency satisfies and which of the dependency's
-//! own imports are cut off from the host. Where Spin plugs those with a
-//! component that denies everything, they are renamed here, to
-//! `denied<n>-…`, and `denied` answers them. It does not run anything.
+//! Spin plugs the denied imports of a dependency with a component, its deny
+//! adapter. Here the composition renames them to `denied<n>-…`, and the linker
+//! defines functions under these names that return the adapter's results.
 
 use anyhow::{Context, Result, bail, ensure};
 use wac_graph::types::{ItemKind, Package, SubtypeChecker, WorldId};
 use wac_graph::{CompositionGraph, EncodeOptions, NodeId};
+use wasmtime::component::types::{Case, ComponentFunc, ComponentItem, Type};
+use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType, Val};
 
 /// The interfaces that Spin's deny adapter plugs, up to their minor version:
-/// hosts, environment, files, stores, databases, models and variables. Clocks,
-/// random numbers and stdio are not among them, nor is `wasi:sockets/types`
-/// of WASI 0.3.
+/// hosts, environment, files, stores, databases, models and variables. It leaves
+/// clocks, random numbers, stdout, stderr and `wasi:sockets/types` of WASI 0.3.
 const DENIED: &[&str] = &[
     "fermyon:spin/",
     "spin:",
@@ -27,65 +28,68 @@ const DENIED: &[&str] = &[
     "wasi:sockets/udp-create-socket@0.",
 ];
 
-/// A dependency with its wasm.
-pub(crate) struct Part {
-    /// As the manifest has it: `package:name`, `package:name/interface`, each
-    /// with or without `@version`, or a plain name.
+const DENIED_PREFIX: &str = "denied";
+
+/// A dependency, read from its file.
+pub(crate) struct Dependency {
+    /// As in the manifest: `package:name`, `package:name/interface`, each with or
+    /// without `@version`, or a plain name.
     pub(crate) name: String,
     pub(crate) export: Option<String>,
     pub(crate) wasm: Vec<u8>,
 }
 
-/// Joins a component with its dependencies; it may import what it did before,
-/// less what they satisfy.
+/// Composes a component with its dependencies. The result imports what the
+/// component imports and no dependency satisfies, and the dependencies' denied
+/// imports.
 ///
 /// # Errors
 ///
-/// A wasm is no component, a dependency satisfies no import or one that
-/// another satisfies, or the types do not fit.
-pub(crate) fn compose(id: &str, wasm: Vec<u8>, parts: Vec<Part>) -> Result<Vec<u8>> {
-    if parts.is_empty() {
+/// A wasm is no component, a dependency satisfies no import or the same import
+/// as another one, or the types do not fit.
+pub(crate) fn compose(id: &str, wasm: Vec<u8>, dependencies: Vec<Dependency>) -> Result<Vec<u8>> {
+    if dependencies.is_empty() {
         return Ok(wasm);
     }
     let mut graph = CompositionGraph::new();
     let (world, root) = add_package(&mut graph, id, wasm)?;
+    // Import and the dependency that satisfies it.
     let mut satisfied: Vec<(String, String)> = Vec::new();
-    for (index, part) in parts.into_iter().enumerate() {
+    for (index, dependency) in dependencies.into_iter().enumerate() {
         let imports: Vec<String> = graph.types()[world]
             .imports
             .keys()
-            .filter(|import| satisfies(&part.name, import))
+            .filter(|import| satisfies(&dependency.name, import))
             .cloned()
             .collect();
         ensure!(
             !imports.is_empty(),
             "dependency '{}' doesn't match any imports of component '{id}'",
-            part.name
+            dependency.name
         );
         for import in &imports {
             if let Some((_, other)) = satisfied.iter().find(|(name, _)| name == import) {
                 bail!(
                     "component '{id}': import '{import}' is satisfied by dependencies '{other}' \
                      and '{}'",
-                    part.name
+                    dependency.name
                 );
             }
-            satisfied.push((import.clone(), part.name.clone()));
+            satisfied.push((import.clone(), dependency.name.clone()));
         }
-        // Each dependency has a package name of its own: one wasm may be
-        // used twice.
+        // Not named after the dependency: one wasm may be used twice.
         let name = format!("dependency:part{index}");
-        let (part_world, node) = add_package(&mut graph, &name, part.wasm)
-            .with_context(|| format!("dependency '{}'", part.name))?;
-        deny_imports(&mut graph, index, part_world, node)?;
+        let (dependency_world, node) = add_package(&mut graph, &name, dependency.wasm)
+            .with_context(|| format!("dependency '{}'", dependency.name))?;
+        rename_denied_imports(&mut graph, index, dependency_world, node)?;
         for import in imports {
-            let export = part.export.as_deref().unwrap_or(&import);
+            let export = dependency.export.as_deref().unwrap_or(&import);
             connect(
                 &mut graph,
                 (world, root, &import),
-                (part_world, node, export),
+                (dependency_world, node, export),
             )
-            .with_context(|| format!("dependency '{}' of component '{id}'", part.name))?;
+            .with_context(|| format!("dependency '{}' of component '{id}'", dependency.name))?;
         }
     }
     let exports: Vec<String> = graph.types()[world].exports.keys().cloned().collect();
@@ -96,11 +100,6 @@ pub(crate) fn compose(id: &str, wasm: Vec<u8>, parts: Vec<Part>) -> Result<Vec<u
     graph
         .encode(EncodeOptions::default())
         .with_context(|| format!("cannot compose component '{id}'"))
-}
-
-/// Whether an import's name stands for a denied interface.
-pub(crate) fn is_denied(import: &str) -> bool {
-    import.starts_with("denied")
 }
 
 fn add_package(
@@ -114,7 +113,7 @@ fn add_package(
     Ok((world, graph.instantiate(package)))
 }
 
-fn deny_imports(
+fn rename_denied_imports(
     graph: &mut CompositionGraph,
     index: usize,
     world: WorldId,
@@ -130,11 +129,11 @@ fn deny_imports(
         })
         .collect();
     for (name, interface) in denied {
-        // Dependencies may import different parts of one interface, so its
-        // denied form is another one for each.
-        let denied_name = format!("denied{index}-{name}");
-        // wac-graph takes interfaces of one id for the same import, whatever
-        // their names: without an id of its own, this would be the host's.
+        // Numbered, because dependencies can import different functions of one
+        // interface.
+        let denied_name = format!("{DENIED_PREFIX}{index}-{name}");
+        // wac-graph merges imports whose interfaces have the same id, whatever
+        // their names: with its old id this would be the host's interface.
         let mut interface = graph.types()[interface].clone();
         interface.id = Some(denied_name.clone());
         let interface = graph.types_mut().add_interface(interface);
@@ -147,24 +146,24 @@ fn deny_imports(
 fn connect(
     graph: &mut CompositionGraph,
     (world, node, import): (WorldId, NodeId, &str),
-    (part_world, part_node, export): (WorldId, NodeId, &str),
+    (dependency_world, dependency, export): (WorldId, NodeId, &str),
 ) -> Result<()> {
     let types = graph.types();
     let import_type = types[world].imports[import];
-    let export_type = *types[part_world]
+    let export_type = *types[dependency_world]
         .exports
         .get(export)
         .with_context(|| format!("doesn't export '{export}' to satisfy import '{import}'"))?;
     SubtypeChecker::new(&mut Default::default())
         .is_subtype(export_type, types, import_type, types)
         .with_context(|| format!("export '{export}' is not compatible with import '{import}'"))?;
-    let export = graph.alias_instance_export(part_node, export)?;
+    let export = graph.alias_instance_export(dependency, export)?;
     graph.set_instantiation_argument(node, import, export)?;
     Ok(())
 }
 
-/// Whether a dependency's name in the manifest covers an import: the package
-/// must be the same, interface and version where they are given.
+/// Returns whether a dependency's name in the manifest covers an import: the
+/// packages must be equal, and the interfaces and versions if the name has them.
 fn satisfies(dependency: &str, import: &str) -> bool {
     fn split(name: &str) -> (&str, Option<&str>, Option<&str>) {
         let (name, version) = match name.split_once('@') {
@@ -184,6 +183,149 @@ fn satisfies(dependency: &str, import: &str) -> bool {
     package == import_package
         && (interface.is_none() || interface == import_interface)
         && (version.is_none() || version == import_version)
+}
+
+/// The type of denied resources. None is ever created.
+struct Unavailable;
+
+/// Defines the denied imports of a composed component as Spin's deny adapter
+/// does: they return an empty list or `none` (no environment, no folders), an
+/// error if the function can return one, and trap otherwise.
+///
+/// # Errors
+///
+/// A name is already defined.
+pub(crate) fn define_denied_imports<T: 'static>(
+    linker: &mut Linker<T>,
+    component: &Component,
+) -> wasmtime::Result<()> {
+    let engine = linker.engine().clone();
+    let mut known_resources = Vec::new();
+    for (name, item) in component.component_type().imports(&engine) {
+        let ComponentItem::ComponentInstance(instance) = item.ty else {
+            continue;
+        };
+        let mut denied = match name.starts_with(DENIED_PREFIX) {
+            true => Some(linker.instance(name)?),
+            false => None,
+        };
+        for (export, item) in instance.exports(&engine) {
+            // An interface also exports the resources it uses of others. Each
+            // must be defined once, where it comes first.
+            if let ComponentItem::Resource(resource) = item.ty {
+                if known_resources.contains(&resource) {
+                    continue;
+                }
+                known_resources.push(resource);
+            }
+            if let Some(denied) = &mut denied {
+                define(denied, name, export, item.ty)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn define<T: 'static>(
+    interface: &mut LinkerInstance<'_, T>,
+    interface_name: &str,
+    name: &str,
+    item: ComponentItem,
+) -> wasmtime::Result<()> {
+    match item {
+        ComponentItem::Resource(_) => {
+            let resource = ResourceType::host::<Unavailable>();
+            interface.resource(name, resource, |_, _| Ok(()))
+        }
+        ComponentItem::ComponentFunc(function) => {
+            let message = format!("{:?} is not permitted", original_name(interface_name));
+            if function.async_() {
+                interface.func_new_concurrent(name, move |_, function, arguments, results| {
+                    let result = deny(&message, &function, arguments, results);
+                    Box::pin(async { result })
+                })
+            } else {
+                interface.func_new(name, move |_, function, arguments, results| {
+                    deny(&message, &function, arguments, results)
+                })
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns the name of the interface before it was renamed, without its version.
+fn original_name(import: &str) -> &str {
+    let (_, name) = import.split_once('-').unwrap_or_default();
+    name.split_once('@').map_or(name, |(name, _version)| name)
+}
+
+fn deny(
+    message: &str,
+    function: &ComponentFunc,
+    arguments: &[Val],
+    results: &mut [Val],
+) -> wasmtime::Result<()> {
+    let name = match arguments.first() {
+        Some(Val::String(name)) => name,
+        _ => "",
+    };
+    for (result, ty) in results.iter_mut().zip(function.results()) {
+        *result = denial(message, name, &ty).ok_or_else(|| wasmtime::format_err!("{message}"))?;
+    }
+    Ok(())
+}
+
+fn denial(message: &str, name: &str, ty: &Type) -> Option<Val> {
+    match ty {
+        Type::List(_) => Some(Val::List(Vec::new())),
+        Type::Option(_) => Some(Val::Option(None)),
+        Type::Result(result) => {
+            let error = error(message, name, &result.err()?)?;
+            Some(Val::Result(Err(Some(Box::new(error)))))
+        }
+        _ => None,
+    }
+}
+
+fn error(message: &str, name: &str, ty: &Type) -> Option<Val> {
+    const CASES: [&str; 4] = ["access-denied", "undefined", "other", "internal-error"];
+    match ty {
+        Type::Enum(error) => {
+            let case = CASES
+                .iter()
+                .find(|case| error.names().any(|name| name == **case))?;
+            Some(Val::Enum((*case).to_owned()))
+        }
+        Type::Variant(error) => {
+            let cases: Vec<_> = error.cases().collect();
+            let case = CASES
+                .iter()
+                .find_map(|name| cases.iter().find(|case| case.name == *name))?;
+            // `undefined` is of `spin:variables`, and carries the name.
+            let text = if case.name == "undefined" {
+                name
+            } else {
+                message
+            };
+            payload(text, case).map(|payload| Val::Variant(case.name.to_owned(), payload))
+        }
+        _ => None,
+    }
+}
+
+/// Returns `Some(None)` for a case without a payload, and `None` if its payload
+/// is no text.
+fn payload(text: &str, case: &Case<'_>) -> Option<Option<Box<Val>>> {
+    let text = Val::String(text.to_owned());
+    match &case.ty {
+        None => Some(None),
+        Some(Type::String) => Some(Some(Box::new(text))),
+        Some(Type::Option(option)) if matches!(option.ty(), Type::String) => {
+            Some(Some(Box::new(Val::Option(Some(Box::new(text))))))
+        }
+        Some(_) => None,
+    }
 }
 
 #[cfg(test)]
@@ -233,8 +375,8 @@ mod tests {
         )
     }
 
-    fn algorithm(function: &str) -> Part {
-        Part {
+    fn algorithm(function: &str) -> Dependency {
+        Dependency {
             name: "test:algorithm/algorithm@0.1.0".to_owned(),
             export: None,
             wasm: component(&format!(
@@ -246,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn dependencies_are_cut_off_from_the_host() {
+    fn denied_imports_of_dependencies_are_renamed() {
         let composed =
             compose("main", main_component(), vec![algorithm("run")]).expect("dependency fits");
         let mut graph = CompositionGraph::new();
@@ -266,15 +408,15 @@ mod tests {
 
     #[test]
     fn dependencies_that_do_not_fit_are_refused() {
-        let other = || Part {
+        let other = || Dependency {
             name: "test:other".to_owned(),
             ..algorithm("run")
         };
-        let package = || Part {
+        let package = || Dependency {
             name: "test:algorithm".to_owned(),
             ..algorithm("run")
         };
-        for (parts, expected) in [
+        for (dependencies, expected) in [
             (vec![other()], "doesn't match any imports"),
             (vec![algorithm("walk")], "is not compatible"),
             (
@@ -282,13 +424,13 @@ mod tests {
                 "satisfied by dependencies",
             ),
         ] {
-            let error = compose("main", main_component(), parts).expect_err(expected);
+            let error = compose("main", main_component(), dependencies).expect_err(expected);
             assert!(format!("{error:#}").contains(expected), "{error:#}");
         }
     }
 
     #[test]
-    fn capabilities_are_denied_and_the_rest_is_not() {
+    fn capabilities_are_denied_and_other_interfaces_are_not() {
         for (import, expected) in [
             ("wasi:cli/environment@0.2.6", true),
             ("wasi:cli/environment@0.3.0", true),
