@@ -9,20 +9,16 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use http_body_util::Empty;
-use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header::HOST};
-use hyper_util::rt::TokioIo;
+use hyper::{StatusCode, body::Bytes};
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    time::timeout,
-};
-use tokio_rustls::TlsConnector;
+use tokio::time::timeout;
 
 use crate::cli::Config;
 
@@ -64,32 +60,22 @@ async fn local_address(listen: &str) -> anyhow::Result<SocketAddr> {
 }
 
 async fn request_health(address: SocketAddr, over_tls: bool) -> anyhow::Result<StatusCode> {
-    let stream = TcpStream::connect(address).await?;
-    if !over_tls {
-        return request_over(stream).await;
-    }
     let provider = Arc::new(ring::default_provider());
-    let trust = Arc::new(AnyCertificate(Arc::clone(&provider)));
-    let config = ClientConfig::builder_with_provider(provider)
+    let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
+    let tls = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(trust)
+        .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
-    let connector = TlsConnector::from(Arc::new(config));
-    let name = ServerName::IpAddress(address.ip().into());
-    request_over(connector.connect(name, stream).await?).await
-}
-
-async fn request_over(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> anyhow::Result<StatusCode> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // The task ends with the runtime at the latest.
-    tokio::spawn(connection);
-    let request = Request::get("/healthz")
-        .header(HOST, "localhost")
-        .body(Empty::<Bytes>::new())?;
-    Ok(sender.send_request(request).await?.status())
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_http1()
+        .build();
+    let client = Client::builder(TokioExecutor::new()).build::<_, Empty<Bytes>>(connector);
+    let scheme = if over_tls { "https" } else { "http" };
+    let uri = format!("{scheme}://{address}/healthz").parse()?;
+    Ok(client.get(uri).await?.status())
 }
 
 /// Accepts any certificate. The exporter's is valid for the name that other machines

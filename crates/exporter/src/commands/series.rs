@@ -186,7 +186,7 @@ impl Store {
             &layout.key,
             &lost_counts_key(&self.options.prefix, &layout.key),
         ] {
-            let scan = scanner.hash(key, |field, _value| {
+            let scan = scanner.scan("HSCAN", key, |field, _value| {
                 let Ok(cell) = decode_field(layout, field) else {
                     return;
                 };
@@ -209,25 +209,30 @@ impl Store {
     ) -> anyhow::Result<Vec<Removal>> {
         let mut removals = Vec::new();
         for layout in &family.layouts {
-            let (mut names, mut label_sets, mut all) = (Vec::new(), Vec::new(), Vec::new());
-            let series = self.fields(layout, &[selector]).await?;
-            let last = series.len();
-            for (index, (labels, mut fields)) in series.into_iter().enumerate() {
-                // Also fields that an observation may create until then.
-                fields.extend(fields_of_series(layout, &labels));
-                names.push(format!("{}{{{labels}}}", family.name));
-                label_sets.push(labels);
-                all.extend(fields);
-                if all.len() >= FIELDS_PER_CALL || index + 1 == last {
-                    removals.push(Removal {
-                        names: std::mem::take(&mut names),
-                        target: Target::Series {
-                            key: layout.key.clone(),
-                            label_sets: std::mem::take(&mut label_sets),
-                            fields: std::mem::take(&mut all),
-                        },
-                    });
-                }
+            let series: Vec<_> = self
+                .fields(layout, &[selector])
+                .await?
+                .into_iter()
+                .collect();
+            let fields = fields_of_series(layout, "").len();
+            for series in series.chunks((FIELDS_PER_CALL / fields).max(1)) {
+                let all = series.iter().flat_map(|(labels, fields)| {
+                    // Also fields that an observation may create until then.
+                    let possible = fields_of_series(layout, labels);
+                    possible.into_iter().chain(fields.iter().cloned())
+                });
+                let label_sets = series.iter().map(|(labels, _)| labels.clone());
+                let names = series
+                    .iter()
+                    .map(|(labels, _)| format!("{}{{{labels}}}", family.name));
+                removals.push(Removal {
+                    names: names.collect(),
+                    target: Target::Series {
+                        key: layout.key.clone(),
+                        label_sets: label_sets.collect(),
+                        fields: all.collect::<BTreeSet<_>>().into_iter().collect(),
+                    },
+                });
             }
         }
         Ok(removals)

@@ -7,7 +7,7 @@ use std::{
 };
 
 use functional_scaffold_protocol::catalog::ExecutionStatus;
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::{
     cli::Links,
@@ -23,124 +23,61 @@ const QUANTILE_NAMES: [&str; QUANTILES.len()] = ["p50", "p95", "p99"];
 /// Significant digits of rates and quantiles.
 const DIGITS: i32 = 5;
 
-/// The values at each point, by status or quantile.
-type Columns = BTreeMap<&'static str, Vec<Option<f64>>>;
-
-#[derive(Serialize)]
-struct Recent<'a> {
-    version: &'static str,
-    recording: bool,
-    links: &'a Links,
-    /// None unless something is recorded.
-    #[serde(flatten)]
-    recorded: Option<Recorded>,
+/// Encodes the recorder's history, or without a recorder that nothing is recorded.
+pub(crate) fn recent(recorder: Option<&Recorder>, links: &Links) -> Vec<u8> {
+    let mut recent = recorder.map_or(json!({}), |recorder| recorder.view(recorded));
+    recent["version"] = json!(env!("CARGO_PKG_VERSION"));
+    recent["recording"] = json!(recorder.is_some());
+    recent["links"] = json!(links);
+    recent.to_string().into_bytes()
 }
 
-#[derive(Serialize)]
-struct Recorded {
-    now: f64,
-    interval_seconds: f64,
-    window_seconds: u64,
-    redis: Option<RedisStatus>,
-    latest: Option<Latest>,
-    times: Vec<f64>,
-    requests_per_second: Columns,
-    request_duration_seconds: Columns,
-    executions_per_second: Columns,
-    execution_duration_seconds: Columns,
-    error_ratio: Vec<Option<f64>>,
-}
-
-#[derive(Serialize)]
-struct RedisStatus {
-    up: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    since: Option<f64>,
+fn recorded(history: &History, clock: Clock) -> Value {
+    let points = &history.points;
+    let column = |value: &dyn Fn(&Rates) -> Option<f64>| -> Value {
+        let values = points.iter().map(|point| value(point.rates.as_ref()?));
+        values.map(|value| value.map(rounded)).collect()
+    };
+    let latest = history.latest.as_ref();
+    let times = points.iter().map(|point| clock.unix_seconds(point.at));
+    json!({
+        "now": clock.unix_seconds(clock.elapsed),
+        "interval_seconds": clock.pause.as_secs_f64(),
+        "window_seconds": WINDOW.as_secs(),
+        // Before the first read, the status is unknown.
+        "redis": (!points.is_empty()).then(|| match history.down {
+            None => json!({ "up": true }),
+            Some(down) => json!({
+                "up": false,
+                "reason": down.reason.label(),
+                "since": clock.unix_seconds(down.since),
+            }),
+        }),
+        "latest": latest.map(|(at, sample)| newest(clock.unix_seconds(*at), sample, points.back())),
+        "times": times.collect::<Vec<_>>(),
+        "requests_per_second": named(request_statuses(), |n| column(&|rates| Some(rates.requests[n]))),
+        "request_duration_seconds": named(QUANTILE_NAMES, |n| column(&|rates| rates.request_durations[n])),
+        "executions_per_second": named(execution_statuses(), |n| column(&|rates| Some(rates.executions[n]))),
+        "execution_duration_seconds": named(QUANTILE_NAMES, |n| column(&|rates| rates.execution_durations[n])),
+        "error_ratio": column(&|rates| rates.error_ratio),
+    })
 }
 
 /// The newest sample.
-#[derive(Serialize)]
-struct Latest {
-    time: f64,
-    requests_total: f64,
-    requests: BTreeMap<&'static str, f64>,
-    requests_per_second: Option<f64>,
-    error_ratio: Option<f64>,
-    executions_total: f64,
-    executions: BTreeMap<&'static str, f64>,
-    in_flight: Option<f64>,
-    oldest_lease_age_seconds: Option<f64>,
-}
-
-/// Encodes the recorder's history, or without a recorder that nothing is recorded.
-pub(crate) fn recent(recorder: Option<&Recorder>, links: &Links) -> Vec<u8> {
-    let recent = Recent {
-        version: env!("CARGO_PKG_VERSION"),
-        recording: recorder.is_some(),
-        links,
-        recorded: recorder.map(|recorder| recorder.view(Recorded::new)),
-    };
-    // A struct of strings and finite floats always serialises.
-    serde_json::to_vec(&recent).unwrap_or_default()
-}
-
-impl Recorded {
-    fn new(history: &History, clock: Clock) -> Self {
-        let points = &history.points;
-        let column = |value: &dyn Fn(&Rates) -> Option<f64>| -> Vec<Option<f64>> {
-            let values = points.iter().map(|point| value(point.rates.as_ref()?));
-            values.map(|value| value.map(rounded)).collect()
-        };
-        let latest = history.latest.as_ref();
-        let times = points.iter().map(|point| clock.unix_seconds(point.at));
-        Self {
-            now: clock.unix_seconds(clock.elapsed),
-            interval_seconds: clock.pause.as_secs_f64(),
-            window_seconds: WINDOW.as_secs(),
-            // Before the first read, the status is unknown.
-            redis: (!points.is_empty()).then(|| RedisStatus {
-                up: history.down.is_none(),
-                reason: history.down.map(|down| down.reason.label()),
-                since: history.down.map(|down| clock.unix_seconds(down.since)),
-            }),
-            latest: latest
-                .map(|(at, sample)| Latest::new(clock.unix_seconds(*at), sample, points.back())),
-            times: times.collect(),
-            requests_per_second: named(request_statuses(), |n| {
-                column(&|rates| Some(rates.requests[n]))
-            }),
-            request_duration_seconds: named(QUANTILE_NAMES, |n| {
-                column(&|rates| rates.request_durations[n])
-            }),
-            executions_per_second: named(execution_statuses(), |n| {
-                column(&|rates| Some(rates.executions[n]))
-            }),
-            execution_duration_seconds: named(QUANTILE_NAMES, |n| {
-                column(&|rates| rates.execution_durations[n])
-            }),
-            error_ratio: column(&|rates| rates.error_ratio),
-        }
-    }
-}
-
-impl Latest {
-    fn new(time: f64, sample: &Sample, last: Option<&Point>) -> Self {
-        let rates = last.and_then(|point| point.rates.as_ref());
-        let counts = &sample.counts;
-        Self {
-            time,
-            requests_total: counts.requests_total,
-            requests: named(request_statuses(), |n| counts.requests[n]),
-            requests_per_second: rates.map(|rates| rounded(rates.requests_total)),
-            error_ratio: rates.and_then(|rates| rates.error_ratio).map(rounded),
-            executions_total: counts.executions_total,
-            executions: named(execution_statuses(), |n| counts.executions[n]),
-            in_flight: sample.in_flight,
-            oldest_lease_age_seconds: sample.oldest_lease_age_seconds,
-        }
-    }
+fn newest(time: f64, sample: &Sample, last: Option<&Point>) -> Value {
+    let rates = last.and_then(|point| point.rates.as_ref());
+    let counts = &sample.counts;
+    json!({
+        "time": time,
+        "requests_total": counts.requests_total,
+        "requests": named(request_statuses(), |n| counts.requests[n]),
+        "requests_per_second": rates.map(|rates| rounded(rates.requests_total)),
+        "error_ratio": rates.and_then(|rates| rates.error_ratio).map(rounded),
+        "executions_total": counts.executions_total,
+        "executions": named(execution_statuses(), |n| counts.executions[n]),
+        "in_flight": sample.in_flight,
+        "oldest_lease_age_seconds": sample.oldest_lease_age_seconds,
+    })
 }
 
 impl Clock {

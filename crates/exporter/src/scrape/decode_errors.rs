@@ -10,8 +10,9 @@ use functional_scaffold_protocol::labels::is_metric_name;
 
 /// Examples that are kept of one family and reason.
 const MAX_EXAMPLES: usize = 20;
-/// Families that are counted by name; further ones are counted together.
-const MAX_FAMILIES: usize = 100;
+/// Families and reasons that are counted separately; further families are counted
+/// together.
+const MAX_LABEL_SETS: usize = 100;
 /// Errors that are logged before a read without errors.
 const MAX_LOGGED: usize = 1000;
 /// Bytes of an example: a field may have megabytes.
@@ -27,7 +28,7 @@ pub(crate) const STATE: &str = "(state)";
 pub(crate) const REMOVED: &str = "(removed)";
 /// The label `family` of registrations without a valid name.
 const INVALID_NAME: &str = "(invalid name)";
-/// The label `family` beyond [`MAX_FAMILIES`].
+/// The label `family` beyond [`MAX_LABEL_SETS`].
 const OTHER_FAMILIES: &str = "(other)";
 
 /// The label `reason`, where it is not the [`class`] of a cell's error.
@@ -50,7 +51,8 @@ pub(crate) mod reason {
 /// The decode errors of one read.
 #[derive(Debug, Default)]
 pub struct DecodeErrors {
-    by_family: BTreeMap<String, BTreeMap<&'static str, Errors>>,
+    /// By family and reason.
+    errors: BTreeMap<(String, &'static str), Errors>,
 }
 
 #[derive(Debug, Default)]
@@ -76,39 +78,40 @@ impl DecodeErrors {
 
     /// Adds the errors of another part of the read.
     pub(crate) fn merge(&mut self, other: Self) {
-        for (family, reasons) in other.by_family {
-            for (reason, other) in reasons {
-                let errors = self.errors(&family, reason);
-                errors.count = errors.count.saturating_add(other.count);
-                errors.examples.extend(other.examples);
-                errors.examples.truncate(MAX_EXAMPLES);
-            }
+        for ((family, reason), other) in other.errors {
+            let errors = self.errors(&family, reason);
+            errors.count = errors.count.saturating_add(other.count);
+            errors.examples.extend(other.examples);
+            errors.examples.truncate(MAX_EXAMPLES);
         }
     }
 
     /// Iterates over family, reason and number of errors, in order.
     pub(crate) fn counts(&self) -> impl Iterator<Item = (&str, &'static str, u64)> {
-        self.by_family.iter().flat_map(|(family, reasons)| {
-            reasons
-                .iter()
-                .map(|(&reason, errors)| (family.as_str(), reason, errors.count))
-        })
+        let errors = self.errors.iter();
+        errors.map(|((family, reason), errors)| (family.as_str(), *reason, errors.count))
     }
 
     fn errors(&mut self, family: &str, reason: &'static str) -> &mut Errors {
-        let own = [REGISTRY, LEASES, STATE, REMOVED, OTHER_FAMILIES].contains(&family);
-        let label = if !own && !is_metric_name(family) {
-            INVALID_NAME
-        } else if self.by_family.len() < MAX_FAMILIES || self.by_family.contains_key(family) {
-            family
+        let own = [
+            REGISTRY,
+            LEASES,
+            STATE,
+            REMOVED,
+            INVALID_NAME,
+            OTHER_FAMILIES,
+        ];
+        let key = |label: &str| (label.to_owned(), reason);
+        let key = if own.contains(&family) {
+            key(family)
+        } else if !is_metric_name(family) {
+            key(INVALID_NAME)
+        } else if self.errors.len() < MAX_LABEL_SETS || self.errors.contains_key(&key(family)) {
+            key(family)
         } else {
-            OTHER_FAMILIES
+            key(OTHER_FAMILIES)
         };
-        self.by_family
-            .entry(label.to_owned())
-            .or_default()
-            .entry(reason)
-            .or_default()
+        self.errors.entry(key).or_default()
     }
 }
 
@@ -129,23 +132,21 @@ impl DecodeErrorLog {
     }
 
     fn new_lines(&mut self, errors: &DecodeErrors) -> Vec<String> {
-        if errors.by_family.is_empty() {
+        if errors.errors.is_empty() {
             self.logged.clear();
         }
         let mut lines = Vec::new();
-        for (family, reasons) in &errors.by_family {
-            for (reason, errors) in reasons {
-                for example in &errors.examples {
-                    if self.logged.len() >= MAX_LOGGED {
-                        return lines;
-                    }
-                    let mut hasher = DefaultHasher::new();
-                    (family, reason, example).hash(&mut hasher);
-                    if self.logged.insert(hasher.finish()) {
-                        lines.push(format!("family {family} ({reason}): {example}"));
-                        if self.logged.len() == MAX_LOGGED {
-                            lines.push("further errors are counted but not logged".into());
-                        }
+        for ((family, reason), errors) in &errors.errors {
+            for example in &errors.examples {
+                if self.logged.len() >= MAX_LOGGED {
+                    return lines;
+                }
+                let mut hasher = DefaultHasher::new();
+                (family, reason, example).hash(&mut hasher);
+                if self.logged.insert(hasher.finish()) {
+                    lines.push(format!("family {family} ({reason}): {example}"));
+                    if self.logged.len() == MAX_LOGGED {
+                        lines.push("further errors are counted but not logged".into());
                     }
                 }
             }
@@ -197,7 +198,7 @@ mod tests {
         }
         all.add("9 lives", "registration", || "é".repeat(300));
         let counts: Vec<_> = all.counts().collect();
-        assert!(counts.len() <= MAX_FAMILIES + 3, "{}", counts.len());
+        assert!(counts.len() <= MAX_LABEL_SETS + 3, "{}", counts.len());
         assert_eq!(
             counts.iter().map(|(_, _, count)| count).sum::<u64>(),
             20_001

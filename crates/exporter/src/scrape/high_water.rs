@@ -147,11 +147,10 @@ impl HighWaterMarks {
     pub(crate) fn hand_over(&mut self) -> Option<Batch> {
         let mut lost = Batch::default();
         for ((_, key), hash) in &self.hashes {
-            hash.series.lost_counts(&hash.family, &mut |field, by| {
-                if by > 0 {
-                    lost.inc(key, field, by);
-                }
-            });
+            let cells = hash.series.lost_counts(&hash.family).into_iter();
+            for (field, by) in cells.filter(|&(_, by)| by > 0) {
+                lost.inc(key, &field, by);
+            }
         }
         self.handed_over = !lost.is_empty();
         self.handed_over.then_some(lost)
@@ -173,10 +172,9 @@ impl HighWaterMarks {
         for ((name, key), hash) in &self.hashes {
             let registration = hash.family.encode();
             served.families.push((name.clone(), registration));
-            let cells = &mut served.cells;
-            hash.series.served(&hash.family, &mut |field, value| {
-                cells.inc(key, field, value);
-            });
+            for (field, value) in hash.series.served(&hash.family) {
+                served.cells.inc(key, &field, value);
+            }
         }
         // A HashMap has no order, and an unchanged state is not written again.
         served.families.sort_unstable();
@@ -238,10 +236,10 @@ impl Regressions {
 trait SeriesMarks: Debug + Send + Sync {
     fn clamp(&mut self, series: &mut Series, family: &Family) -> Regressions;
     fn forget(&mut self, removed: &HashSet<&str>);
-    /// Passes what is added to each cell to `take`.
-    fn lost_counts(&self, family: &Family, take: &mut dyn FnMut(&str, u64));
-    /// Passes what was served last of each cell to `take`.
-    fn served(&self, family: &Family, take: &mut dyn FnMut(&str, u64));
+    /// What is added to each cell.
+    fn lost_counts(&self, family: &Family) -> Cells;
+    /// What was served last of each cell.
+    fn served(&self, family: &Family) -> Cells;
     /// Takes the values that were served for those that were read.
     fn rebase(&mut self);
 }
@@ -301,18 +299,19 @@ impl<V: Value> SeriesMarks for Marks<V> {
         self.0.retain(|(labels, _)| !removed.contains(&**labels));
     }
 
-    fn lost_counts(&self, family: &Family, take: &mut dyn FnMut(&str, u64)) {
-        for (labels, mark) in &self.0 {
-            if let Some(lost) = &mark.lost {
-                lost.cells(labels, family, take);
-            }
-        }
+    fn lost_counts(&self, family: &Family) -> Cells {
+        let lost = self
+            .0
+            .iter()
+            .filter_map(|(labels, mark)| Some(mark.lost.as_ref()?.cells(labels, family)));
+        lost.flatten().collect()
     }
 
-    fn served(&self, family: &Family, take: &mut dyn FnMut(&str, u64)) {
-        for (labels, mark) in &self.0 {
-            mark.served().cells(labels, family, take);
-        }
+    fn served(&self, family: &Family) -> Cells {
+        let marks = self.0.iter();
+        marks
+            .flat_map(|(labels, mark)| mark.served().cells(labels, family))
+            .collect()
     }
 
     fn rebase(&mut self) {
@@ -373,6 +372,9 @@ impl<V: Value> HighWaterMark<V> {
     }
 }
 
+/// Fields and values.
+type Cells = Vec<(String, u64)>;
+
 /// The value of a series.
 trait Value: Clone + Debug + Send + Sync + 'static {
     fn values_of(series: &mut Series) -> Option<&mut Vec<(Box<str>, Self)>>;
@@ -386,8 +388,8 @@ trait Value: Clone + Debug + Send + Sync + 'static {
     /// Replaces what was read between two writes that belong together by the last
     /// value, and returns whether there was such.
     fn repair_torn(&mut self, last: &Self) -> bool;
-    /// Passes field and value of each cell to `take`, except those of negative sums.
-    fn cells(&self, labels: &str, family: &Family, take: &mut dyn FnMut(&str, u64));
+    /// The cells of the value, except those of a negative sum.
+    fn cells(&self, labels: &str, family: &Family) -> Cells;
 }
 
 impl Value for i64 {
@@ -418,10 +420,9 @@ impl Value for i64 {
         false
     }
 
-    fn cells(&self, labels: &str, _family: &Family, take: &mut dyn FnMut(&str, u64)) {
-        if let Ok(value) = u64::try_from(*self) {
-            take(labels, value);
-        }
+    fn cells(&self, labels: &str, _family: &Family) -> Cells {
+        let value = u64::try_from(*self).into_iter();
+        value.map(|value| (labels.to_owned(), value)).collect()
     }
 }
 
@@ -481,7 +482,7 @@ impl Value for Histogram {
         torn
     }
 
-    fn cells(&self, labels: &str, family: &Family, take: &mut dyn FnMut(&str, u64)) {
+    fn cells(&self, labels: &str, family: &Family) -> Cells {
         let carry = u128::from(CARRY.unsigned_abs());
         let sum = u128::try_from(self.sum).ok();
         let cell = |part: Option<u128>| part.and_then(|part| u64::try_from(part).ok());
@@ -490,11 +491,10 @@ impl Value for Histogram {
             cell(sum.map(|sum| sum / carry)),
         ];
         let values = self.buckets.iter().copied().map(Some).chain(sums);
-        for (field, value) in fields_of_series(family, labels).iter().zip(values) {
-            if let Some(value) = value {
-                take(field, value);
-            }
-        }
+        let cells = fields_of_series(family, labels).into_iter().zip(values);
+        cells
+            .filter_map(|(field, value)| Some((field, value?)))
+            .collect()
     }
 }
 

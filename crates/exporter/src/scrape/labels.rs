@@ -1,24 +1,12 @@
-//! The labels of a label set. Label sets are written and checked by
-//! `functional-scaffold-protocol`; nothing is checked here.
+//! Reads label sets, which `functional-scaffold-protocol` writes and checks. Any other
+//! text gives any result, but no panic.
 
-/// The label `name` as it is written in the label set, `name="value"`, which
-/// is a label set of its own. `labels` is in canonical form; any other text
-/// gives something or nothing.
-#[must_use]
+/// Finds a label by its name, as it is in the label set: `name="value"`.
 pub(crate) fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
-    let mut rest = labels;
-    loop {
-        let (this, value) = rest.split_once("=\"")?;
-        let length = this.len() + 2 + closing_quote(value)? + 1;
-        let (label, following) = rest.split_at(length);
-        if this == name {
-            return Some(label);
-        }
-        rest = following.strip_prefix(',')?;
-    }
+    split(labels).find(|label| label.split_once('=').is_some_and(|(this, _)| this == name))
 }
 
-/// Splits at the commas that are in no value.
+/// Splits at the commas between labels.
 pub(crate) fn split(labels: &str) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     labels.split(move |character: char| {
@@ -32,8 +20,7 @@ pub(crate) fn split(labels: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The value of a label that [`label`] found, without quotes and escapes.
-#[must_use]
+/// The value of a label, without quotes and escapes.
 pub(crate) fn value(label: &str) -> String {
     let quoted = label.split_once('=').map_or("", |(_, quoted)| quoted);
     let escaped = quoted
@@ -55,15 +42,6 @@ pub(crate) fn value(label: &str) -> String {
     value
 }
 
-fn closing_quote(text: &str) -> Option<usize> {
-    let mut escaped = false;
-    text.bytes().position(|byte| {
-        let closes = byte == b'"' && !escaped;
-        escaped = byte == b'\\' && !escaped;
-        closes
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use functional_scaffold_protocol::labels::write_labels;
@@ -71,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_a_label_by_its_name_alone() {
+    fn a_label_is_found_by_its_name() {
         let tricky = "x\",algorithm=\"no\\\n";
         let mut labels = String::new();
         write_labels(

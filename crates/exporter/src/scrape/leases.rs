@@ -65,7 +65,7 @@ impl OpenLeases {
     ) -> Result<Option<Self>, Failure> {
         let key = leases_key(prefix);
         let mut leases = Self::default();
-        let scan = scanner.sorted_set(&key, |member, score| {
+        let scan = scanner.scan("ZSCAN", &key, |member, score| {
             leases.push(member, score, executions, errors);
         });
         let scan = scan.await;
@@ -214,30 +214,28 @@ impl Settler {
         // Without the keys of other prefixes: the service does not write them, and one
         // that this Redis user may not write, or in another cluster slot, would make
         // Redis refuse the whole call.
-        let countable = registered
+        let keys = registered
             .iter()
             .flat_map(|family| &family.layouts)
             .filter(|layout| layout.kind == Kind::Counter && layout.key.starts_with(prefix))
             .map(|layout| layout.key.as_str());
-        let (mut leases, mut refused, mut skip) = (0, Vec::new(), 0);
-        let mut calls = 0;
+        let (mut leases, mut refused) = (0, Vec::new());
+        let (mut skip, mut calls_left) = (0, MAX_CALLS);
         loop {
-            let call = settle_call(prefix, redis_client::random(), skip, countable.clone());
+            let call = settle_call(prefix, redis_client::random(), skip, keys.clone());
             let reply = connection.call(&Script::SETTLE, &call).await?;
-            let settled = SettleReply::decode(reply)
+            let mut settled = SettleReply::decode(reply)
                 .map_err(|error| Failure::new(Reason::Server, error.to_string()))?;
-            calls += 1;
+            calls_left -= 1;
             leases += settled.leases;
-            refused.extend(settled.refused);
+            refused.append(&mut settled.refused);
             match settled.next_skip {
-                Some(next) if calls < MAX_CALLS => skip = next,
-                next_skip => {
+                Some(next) if calls_left > 0 => skip = next,
+                _ => {
                     return Ok(SettleReply {
-                        epoch: settled.epoch,
-                        lease_time_millis: settled.lease_time_millis,
-                        next_skip,
                         leases,
                         refused,
+                        ..settled
                     });
                 }
             }

@@ -276,7 +276,7 @@ impl RawScan {
     ) -> Result<Option<FamilySeries>, Failure> {
         let Self { cells, errors, .. } = self;
         let mut series = SeriesReader::new(layout.clone());
-        let scan = scanner.hash(key, |field, value| {
+        let scan = scanner.scan("HSCAN", key, |field, value| {
             *cells += 1;
             if let Err(error) = series.push(field, value) {
                 errors.add(&layout.name, error.class(), || {

@@ -39,7 +39,7 @@ pub(crate) async fn read_registrations(
     let mut registrations = Registrations::new();
     let key = families_key(&options.prefix);
     let scan = Scanner::new(connection.clone(), options);
-    scan.hash(&key, |field, json| {
+    scan.scan("HSCAN", &key, |field, json| {
         registrations.insert(field.to_vec(), json.to_vec());
     })
     .await?;

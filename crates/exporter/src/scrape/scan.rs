@@ -3,12 +3,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use redis::Value;
 use tokio::sync::Semaphore;
 
 use crate::{
     cli::Config,
-    redis_client::{Connection, Failure, Reason},
+    redis_client::{Connection, Failure},
     scrape::decode_errors::{DecodeErrors, reason},
 };
 
@@ -52,11 +51,8 @@ pub(crate) struct Scanner {
     permits: Semaphore,
 }
 
-struct Page {
-    cursor: Vec<u8>,
-    /// Fields and values, or members and scores, in turns.
-    items: Vec<Value>,
-}
+/// A cursor, and fields with values or members with scores.
+type Page = (Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>);
 
 impl Scanner {
     pub(crate) fn new(connection: Connection, options: &ReadOptions) -> Self {
@@ -67,46 +63,32 @@ impl Scanner {
         }
     }
 
-    /// Passes every field and value of a hash to `take`; none if the key does not
-    /// exist. A field may come twice, and one that is written or deleted meanwhile
-    /// may be missing
+    /// Passes every field and value of a hash (`HSCAN`), or member and score of a
+    /// sorted set (`ZSCAN`), to `take`; none if the key does not exist. One may come
+    /// twice, and one that is written or deleted meanwhile may be missing
     /// ([SCAN guarantees](https://redis.io/docs/latest/commands/scan/#scan-guarantees)).
-    pub(crate) async fn hash(
+    pub(crate) async fn scan(
         &self,
-        key: &str,
-        take: impl FnMut(&[u8], &[u8]),
-    ) -> Result<(), Failure> {
-        self.scan("HSCAN", key, take).await
-    }
-
-    /// Passes every member and score of a sorted set to `take`.
-    pub(crate) async fn sorted_set(
-        &self,
-        key: &str,
-        take: impl FnMut(&[u8], &[u8]),
-    ) -> Result<(), Failure> {
-        self.scan("ZSCAN", key, take).await
-    }
-
-    async fn scan(
-        &self,
-        command: &'static str,
+        command: &str,
         key: &str,
         mut take: impl FnMut(&[u8], &[u8]),
     ) -> Result<(), Failure> {
-        let mut page = self.page(command, key, b"0").await?;
-        while page.cursor != b"0" {
+        let mut take_all = |pairs: &[(Vec<u8>, Vec<u8>)]| {
+            pairs.iter().for_each(|(field, value)| take(field, value));
+        };
+        let (mut cursor, mut pairs) = self.page(command, key, b"0").await?;
+        while cursor != b"0" {
             // Requests the next page before it decodes this one, so that Redis and
             // the exporter work at the same time. The connection's task sends the
             // request, and tokio may run it on this thread only: hence the yield.
-            let (next, taken) = tokio::join!(self.page(command, key, &page.cursor), async {
+            let (next, ()) = tokio::join!(self.page(command, key, &cursor), async {
                 tokio::task::yield_now().await;
-                take_pairs(&page.items, &mut take)
+                take_all(&pairs);
             });
-            taken?;
-            page = next?;
+            (cursor, pairs) = next?;
         }
-        take_pairs(&page.items, &mut take)
+        take_all(&pairs);
+        Ok(())
     }
 
     async fn page(&self, command: &str, key: &str, cursor: &[u8]) -> Result<Page, Failure> {
@@ -114,38 +96,8 @@ impl Scanner {
         let _permit = self.permits.acquire().await.ok();
         let mut command = redis::cmd(command);
         command.arg(key).arg(cursor).arg("COUNT").arg(self.count);
-        match self.connection.clone().query(&command).await? {
-            (cursor, Value::Array(items)) => Ok(Page { cursor, items }),
-            (_, other) => Err(unexpected(&other)),
-        }
+        self.connection.clone().query(&command).await
     }
-}
-
-fn take_pairs(items: &[Value], take: &mut impl FnMut(&[u8], &[u8])) -> Result<(), Failure> {
-    for pair in items.chunks(2) {
-        match pair {
-            [Value::BulkString(field), Value::BulkString(value)] => take(field, value),
-            [other, ..] => return Err(unexpected(other)),
-            [] => {}
-        }
-    }
-    Ok(())
-}
-
-/// Names the type of a reply, not its bytes: they may be anything.
-fn unexpected(reply: &Value) -> Failure {
-    let name = match reply {
-        Value::Nil => "nil",
-        Value::Int(_) => "an integer",
-        Value::BulkString(_) => "a string without a pair",
-        Value::Array(_) => "an array",
-        Value::SimpleString(_) | Value::Okay => "a status",
-        _ => "another type",
-    };
-    Failure::new(
-        Reason::Server,
-        format!("the reply to a scan has {name} instead of pairs"),
-    )
 }
 
 /// Records a key of the wrong type, or without read permission, as a decode error,
