@@ -1,9 +1,9 @@
-// One panel: its chart, drawn by uPlot, and beside it the table of its numbers,
-// which is its legend as well. Knows nothing of what the numbers mean.
+// One panel: its chart, drawn by uPlot, and the table of its numbers, which is also its
+// legend.
 
 import { count, time, time_short } from "./format.js";
 
-const LEAST_SECONDS = 60;
+const MIN_SECONDS = 60;
 const cursor = { sync: { key: "recent" }, points: { size: 6 }, drag: { x: false, y: false } };
 
 const element = (name, properties = {}, ...children) => {
@@ -21,7 +21,7 @@ export class Chart {
     this.nothing = element("div", { className: "nothing", textContent: panel.nothing, hidden: true });
     this.plane = element("div", { className: "chart" }, this.nothing);
     this.plane.setAttribute("role", "img");
-    this.plane.setAttribute("aria-label", `${panel.title}, drawn; the table below has the numbers`);
+    this.plane.setAttribute("aria-label", `Chart of ${panel.title}; the table below has the numbers`);
     this.when = element("th", { scope: "col", textContent: "now" });
     const totals = panel.series.some((series) => series.total)
       ? [element("th", { scope: "col", textContent: "total" })]
@@ -74,10 +74,10 @@ export class Chart {
     }
     if (this.plot) this.plot.setData(this.data());
     else this.draw();
-    this.say(null);
+    this.show_numbers(null);
   }
 
-  // Of several lines, one of zeros alone would only cover the others.
+  // Among several lines, one that is always 0 would only cover the others.
   data() {
     const drawn = this.values.map((values) =>
       this.values.length === 1 || values.some(Boolean) ? values : values.map(() => null),
@@ -85,8 +85,8 @@ export class Chart {
     return [this.recent.times, ...drawn];
   }
 
-  // The numbers of one moment, or of now.
-  say(at) {
+  // The numbers at an index, or the newest.
+  show_numbers(at) {
     const moment = at ?? this.recent.times.length - 1;
     this.when.textContent = at === null ? "now" : time(this.recent.times[at]);
     this.rows.forEach((row, n) => {
@@ -96,7 +96,7 @@ export class Chart {
     });
   }
 
-  // Anew, where the colours are others.
+  // Also redraws after a change of colours.
   draw() {
     this.plot?.destroy();
     const axis = {
@@ -112,7 +112,7 @@ export class Chart {
       padding: [6, 24, 0, 0],
       cursor,
       scales: {
-        x: { range: (_, from, to) => [Math.min(from, to - LEAST_SECONDS), to] },
+        x: { range: (_, from, to) => [Math.min(from, to - MIN_SECONDS), to] },
         y: { range: (_, __, most) => [0, most > 0 ? most * 1.08 : 1] },
       },
       axes: [
@@ -141,7 +141,7 @@ export class Chart {
           points: { show: (_, __, from, to) => to === from },
         })),
       ],
-      hooks: { setCursor: [(plot) => this.say(plot.cursor.idx ?? null)] },
+      hooks: { setCursor: [(plot) => this.show_numbers(plot.cursor.idx ?? null)] },
     };
     this.plot = new uPlot(options, this.data(), this.plane);
   }

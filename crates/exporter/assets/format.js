@@ -1,4 +1,4 @@
-// Numbers as people read them.
+// Numbers and times for people.
 
 const whole = new Intl.NumberFormat("en");
 const NONE = "–";
@@ -6,7 +6,7 @@ const NONE = "–";
 const digits = (value, most) =>
   new Intl.NumberFormat("en", { maximumFractionDigits: most }).format(value);
 
-// Three digits, or all that are before the point.
+// Three digits, or all before the point.
 const short = (value) => {
   if (value === 0) return "0";
   const before = Math.floor(Math.log10(Math.abs(value))) + 1;
@@ -32,7 +32,7 @@ export const seconds = or_none((value) => {
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const clock_short = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 
-// Of seconds since 1970, in the reader's time zone.
+// From seconds since 1970, in the reader's time zone.
 export const time = (at) => clock.format(at * 1000);
 export const time_short = (at) => clock_short.format(at * 1000);
 

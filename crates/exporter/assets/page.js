@@ -1,21 +1,21 @@
-// Asks /api/recent again and again, and shows the answer. What the exporter does
-// not know, or no longer says, is shown as such.
+// Polls /api/recent and shows the response. Missing and outdated values are shown as
+// such.
 
 import { Chart } from "./chart.js";
 import { age, time } from "./format.js";
 import { panels, tiles } from "./panels.js";
 
-const GIVE_UP_MS = 10_000;
+const TIMEOUT_MS = 10_000;
 const RETRY_MS = 2_000;
-// Reads that may be missing until the numbers are called late.
+// Reads that may be missing before the numbers count as late.
 const MISSED_READS = 3;
 
-const WHY = {
+const REASONS = {
   connection: "it does not accept a connection, or broke it",
-  timeout: "it does not answer in time",
+  timeout: "it does not reply in time",
   auth: "it refuses the exporter's credentials",
   loading: "it is loading its data",
-  server: "it answers with an error",
+  server: "it replies with an error",
   internal: "the exporter has a defect",
 };
 
@@ -33,38 +33,38 @@ const values = tiles.map((tile) => {
   return { tile, box, value };
 });
 
-// The last answer, and when it came by this machine's clock.
+// The last response, and when it came by this machine's clock.
 let recent = null;
-let answered = 0;
-let silence = null;
+let received = 0;
+let failure = null;
 
-async function ask() {
+async function fetch_recent() {
   const response = await fetch("api/recent", {
     cache: "no-store",
-    signal: AbortSignal.timeout(GIVE_UP_MS),
+    signal: AbortSignal.timeout(TIMEOUT_MS),
   });
   if (!response.ok) throw new Error(`${response.status} ${await response.text()}`.trim());
   return response.json();
 }
 
-async function follow() {
+async function poll() {
   let pause = RETRY_MS;
-  // A page that nobody looks at asks nothing.
+  // A hidden page sends no requests.
   if (!document.hidden) {
     try {
-      recent = await ask();
-      answered = Date.now();
-      silence = null;
-      lead();
-      if (!recent.recording) return say_off();
+      recent = await fetch_recent();
+      received = Date.now();
+      failure = null;
+      show_links();
+      if (!recent.recording) return show_off();
       show();
-      pause = Math.min(recent.interval_seconds * 1000, GIVE_UP_MS);
+      pause = Math.min(recent.interval_seconds * 1000, TIMEOUT_MS);
     } catch (error) {
-      silence = error.message;
+      failure = error.message;
     }
-    say_how_old();
+    show_state();
   }
-  setTimeout(follow, pause);
+  setTimeout(poll, pause);
 }
 
 function show() {
@@ -79,8 +79,8 @@ function show() {
   by_id("empty").hidden = !latest || latest.requests_total > 0;
 }
 
-// What does not depend on what was recorded.
-function lead() {
+// Version and links, which do not depend on the recorded values.
+function show_links() {
   by_id("version").textContent = recent.version;
   for (const name of ["prometheus", "grafana"]) {
     const link = by_id(name);
@@ -90,9 +90,9 @@ function lead() {
   }
 }
 
-// For as long as the page is open: the exporter would have to be started anew.
-function say_off() {
-  for (const name of ["empty", "tiles", "panels", "rates", "trouble"]) by_id(name).hidden = true;
+// Final: recording needs a restart of the exporter.
+function show_off() {
+  for (const name of ["empty", "tiles", "panels", "rates", "problem"]) by_id(name).hidden = true;
   by_id("off").hidden = false;
   set_state("off", "not recording");
 }
@@ -102,26 +102,26 @@ function set_state(state, words) {
   by_id("state").textContent = words;
 }
 
-// How old the newest number is: by the exporter's clock until its last answer,
-// and by this machine's since then.
-function say_how_old() {
-  const since_answer = (Date.now() - answered) / 1000;
+// The age of the newest values: by the exporter's clock until its last response, and
+// by this machine's since then.
+function show_state() {
+  const since_response = (Date.now() - received) / 1000;
   const of = recent?.latest?.time;
-  const old = of === undefined ? null : recent.now - of + since_answer;
-  const limit = recent ? MISSED_READS * recent.interval_seconds + GIVE_UP_MS / 1000 : 0;
-  const shown = of === undefined ? "There is nothing to show yet." : `What is shown is of ${time(of)}.`;
+  const old = of === undefined ? null : recent.now - of + since_response;
+  const limit = recent ? MISSED_READS * recent.interval_seconds + TIMEOUT_MS / 1000 : 0;
+  const shown = of === undefined ? "There are no values yet." : `The values are from ${time(of)}.`;
   let state = "live";
-  let trouble = "";
-  if (silence !== null) {
+  let problem = "";
+  if (failure !== null) {
     state = "silent";
-    trouble = `The exporter does not answer (${silence}). ${shown}`;
+    problem = `The exporter does not respond (${failure}). ${shown}`;
   } else if (recent?.redis?.up === false) {
     const { reason, since } = recent.redis;
     state = "down";
-    trouble = `Redis cannot be read since ${time(since)}: ${WHY[reason] ?? reason}. ${shown}`;
+    problem = `Redis cannot be read since ${time(since)}: ${REASONS[reason] ?? reason}. ${shown}`;
   } else if (old !== null && old > limit) {
     state = "late";
-    trouble = `The exporter has not read Redis for ${age(old)}. ${shown}`;
+    problem = `The exporter has not read Redis for ${age(old)}. ${shown}`;
   } else if (old === null) {
     state = "waiting";
   }
@@ -130,16 +130,16 @@ function say_how_old() {
     waiting: "waiting for the first read",
     down: "Redis is down",
     late: "late",
-    silent: "no answer",
+    silent: "no response",
   };
   set_state(state, words[state]);
-  by_id("trouble").hidden = trouble === "";
-  // Said once, not every second.
-  if (by_id("trouble").textContent !== trouble) by_id("trouble").textContent = trouble;
+  by_id("problem").hidden = problem === "";
+  // Screen readers announce it once, not every second.
+  if (by_id("problem").textContent !== problem) by_id("problem").textContent = problem;
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   for (const chart of charts) if (chart.recent) chart.draw();
 });
-setInterval(() => recent?.recording && say_how_old(), 1000);
-follow();
+setInterval(() => recent?.recording && show_state(), 1000);
+poll();

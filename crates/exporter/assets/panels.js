@@ -1,5 +1,5 @@
-// What there is to see: the panels of the Grafana dashboard, and the tiles above
-// them. Where a number is in the answer of /api/recent, and what it is called.
+// The panels, like those of the Grafana dashboard, and the tiles above them: where each
+// number is in the response of /api/recent, and its name.
 
 import { count, rate, ratio, seconds } from "./format.js";
 
@@ -21,7 +21,7 @@ export const panels = [
   {
     id: "requests",
     title: "Requests",
-    about: "per second, by class; health checks and scrapes included",
+    about: "per second, by status; health checks and scrapes included",
     format: rate,
     nothing: "no requests in this time",
     is_nothing: (value) => !value,
@@ -34,16 +34,16 @@ export const panels = [
   {
     id: "request-latency",
     title: "Request latency",
-    about: "what users waited in the app, quantiles",
+    about: "time of users' requests in the app, quantiles",
     format: seconds,
-    nothing: "no requests of users in this time",
+    nothing: "no users' requests in this time",
     is_nothing: (value) => value === null,
     series: quantiles("request_duration_seconds"),
   },
   {
     id: "executions",
     title: "Executions",
-    about: "per second, by how they ended",
+    about: "per second, by status",
     format: rate,
     nothing: "no executions in this time",
     is_nothing: (value) => !value,
@@ -66,9 +66,9 @@ export const panels = [
   {
     id: "error-ratio",
     title: "Error rate",
-    about: "answers 5xx, as a part of all that users got",
+    about: "share of 5xx responses to users",
     format: ratio,
-    nothing: "no requests of users in this time",
+    nothing: "no users' requests in this time",
     is_nothing: (value) => value === null,
     wide: true,
     series: [{ name: "errors", colour: "--red", values: (recent) => recent.error_ratio }],
@@ -96,7 +96,7 @@ export const tiles = [
     note: "5xx, last minute",
     format: ratio,
     value: (latest) => latest.error_ratio,
-    // Where the alert HighErrorRate begins.
+    // The threshold of the alert HighErrorRate.
     is_bad: (value) => value > 0.05,
   },
   {
@@ -116,7 +116,7 @@ export const tiles = [
   {
     id: "oldest-lease",
     title: "Oldest lease",
-    note: "of what is in flight",
+    note: "of executions in flight",
     format: seconds,
     value: (latest) => latest.oldest_lease_age_seconds,
   },

@@ -1,83 +1,70 @@
-//! Series that step back on the exporter, which Prometheus takes for a restart, and
-//! then counts the whole total again.
+//! Whether a series steps back on the exporter: what Prometheus would take for
+//! a restart, and count the whole total again.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use anyhow::anyhow;
-use functional_scaffold_testkit::http;
+use anyhow::Context as _;
+use tokio::task::JoinHandle;
 
+/// How often it scrapes.
 const PERIOD: Duration = Duration::from_millis(500);
-/// Examples that are kept.
+/// Examples of steps back that are kept.
 const MAX_EXAMPLES: usize = 5;
 
 /// Scrapes until it is ended.
 #[derive(Debug)]
 pub struct Watcher {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Watched>>,
+    task: JoinHandle<Watched>,
 }
 
-/// What the exporter showed.
+/// What was seen.
 #[derive(Debug, Default)]
 pub struct Watched {
-    /// The number of scrapes that showed series.
+    /// Scrapes that showed series.
     pub scrapes: i64,
     /// Each series of a counter or a histogram with its last value.
     pub last: BTreeMap<String, f64>,
-    /// Steps back, and their number.
-    pub steps_back: (Vec<String>, usize),
+    /// Steps back, and how many there were.
+    pub back: (Vec<String>, usize),
 }
 
 impl Watcher {
-    /// Watches the exporter at an address.
+    /// Watches the exposition at a URL.
     #[must_use]
-    pub fn start(exporter: SocketAddr, began: Instant) -> Self {
+    pub fn start(url: String, began: Instant) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let is_stopped = Arc::clone(&stop);
-        let thread = thread::spawn(move || {
+        let until = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
             let mut watched = Watched::default();
             loop {
-                let is_last = is_stopped.load(Ordering::Relaxed);
-                if let Ok(text) = http::get_text(exporter, "/metrics") {
-                    watched.compare(&text, began.elapsed());
+                let last = until.load(Ordering::Relaxed);
+                if let Ok(text) = scrape(&url).await {
+                    watched.look(&text, began.elapsed());
                 }
-                if is_last {
+                if last {
                     return watched;
                 }
-                thread::sleep(PERIOD);
+                tokio::time::sleep(PERIOD).await;
             }
         });
-        Self {
-            stop,
-            thread: Some(thread),
-        }
+        Self { stop, task }
     }
 
-    /// Scrapes once more, and gives what was shown.
+    /// Scrapes once more, and gives what was seen.
     ///
     /// # Errors
-    /// The thread panicked.
-    pub fn end(mut self) -> anyhow::Result<Watched> {
+    /// The watcher panicked.
+    pub async fn end(self) -> anyhow::Result<Watched> {
         self.stop.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().ok_or_else(|| anyhow!("it was ended"))?;
-        thread
-            .join()
-            .map_err(|_panic| anyhow!("the watcher panicked"))
-    }
-}
-
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.context("the watcher failed")
     }
 }
 
@@ -89,14 +76,13 @@ impl Watched {
         self.last.get(series).copied().unwrap_or_default()
     }
 
-    /// Compares a scrape with those before.
-    pub fn compare(&mut self, text: &str, now: Duration) {
-        let mut series_shown = 0;
-        for (series, value) in counted_series(text) {
-            series_shown += 1;
+    fn look(&mut self, text: &str, now: Duration) {
+        let mut seen = 0;
+        for (series, value) in growing(text) {
+            seen += 1;
             let last = self.last.entry(series.to_owned()).or_insert(value);
             if value < *last {
-                let (examples, count) = &mut self.steps_back;
+                let (examples, count) = &mut self.back;
                 *count += 1;
                 if examples.len() < MAX_EXAMPLES {
                     let seconds = now.as_secs_f64();
@@ -105,12 +91,16 @@ impl Watched {
             }
             *last = value;
         }
-        self.scrapes += i64::from(series_shown > 0);
+        self.scrapes += i64::from(seen > 0);
     }
 }
 
-/// The samples of counters and histograms: the series as written, and the value.
-fn counted_series(text: &str) -> impl Iterator<Item = (&str, f64)> {
+async fn scrape(url: &str) -> anyhow::Result<String> {
+    Ok(reqwest::get(url).await?.error_for_status()?.text().await?)
+}
+
+/// The samples of counters and histograms: series as written, and value.
+fn growing(text: &str) -> impl Iterator<Item = (&str, f64)> {
     let types: HashMap<&str, &str> = text
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
@@ -118,28 +108,34 @@ fn counted_series(text: &str) -> impl Iterator<Item = (&str, f64)> {
     text.lines().filter_map(move |line| {
         let (series, value) = line.rsplit_once(' ')?;
         let name = series.split('{').next()?;
-        let is_of_histogram = ["_bucket", "_sum", "_count"]
+        let of_histogram = ["_bucket", "_sum", "_count"]
             .iter()
             .filter_map(|suffix| name.strip_suffix(suffix))
             .any(|base| types.get(base) == Some(&"histogram"));
-        let is_counted = is_of_histogram || types.get(name) == Some(&"counter");
-        (is_counted && !line.starts_with('#')).then_some((series, value.parse().ok()?))
+        let grows = of_histogram || types.get(name) == Some(&"counter");
+        (grows && !line.starts_with('#')).then_some((series, value.parse().ok()?))
     })
 }
 
-#[test]
-fn only_counters_and_histograms_step_back() {
+#[cfg(test)]
+mod tests {
+    use super::*;
+
     const TEXT: &str = "# HELP a_total A.\n# TYPE a_total counter\na_total{x=\"1 2\"} 3\n\
         # TYPE g gauge\ng 5\n# TYPE h histogram\nh_bucket{le=\"1\"} 2\nh_sum 0.5\nh_count 2\n";
-    let mut watched = Watched::default();
-    watched.compare(TEXT, Duration::ZERO);
-    assert_eq!(watched.last.len(), 4, "{watched:?}");
-    watched.compare(TEXT, Duration::ZERO);
-    // A series that is not shown does not step back; when it is shown again it is
-    // compared with its last value.
-    watched.compare("", Duration::ZERO);
-    assert_eq!((watched.scrapes, watched.steps_back.1), (2, 0));
-    let text = TEXT.replace("} 3", "} 2").replace("g 5", "g 1");
-    watched.compare(&text.replace("0.5", "0.25"), Duration::ZERO);
-    assert_eq!(watched.steps_back.1, 2, "{watched:?}");
+
+    #[test]
+    fn steps_back_of_counters_and_histograms_are_seen_and_of_gauges_are_not() {
+        let mut watched = Watched::default();
+        watched.look(TEXT, Duration::ZERO);
+        assert_eq!(watched.last.len(), 4, "{watched:?}");
+        watched.look(TEXT, Duration::ZERO);
+        // A series that is not shown is none that steps back; when it comes
+        // again it is compared with what it was.
+        watched.look("", Duration::ZERO);
+        assert_eq!((watched.scrapes, watched.back.1), (2, 0));
+        let text = TEXT.replace("} 3", "} 2").replace("g 5", "g 1");
+        watched.look(&text.replace("0.5", "0.25"), Duration::ZERO);
+        assert_eq!(watched.back.1, 2, "{watched:?}");
+    }
 }
