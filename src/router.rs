@@ -48,10 +48,10 @@ pub const INVOKE_ENDPOINTS: [&str; 2] = [INVOKE, INVOKE_NAMED];
 /// `OTHER`.
 #[must_use]
 pub fn method_label(method: &str) -> &'static str {
-    const KNOWN: [&str; 9] = [
+    const METHODS: [&str; 9] = [
         "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
     ];
-    KNOWN
+    METHODS
         .into_iter()
         .find(|&known| known == method)
         .unwrap_or("OTHER")

@@ -1,19 +1,24 @@
-//! The batches that a log holds, put together of their lines. Reads them without
-//! the exporter's `replay`, which is under test.
+//! The batches in the application's log, read without the exporter's `replay`,
+//! which is under test; and that command, as an operator runs it.
+
+use std::process::Command;
 
 use functional_scaffold_protocol::batch::{Joiner, LoggedPart, SentBatch};
+use functional_scaffold_testkit::exporter;
 
-/// The event of a line that holds a batch, or a part of one.
+use crate::run_with_input;
+
+/// The event of a line that holds a batch or a part of one.
 pub const EVENT: &str = "batch_not_stored";
 
-/// What lines about batches hold.
+/// The lines about batches.
 #[derive(Debug, Default)]
 pub struct BatchLog {
-    /// Those of which every part is there.
+    /// The batches of which every part is there.
     pub batches: Vec<SentBatch>,
-    /// How many of which parts are missing.
+    /// The number of batches of which parts are missing.
     pub incomplete: usize,
-    /// Lines that hold no part.
+    /// The number of lines that hold no part.
     pub torn: usize,
 }
 
@@ -22,10 +27,7 @@ impl BatchLog {
     pub fn read<'a>(lines: impl IntoIterator<Item = &'a str>) -> Self {
         let mut log = Self::default();
         let mut joiner = Joiner::default();
-        for line in lines {
-            if !line.contains(EVENT) {
-                continue;
-            }
+        for line in lines.into_iter().filter(|line| line.contains(EVENT)) {
             let part = serde_json::from_str::<LoggedPart>(line).ok();
             match part.map(|part| joiner.push(part)) {
                 Some(Ok(whole)) => log.batches.extend(whole.map(|logged| logged.batch)),
@@ -35,4 +37,26 @@ impl BatchLog {
         log.incomplete = joiner.incomplete().count();
         log
     }
+}
+
+/// Stores the batches of a log in Redis.
+///
+/// # Errors
+/// Not all of them could be stored.
+pub fn replay(redis_port: u16, log: &str) -> anyhow::Result<()> {
+    let mut command = Command::new(exporter::program()?);
+    command
+        .arg("replay")
+        .env("REDIS_PORT", redis_port.to_string());
+    run_with_input(&mut command, log, "run `cargo xtask build`").map(drop)
+}
+
+/// Pushes the groups of a log to a Pushgateway.
+///
+/// # Errors
+/// Not all of them could be pushed.
+pub fn replay_to_pushgateway(url: &str, log: &str) -> anyhow::Result<()> {
+    let mut command = Command::new(exporter::program()?);
+    command.args(["replay", "--to", url]);
+    run_with_input(&mut command, log, "run `cargo xtask build`").map(drop)
 }

@@ -91,7 +91,10 @@ impl Test {
             run(workspace("test").arg("--no-run"))
         })?;
         steps.run("unit, property and end-to-end tests", || {
-            run(workspace("test").env("SCAFFOLD_RUNTIME", runtime::name(&runtime)))
+            // End-to-end tests wait for servers most of the time.
+            let mut test = workspace("test");
+            test.env("RUST_TEST_THREADS", "4");
+            run(test.env("SCAFFOLD_RUNTIME", runtime::name(&runtime)))
         })?;
         steps.run("chaos, for less than a minute", chaos::run_short)?;
         steps.run("smoke run of the benchmarks", || {

@@ -6,14 +6,14 @@
 //! routes or algorithms: the component that owns it says what to count.
 //!
 //! # Layout
-//! - [`meter`]: the one object that a component holds
-//! - [`batcher`]: increments that are not stored yet; pure
-//! - [`flusher`]: when batches are stored, retried and written to the log
-//! - [`sinks`]: where batches are stored, one file a scheme
+//! - `meter`: the one object that a component holds
+//! - `batcher`: increments that are not stored yet; pure
+//! - `flusher`: when batches are stored, retried and written to the log
+//! - `sinks`: where batches are stored, one file a scheme
 //! - [`config`]: the options of the metric path
 //! - [`variables`]: reads Spin variables into typed options
-//! - [`single_flight`]: work that one task does for all tasks of the instance
-//! - [`outbound_http`]: one outbound HTTP request with a deadline
+//! - `single_flight`: work that one task does for all tasks of the instance
+//! - `outbound_http`: one outbound HTTP request with a deadline
 //! - [`time`], [`log`]: the host's clocks, and log lines on stderr
 //!
 //! Nothing here panics: in wasm a panic ends every request of the instance.

@@ -3,7 +3,8 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
+    thread,
     time::Duration,
 };
 
@@ -17,18 +18,19 @@ pub const TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Response {
     /// The status code.
     pub status: u16,
-    /// The status line and the headers, in lower case.
+    /// The status line and the headers.
     pub head: String,
     /// The body, chunks put together.
     pub body: Vec<u8>,
 }
 
 impl Response {
-    /// The value of a header, in lower case; `name` is in lower case, too.
+    /// The value of a header, by its name in any case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        let mut lines = self.head.lines();
-        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        let headers = self.head.lines().filter_map(|line| line.split_once(": "));
+        let mut named = headers.filter(|(header, _)| header.eq_ignore_ascii_case(name));
+        named.next().map(|(_, value)| value)
     }
 
     /// The body as text.
@@ -47,14 +49,14 @@ impl Response {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
         let end =
             end.with_context(|| format!("no head in {:?}", String::from_utf8_lossy(bytes)))?;
-        let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+        let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
         let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
         let mut response = Self {
             status: status.with_context(|| format!("no status in {head:?}"))?,
             head,
             body: bytes[end + 4..].to_vec(),
         };
-        if response.header("transfer-encoding") == Some("chunked") {
+        if response.header("transfer-encoding") == Some("chunked") && !response.body.is_empty() {
             response.body = join_chunks(&response.body)?;
         }
         Ok(response)
@@ -109,21 +111,45 @@ pub fn request(
 ) -> anyhow::Result<Response> {
     let mut stream = connect(address, limit)?;
     let mut head = format!("{line} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
-    if !body.is_empty() {
+    let is_chunked = headers.iter().any(|header| header.0 == "transfer-encoding");
+    if !is_chunked && (!body.is_empty() || line.starts_with('P')) {
         head.push_str(&format!("content-length: {}\r\n", body.len()));
     }
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     head.push_str("\r\n");
-    // A server may respond before it has read the request.
-    let _refused = stream.write_all(&[head.as_bytes(), body].concat());
+    let request = [head.as_bytes(), body].concat();
+    let mut writing = stream.try_clone()?;
     let mut bytes = Vec::new();
-    let read = stream.read_to_end(&mut bytes);
+    let read = thread::scope(|scope| {
+        // A server may respond, and stop reading, before the request has ended.
+        scope.spawn(move || writing.write_all(&request));
+        let read = read_response(&mut stream, &mut bytes);
+        let _closed = stream.shutdown(Shutdown::Both);
+        read
+    });
     if bytes.is_empty() {
         read.with_context(|| format!("no response from http://{address}"))?;
     }
     Response::parse(&bytes).with_context(|| format!("{line} at {address}"))
+}
+
+/// Reads a response up to the length that its head tells, because not every server
+/// closes the connection, or else to the end.
+fn read_response(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> std::io::Result<()> {
+    let mut piece = vec![0; 64 * 1024];
+    loop {
+        let read = stream.read(&mut piece)?;
+        bytes.extend_from_slice(&piece[..read]);
+        let is_whole = Response::parse(bytes).is_ok_and(|response| {
+            let length = response.header("content-length").map(str::parse);
+            length == Some(Ok(response.body.len()))
+        });
+        if read == 0 || is_whole {
+            return Ok(());
+        }
+    }
 }
 
 /// Connects, with a limit on each further read and write.
@@ -162,7 +188,6 @@ mod tests {
     use std::{
         io::{BufRead as _, BufReader},
         net::TcpListener,
-        thread,
     };
 
     use super::*;
@@ -187,7 +212,7 @@ mod tests {
 
     #[test]
     fn puts_chunks_together() {
-        let response = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+        let response = "HTTP/1.1 200 OK\r\ntransfer-Encoding: chunked\r\n\r\n\
                         3\r\nabc\r\n1;x=y\r\nd\r\n0\r\n\r\n";
         assert_eq!(get_text(responding(response), "/").expect("a text"), "abcd");
         let cut = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nab";

@@ -5,7 +5,7 @@ use std::{
     io::Write as _,
     net::{Ipv4Addr, TcpListener},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio, id},
     sync::atomic::{AtomicU16, Ordering},
     thread::sleep,
@@ -66,6 +66,17 @@ impl Process {
         })
     }
 
+    /// Like [`Self::start`], in a process group: signals reach the processes that it
+    /// started as well.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub fn start_group(command: &mut Command) -> anyhow::Result<Self> {
+        let mut process = Self::start(command.process_group(0))?;
+        process.has_own_group = true;
+        Ok(process)
+    }
+
     /// Starts a process whose output goes to the terminal. Its own process group
     /// keeps Ctrl-C from it, and signals reach the processes that it started.
     ///
@@ -123,6 +134,12 @@ impl Process {
             return Ok(String::new());
         };
         Ok(String::from_utf8_lossy(&fs::read(output)?).into_owned())
+    }
+
+    /// The file that the output goes to.
+    #[must_use]
+    pub fn output_file(&self) -> Option<&Path> {
+        self.output.as_deref()
     }
 
     /// Waits until `condition` gives a value.
@@ -234,6 +251,9 @@ impl Drop for Process {
     fn drop(&mut self) {
         if let Ok(None) | Err(_) = self.exit_status() {
             self.stop(|| false);
+        } else if self.has_own_group {
+            // What it started may go on after its end.
+            let _gone = self.signal(Signal::KILL);
         }
     }
 }

@@ -5,39 +5,40 @@
 
 use std::{
     process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::bail;
 use clap::Parser;
-use functional_scaffold_tests::chaos::{Durability, Fsync, Plan, run::run, verdict::judge};
+use functional_scaffold_tests::chaos::{
+    plan::{Durability, Fsync, Plan},
+    run::run,
+    verdict::judge,
+};
+use signal_hook::{consts, flag};
 use tempfile::TempDir;
-use tokio::signal::unix::{SignalKind, signal};
 
-/// Kills, stops and cuts off the parts of a running application, and compares
-/// what its client was answered with what was counted.
+/// Kills, stops and cuts off the parts of a running application, and compares the
+/// responses of its client with what was counted.
 ///
 /// Starts Redis, the dev host with an algorithm that misbehaves on request, the
-/// exporter, and a `replay` that follows the log; all on loopback, on free
-/// ports, ended at the end. 16 clients send executions that succeed, fail, refuse
-/// their input, trap, or loop for ever. Meanwhile, one at a time: Redis is killed
-/// (-9) and started again, or stopped for up to 3 s; connections to it are cut;
-/// its replies are dropped after it did what was asked; what is sent to it comes
-/// late; the runtime is killed (-9) and started again.
+/// exporter, and a `replay` that follows the log; all on loopback, on free ports, stopped
+/// at the end. 16 clients send executions that succeed, fail, refuse their input, trap,
+/// or loop for ever. Meanwhile, one at a time: Redis is killed (-9) and started again, or
+/// stopped for up to 3 s; connections to it are cut; its replies are dropped after it did
+/// what it was told; calls arrive late; the runtime is killed (-9) and started again.
 ///
-/// In calm times nothing traps or loops and the runtime lives; these requests
-/// take another route (/invoke/{algorithm}), so that they are counted apart and
-/// what a death may take back hides nothing that is lost or counted twice by the
-/// other faults.
+/// In the calm phase nothing traps or loops and the runtime lives. Its requests take
+/// another route (/invoke/{algorithm}) and are counted apart, so that what deaths take
+/// back hides no count that another fault lost or doubled.
 ///
-/// At the end the client's ledger is compared with Redis: every answer is to be
-/// counted once as what it was, and every execution that began as something, but
-/// for what the mode may lose. And each lease that Redis was heard to take is to
-/// be counted once, as crashed if nothing settled it. The exit code is 0 if there is no other
-/// difference; else each is named, and the logs are kept.
+/// At the end each series in Redis must count its responses, give or take the requests in
+/// doubt, and each lease that Redis took must be counted once, as crashed if no batch
+/// contains its result. The exit code is 0 if there is no other difference; else each is
+/// named, and the log is kept.
 ///
-/// A kill of Redis with `--fsync everysec` takes the last second out of its
-/// append-only file, as a power cut may: kill -9 alone loses nothing.
+/// A kill of Redis with `--fsync everysec` takes the last second out of its append-only
+/// file, as a power cut may: kill -9 alone loses nothing.
 #[derive(Parser)]
 #[command(name = "chaos", after_help = EXAMPLES)]
 struct Cli {
@@ -68,18 +69,16 @@ Examples:
   cargo xtask chaos
   cargo xtask chaos --seed 7 --seconds 600 --durability strict
 
-Columns of the ledger: an answer is `at risk` if its instance may have died
-shortly after it (it may be counted as crashed), `losable` if Redis was away or
-slow then (it may not be counted); `unsure` is what got no answer of the
-application (it may be counted as what it was, as crashed, or not at all).
+A response is in doubt if its instance may have died shortly after it (it may be
+counted as crashed), and Redis was away or slow then (it may not be counted at all). A
+request without a response of the application may be counted as what it was, as
+crashed, or not at all. `least` and `most` of each series allow for that.
 
 SCAFFOLD_BIN_DIR names the folder of devhost and functional-scaffold-exporter,
 if they are not beside this program.";
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match obey(&cli).await {
+fn main() -> ExitCode {
+    match run_and_judge(&Cli::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -89,8 +88,8 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Whether the promise was kept.
-async fn obey(cli: &Cli) -> anyhow::Result<bool> {
+/// Runs, and tells whether the promise was kept.
+fn run_and_judge(cli: &Cli) -> anyhow::Result<bool> {
     let plan = Plan {
         seed: cli.seed.unwrap_or_else(seed_from_clock),
         seconds: cli.seconds,
@@ -102,15 +101,12 @@ async fn obey(cli: &Cli) -> anyhow::Result<bool> {
     let folder = tempfile::Builder::new()
         .prefix("scaffold-chaos-")
         .tempdir()?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let ran = tokio::select! {
-        ran = run(plan, folder.path()) => ran,
-        // Dropping the run ends its servers, a stopped one, too.
-        _ = interrupt.recv() => bail!("interrupted"),
-        _ = terminate.recv() => bail!("interrupted"),
-    };
-    let findings = match ran {
+    // An interrupted run stops its servers, even a suspended one.
+    let is_interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [consts::SIGINT, consts::SIGTERM] {
+        flag::register(signal, Arc::clone(&is_interrupted))?;
+    }
+    let findings = match run(plan, folder.path(), &is_interrupted) {
         Ok(findings) => findings,
         Err(error) => {
             keep(folder);
@@ -132,7 +128,7 @@ async fn obey(cli: &Cli) -> anyhow::Result<bool> {
 }
 
 fn keep(folder: TempDir) {
-    eprintln!("the logs are in {}", folder.keep().display());
+    eprintln!("the log is in {}", folder.keep().display());
 }
 
 fn seed_from_clock() -> u64 {

@@ -3,18 +3,21 @@
 //! functional-scaffold-tests --bin screenshot`, after `cargo xtask build`. Those that
 //! are committed went through `pngquant --quality 75-95`.
 
-use std::{ffi::OsStr, fs, time::Duration};
+use std::{
+    ffi::OsStr,
+    fs,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Result, ensure};
-use functional_scaffold_tests::{
-    app::{App, AppOptions},
+use anyhow::Result;
+use functional_scaffold_testkit::{
     browser::{Browser, Screen},
-    client::{Kind, Until, load},
     exporter::Exporter,
-    redis_server::RedisServer,
+    load::{RequestKind, Until},
     repository,
 };
-use tokio::time::{MissedTickBehavior, interval};
+use functional_scaffold_tests::service::Service;
 
 /// Half a second between two reads makes as many points as a quarter of an hour
 /// does at five.
@@ -27,50 +30,44 @@ const WAVE: [usize; 18] = [
     8, 9, 11, 16, 24, 33, 36, 30, 22, 14, 9, 8, 12, 20, 32, 40, 38, 30,
 ];
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let redis = RedisServer::start()?;
-    let options = AppOptions::with_redis(redis.port())
-        .rogue()
-        .variable("lease_timeout_ms", "1000");
-    let app = App::start(&options)?;
+fn main() -> Result<()> {
+    let service = Service::start_rogue(|options| options)?;
     let interval = ("EXPORTER_PAGE_INTERVAL_MS", OsStr::new(INTERVAL_MS));
-    let exporter = Exporter::start_with(redis.port(), &[interval]).await?;
-    let browser = Browser::start().await?;
-    work(&app).await?;
+    let exporter = Exporter::start_with(service.redis.port(), &[interval])?;
+    let browser = Browser::start()?;
+    send(&service)?;
     for (name, dark) in [("light", false), ("dark", true)] {
         let screen = Screen {
             width: 1200,
             dark,
             scale: 1,
         };
-        browser.look_on(screen).await?;
-        browser.open(&exporter.url("/")).await?;
+        browser.display_on(screen)?;
+        browser.open(&exporter.url("/"))?;
         let live = "document.body.dataset.state == 'live'";
-        browser.wait_for(live, Duration::from_secs(10)).await?;
+        browser.wait_for(live, Duration::from_secs(10))?;
         let file = repository().join(format!("docs/images/page-{name}.png"));
-        fs::write(&file, browser.screenshot().await?)?;
+        fs::write(&file, browser.screenshot()?)?;
         println!("{}", file.display());
     }
     Ok(())
 }
 
 /// A load that rises and falls, with the odd failure in it.
-async fn work(app: &App) -> Result<()> {
+fn send(service: &Service) -> Result<()> {
+    let invoke = RequestKind::invoke;
     let usual = [
-        Kind::invoke(r#""nothing""#),
-        Kind::invoke(r#""work 1""#),
-        Kind::invoke(r#""nothing""#),
-        Kind::invoke(r#""work 2""#),
-        Kind::invoke(r#""work 4""#),
+        invoke(r#""nothing""#),
+        invoke(r#""work 1""#),
+        invoke(r#""nothing""#),
+        invoke(r#""work 2""#),
+        invoke(r#""work 4""#),
     ];
-    let slow = [Kind::invoke(r#""work 14""#), Kind::invoke(r#""work 30""#)];
-    let refused = [Kind::invoke(r#""unheard of""#)];
-    let failing = [Kind::invoke(r#""fail""#)];
-    let mut ticks = interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let slow = [invoke(r#""work 14""#), invoke(r#""work 30""#)];
+    let refused = [invoke(r#""unheard of""#)];
+    let failing = [invoke(r#""fail""#)];
     for tick in 0..POINTS {
-        ticks.tick().await;
+        let began = Instant::now();
         let requests = WAVE[tick * WAVE.len() / POINTS];
         for (kinds, count) in [
             (&usual[..], requests),
@@ -78,9 +75,9 @@ async fn work(app: &App) -> Result<()> {
             (&refused, usize::from(fastrand::u8(..) < 90) * 2),
             (&failing, usize::from(fastrand::u8(..) < 24)),
         ] {
-            let sent = load(&app.url(""), kinds, 2, Until::Requests(count)).await?;
-            ensure!(sent.unanswered == 0, "{sent:?}");
+            service.load(kinds, 2, Until::Requests(count))?;
         }
+        sleep(TICK.saturating_sub(began.elapsed()));
     }
     Ok(())
 }

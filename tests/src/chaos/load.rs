@@ -1,183 +1,315 @@
-//! The requests of a run: a few workers, each one request at a time, and an
-//! entry for each. Judges only what an answer is, not whether it is counted.
+//! The requests of a run: a few threads that send one request at a time, and an entry
+//! for each.
 
 use std::{
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::anyhow;
 use fastrand::Rng;
-use reqwest::{Client, Response, header::CONTENT_TYPE};
-use tokio::task::JoinHandle;
+use functional_scaffold_protocol::catalog::{ExecutionLabels, ExecutionStatus, RequestLabels};
+use functional_scaffold_testkit::load::agent;
+use ureq::{Agent, Body, http::Response};
 
-use super::{
-    Plan,
-    ledger::{Entry, Kind, Outcome, route},
-    schedule::Mood,
-};
+use super::plan::{Phase, Plan};
 
 /// Requests at a time.
-pub const CONCURRENCY: u64 = 16;
-/// Far beyond what any fault of the schedule takes.
-const TIMEOUT: Duration = Duration::from_secs(15);
-/// Answers that are kept for the report of what should not have been answered.
-const MAX_STRANGE: usize = 5;
+pub const CONNECTIONS: u64 = 16;
+/// The unexpected responses that are kept for the report.
+const MAX_EXAMPLES: usize = 5;
 
-/// A load that goes on until it is stopped.
+/// A request to the rogue algorithm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Succeeds.
+    Success,
+    /// Fails.
+    Failure,
+    /// Has an input that is refused.
+    Refusal,
+    /// Traps, which ends its instance.
+    Trap,
+    /// Loops, until the host's limit ends its instance.
+    Loop,
+}
+
+impl Kind {
+    /// Draws one: mostly successes; if it may be fatal, one trap in 500 and one loop
+    /// in 3,000.
+    fn draw(rng: &mut Rng, may_be_fatal: bool) -> Self {
+        match rng.u32(0..6_000) {
+            0..2 if may_be_fatal => Self::Loop,
+            2..14 if may_be_fatal => Self::Trap,
+            ..900 => Self::Failure,
+            900..1_800 => Self::Refusal,
+            _ => Self::Success,
+        }
+    }
+
+    fn body(self) -> &'static str {
+        match self {
+            Self::Success => r#""nothing""#,
+            Self::Failure => r#""fail""#,
+            Self::Refusal => r#""hum""#,
+            Self::Trap => r#""trap""#,
+            Self::Loop => r#""loop""#,
+        }
+    }
+
+    /// Whether it ends the instance that it runs in.
+    #[must_use]
+    pub fn is_fatal(self) -> bool {
+        matches!(self, Self::Trap | Self::Loop)
+    }
+
+    /// The status of its execution.
+    #[must_use]
+    pub fn status(self) -> ExecutionStatus {
+        match self {
+            Self::Success => ExecutionStatus::Success,
+            Self::Failure => ExecutionStatus::Failed,
+            Self::Refusal => ExecutionStatus::InvalidInput,
+            Self::Trap | Self::Loop => ExecutionStatus::Crashed,
+        }
+    }
+}
+
+/// The status code of a response to an execution that ended like this.
+#[must_use]
+pub fn code_of(status: ExecutionStatus) -> u16 {
+    match status {
+        ExecutionStatus::Success => 200,
+        ExecutionStatus::InvalidInput => 422,
+        ExecutionStatus::Failed | ExecutionStatus::Crashed => 500,
+    }
+}
+
+/// What the client got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A response of the application, from the instance with this nonce: the execution
+    /// has ended and is counted as that.
+    Response {
+        /// The nonce, from the request id that the instance made.
+        instance: u64,
+    },
+    /// A 500 without a body, which the host sends when the instance died. The execution
+    /// may have begun or not, or may even have ended.
+    HostError,
+    /// Nothing: the connection broke, or the time was up.
+    NoResponse,
+    /// Nothing was sent, because nothing listened.
+    Refused,
+}
+
+/// A request. Times are since the beginning of the run.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// The phase in which it was sent, which chose its route.
+    pub phase: Phase,
+    /// The request.
+    pub kind: Kind,
+    /// Before its first byte was sent.
+    pub sent: Duration,
+    /// After the last byte of the response, or when there will be none.
+    pub ended: Duration,
+    /// What the client got.
+    pub outcome: Outcome,
+}
+
+impl Entry {
+    /// The instance that responded.
+    #[must_use]
+    pub fn instance(&self) -> Option<u64> {
+        match self.outcome {
+            Outcome::Response { instance } => Some(instance),
+            _ => None,
+        }
+    }
+}
+
+/// The series that counts executions of the rogue algorithm with this status.
+#[must_use]
+pub fn execution_series(status: ExecutionStatus) -> String {
+    let algorithm = "rogue";
+    let labels = ExecutionLabels { algorithm, status }.to_text();
+    format!("algorithm_executions_total{{{labels}}}")
+}
+
+/// The path of a request, and its route.
+fn route(phase: Phase) -> (&'static str, &'static str) {
+    match phase {
+        Phase::Calm => ("/invoke/rogue", "/invoke/{algorithm}"),
+        Phase::Deadly => ("/invoke", "/invoke"),
+    }
+}
+
+/// The series that counts responses with this code on the route of a phase.
+#[must_use]
+pub fn request_series(phase: Phase, code: u16) -> String {
+    let labels = RequestLabels::new("POST", route(phase).1, code).to_text();
+    format!("http_requests_total{{{labels}}}")
+}
+
+/// A load that goes on until it is ended.
 #[derive(Debug)]
 pub struct Load {
     switch: Arc<Switch>,
-    workers: Vec<JoinHandle<Part>>,
+    workers: Vec<JoinHandle<Requests>>,
 }
 
 #[derive(Debug, Default)]
 struct Switch {
     stop: AtomicBool,
-    deadly: AtomicBool,
-    fatal: AtomicBool,
+    is_deadly: AtomicBool,
+    may_be_fatal: AtomicBool,
 }
 
-/// What one worker, or all of them, saw.
+/// All requests of a load.
 #[derive(Debug, Default)]
-pub struct Part {
+pub struct Requests {
     /// Every request, in no order.
     pub entries: Vec<Entry>,
-    /// Answers of the application that the request does not get, and how many
-    /// there were.
-    pub strange: (Vec<String>, usize),
+    /// Responses that do not belong to their request, and their number.
+    pub unexpected: (Vec<String>, usize),
 }
 
 impl Load {
-    /// Starts it on an origin, in a calm mood. With so many requests a second at
-    /// the most, what is measured is the faults and not a machine that is too
-    /// small.
-    ///
-    /// # Errors
-    /// There is no client.
-    pub fn start(origin: &str, plan: &Plan, began: Instant) -> anyhow::Result<Self> {
-        let client = Client::builder()
-            .pool_max_idle_per_host(usize::try_from(CONCURRENCY)?)
-            .timeout(TIMEOUT)
-            .build()?;
+    /// Starts it in the calm phase.
+    #[must_use]
+    pub fn start(origin: &str, plan: &Plan, began: Instant) -> Self {
         let switch = Arc::new(Switch::default());
-        let workers = (0..CONCURRENCY).map(|number| {
-            let worker = Worker {
-                client: client.clone(),
-                origin: origin.to_owned(),
-                // Half of it on average.
-                longest_pause_micros: 2_000_000 * CONCURRENCY / plan.rate,
-                rng: Rng::with_seed(plan.seed.wrapping_mul(CONCURRENCY).wrapping_add(number)),
-                began,
-                part: Part::default(),
-            };
-            tokio::spawn(worker.run(Arc::clone(&switch)))
-        });
-        let workers = workers.collect();
-        Ok(Self { switch, workers })
+        let worker = |number| Worker {
+            agent: agent(),
+            origin: origin.to_owned(),
+            // Half of it on average. The limit keeps a slow machine out of the result.
+            longest_pause_micros: 2_000_000 * CONNECTIONS / plan.rate,
+            rng: Rng::with_seed(plan.seed.wrapping_mul(CONNECTIONS).wrapping_add(number)),
+            began,
+            requests: Requests::default(),
+        };
+        let spawn = |number| {
+            let (worker, switch) = (worker(number), Arc::clone(&switch));
+            thread::spawn(move || worker.run(&switch))
+        };
+        let workers = (0..CONNECTIONS).map(spawn).collect();
+        Self { switch, workers }
     }
 
-    /// Which route is taken from now on.
-    pub fn set_mood(&self, mood: Mood) {
-        let deadly = mood == Mood::Deadly;
-        self.switch.deadly.store(deadly, Ordering::Relaxed);
+    /// Sets the route of the next requests.
+    pub fn set_phase(&self, phase: Phase) {
+        let is_deadly = phase == Phase::Deadly;
+        self.switch.is_deadly.store(is_deadly, Ordering::Relaxed);
     }
 
-    /// Whether executions are sent from now on that end their instance.
-    pub fn set_fatal(&self, fatal: bool) {
-        self.switch.fatal.store(fatal, Ordering::Relaxed);
+    /// Sets whether the next requests may end their instance.
+    pub fn set_fatal(&self, may_be_fatal: bool) {
+        self.switch
+            .may_be_fatal
+            .store(may_be_fatal, Ordering::Relaxed);
     }
 
-    /// Lets the last requests end, and gives them all.
+    /// Waits for the last responses and gives all requests.
     ///
     /// # Errors
-    /// A worker panicked.
-    pub async fn end(self) -> anyhow::Result<Part> {
+    /// A thread panicked.
+    pub fn end(mut self) -> anyhow::Result<Requests> {
         self.switch.stop.store(true, Ordering::Relaxed);
-        let mut all = Part::default();
-        for worker in self.workers {
-            let part = worker.await.context("a worker of the load failed")?;
+        let mut all = Requests::default();
+        for worker in self.workers.drain(..) {
+            let part = worker
+                .join()
+                .map_err(|_panic| anyhow!("a thread of the load panicked"))?;
             all.entries.extend(part.entries);
-            all.strange.0.extend(part.strange.0);
-            all.strange.1 += part.strange.1;
+            all.unexpected.0.extend(part.unexpected.0);
+            all.unexpected.1 += part.unexpected.1;
         }
-        all.strange.0.truncate(MAX_STRANGE);
+        all.unexpected.0.truncate(MAX_EXAMPLES);
         Ok(all)
     }
 }
 
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.switch.stop.store(true, Ordering::Relaxed);
+    }
+}
+
 struct Worker {
-    client: Client,
+    agent: Agent,
     origin: String,
     longest_pause_micros: u64,
     rng: Rng,
     began: Instant,
-    part: Part,
+    requests: Requests,
 }
 
 impl Worker {
-    async fn run(mut self, switch: Arc<Switch>) -> Part {
+    fn run(mut self, switch: &Switch) -> Requests {
         while !switch.stop.load(Ordering::Relaxed) {
-            let mood = match switch.deadly.load(Ordering::Relaxed) {
-                true => Mood::Deadly,
-                false => Mood::Calm,
+            let phase = match switch.is_deadly.load(Ordering::Relaxed) {
+                true => Phase::Deadly,
+                false => Phase::Calm,
             };
-            let kind = Kind::draw(&mut self.rng, switch.fatal.load(Ordering::Relaxed));
+            let kind = Kind::draw(&mut self.rng, switch.may_be_fatal.load(Ordering::Relaxed));
             let sent = self.began.elapsed();
-            let outcome = self.send(kind, route(mood).0).await;
-            let ended = self.began.elapsed();
-            self.part.entries.push(Entry {
-                mood,
+            let outcome = self.send(kind, route(phase).0);
+            self.requests.entries.push(Entry {
+                phase,
                 kind,
                 sent,
-                ended,
+                ended: self.began.elapsed(),
                 outcome,
             });
-            let pause = Duration::from_micros(self.rng.u64(0..=self.longest_pause_micros));
-            tokio::time::sleep(pause).await;
+            let pause = self.rng.u64(0..=self.longest_pause_micros);
+            thread::sleep(Duration::from_micros(pause));
         }
-        self.part
+        self.requests
     }
 
-    async fn send(&mut self, kind: Kind, path: &str) -> Outcome {
+    fn send(&mut self, kind: Kind, path: &str) -> Outcome {
         let url = format!("{}{path}", self.origin);
-        let request = self.client.post(url).body(kind.body());
-        let response = match request
-            .header(CONTENT_TYPE, "application/json")
-            .send()
-            .await
-        {
+        let request = self
+            .agent
+            .post(url)
+            .header("content-type", "application/json");
+        let mut response = match request.send(kind.body()) {
             Ok(response) => response,
-            Err(error) if error.is_connect() => return Outcome::Refused,
-            Err(_) => return Outcome::NoAnswer,
+            Err(ureq::Error::Io(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                return Outcome::Refused;
+            }
+            Err(_) => return Outcome::NoResponse,
         };
         let code = response.status().as_u16();
         let instance = instance_of(&response);
-        let Ok(body) = response.bytes().await else {
-            return Outcome::NoAnswer;
+        let Ok(body) = response.body_mut().read_to_vec() else {
+            return Outcome::NoResponse;
         };
-        match (code, instance) {
-            (500, None) if body.is_empty() => return Outcome::HostError,
-            (_, Some(instance)) if code == kind.code() && !kind.is_fatal() => {
-                return Outcome::Answer { code, instance };
+        match instance {
+            None if code == 500 && body.is_empty() => return Outcome::HostError,
+            Some(instance) if code == code_of(kind.status()) && !kind.is_fatal() => {
+                return Outcome::Response { instance };
             }
             _ => {}
         }
-        let (kept, count) = &mut self.part.strange;
+        let (examples, count) = &mut self.requests.unexpected;
         *count += 1;
-        if kept.len() < MAX_STRANGE {
-            let body = String::from_utf8_lossy(&body).into_owned();
-            kept.push(format!("{kind:?} was answered {code}: {body}"));
+        if examples.len() < MAX_EXAMPLES {
+            let body = String::from_utf8_lossy(&body);
+            examples.push(format!("{kind:?} got {code}: {body}"));
         }
         Outcome::HostError
     }
 }
 
-/// The instance that made the request's id, `<nonce>-<number>`.
-fn instance_of(response: &Response) -> Option<u64> {
+/// The instance that made the response's request id, `<nonce>-<number>`.
+fn instance_of(response: &Response<Body>) -> Option<u64> {
     let id = response.headers().get("x-request-id")?.to_str().ok()?;
     u64::from_str_radix(id.split('-').next()?, 16).ok()
 }

@@ -1,236 +1,547 @@
-//! The way from the application to Redis, with switches: open, shut, one on
-//! which Redis hears everything and nobody hears Redis, or one on which it hears
-//! things late.
+//! The path from the application to Redis. It can be cut, closed, muted and delayed,
+//! and it reads what passes: each lease that Redis took has to be counted, as crashed
+//! if no stored batch contains its result.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
 };
 
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinHandle,
-};
-
-use super::tap::{Conversation, Leases, Tap};
+use functional_scaffold_protocol::{calls::Script, lease::Lease};
+use redis_protocol::resp2::{decode::decode, types::OwnedFrame};
 
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// How bytes pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Open,
-    /// What Redis sends is dropped.
-    Mute,
-    /// No connection is taken.
-    Shut,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Switch {
-    way: Way,
-    /// Of the connections that are taken now.
-    generation: u64,
-    /// Connections of generations before this one are cut.
-    cut_before: u64,
-    /// What is sent on connections of generations before this one waits.
-    held_before: u64,
-}
-
-/// A running proxy. Ended on drop.
+/// A running proxy. Closed on drop.
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
-    switch: watch::Sender<Switch>,
-    swallowed: Arc<AtomicU64>,
-    tap: Tap,
-    accepting: JoinHandle<()>,
+    path: Arc<Path>,
+}
+
+/// What the threads of all connections share.
+#[derive(Debug, Default)]
+struct Path {
+    redis_port: u16,
+    switch: Mutex<Switch>,
+    switched: Condvar,
+    leases: Mutex<Leases>,
+    dropped_bytes: AtomicU64,
+    is_closed: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Switch {
+    /// No connection is accepted.
+    is_shut: bool,
+    /// Redis's replies are dropped.
+    is_mute: bool,
+    /// The generation of the connections that are accepted now.
+    generation: u64,
+    /// Calls on connections of generations before this one wait.
+    held_before: u64,
+    /// Connections of generations before this one are cut.
+    cut_before: u64,
+    /// The application's ends of the open connections, by number.
+    open: BTreeMap<u64, TcpStream>,
+    connections: u64,
 }
 
 impl Proxy {
-    /// Starts one before the Redis on a port.
+    /// Starts one in front of the Redis on a port.
     ///
     /// # Errors
     /// There is no port to listen on.
-    pub async fn start(redis_port: u16) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    pub fn start(redis_port: u16) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
-        let (switch, _) = watch::channel(Switch {
-            way: Way::Open,
-            generation: 0,
-            cut_before: 0,
-            held_before: 0,
-        });
-        let swallowed = Arc::new(AtomicU64::new(0));
-        let tap = Tap::default();
-        let link = Link {
+        let path = Arc::new(Path {
             redis_port,
-            switch: switch.subscribe(),
-            swallowed: Arc::clone(&swallowed),
-            tap: tap.clone(),
-        };
-        Ok(Self {
-            port,
-            switch,
-            swallowed,
-            tap,
-            accepting: tokio::spawn(accept(listener, link)),
-        })
+            ..Path::default()
+        });
+        let accepting = Arc::clone(&path);
+        thread::spawn(move || {
+            for application in listener.incoming().flatten() {
+                if accepting.is_closed.load(Ordering::Relaxed) {
+                    return;
+                }
+                accepting.accept(application);
+            }
+        });
+        Ok(Self { port, path })
     }
 
-    /// The port it listens on.
+    /// The port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Bytes from Redis that were dropped.
+    /// The number of bytes from Redis that were dropped.
     #[must_use]
-    pub fn swallowed_bytes(&self) -> u64 {
-        self.swallowed.load(Ordering::Relaxed)
+    pub fn dropped_bytes(&self) -> u64 {
+        self.path.dropped_bytes.load(Ordering::Relaxed)
     }
 
-    /// What passed of leases.
+    /// The leases that have passed.
     #[must_use]
     pub fn leases(&self) -> Leases {
-        self.tap.leases()
+        lock(&self.path.leases).clone()
     }
 
-    /// Cuts every connection, and takes new ones.
+    /// Cuts every connection, and accepts new ones.
     pub fn cut(&self) {
-        self.switch.send_modify(|switch| {
-            switch.way = Way::Open;
+        self.switch(|switch| {
+            (switch.is_shut, switch.is_mute) = (false, false);
             switch.generation += 1;
             switch.cut_before = switch.generation;
+            for stream in switch.open.values() {
+                // It may have ended.
+                let _ = stream.shutdown(Shutdown::Both);
+            }
         });
     }
 
-    /// Takes no new connection until [`Self::cut`].
+    /// Accepts no new connection until [`Self::cut`].
     pub fn refuse(&self) {
-        self.switch.send_modify(|switch| switch.way = Way::Shut);
+        self.switch(|switch| switch.is_shut = true);
     }
 
-    /// Drops what Redis sends, on all connections, until [`Self::cut`].
+    /// Drops Redis's replies, on all connections, until [`Self::cut`].
     pub fn mute(&self) {
-        self.switch.send_modify(|switch| switch.way = Way::Mute);
+        self.switch(|switch| switch.is_mute = true);
     }
 
-    /// Holds what is sent to Redis on the connections that there are, until
-    /// [`Self::release`]; also after the application has closed them.
+    /// Holds the calls on the existing connections until [`Self::release`], even after
+    /// the application has closed them.
     pub fn hold(&self) {
-        self.switch.send_modify(|switch| {
+        self.switch(|switch| {
             switch.generation += 1;
             switch.held_before = switch.generation;
         });
     }
 
-    /// Passes on what was held.
+    /// Passes on the calls that were held.
     pub fn release(&self) {
-        self.switch.send_modify(|switch| switch.held_before = 0);
+        self.switch(|switch| switch.held_before = 0);
+    }
+
+    fn switch(&self, change: impl FnOnce(&mut Switch)) {
+        change(&mut lock(&self.path.switch));
+        self.path.switched.notify_all();
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.accepting.abort();
+        self.path.is_closed.store(true, Ordering::Relaxed);
+        self.release();
+        self.cut();
+        // Wakes the thread that accepts.
+        let _gone = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
     }
 }
 
-#[derive(Clone)]
-struct Link {
-    redis_port: u16,
-    switch: watch::Receiver<Switch>,
-    swallowed: Arc<AtomicU64>,
-    tap: Tap,
-}
-
-async fn accept(listener: TcpListener, link: Link) {
-    loop {
-        let Ok((application, _)) = listener.accept().await else {
-            continue;
-        };
-        let now = *link.switch.borrow();
-        if now.way != Way::Shut {
-            tokio::spawn(link.clone().pass(application, now.generation));
+impl Path {
+    /// Passes the bytes of a connection in two threads.
+    fn accept(self: &Arc<Self>, application: TcpStream) {
+        let mut switch = lock(&self.switch);
+        if switch.is_shut {
+            return;
         }
-    }
-}
-
-impl Link {
-    /// Passes bytes until either side ends, or the connection is cut.
-    async fn pass(self, mut application: TcpStream, generation: u64) {
-        let Ok(mut redis) = TcpStream::connect(("127.0.0.1", self.redis_port)).await else {
+        let Ok(redis) = TcpStream::connect((Ipv4Addr::LOCALHOST, self.redis_port)) else {
             return;
         };
-        // Best effort: without it everything is only slower.
+        // Without these everything is only slower.
         let _ = (application.set_nodelay(true), redis.set_nodelay(true));
-        let mut talk = self.tap.listen();
-        let mut switch = self.switch.clone();
-        tokio::select! {
-            () = self.pass_on(&mut application, &mut redis, &mut talk, generation) => {}
-            _ = switch.wait_for(|now| generation < now.cut_before) => {}
+        let clones = (
+            application.try_clone(),
+            application.try_clone(),
+            redis.try_clone(),
+        );
+        let (Ok(registered), Ok(to_application), Ok(from_redis)) = clones else {
+            return;
+        };
+        switch.connections += 1;
+        let (number, generation) = (switch.connections, switch.generation);
+        switch.open.insert(number, registered);
+        drop(switch);
+        let conversation = Arc::new(Mutex::new(Conversation::new(Arc::clone(self))));
+        let replies = (Arc::clone(self), Arc::clone(&conversation));
+        let calls = Arc::clone(self);
+        thread::spawn(move || calls.pass_calls(generation, application, redis, &conversation));
+        thread::spawn(move || {
+            replies
+                .0
+                .pass_replies(from_redis, to_application, &replies.1);
+            lock(&replies.0.switch).open.remove(&number);
+        });
+    }
+
+    fn pass_calls(
+        &self,
+        generation: u64,
+        mut application: TcpStream,
+        mut redis: TcpStream,
+        conversation: &Mutex<Conversation>,
+    ) {
+        let mut bytes = vec![0; BUFFER_BYTES];
+        while let Ok(read @ 1..) = application.read(&mut bytes) {
+            if !self.wait_while_held(generation) {
+                break;
+            }
+            lock(conversation).read_calls(&bytes[..read]);
+            if redis.write_all(&bytes[..read]).is_err() {
+                break;
+            }
         }
-        drop(application);
-        // What Redis still answers nobody is told; but it was done.
-        let _ = redis.shutdown().await;
-        let mut reply = vec![0; BUFFER_BYTES];
-        while let Ok(read @ 1..) = redis.read(&mut reply).await {
-            talk.hear_replies(&reply[..read]);
+        // Redis executes what it got, and its replies are read to the end.
+        let _ = redis.shutdown(Shutdown::Write);
+    }
+
+    fn pass_replies(
+        &self,
+        mut redis: TcpStream,
+        mut application: TcpStream,
+        conversation: &Mutex<Conversation>,
+    ) {
+        let mut bytes = vec![0; BUFFER_BYTES];
+        while let Ok(read @ 1..) = redis.read(&mut bytes) {
+            lock(conversation).read_replies(&bytes[..read]);
+            if lock(&self.switch).is_mute {
+                self.dropped_bytes.fetch_add(read as u64, Ordering::Relaxed);
+            } else {
+                // The application may be gone; the calls were executed.
+                let _ = application.write_all(&bytes[..read]);
+            }
+        }
+        let _ = application.shutdown(Shutdown::Both);
+    }
+
+    /// Waits while the calls of a generation are held; false if it was cut.
+    fn wait_while_held(&self, generation: u64) -> bool {
+        let switch = lock(&self.switch);
+        let is_held = |switch: &mut Switch| {
+            generation < switch.held_before && generation >= switch.cut_before
+        };
+        let waited = self.switched.wait_while(switch, is_held);
+        generation >= waited.unwrap_or_else(PoisonError::into_inner).cut_before
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The leases that have passed on all connections.
+#[derive(Debug, Clone, Default)]
+pub struct Leases {
+    /// How many Redis acknowledged.
+    pub acknowledged: i64,
+    /// By id, all but those that were acknowledged and that a stored batch contains.
+    pub passed: BTreeMap<String, Passed>,
+}
+
+/// What has passed about a lease.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// Redis acknowledged it.
+    pub is_acknowledged: bool,
+    /// It was sent on a connection that ended before the reply: Redis may have it.
+    pub is_sent: bool,
+    /// A batch that Redis stored contains its result.
+    pub is_stored: bool,
+    /// A batch contains it whose connection ended before the reply.
+    pub may_be_stored: bool,
+}
+
+impl Leases {
+    fn pass(&mut self, id: &str, change: impl FnOnce(&mut Passed)) {
+        let passed = self.passed.entry(id.to_owned()).or_default();
+        change(passed);
+        if passed.is_acknowledged && passed.is_stored {
+            self.passed.remove(id);
         }
     }
 
-    async fn pass_on(
-        &self,
-        application: &mut TcpStream,
-        redis: &mut TcpStream,
-        talk: &mut Conversation,
-        generation: u64,
-    ) {
-        let (mut call, mut reply) = (vec![0; BUFFER_BYTES], vec![0; BUFFER_BYTES]);
-        let mut held = false;
-        loop {
-            let passed = tokio::select! {
-                now = self.hold_turns(generation, held) => {
-                    held = now;
-                    Ok(())
+    fn acknowledge(&mut self, id: &str) {
+        self.acknowledged += 1;
+        self.pass(id, |passed| passed.is_acknowledged = true);
+    }
+}
+
+/// The leases that a call is about.
+#[derive(Debug)]
+enum CallOf {
+    Lease(String),
+    Batch(Vec<String>),
+    Other,
+}
+
+/// One connection, on which replies come in the order of their calls.
+#[derive(Debug)]
+struct Conversation {
+    path: Arc<Path>,
+    calls: Vec<u8>,
+    replies: Vec<u8>,
+    unanswered: VecDeque<CallOf>,
+}
+
+impl Conversation {
+    fn new(path: Arc<Path>) -> Self {
+        Self {
+            path,
+            calls: Vec::new(),
+            replies: Vec::new(),
+            unanswered: VecDeque::new(),
+        }
+    }
+
+    fn read_calls(&mut self, bytes: &[u8]) {
+        self.calls.extend(bytes);
+        let frames = frames(&mut self.calls);
+        self.unanswered.extend(frames.into_iter().map(parse_call));
+    }
+
+    fn read_replies(&mut self, bytes: &[u8]) {
+        self.replies.extend(bytes);
+        for reply in frames(&mut self.replies) {
+            let mut leases = lock(&self.path.leases);
+            // An error has changed nothing.
+            match self.unanswered.pop_front() {
+                Some(CallOf::Lease(id)) if matches!(reply, OwnedFrame::Integer(_)) => {
+                    leases.acknowledge(&id);
                 }
-                read = application.read(&mut call), if !held => match read {
-                    Ok(read @ 1..) => {
-                        talk.hear_calls(&call[..read]);
-                        redis.write_all(&call[..read]).await
-                    }
-                    _end => return,
-                },
-                read = redis.read(&mut reply) => match read {
-                    Ok(read @ 1..) => {
-                        talk.hear_replies(&reply[..read]);
-                        if self.is_mute() {
-                            self.swallowed.fetch_add(read as u64, Ordering::Relaxed);
-                            Ok(())
-                        } else {
-                            application.write_all(&reply[..read]).await
+                Some(CallOf::Batch(ids)) => {
+                    let first = texts(reply).into_iter().next();
+                    if matches!(first.as_deref(), Some("applied" | "duplicate")) {
+                        for id in ids {
+                            leases.pass(&id, |passed| passed.is_stored = true);
                         }
                     }
-                    _end => return,
-                },
-            };
-            if passed.is_err() {
-                return;
+                }
+                _ => {}
             }
         }
     }
+}
 
-    /// Waits until a connection's calls are held, or not any more.
-    async fn hold_turns(&self, generation: u64, held: bool) -> bool {
-        let mut switch = self.switch.clone();
-        let turned = switch.wait_for(|now| (generation < now.held_before) != held);
-        // The other end is gone with the proxy, which releases.
-        turned.await.is_ok_and(|_switch| !held)
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        let mut leases = lock(&self.path.leases);
+        for call in self.unanswered.drain(..) {
+            match call {
+                CallOf::Lease(id) => leases.pass(&id, |passed| passed.is_sent = true),
+                CallOf::Batch(ids) => {
+                    for id in ids {
+                        leases.pass(&id, |passed| passed.may_be_stored = true);
+                    }
+                }
+                CallOf::Other => {}
+            }
+        }
+    }
+}
+
+fn parse_call(call: OwnedFrame) -> CallOf {
+    let words = texts(call);
+    let [command, second, third, rest @ ..] = words.as_slice() else {
+        return CallOf::Other;
+    };
+    let is_apply = match command.as_str() {
+        // Key, score, member.
+        "ZADD" => {
+            let lease = rest.first().map(|member| Lease::decode(member));
+            return match lease {
+                Some(Ok(lease)) => CallOf::Lease(lease.id),
+                _ => CallOf::Other,
+            };
+        }
+        "EVALSHA" => *second == Script::APPLY.sha,
+        "EVAL" => *second == Script::APPLY.source,
+        _ => false,
+    };
+    // The keys, then writer, sequence number, seconds, the number of leases, their
+    // members and their ids.
+    let keys: usize = third.parse().unwrap_or_default();
+    match rest.get(keys..) {
+        Some([_, _, _, count, leases @ ..]) if is_apply => {
+            let count = count.parse().unwrap_or(0);
+            CallOf::Batch(leases.iter().skip(count).take(count).cloned().collect())
+        }
+        _ => CallOf::Other,
+    }
+}
+
+/// Takes the whole frames at the beginning.
+fn frames(bytes: &mut Vec<u8>) -> Vec<OwnedFrame> {
+    let mut frames = Vec::new();
+    let mut at = 0;
+    while let Ok(Some((frame, length))) = decode(&bytes[at..]) {
+        frames.push(frame);
+        at += length;
+    }
+    bytes.drain(..at);
+    frames
+}
+
+/// The texts of an array; none of any other frame.
+fn texts(frame: OwnedFrame) -> Vec<String> {
+    let OwnedFrame::Array(parts) = frame else {
+        return Vec::new();
+    };
+    let text = |part| match part {
+        OwnedFrame::BulkString(text) => String::from_utf8_lossy(&text).into_owned(),
+        _ => String::new(),
+    };
+    parts.into_iter().map(text).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use functional_scaffold_protocol::{
+        batch::{Batch, BatchId, LeasedExecution, SentBatch},
+        calls::{apply_call, lease_command},
+        lease::EncodedLease,
+    };
+
+    use super::*;
+
+    /// A command that has taken a lease.
+    const TAKEN: &[u8] = b":1\r\n";
+
+    fn lease(id: &str) -> Lease {
+        Lease {
+            id: id.into(),
+            millis: 6_000,
+            count: Vec::new(),
+        }
     }
 
-    fn is_mute(&self) -> bool {
-        self.switch.borrow().way == Way::Mute
+    fn array<T: AsRef<[u8]>>(parts: &[T]) -> Vec<u8> {
+        let mut bytes = format!("*{}\r\n", parts.len()).into_bytes();
+        for part in parts {
+            let part = part.as_ref();
+            bytes.extend(format!("${}\r\n", part.len()).into_bytes());
+            bytes.extend(part);
+            bytes.extend(b"\r\n");
+        }
+        bytes
+    }
+
+    fn take(id: &str) -> Vec<u8> {
+        let command = lease_command("metrics:", &EncodedLease::from(&lease(id)), 1);
+        array(&command.words().collect::<Vec<_>>())
+    }
+
+    fn batch(ids: &[&str]) -> Vec<u8> {
+        let leased = ids.iter().map(|id| LeasedExecution {
+            lease: lease(id),
+            increments: Batch::default(),
+        });
+        let batch = SentBatch {
+            id: BatchId {
+                started_at: 1,
+                nonce: 2,
+                sequence: 3,
+            },
+            increments: Batch::default(),
+            leased: leased.collect(),
+        };
+        let call = apply_call("metrics:", &batch);
+        let parts = ["EVAL", Script::APPLY.source].map(|word| word.as_bytes().to_vec());
+        array(&parts.into_iter().chain(call.parts()).collect::<Vec<_>>())
+    }
+
+    /// The ids of the leases of which this is true.
+    fn ids(path: &Path, is: impl Fn(&Passed) -> bool) -> Vec<String> {
+        let leases = lock(&path.leases);
+        let ids = leases.passed.iter().filter(|(_, passed)| is(passed));
+        ids.map(|(id, _)| id.clone()).collect()
+    }
+
+    fn open(path: &Path) -> Vec<String> {
+        ids(path, |passed| passed.is_acknowledged && !passed.is_stored)
+    }
+
+    #[test]
+    fn leases_are_open_from_their_acknowledgement_until_a_stored_batch() {
+        let path = Arc::new(Path::default());
+        let mut talk = Conversation::new(Arc::clone(&path));
+        talk.read_calls(&array(&["PING"]));
+        talk.read_calls(&[take("a/1"), take("a/2"), take("a/3")].concat());
+        talk.read_calls(&array(&["ZADD", "metrics:closed_leases", "1", "a/4"]));
+        assert!(lock(&path.leases).passed.is_empty(), "nothing is replied");
+        talk.read_replies(b"+PONG\r\n");
+        talk.read_replies(TAKEN);
+        talk.read_replies(b"-READONLY You can't write against a read only replica.\r\n");
+        talk.read_replies(TAKEN);
+        talk.read_replies(TAKEN);
+        assert_eq!(lock(&path.leases).acknowledged, 2);
+        assert_eq!(open(&path), ["a/1", "a/3"]);
+        for reply in [
+            b"-NOSCRIPT No matching script.\r\n".to_vec(),
+            array(&["late", "a/1"]),
+        ] {
+            talk.read_calls(&batch(&["a/1"]));
+            talk.read_replies(&reply);
+            assert_eq!(open(&path), ["a/1", "a/3"], "nothing is stored");
+        }
+        for reply in ["applied", "duplicate"] {
+            talk.read_calls(&batch(&["a/1"]));
+            talk.read_replies(&array(&[reply, "1"]));
+            assert_eq!(open(&path), ["a/3"]);
+        }
+    }
+
+    #[test]
+    fn bytes_may_come_in_any_pieces() {
+        let path = Arc::new(Path::default());
+        let mut talk = Conversation::new(Arc::clone(&path));
+        for byte in [take("a/1"), take("a/2"), batch(&["a/2"])].concat() {
+            talk.read_calls(&[byte]);
+        }
+        for byte in [TAKEN, TAKEN, &array(&["applied", "1"])].concat() {
+            talk.read_replies(&[byte]);
+        }
+        assert_eq!(open(&path), ["a/1"]);
+    }
+
+    #[test]
+    fn calls_without_a_reply_are_in_doubt_until_they_are_repeated() {
+        let path = Arc::new(Path::default());
+        let mut talk = Conversation::new(Arc::clone(&path));
+        talk.read_calls(&[take("a/1"), take("a/2")].concat());
+        talk.read_replies(TAKEN);
+        talk.read_calls(&batch(&["a/1"]));
+        drop(talk);
+        assert_eq!(lock(&path.leases).acknowledged, 1);
+        assert_eq!(open(&path), ["a/1"]);
+        assert_eq!(ids(&path, |passed| passed.is_sent), ["a/2"]);
+        assert_eq!(ids(&path, |passed| passed.may_be_stored), ["a/1"]);
+        // The batch is sent again on another connection.
+        let mut talk = Conversation::new(Arc::clone(&path));
+        talk.read_calls(&batch(&["a/1", "a/2"]));
+        talk.read_replies(&array(&["applied", "1"]));
+        assert!(ids(&path, |passed| !passed.is_stored).is_empty());
+    }
+
+    #[test]
+    fn two_connections_may_be_read_in_another_order_than_redis_replied() {
+        let path = Arc::new(Path::default());
+        let talk = || Conversation::new(Arc::clone(&path));
+        let (mut first, mut second) = (talk(), talk());
+        first.read_calls(&take("a/1"));
+        second.read_calls(&batch(&["a/1"]));
+        second.read_replies(&array(&["applied", "1"]));
+        first.read_replies(TAKEN);
+        assert_eq!(lock(&path.leases).acknowledged, 1);
+        assert!(open(&path).is_empty());
     }
 }

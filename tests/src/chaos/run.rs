@@ -1,172 +1,189 @@
-//! A run from its first server to its verdict. Owns the order of things; each
-//! of them is another module's.
+//! A run, from its first server to its findings.
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::Path,
-    time::{Duration, Instant},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, ensure};
-use tokio::{task::block_in_place, time::sleep};
-
-use crate::exporter::Exporter;
+use functional_scaffold_testkit::exporter::Exporter;
 
 use super::{
-    Plan,
-    faults::Scene,
-    findings::Findings,
-    lease_verdict,
-    load::{Load, Part},
-    replay::{Logged, Report, Shipper, logged, replay_all},
-    risk::TROUBLE_LASTS,
-    runtime,
-    schedule::{KINDS, Mood, Step, schedule},
-    stored::{Stored, is_closed},
-    tally::tally,
-    watcher::{Watched, Watcher},
+    doubt::{Expected, LEASE, OUTAGE_LASTS},
+    load::Load,
+    log::{Logged, Shipper, replay_all},
+    plan::{FAULT_KINDS, Phase, Plan, Step, steps},
+    servers::Servers,
+    verdict::{Counted, Findings, is_lost, unsettled},
+    watcher::Watcher,
 };
 
-/// Nothing changes for so long once all is written, logged and replayed: longer
-/// than an instance tries to write.
+/// The time without a change after which everything is stored or logged: longer than an
+/// instance tries to write, and than the shipper waits.
 const QUIET: Duration = Duration::from_secs(3);
-/// After the last request: a lease, the exporter's interval, and patience for a
-/// machine that does other things as well.
-const QUIET_TIMEOUT: Duration = Duration::from_secs(runtime::LEASE.as_secs() + 30);
-/// Longer than an answer waits for its count while Redis is well, if slow.
-const MOODS_APART: Duration = Duration::from_millis(700);
-const LOOK: Duration = Duration::from_millis(250);
+/// From the last request: a lease, the exporter's interval, and patience for a machine
+/// that does other things as well.
+const QUIET_TIMEOUT: Duration = Duration::from_secs(LEASE.as_secs() + 60);
+/// Longer than a response waits for its count while Redis replies slowly.
+const BETWEEN_PHASES: Duration = Duration::from_millis(700);
+const POLL: Duration = Duration::from_millis(250);
 
-/// Runs a plan, with the application's outputs in `folder`.
+/// A run that can be interrupted.
+struct Run<'a> {
+    plan: Plan,
+    began: Instant,
+    is_interrupted: &'a AtomicBool,
+}
+
+/// Runs a plan, and writes the application's log to a folder.
 ///
 /// # Errors
-/// A server does not start, or the run cannot be brought to its end. What it
-/// found wrong is no error: see [`super::verdict::judge`].
-pub async fn run(plan: Plan, folder: &Path) -> anyhow::Result<Findings> {
-    let began = Instant::now();
-    let mut scene = Scene::start(&plan, folder, began).await?;
-    let exporter = Exporter::start(scene.redis.port()).await?;
-    let shipper = block_in_place(|| Shipper::start(folder, scene.redis.port()))?;
-    let watcher = Watcher::start(exporter.url("/metrics"), began);
-    let load = Load::start(&scene.runtime.origin(), &plan, began)?;
-
-    let faults = suffer_all(&plan, &mut scene, &load, began).await?;
-    let requests = load.end().await?;
-    say(began, "the load has ended; waiting for what is in flight");
-    wait_until_quiet(&scene).await?;
-    scene.runtime.terminate()?;
-    let shipped = block_in_place(|| shipper.end())?;
-    let replay = || replay_all(folder, scene.redis.port());
-    let replays = [block_in_place(replay)?, block_in_place(replay)?];
-    let watched = watcher.end().await?;
-    let ending = Ending {
-        faults,
-        requests,
-        shipped,
-        logged: logged(folder, began)?,
-        replays,
-        watched,
+/// It was interrupted, or a server does not start or end. A wrong count is no error: see
+/// [`super::verdict::judge`].
+pub fn run(plan: Plan, folder: &Path, is_interrupted: &AtomicBool) -> anyhow::Result<Findings> {
+    let began_at = SystemTime::now();
+    let run = Run {
+        plan,
+        began: Instant::now(),
+        is_interrupted,
     };
-    block_in_place(|| ending.findings(plan, scene))
+    let mut servers = Servers::start(&plan, run.began)?;
+    let findings = run.findings(&mut servers, began_at);
+    fs::write(folder.join("app.log"), servers.app.output()?)?;
+    findings
 }
 
-/// What is known when all has ended, beside the servers.
-struct Ending {
-    faults: BTreeMap<&'static str, usize>,
-    requests: Part,
-    shipped: Report,
-    logged: Logged,
-    replays: [Report; 2],
-    watched: Watched,
-}
-
-impl Ending {
-    fn findings(self, plan: Plan, mut scene: Scene) -> anyhow::Result<Findings> {
-        let slow = self.logged.leases_given_up.iter().copied();
-        scene.events.slow.extend(slow);
-        let leases = scene.proxy.leases();
-        let mut unsettled = (0, 0);
-        for lease in lease_verdict::unsettled(&leases, &self.logged) {
-            let lost = !is_closed(&scene.redis, lease)?;
-            unsettled = (unsettled.0 + 1, unsettled.1 + usize::from(lost));
+impl Run<'_> {
+    fn findings(&self, servers: &mut Servers, began_at: SystemTime) -> anyhow::Result<Findings> {
+        let redis_port = servers.redis.port();
+        let exporter = Exporter::start(redis_port)?;
+        let log = servers
+            .app
+            .process()
+            .output_file()
+            .context("it has no log")?;
+        let shipper = Shipper::start(log.to_owned(), redis_port)?;
+        let watcher = Watcher::start(exporter.address(), self.began);
+        let load = Load::start(&servers.app.url(""), &self.plan, self.began);
+        let faults = self.suffer_all(servers, &load)?;
+        let requests = load.end()?;
+        self.say("the load has ended; waiting for what is in flight");
+        self.wait_until_quiet(servers)?;
+        servers.app.terminate()?;
+        let shipped = shipper.end()?;
+        let log = servers.app.output()?;
+        let replays = [
+            shipped,
+            replay_all(&log, redis_port)?,
+            replay_all(&log, redis_port)?,
+        ];
+        let watched = watcher.end()?;
+        let logged = Logged::read(&log, began_at)?;
+        let given_up = logged.leases_given_up.iter().copied();
+        servers.events.slow.extend(given_up);
+        let leases = servers.proxy.leases();
+        let mut counts = (0, 0);
+        for lease in unsettled(&leases, &logged) {
+            let lost = is_lost(&servers.redis, lease)?;
+            counts = (counts.0 + 1, counts.1 + usize::from(lost));
         }
         Ok(Findings {
-            plan,
-            faults: self.faults,
-            swallowed_bytes: scene.proxy.swallowed_bytes(),
-            tally: tally(&self.requests.entries, &scene.events, plan.durability),
-            requests: self.requests,
-            stored: Stored::read(&scene.redis)?,
+            plan: self.plan,
+            faults,
+            expected: Expected::of(&requests.entries, &servers.events, self.plan.durability),
+            requests,
+            counted: Counted::read(&servers.redis)?,
             leases,
-            unsettled,
-            logged: self.logged,
-            shipped: self.shipped,
-            replays: self.replays,
-            watched: self.watched,
+            unsettled: counts,
+            logged,
+            replays,
+            watched,
+            dropped_bytes: servers.proxy.dropped_bytes(),
         })
     }
-}
 
-/// Does what the schedule says, and gives how often it did what.
-async fn suffer_all(
-    plan: &Plan,
-    scene: &mut Scene,
-    load: &Load,
-    began: Instant,
-) -> anyhow::Result<BTreeMap<&'static str, usize>> {
-    let end = Instant::now() + Duration::from_secs(plan.seconds);
-    let mut faults = BTreeMap::new();
-    for (done, step) in schedule(plan.seed, plan.seconds).into_iter().enumerate() {
-        // What the servers needed to start is not in the schedule. But each kind
-        // is done once, however slow the machine is.
-        if done >= KINDS && Instant::now() + step.pause + step.fault.duration() > end {
-            break;
+    /// Does all faults, and gives their numbers by name.
+    fn suffer_all(
+        &self,
+        servers: &mut Servers,
+        load: &Load,
+    ) -> anyhow::Result<BTreeMap<&'static str, usize>> {
+        let end = Instant::now() + Duration::from_secs(self.plan.seconds);
+        let mut faults = BTreeMap::new();
+        for (done, step) in steps(self.plan.seed, self.plan.seconds)
+            .into_iter()
+            .enumerate()
+        {
+            // The steps leave out the time that servers need to start. But each kind is
+            // done once, however slow the machine is.
+            if done >= FAULT_KINDS && Instant::now() + step.pause + step.fault.duration() > end {
+                break;
+            }
+            self.change_phase(load, step)?;
+            self.say(&step.to_string());
+            servers
+                .suffer(step.fault)
+                .with_context(|| format!("could not {}", step.fault.name()))?;
+            *faults.entry(step.fault.name()).or_default() += 1;
         }
-        change_mood(load, step).await;
-        say(began, &format!("{} ({})", step.fault, step.mood.name()));
-        let suffered = scene.suffer(step.fault).await;
-        suffered.with_context(|| format!("could not {}", step.fault))?;
-        *faults.entry(step.fault.name()).or_default() += 1;
+        self.sleep(end.saturating_duration_since(Instant::now()))?;
+        Ok(faults)
     }
-    sleep(end.saturating_duration_since(Instant::now())).await;
-    Ok(faults)
-}
 
-/// Leaves everything alone before a step, and changes the mood meanwhile: when
-/// what the fault before has left behind is over, and with nothing that ends an
-/// instance shortly before or after. So no death takes a calm answer back.
-async fn change_mood(load: &Load, step: Step) {
-    let fatal = step.mood == Mood::Deadly;
-    if !fatal {
-        load.set_fatal(false);
-    }
-    sleep(TROUBLE_LASTS).await;
-    load.set_mood(step.mood);
-    sleep(MOODS_APART).await;
-    load.set_fatal(fatal);
-    sleep(step.pause.saturating_sub(TROUBLE_LASTS + MOODS_APART)).await;
-}
-
-/// Waits until no lease is open and no count changes.
-async fn wait_until_quiet(scene: &Scene) -> anyhow::Result<()> {
-    let deadline = Instant::now() + QUIET_TIMEOUT;
-    let mut last = (Stored::default(), Instant::now());
-    loop {
-        let stored = block_in_place(|| Stored::read(&scene.redis))?;
-        if stored != last.0 {
-            last = (stored, Instant::now());
-        } else if stored.open_leases == 0 && last.1.elapsed() >= QUIET {
-            return Ok(());
+    /// Pauses before a step, and changes the phase when what the fault before has left is
+    /// over, with nothing that ends an instance shortly before or after. So no death takes
+    /// a calm response back.
+    fn change_phase(&self, load: &Load, step: Step) -> anyhow::Result<()> {
+        let is_deadly = step.phase == Phase::Deadly;
+        if !is_deadly {
+            load.set_fatal(false);
         }
-        ensure!(
-            Instant::now() < deadline,
-            "after {QUIET_TIMEOUT:?} executions are still in flight: {stored:?}",
-            stored = last.0
-        );
-        sleep(LOOK).await;
+        self.sleep(OUTAGE_LASTS)?;
+        load.set_phase(step.phase);
+        self.sleep(BETWEEN_PHASES)?;
+        load.set_fatal(is_deadly);
+        self.sleep(step.pause.saturating_sub(OUTAGE_LASTS + BETWEEN_PHASES))
     }
-}
 
-fn say(began: Instant, what: &str) {
-    eprintln!("{:8.2} s  {what}", began.elapsed().as_secs_f64());
+    /// Waits until no lease is open and no count changes.
+    fn wait_until_quiet(&self, servers: &Servers) -> anyhow::Result<()> {
+        let deadline = Instant::now() + QUIET_TIMEOUT;
+        let mut last = (Counted::default(), Instant::now());
+        loop {
+            let counted = Counted::read(&servers.redis)?;
+            if counted != last.0 {
+                last = (counted, Instant::now());
+            } else if counted.open_leases == 0 && last.1.elapsed() >= QUIET {
+                return Ok(());
+            }
+            let is_late = Instant::now() > deadline;
+            ensure!(
+                !is_late,
+                "after {QUIET_TIMEOUT:?} executions are in flight: {:?}",
+                last.0
+            );
+            self.sleep(POLL)?;
+        }
+    }
+
+    /// Sleeps, unless the run is interrupted.
+    fn sleep(&self, time: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + time;
+        loop {
+            ensure!(!self.is_interrupted.load(Ordering::Relaxed), "interrupted");
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            thread::sleep(left.min(POLL));
+        }
+    }
+
+    fn say(&self, what: &str) {
+        eprintln!("{:8.2} s  {what}", self.began.elapsed().as_secs_f64());
+    }
 }

@@ -1,232 +1,342 @@
-//! What differs from what the mode promises. Pure.
+//! Every difference beyond what the mode promises.
 //!
-//! Exact in every mode: a request and its execution are counted together or not
-//! at all, what ran out is what crashed, and a histogram counts what its counter
-//! does less the crashed. Of the ledger's numbers:
-//!
-//! | counted | at least | at most |
-//! |---|---|---|
-//! | requests 200 and 422 of a route, executions that failed | answered, less those at risk and late | answered and unsure |
-//! | requests 500 of a route | answered, less what may be lost | answered, and all that may have crashed |
-//! | crashed executions | what surely crashed under a lease | what was sent to crash, the unsure, at risk and late, each if it is not counted as something else |
-//! | all executions | all answered and surely crashed, less what may be lost | all sent |
-//!
-//! With `relaxed` nothing is counted as crashed. On the route of the calm times
-//! nothing dies, so that hardly anything is at risk or unsure: there each of these
-//! says that what was answered is counted, once.
+//! - Each series counts its responses, give or take the requests in doubt: see
+//!   [`super::doubt`]. A result that came after its lease ran out is counted as crashed
+//!   and as late. Of the requests in doubt that are counted as their results, none is
+//!   counted as crashed as well.
+//! - A request and its execution are counted together or not at all, a lease that ran
+//!   out is a crash, and a histogram counts what its counter does but for the crashed.
+//! - Each lease that Redis took is counted once, as crashed if no batch contains its
+//!   result. The client cannot tell which responses before a death were written, but the
+//!   leases can. This does not hold for a Redis that forgets.
+//! - Each logged batch is stored by a replay, and none of them twice.
+//! - No series steps back on the exporter.
+
+use std::{collections::BTreeMap, fmt};
 
 use functional_scaffold_protocol::catalog::ExecutionStatus;
+use functional_scaffold_testkit::redis::RedisServer;
 
 use super::{
-    Durability, Fsync,
-    findings::Findings,
-    lease_verdict::judge_leases,
-    ledger::{Kind, execution_labels, request_labels},
-    schedule::Mood,
-    stored::{Cells, Stored},
-    tally::{Answers, Tally},
+    doubt::{Bounds, Expected},
+    load::{Outcome, Requests, code_of, execution_series, request_series},
+    log::{Logged, Report},
+    plan::{Durability, Fsync, Phase, Plan},
+    proxy::Leases,
+    watcher::Watched,
 };
 
-/// All that is wrong, a sentence each; nothing if the promise was kept.
+/// Everything that is known at the end of a run.
+#[derive(Debug)]
+pub struct Findings {
+    /// The options.
+    pub plan: Plan,
+    /// The number of faults, by name.
+    pub faults: BTreeMap<&'static str, usize>,
+    /// The requests.
+    pub requests: Requests,
+    /// What Redis has to count.
+    pub expected: Expected,
+    /// What Redis counted.
+    pub counted: Counted,
+    /// The leases on the path to Redis.
+    pub leases: Leases,
+    /// The leases whose results no batch contains, and how many of them never ran out.
+    pub unsettled: (usize, usize),
+    /// What the application logged.
+    pub logged: Logged,
+    /// The replays during the run, at its end, and once more.
+    pub replays: [Report; 3],
+    /// What the exporter showed.
+    pub watched: Watched,
+    /// The number of bytes from Redis that were dropped.
+    pub dropped_bytes: u64,
+}
+
+/// All that Redis counted, read without the exporter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// By series of `http_requests_total` and `algorithm_executions_total`, those that
+    /// are not 0.
+    pub series: BTreeMap<String, i64>,
+    /// The observations in both histograms.
+    pub observed: [i64; 2],
+    /// `functional_scaffold_unleased_executions_total`.
+    pub unleased: i64,
+    /// `functional_scaffold_late_results_total`.
+    pub late: i64,
+    /// `functional_scaffold_leases_settled_total`.
+    pub settled: i64,
+    /// `functional_scaffold_flush_failures_total`, by outcome.
+    pub flush_failures: BTreeMap<String, i64>,
+    /// Open leases.
+    pub open_leases: i64,
+}
+
+impl Counted {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// Redis's own.
+    pub fn read(redis: &RedisServer) -> anyhow::Result<Self> {
+        let sum = |key: &str| anyhow::Ok(redis.cells(key)?.values().sum());
+        let observed = |key: &str| {
+            // The buckets, beside `<labels>|sum` and its carry.
+            let cells = redis.cells(key)?.into_iter();
+            let buckets = cells
+                .filter(|(field, _)| !field.ends_with("|sum") && !field.ends_with("|sum_carry"));
+            anyhow::Ok(buckets.map(|(_, count)| count).sum())
+        };
+        let mut series = BTreeMap::new();
+        for (key, name) in [
+            ("metrics:request_counter", "http_requests_total"),
+            ("metrics:algorithm_counter", "algorithm_executions_total"),
+        ] {
+            let cells = redis.cells(key)?.into_iter();
+            series.extend(cells.map(|(labels, count)| (format!("{name}{{{labels}}}"), count)));
+        }
+        Ok(Self {
+            series,
+            observed: [
+                observed("metrics:request_latency")?,
+                observed("metrics:algorithm_latency")?,
+            ],
+            unleased: sum("metrics:unleased_counter")?,
+            late: sum("metrics:late_counter")?,
+            settled: sum("metrics:settled_counter")?,
+            flush_failures: redis.cells("metrics:flush_counter")?,
+            open_leases: redis.call(&["ZCARD", "metrics:leases"])?,
+        })
+    }
+
+    fn of(&self, series: &str) -> i64 {
+        self.series.get(series).copied().unwrap_or_default()
+    }
+
+    fn executions(&self, status: ExecutionStatus) -> i64 {
+        self.of(&execution_series(status))
+    }
+
+    fn requests(&self, code: u16) -> i64 {
+        Phase::ALL
+            .map(|phase| self.of(&request_series(phase, code)))
+            .iter()
+            .sum()
+    }
+
+    fn all(&self, family: &str) -> i64 {
+        let series = self
+            .series
+            .iter()
+            .filter(|(name, _)| name.starts_with(family));
+        series.map(|(_, count)| count).sum()
+    }
+}
+
+/// Everything that is wrong, a sentence each; nothing if the promise was kept.
 #[must_use]
 pub fn judge(findings: &Findings) -> Vec<String> {
     let durability = findings.plan.durability;
-    let mut wrong = judge_stored(&findings.stored);
-    wrong.extend(judge_counts(&findings.tally, &findings.stored, durability));
-    wrong.extend(judge_log(findings));
-    wrong.extend(judge_exporter(findings));
-    let (examples, count) = &findings.tally.unexplained;
-    if *count > 0 {
-        wrong.push(format!(
-            "{count} requests without an answer of the application, though nothing died: {examples:?}"
-        ));
-    }
-    let (examples, count) = &findings.requests.strange;
-    if *count > 0 {
-        wrong.push(format!("{count} strange answers: {examples:?}"));
-    }
+    let (counted, expected) = (&findings.counted, &findings.expected);
+    let mut wrong = judge_sums(counted);
+    wrong.extend(judge_series(expected, counted));
     if findings.plan.fsync == Fsync::Always {
         wrong.extend(judge_leases(
             &findings.leases,
             &findings.logged,
-            &findings.stored,
-            findings.tally.sent(),
+            counted,
+            expected.executions.most,
             durability,
         ));
         let (unsettled, lost) = findings.unsettled;
         if lost > 0 {
             wrong.push(format!(
-                "{lost} of {unsettled} leases that nothing settled did not run out"
+                "{lost} of {unsettled} unsettled leases did not run out"
             ));
         }
     }
+    wrong.extend(judge_log(findings));
+    wrong.extend(judge_exporter(findings));
+    for (what, (examples, count)) in [
+        (
+            "requests without a response, though nothing died",
+            &expected.unexplained,
+        ),
+        (
+            "responses that do not belong to their requests",
+            &findings.requests.unexpected,
+        ),
+    ] {
+        if *count > 0 {
+            wrong.push(format!("{count} {what}: {examples:?}"));
+        }
+    }
     wrong
 }
 
-/// What holds between what Redis counted, whatever was sent.
-fn judge_stored(stored: &Stored) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let mut equal = |what: &str, counted: i64, and: &str, other: i64| {
-        if counted != other {
-            wrong.push(format!("{what}: {counted}, but {and}: {other}"));
-        }
-    };
-    let executions = |status| cell(&stored.executions, &execution_labels(status));
-    let requests = |code| -> i64 {
-        let of = |mood| cell(&stored.requests, &request_labels(mood, code));
-        Mood::ALL.map(of).iter().sum()
-    };
-    let (success, invalid, failed, crashed) = (
-        executions(ExecutionStatus::Success),
-        executions(ExecutionStatus::InvalidInput),
-        executions(ExecutionStatus::Failed),
-        executions(ExecutionStatus::Crashed),
-    );
-    equal("requests 200", requests(200), "successes", success);
-    equal("requests 422", requests(422), "invalid inputs", invalid);
-    let errors = failed + crashed;
-    equal("requests 500", requests(500), "failed and crashed", errors);
+/// What holds between the counts, whatever was sent.
+fn judge_sums(counted: &Counted) -> Vec<String> {
+    use ExecutionStatus::{Crashed, Failed, InvalidInput, Success};
+    let [success, invalid, failed, crashed] =
+        [Success, InvalidInput, Failed, Crashed].map(|status| counted.executions(status));
     let ended = success + invalid + failed;
-    equal(
-        "execution durations",
-        stored.timed_executions,
-        "executions that ended",
-        ended,
+    let codes = [200, 422, 500].map(|code| counted.requests(code));
+    let pairs = [
+        ("requests 200", codes[0], "successes", success),
+        ("requests 422", codes[1], "refusals", invalid),
+        (
+            "requests 500",
+            codes[2],
+            "failures and crashes",
+            failed + crashed,
+        ),
+        ("request durations", counted.observed[0], "results", ended),
+        ("execution durations", counted.observed[1], "results", ended),
+        ("settled leases", counted.settled, "crashes", crashed),
+        (
+            "open leases",
+            counted.open_leases,
+            "executions in flight",
+            0,
+        ),
+        (
+            "all executions",
+            counted.all("algorithm_executions_total"),
+            "those of known status",
+            ended + crashed,
+        ),
+        (
+            "all requests",
+            counted.all("http_requests_total"),
+            "those of known codes",
+            codes.iter().sum(),
+        ),
+    ];
+    let differ = pairs
+        .into_iter()
+        .filter(|(_, count, _, other)| count != other);
+    differ
+        .map(|(what, count, than, other)| format!("{what}: {count}, but {than}: {other}"))
+        .collect()
+}
+
+/// The invariant: counted = responses ± in doubt, by series.
+fn judge_series(expected: &Expected, counted: &Counted) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let crashed = execution_series(ExecutionStatus::Crashed);
+    let code = code_of(ExecutionStatus::Crashed);
+    let with_crashes = Phase::ALL.map(|phase| request_series(phase, code));
+    for (series, bounds) in &expected.series {
+        let late = counted.late;
+        let (least, most) = if *series == crashed || with_crashes.contains(series) {
+            (bounds.least, bounds.most + late)
+        } else {
+            (bounds.least - late, bounds.most)
+        };
+        check(&mut wrong, series, counted.of(series), (least, most));
+    }
+    // A request in doubt that is counted as its result did not crash.
+    let results = expected.series.iter().filter(|(series, _)| {
+        series.starts_with("algorithm_executions_total") && **series != crashed
+    });
+    let doubtful = results.map(|(series, bounds)| (counted.of(series) - bounds.responses).max(0));
+    let Bounds { most, .. } = expected.series[&crashed];
+    let most = (most - doubtful.sum::<i64>()).max(0) + counted.late;
+    let what = "crashes beside results in doubt";
+    check(&mut wrong, what, counted.of(&crashed), (0, most));
+    let Bounds { least, most, .. } = expected.executions;
+    let executions = counted.all("algorithm_executions_total");
+    check(&mut wrong, "all executions", executions, (least, most));
+    wrong
+}
+
+fn check(wrong: &mut Vec<String>, what: &str, counted: i64, (least, most): (i64, i64)) {
+    if counted < least {
+        let missing = least - counted;
+        wrong.push(format!(
+            "{what}: {counted} counted, {missing} fewer than the least, {least}"
+        ));
+    } else if counted > most {
+        let over = counted - most;
+        wrong.push(format!(
+            "{what}: {counted} counted, {over} more than the most, {most}"
+        ));
+    }
+}
+
+/// The leases whose results no batch contains, not even a logged one: they are counted as
+/// crashed.
+pub fn unsettled<'a>(leases: &'a Leases, logged: &'a Logged) -> impl Iterator<Item = &'a String> {
+    let passed = leases.passed.iter().filter(|(id, passed)| {
+        passed.is_acknowledged
+            && !passed.is_stored
+            && !passed.may_be_stored
+            && !logged.leases.contains(*id)
+    });
+    passed.map(|(id, _)| id)
+}
+
+/// The leases that never ran out.
+///
+/// # Errors
+/// Redis's own.
+pub fn is_lost(redis: &RedisServer, lease: &str) -> anyhow::Result<bool> {
+    let closed: Option<String> = redis.call(&["ZSCORE", "metrics:closed_leases", lease])?;
+    Ok(closed.is_none())
+}
+
+fn judge_leases(
+    leases: &Leases,
+    logged: &Logged,
+    counted: &Counted,
+    sent: i64,
+    durability: Durability,
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let passed = || leases.passed.iter().filter(|(_, passed)| !passed.is_stored);
+    let in_doubt = passed().filter(|(_, passed)| passed.is_sent && !passed.is_acknowledged);
+    let in_doubt = in_doubt.count() as i64;
+    if durability == Durability::Relaxed {
+        check(&mut wrong, "leases", leases.acknowledged + in_doubt, (0, 0));
+        check(&mut wrong, "unleased executions", counted.unleased, (0, 0));
+        return wrong;
+    }
+    let crashed = counted.executions(ExecutionStatus::Crashed);
+    let least = unsettled(leases, logged).count() as i64;
+    let may_crash = passed().filter(|(id, passed)| {
+        (passed.is_acknowledged || passed.is_sent) && !logged.leases.contains(*id)
+    });
+    let most = may_crash.count() as i64 + counted.late;
+    check(&mut wrong, "crashes by leases", crashed, (least, most));
+    let executions = counted.all("algorithm_executions_total");
+    let least = leases.acknowledged;
+    let most = least + in_doubt + counted.unleased;
+    check(
+        &mut wrong,
+        "executions by leases",
+        executions,
+        (least, most),
     );
-    equal(
-        "request durations",
-        stored.timed_requests,
-        "executions that ended",
-        ended,
-    );
-    equal("leases that ran out", stored.settled, "crashed", crashed);
-    equal("open leases", stored.open_leases, "executions in flight", 0);
-    let known = ended + crashed;
-    equal(
-        "all executions",
-        stored.executions.values().sum(),
-        "of known status",
-        known,
-    );
-    let known = requests(200) + requests(422) + requests(500);
-    equal(
-        "all requests",
-        stored.requests.values().sum(),
-        "of known codes",
-        known,
+    let given_up = logged.leases_given_up.len() as i64;
+    let most = sent - leases.acknowledged + given_up;
+    check(
+        &mut wrong,
+        "unleased executions",
+        counted.unleased,
+        (0, most),
     );
     wrong
 }
 
-/// What holds between the ledger and what Redis counted.
-fn judge_counts(tally: &Tally, stored: &Stored, durability: Durability) -> Vec<String> {
-    let mut bounds = Bounds::default();
-    for mood in Mood::ALL {
-        judge_route(mood, tally, stored, durability, &mut bounds);
-    }
-    let mut all = Answers::default();
-    let (mut counted_all, mut counted_unsure) = (0, 0);
-    for kind in Kind::ENDING {
-        let answers = tally.of_both(kind);
-        let labels = execution_labels(kind.status());
-        let counted = cell(&stored.executions, &labels);
-        bounds.check(&labels, counted, as_answered(answers, stored.late));
-        counted_all += counted;
-        counted_unsure += (counted - answers.answered).max(0);
-        all = all + answers;
-    }
-    let labels = execution_labels(ExecutionStatus::Crashed);
-    let crashed = cell(&stored.executions, &labels);
-    let most = match durability {
-        Durability::Relaxed => 0,
-        Durability::Exact | Durability::Strict => {
-            tally.fatal + all.unsure - counted_unsure + all.retractable + stored.late
-        }
-    };
-    bounds.check(&labels, crashed, (tally.surely_crashed, most));
-    let least = all.answered - all.losable + tally.surely_crashed;
-    bounds.check(
-        "all executions",
-        counted_all + crashed,
-        (least, tally.sent()),
-    );
-    bounds.wrong
-}
-
-fn judge_route(
-    mood: Mood,
-    tally: &Tally,
-    stored: &Stored,
-    durability: Durability,
-    bounds: &mut Bounds,
-) {
-    let mut all = Answers::default();
-    for kind in Kind::ENDING {
-        let answers = tally.of(mood, kind);
-        all = all + answers;
-        if kind != Kind::Fail {
-            let labels = request_labels(mood, kind.code());
-            let counted = cell(&stored.requests, &labels);
-            bounds.check(&labels, counted, as_answered(answers, stored.late));
-        }
-    }
-    let failed = tally.of(mood, Kind::Fail);
-    let fatal = match mood {
-        Mood::Calm => 0,
-        Mood::Deadly => tally.fatal,
-    };
-    let most = match durability {
-        Durability::Relaxed => failed.answered + failed.unsure,
-        Durability::Exact | Durability::Strict => {
-            failed.answered + all.unsure + all.retractable + fatal + stored.late
-        }
-    };
-    let labels = request_labels(mood, 500);
-    let counted = cell(&stored.requests, &labels);
-    bounds.check(&labels, counted, (failed.answered - failed.losable, most));
-}
-
-/// The least and the most of what is counted as it was answered.
-fn as_answered(answers: Answers, late: i64) -> (i64, i64) {
-    let least = answers.answered - answers.retractable - late;
-    (least, answers.answered + answers.unsure)
-}
-
-/// Collects what is out of its bounds.
-#[derive(Debug, Default)]
-pub struct Bounds {
-    /// A sentence each.
-    pub wrong: Vec<String>,
-}
-
-impl Bounds {
-    /// Checks a count against the least and the most that it may be.
-    pub fn check(&mut self, what: &str, counted: i64, (least, most): (i64, i64)) {
-        let difference = if counted < least {
-            format!(
-                "{} fewer than the {least} that there must be",
-                least - counted
-            )
-        } else if counted > most {
-            format!("{} more than the {most} that there can be", counted - most)
-        } else {
-            return;
-        };
-        self.wrong
-            .push(format!("{what}: {counted} counted, {difference}"));
-    }
-}
-
-/// A result is late only by way of the log, or because its execution took
-/// longer than its lease: none here does.
+/// A result is late only by way of the log, because no execution here takes longer than
+/// its lease.
 fn judge_log(findings: &Findings) -> Vec<String> {
     let mut wrong = Vec::new();
-    let (logged, stored) = (&findings.logged, &findings.stored);
+    let (logged, late) = (&findings.logged, findings.counted.late);
     let leased = logged.leases.len() as i64;
-    if stored.late > leased {
-        let late = stored.late;
+    if late > leased {
         wrong.push(format!(
-            "{late} results are late, but only {leased} executions went by way of the log"
+            "{late} results are late, but the log has only {leased} executions"
         ));
     }
     let kills = findings.faults.get("kill the runtime").copied();
@@ -236,32 +346,35 @@ fn judge_log(findings: &Findings) -> Vec<String> {
     }
     // A kill cuts off as many as the host has threads.
     if logged.incomplete > 0 && kills == 0 {
-        let incomplete = logged.incomplete;
-        wrong.push(format!("{incomplete} batches of the log are incomplete"));
+        wrong.push(format!(
+            "{} batches of the log are incomplete",
+            logged.incomplete
+        ));
     }
-    let [first, second] = &findings.replays;
-    let named = [
-        ("the shipper's replay", &findings.shipped),
-        ("the replay at the end", first),
-        ("the second replay", second),
+    let known = [
+        format!("unreadable: {}", logged.torn),
+        format!("incomplete: {}", logged.incomplete),
     ];
-    for (name, report) in named {
-        let known = [
-            format!("unreadable: {}", logged.torn),
-            format!("incomplete: {}", logged.incomplete),
-        ];
-        let mut troubles = report.troubles();
-        troubles.retain(|trouble| !known.contains(trouble));
-        if !troubles.is_empty() {
-            wrong.push(format!("{name} says {}", troubles.join(", ")));
+    let names = [
+        "the shipper's replay",
+        "the replay at the end",
+        "the second replay",
+    ];
+    for (name, report) in names.into_iter().zip(&findings.replays) {
+        let mut failures = report.failures();
+        failures.retain(|failure| !known.contains(failure));
+        if !failures.is_empty() {
+            wrong.push(format!("{name} says {}", failures.join(", ")));
         }
-        if report.stored() != logged.batches {
-            let (found, batches) = (report.stored(), logged.batches);
-            wrong.push(format!("{name} stored {found} of {batches} logged batches"));
+        let (stored, batches) = (report.stored(), logged.batches);
+        if stored != batches {
+            wrong.push(format!(
+                "{name} stored {stored} of {batches} logged batches"
+            ));
         }
     }
-    if second.of("applied") != 0 {
-        let again = second.of("applied");
+    let again = findings.replays[2].of("applied");
+    if again != 0 {
         wrong.push(format!(
             "the second replay applied {again} batches once more"
         ));
@@ -271,19 +384,18 @@ fn judge_log(findings: &Findings) -> Vec<String> {
 
 fn judge_exporter(findings: &Findings) -> Vec<String> {
     let mut wrong = Vec::new();
-    let (examples, count) = &findings.watched.back;
+    let (examples, count) = &findings.watched.steps_back;
     if *count > 0 {
         wrong.push(format!("{count} steps back on the exporter: {examples:?}"));
     }
-    for (labels, &counted) in &findings.stored.executions {
-        let series = format!("algorithm_executions_total{{{labels}}}");
-        let shown = findings.watched.last.get(&series).copied();
-        // What Redis forgot, the exporter still serves.
-        let agree = shown.is_some_and(|shown| match findings.plan.fsync {
+    for (series, &counted) in &findings.counted.series {
+        let shown = findings.watched.last.get(series).copied();
+        let is_right = shown.is_some_and(|shown| match findings.plan.fsync {
             Fsync::Always => shown == counted as f64,
+            // The exporter still serves what Redis forgot.
             Fsync::Everysec => shown >= counted as f64,
         });
-        if !agree {
+        if !is_right {
             wrong.push(format!(
                 "the exporter shows {shown:?} for {series}, not {counted}"
             ));
@@ -292,12 +404,402 @@ fn judge_exporter(findings: &Findings) -> Vec<String> {
     wrong
 }
 
-/// What is counted under a label set.
-#[must_use]
-pub fn cell(cells: &Cells, labels: &str) -> i64 {
-    cells.get(labels).copied().unwrap_or_default()
+impl fmt::Display for Findings {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Plan {
+            seed,
+            seconds,
+            durability,
+            fsync,
+            rate,
+        } = self.plan;
+        let (durability, fsync) = (durability.name(), fsync.name());
+        writeln!(
+            out,
+            "run         seed {seed}, {seconds} s, {durability}, appendfsync {fsync}, \
+             at most {rate} requests a second"
+        )?;
+        let faults = self
+            .faults
+            .iter()
+            .map(|(name, count)| format!("{name} {count}"));
+        writeln!(out, "faults      {}", faults.collect::<Vec<_>>().join(", "))?;
+        let requests = |outcome: Outcome| {
+            let entries = self.requests.entries.iter();
+            entries.filter(|entry| entry.outcome == outcome).count()
+        };
+        writeln!(
+            out,
+            "requests    sent {}, responses {}, of the host alone {}, none {}, not sent {}",
+            self.expected.executions.most,
+            self.expected.executions.responses,
+            requests(Outcome::HostError),
+            requests(Outcome::NoResponse),
+            requests(Outcome::Refused),
+        )?;
+        let Counted {
+            unleased,
+            late,
+            settled,
+            ..
+        } = self.counted;
+        writeln!(out, "executions  unleased {unleased}, late {late}")?;
+        let passed = self.leases.passed.values();
+        let in_doubt = passed.filter(|passed| passed.is_sent && !passed.is_acknowledged);
+        writeln!(
+            out,
+            "leases      taken {}, in doubt {}; unsettled {}, ran out {settled}",
+            self.leases.acknowledged,
+            in_doubt.count(),
+            self.unsettled.0,
+        )?;
+        let outcomes = self.counted.flush_failures.iter();
+        let outcomes: Vec<_> = outcomes
+            .map(|(outcome, count)| format!("{outcome} {count}"))
+            .collect();
+        writeln!(
+            out,
+            "flushes     {}; {} bytes of replies dropped",
+            outcomes.join(", "),
+            self.dropped_bytes
+        )?;
+        writeln!(
+            out,
+            "log         {} batches with {} leased executions, {} incomplete, {} torn lines",
+            self.logged.batches,
+            self.logged.leases.len(),
+            self.logged.incomplete,
+            self.logged.torn
+        )?;
+        let [shipped, first, second] = self.replays.each_ref().map(|report| report.of("applied"));
+        writeln!(
+            out,
+            "replayed    {shipped} during the run, {first} at its end, {second} once more"
+        )?;
+        writeln!(
+            out,
+            "exporter    {} scrapes, {} steps back, {} in Redis held up",
+            self.watched.scrapes,
+            self.watched.steps_back.1,
+            self.watched.regressions()
+        )?;
+        writeln!(
+            out,
+            "crashes     {} requests sent to crash; at least {} did under a lease",
+            self.expected.fatal.0, self.expected.fatal.1
+        )?;
+        let row = |out: &mut fmt::Formatter<'_>, name: &str, numbers: [String; 4]| {
+            write!(out, "  {name:<93}")?;
+            numbers
+                .iter()
+                .try_for_each(|number| write!(out, " {number:>9}"))?;
+            writeln!(out)
+        };
+        let titles = ["counted", "responses", "least", "most"];
+        row(out, "series", titles.map(str::to_owned))?;
+        for (series, bounds) in &self.expected.series {
+            let Bounds {
+                responses,
+                least,
+                most,
+            } = *bounds;
+            let numbers = [self.counted.of(series), responses, least, most];
+            row(out, series, numbers.map(|number| number.to_string()))?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
-#[path = "verdict_tests.rs"]
-mod tests;
+mod tests {
+    use std::{iter::repeat_n, time::Duration};
+
+    use functional_scaffold_protocol::catalog::ExecutionStatus::{
+        Crashed, Failed, InvalidInput, Success,
+    };
+
+    use super::*;
+    use crate::chaos::{
+        doubt::Events,
+        load::{Entry, Kind},
+        proxy::Passed,
+    };
+
+    /// 50 calm responses of each kind. Of the deadly ones 100 successes, 20 refusals and
+    /// 10 failures, of which 7, 2 and 1 were in doubt before a death; 5, 1 and 1 without
+    /// a response; and 4 traps.
+    fn requests() -> Requests {
+        let mut requests = Requests::default();
+        let mut add = |phase, kind, count, sent, outcome| {
+            let sent = Duration::from_millis(sent);
+            let ended = sent + Duration::from_millis(5);
+            let entry = Entry {
+                phase,
+                kind,
+                sent,
+                ended,
+                outcome,
+            };
+            requests.entries.extend(repeat_n(entry, count));
+        };
+        let response = |instance| Outcome::Response { instance };
+        for (kind, count, in_doubt, missing) in [
+            (Kind::Success, 100, 7, 5),
+            (Kind::Refusal, 20, 2, 1),
+            (Kind::Failure, 10, 1, 1),
+        ] {
+            add(Phase::Calm, kind, 50, 0, response(1));
+            add(Phase::Deadly, kind, count - in_doubt, 5_000, response(2));
+            add(Phase::Deadly, kind, in_doubt, 9_980, response(3));
+            add(Phase::Deadly, kind, missing, 9_998, Outcome::HostError);
+        }
+        for number in 0..4 {
+            let sent = 10_000 + 1_000 * number;
+            add(Phase::Deadly, Kind::Trap, 1, sent, Outcome::HostError);
+        }
+        requests
+    }
+
+    /// All responses are counted, and the traps as crashed. Six leases are not known to be
+    /// stored: of the four that are open one is in the log and one in a batch without a
+    /// reply; two more may have been taken.
+    fn right(durability: Durability) -> Findings {
+        let open = Passed {
+            is_acknowledged: true,
+            ..Passed::default()
+        };
+        let in_doubt = Passed {
+            may_be_stored: true,
+            ..open
+        };
+        let sent = Passed {
+            is_sent: true,
+            ..Passed::default()
+        };
+        let passed = [
+            ("a", open),
+            ("b", open),
+            ("c", open),
+            ("d", in_doubt),
+            ("e", sent),
+        ];
+        let requests = requests();
+        let mut findings = Findings {
+            plan: Plan {
+                seed: 1,
+                seconds: 1,
+                durability,
+                fsync: Fsync::Always,
+                rate: 1,
+            },
+            faults: BTreeMap::new(),
+            expected: Expected::of(&requests.entries, &Events::default(), durability),
+            requests,
+            counted: Counted::default(),
+            leases: Leases {
+                acknowledged: 280,
+                passed: passed.map(|(id, passed)| (id.to_owned(), passed)).into(),
+            },
+            unsettled: (2, 0),
+            logged: Logged {
+                batches: 2,
+                leases: ["c", "z"].map(str::to_owned).into(),
+                leases_given_up: vec![Duration::ZERO; 3],
+                ..Logged::default()
+            },
+            replays: [
+                "applied: 2\n",
+                "already applied: 2\n",
+                "already applied: 2\n",
+            ]
+            .map(Report::parse),
+            watched: Watched::default(),
+            dropped_bytes: 0,
+        };
+        if durability == Durability::Relaxed {
+            findings.leases = Leases::default();
+        } else {
+            findings.counted.unleased = 10;
+        }
+        for (status, calm, deadly) in [
+            (Success, 50, 100),
+            (InvalidInput, 50, 20),
+            (Failed, 50, 10),
+            (
+                Crashed,
+                0,
+                if durability == Durability::Relaxed {
+                    0
+                } else {
+                    4
+                },
+            ),
+        ] {
+            add(&mut findings, Phase::Calm, status, calm);
+            add(&mut findings, Phase::Deadly, status, deadly);
+        }
+        findings
+    }
+
+    /// Adds to the counts of an execution and its request, as Redis does.
+    fn add(findings: &mut Findings, phase: Phase, status: ExecutionStatus, by: i64) {
+        let counted = &mut findings.counted;
+        match status {
+            Crashed => counted.settled += by,
+            _ => counted.observed = counted.observed.map(|count| count + by),
+        }
+        for series in [
+            execution_series(status),
+            request_series(phase, code_of(status)),
+        ] {
+            let count = counted.series.entry(series.clone()).or_default();
+            *count += by;
+            findings.watched.last.insert(series, *count as f64);
+        }
+    }
+
+    fn shift(findings: &mut Findings, counts: [(ExecutionStatus, i64); 2]) {
+        for (status, by) in counts {
+            add(findings, Phase::Deadly, status, by);
+        }
+    }
+
+    type Change = fn(&mut Findings);
+
+    #[test]
+    fn counts_within_the_promise_are_right() {
+        let changes: [Change; 5] = [
+            |_| {},
+            // Those in doubt crashed; one without a response had ended before.
+            |findings| {
+                let open = findings.leases.passed["a"];
+                findings.leases.passed.insert("x".to_owned(), open);
+                shift(findings, [(Success, -1), (Crashed, 1)]);
+            },
+            |findings| shift(findings, [(Success, 5), (InvalidInput, 1)]),
+            // A late result is counted as crashed.
+            |findings| {
+                findings.counted.late = 1;
+                shift(findings, [(Success, -1), (Crashed, 1)]);
+            },
+            // The exporter still serves what Redis forgot.
+            |findings| {
+                findings.plan.fsync = Fsync::Everysec;
+                findings
+                    .watched
+                    .last
+                    .values_mut()
+                    .for_each(|count| *count += 1.0);
+            },
+        ];
+        for change in changes {
+            let mut findings = right(Durability::Exact);
+            change(&mut findings);
+            assert_eq!(judge(&findings), [""; 0]);
+        }
+        // Without leases those in doubt are lost.
+        let mut findings = right(Durability::Relaxed);
+        shift(&mut findings, [(Success, -7), (InvalidInput, -2)]);
+        assert_eq!(judge(&findings), [""; 0]);
+    }
+
+    #[test]
+    fn every_broken_promise_is_named() {
+        let success = execution_series(Success);
+        let failed = execution_series(Failed);
+        let calm = request_series(Phase::Calm, 422);
+        let changes: &[(&str, &str, Change)] = &[
+            // A lost and a doubled count, in each phase.
+            (&success, "1 fewer", |f| {
+                shift(f, [(Success, -8), (Crashed, 8)])
+            }),
+            (&success, "1 more", |f| {
+                shift(f, [(Success, 6), (Crashed, 0)])
+            }),
+            (&failed, "1 fewer", |f| {
+                shift(f, [(Failed, -2), (Crashed, 2)])
+            }),
+            (&failed, "1 more", |f| shift(f, [(Failed, 2), (Crashed, 0)])),
+            (&calm, "1 fewer", |f| add(f, Phase::Calm, InvalidInput, -1)),
+            (&calm, "1 more", |f| add(f, Phase::Calm, InvalidInput, 1)),
+            // One in doubt is just gone; one is counted as its result and as crashed.
+            ("all executions", "1 fewer", |f| {
+                shift(f, [(Success, -1), (Crashed, 0)])
+            }),
+            ("crashes beside", "1 more", |f| {
+                shift(f, [(Success, 5), (Crashed, 13)])
+            }),
+            // A lost lease, and one that is counted twice.
+            ("crashes by leases", "1 fewer", |f| {
+                shift(f, [(Success, 3), (Crashed, -3)])
+            }),
+            ("crashes by leases", "1 more", |f| {
+                shift(f, [(Success, -1), (Crashed, 1)])
+            }),
+            ("executions by leases", "5 fewer", |f| {
+                f.leases.acknowledged += 9
+            }),
+            ("executions by leases", "2 more", |f| {
+                f.counted.unleased -= 9
+            }),
+            ("unleased executions", "1 more", |f| f.counted.unleased += 5),
+            ("1 of 2 unsettled leases", "", |f| f.unsettled.1 = 1),
+            // Counts that belong together.
+            ("settled leases", "", |f| f.counted.settled += 1),
+            ("request durations", "", |f| f.counted.observed[0] += 1),
+            ("execution durations", "", |f| f.counted.observed[1] -= 1),
+            ("open leases", "", |f| f.counted.open_leases = 1),
+            ("requests 200", "", |f| {
+                *f.counted
+                    .series
+                    .entry(request_series(Phase::Calm, 200))
+                    .or_default() += 1;
+            }),
+            ("all requests", "", |f| {
+                f.counted.series.insert(request_series(Phase::Calm, 404), 1);
+            }),
+            // Log, replays and exporter.
+            ("1 lines of the log are torn", "", |f| f.logged.torn = 1),
+            ("3 results are late", "", |f| f.counted.late = 3),
+            ("the shipper's replay stored 1 of 2", "", |f| {
+                f.replays[0] = Report::parse("applied: 1\n");
+            }),
+            ("the replay at the end says too old: 1", "", |f| {
+                f.replays[1] = Report::parse("applied: 2\ntoo old: 1\n");
+            }),
+            ("the second replay applied 1", "", |f| {
+                f.replays[2] = Report::parse("applied: 1\nalready applied: 1\n");
+            }),
+            ("1 steps back", "", |f| {
+                for count in [2, 1] {
+                    let text = format!("# TYPE a_total counter\na_total {count}\n");
+                    f.watched.compare(&text, Duration::ZERO);
+                }
+            }),
+            ("the exporter shows", "", |f| {
+                f.watched.last.values_mut().for_each(|count| *count += 1.0);
+            }),
+            ("1 responses that do not belong", "", |f| {
+                f.requests.unexpected.1 = 1
+            }),
+        ];
+        for (name, words, change) in changes {
+            let mut findings = right(Durability::Exact);
+            change(&mut findings);
+            let wrong = judge(&findings);
+            let mut named = wrong.iter().filter(|text| text.starts_with(name));
+            assert!(
+                named.any(|text| text.contains(words)),
+                "{name} {words}: {wrong:?}"
+            );
+        }
+        let mut findings = right(Durability::Relaxed);
+        add(&mut findings, Phase::Deadly, Crashed, 1);
+        let wrong = judge(&findings);
+        let crashes = format!("{}: 1 counted, 1 more", execution_series(Crashed));
+        assert!(
+            wrong.iter().any(|text| text.starts_with(&crashes)),
+            "{wrong:?}"
+        );
+    }
+}

@@ -1,70 +1,83 @@
-//! Whether a series steps back on the exporter: what Prometheus would take for
-//! a restart, and count the whole total again.
+//! Series that step back on the exporter, which Prometheus takes for a restart, and
+//! then counts the whole total again.
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
-use tokio::task::JoinHandle;
+use anyhow::anyhow;
+use functional_scaffold_testkit::http;
 
-/// How often it scrapes.
 const PERIOD: Duration = Duration::from_millis(500);
-/// Examples of steps back that are kept.
+/// Examples that are kept.
 const MAX_EXAMPLES: usize = 5;
 
 /// Scrapes until it is ended.
 #[derive(Debug)]
 pub struct Watcher {
     stop: Arc<AtomicBool>,
-    task: JoinHandle<Watched>,
+    thread: Option<JoinHandle<Watched>>,
 }
 
-/// What was seen.
+/// What the exporter showed.
 #[derive(Debug, Default)]
 pub struct Watched {
-    /// Scrapes that showed series.
+    /// The number of scrapes that showed series.
     pub scrapes: i64,
     /// Each series of a counter or a histogram with its last value.
     pub last: BTreeMap<String, f64>,
-    /// Steps back, and how many there were.
-    pub back: (Vec<String>, usize),
+    /// Steps back, and their number.
+    pub steps_back: (Vec<String>, usize),
 }
 
 impl Watcher {
-    /// Watches the exposition at a URL.
+    /// Watches the exporter at an address.
     #[must_use]
-    pub fn start(url: String, began: Instant) -> Self {
+    pub fn start(exporter: SocketAddr, began: Instant) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let until = Arc::clone(&stop);
-        let task = tokio::spawn(async move {
+        let is_stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
             let mut watched = Watched::default();
             loop {
-                let last = until.load(Ordering::Relaxed);
-                if let Ok(text) = scrape(&url).await {
-                    watched.look(&text, began.elapsed());
+                let is_last = is_stopped.load(Ordering::Relaxed);
+                if let Ok(text) = http::get_text(exporter, "/metrics") {
+                    watched.compare(&text, began.elapsed());
                 }
-                if last {
+                if is_last {
                     return watched;
                 }
-                tokio::time::sleep(PERIOD).await;
+                thread::sleep(PERIOD);
             }
         });
-        Self { stop, task }
+        Self {
+            stop,
+            thread: Some(thread),
+        }
     }
 
-    /// Scrapes once more, and gives what was seen.
+    /// Scrapes once more, and gives what was shown.
     ///
     /// # Errors
-    /// The watcher panicked.
-    pub async fn end(self) -> anyhow::Result<Watched> {
+    /// The thread panicked.
+    pub fn end(mut self) -> anyhow::Result<Watched> {
         self.stop.store(true, Ordering::Relaxed);
-        self.task.await.context("the watcher failed")
+        let thread = self.thread.take().ok_or_else(|| anyhow!("it was ended"))?;
+        thread
+            .join()
+            .map_err(|_panic| anyhow!("the watcher panicked"))
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
@@ -76,13 +89,14 @@ impl Watched {
         self.last.get(series).copied().unwrap_or_default()
     }
 
-    fn look(&mut self, text: &str, now: Duration) {
-        let mut seen = 0;
-        for (series, value) in growing(text) {
-            seen += 1;
+    /// Compares a scrape with those before.
+    pub fn compare(&mut self, text: &str, now: Duration) {
+        let mut series_shown = 0;
+        for (series, value) in counted_series(text) {
+            series_shown += 1;
             let last = self.last.entry(series.to_owned()).or_insert(value);
             if value < *last {
-                let (examples, count) = &mut self.back;
+                let (examples, count) = &mut self.steps_back;
                 *count += 1;
                 if examples.len() < MAX_EXAMPLES {
                     let seconds = now.as_secs_f64();
@@ -91,16 +105,12 @@ impl Watched {
             }
             *last = value;
         }
-        self.scrapes += i64::from(seen > 0);
+        self.scrapes += i64::from(series_shown > 0);
     }
 }
 
-async fn scrape(url: &str) -> anyhow::Result<String> {
-    Ok(reqwest::get(url).await?.error_for_status()?.text().await?)
-}
-
-/// The samples of counters and histograms: series as written, and value.
-fn growing(text: &str) -> impl Iterator<Item = (&str, f64)> {
+/// The samples of counters and histograms: the series as written, and the value.
+fn counted_series(text: &str) -> impl Iterator<Item = (&str, f64)> {
     let types: HashMap<&str, &str> = text
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
@@ -108,34 +118,28 @@ fn growing(text: &str) -> impl Iterator<Item = (&str, f64)> {
     text.lines().filter_map(move |line| {
         let (series, value) = line.rsplit_once(' ')?;
         let name = series.split('{').next()?;
-        let of_histogram = ["_bucket", "_sum", "_count"]
+        let is_of_histogram = ["_bucket", "_sum", "_count"]
             .iter()
             .filter_map(|suffix| name.strip_suffix(suffix))
             .any(|base| types.get(base) == Some(&"histogram"));
-        let grows = of_histogram || types.get(name) == Some(&"counter");
-        (grows && !line.starts_with('#')).then_some((series, value.parse().ok()?))
+        let is_counted = is_of_histogram || types.get(name) == Some(&"counter");
+        (is_counted && !line.starts_with('#')).then_some((series, value.parse().ok()?))
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
+#[test]
+fn only_counters_and_histograms_step_back() {
     const TEXT: &str = "# HELP a_total A.\n# TYPE a_total counter\na_total{x=\"1 2\"} 3\n\
         # TYPE g gauge\ng 5\n# TYPE h histogram\nh_bucket{le=\"1\"} 2\nh_sum 0.5\nh_count 2\n";
-
-    #[test]
-    fn steps_back_of_counters_and_histograms_are_seen_and_of_gauges_are_not() {
-        let mut watched = Watched::default();
-        watched.look(TEXT, Duration::ZERO);
-        assert_eq!(watched.last.len(), 4, "{watched:?}");
-        watched.look(TEXT, Duration::ZERO);
-        // A series that is not shown is none that steps back; when it comes
-        // again it is compared with what it was.
-        watched.look("", Duration::ZERO);
-        assert_eq!((watched.scrapes, watched.back.1), (2, 0));
-        let text = TEXT.replace("} 3", "} 2").replace("g 5", "g 1");
-        watched.look(&text.replace("0.5", "0.25"), Duration::ZERO);
-        assert_eq!(watched.back.1, 2, "{watched:?}");
-    }
+    let mut watched = Watched::default();
+    watched.compare(TEXT, Duration::ZERO);
+    assert_eq!(watched.last.len(), 4, "{watched:?}");
+    watched.compare(TEXT, Duration::ZERO);
+    // A series that is not shown does not step back; when it is shown again it is
+    // compared with its last value.
+    watched.compare("", Duration::ZERO);
+    assert_eq!((watched.scrapes, watched.steps_back.1), (2, 0));
+    let text = TEXT.replace("} 3", "} 2").replace("g 5", "g 1");
+    watched.compare(&text.replace("0.5", "0.25"), Duration::ZERO);
+    assert_eq!(watched.steps_back.1, 2, "{watched:?}");
 }

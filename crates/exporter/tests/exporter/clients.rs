@@ -92,11 +92,11 @@ fn metrics_require_credentials() {
     }
     let refused = exporter.get("/metrics");
     assert!(
-        refused.head.contains("www-authenticate: bearer\r\n"),
+        refused.head.contains("www-authenticate: Bearer\r\n"),
         "{}",
         refused.head
     );
-    let challenge = "www-authenticate: basic realm=\"exporter\"\r\n";
+    let challenge = "www-authenticate: Basic realm=\"exporter\"\r\n";
     assert!(refused.head.contains(challenge), "{}", refused.head);
     assert_eq!(text(&refused), "credentials are required\n");
     // Without credentials, the details are left out.

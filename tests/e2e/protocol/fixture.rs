@@ -1,0 +1,127 @@
+//! A store on a redis-server of its own, with one component's executions.
+
+use functional_scaffold_protocol::{
+    batch::{Batch, BatchId, LeasedExecution, SentBatch},
+    calls::{ApplyReply, SettleReply},
+    catalog::{Catalog, ExecutionLabels, ExecutionStatus, FinishedExecution},
+    lease::Lease,
+};
+use functional_scaffold_testkit::redis::RedisServer;
+
+use super::store::Store;
+use crate::Result;
+
+/// The name of the one algorithm.
+const ALGORITHM: &str = "a";
+/// How long a lease runs that is not to run out: beyond all that really
+/// passes in a test.
+pub(crate) const LONG_MS: u64 = 1_000_000;
+
+/// A batch was stored, and nothing of it refused.
+pub(crate) const STORED: ApplyReply = ApplyReply::Stored {
+    lease_time_millis: 0,
+    refused: Vec::new(),
+};
+
+/// The keys of the catalog's families.
+pub(crate) fn metric_keys(catalog: &Catalog) -> Vec<&str> {
+    catalog
+        .families()
+        .map(|family| family.key.as_str())
+        .to_vec()
+}
+
+/// A store of its own.
+pub(crate) struct Fixture {
+    pub(crate) server: RedisServer,
+    pub(crate) store: Store,
+    pub(crate) catalog: Catalog,
+}
+
+impl Fixture {
+    /// Starts a server, with nothing on it.
+    pub(crate) fn start() -> Result<Self> {
+        let server = RedisServer::start()?;
+        Ok(Self {
+            store: Store::open(&server, "m:")?,
+            server,
+            catalog: Catalog::new("m:"),
+        })
+    }
+
+    /// A lease on an execution.
+    pub(crate) fn lease(&self, number: u64, millis: u64) -> Lease {
+        Lease {
+            id: format!("ab/{number}"),
+            millis,
+            count: self.catalog.crash_cells(ALGORITHM, "/invoke"),
+        }
+    }
+
+    /// That execution, succeeded.
+    pub(crate) fn success(&self, lease: &Lease) -> LeasedExecution {
+        let mut increments = Batch::default();
+        let execution = FinishedExecution {
+            algorithm: ALGORITHM,
+            status: ExecutionStatus::Success,
+            duration_nanos: 7,
+        };
+        self.catalog.record_execution(&mut increments, &execution);
+        LeasedExecution {
+            lease: lease.clone(),
+            increments,
+        }
+    }
+
+    /// A batch with the results of these executions.
+    pub(crate) fn batch(&self, sequence: u64, leases: &[&Lease]) -> SentBatch {
+        SentBatch {
+            id: BatchId {
+                started_at: 1_200,
+                nonce: 0xab,
+                sequence,
+            },
+            increments: Batch::default(),
+            leased: leases.iter().map(|lease| self.success(lease)).collect(),
+        }
+    }
+
+    /// The key of a family of the catalog.
+    pub(crate) fn key(&self, family: &str) -> String {
+        let family = self.catalog.family(family);
+        family.expect("the catalog has it").key.clone()
+    }
+
+    /// Sends a batch. When it was stored is left out of the answer.
+    pub(crate) fn apply(&mut self, batch: &SentBatch) -> Result<ApplyReply> {
+        let mut applied = self.store.apply(batch)?;
+        if let ApplyReply::Stored {
+            lease_time_millis, ..
+        } = &mut applied
+        {
+            *lease_time_millis = 0;
+        }
+        Ok(applied)
+    }
+
+    /// Settles leases of the catalog's families, as a reader does.
+    pub(crate) fn settle(&mut self) -> Result<SettleReply> {
+        self.store.settle(1, &metric_keys(&self.catalog))
+    }
+
+    /// How many leases are open, and how many executions succeeded and crashed.
+    pub(crate) fn counts(&mut self) -> Result<(usize, i128, i128)> {
+        let key = self.key("algorithm_executions_total");
+        let cells = self.store.counters(std::slice::from_ref(&key))?;
+        let count = |status: ExecutionStatus| {
+            let algorithm = ALGORITHM;
+            let field = ExecutionLabels { algorithm, status }.to_text();
+            cells.get(&(key.clone(), field)).copied().unwrap_or(0)
+        };
+        let ends = (
+            count(ExecutionStatus::Success),
+            count(ExecutionStatus::Crashed),
+        );
+        Ok((self.store.kept()?.open.len(), ends.0, ends.1))
+    }
+}

@@ -1,0 +1,345 @@
+//! Redis in a state that refuses the scripts, or parts of them: either nothing
+//! has happened and an error says why, or what could not be is named.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use functional_scaffold_protocol::calls::{ApplyReply, Registration};
+use functional_scaffold_testkit::process::poll_until;
+
+use super::fixture::{Fixture, LONG_MS, STORED};
+use crate::Result;
+
+/// What calls a script, or the command for a lease.
+type CallScript = fn(&mut Fixture) -> Result;
+
+const REGISTER: CallScript = |fixture| {
+    let nothing = Registration::new([], &[]);
+    fixture.store.register(7, &nothing).map(|_reply| ())
+};
+
+const KNOWN: CallScript = |fixture| {
+    let nothing = Registration::new([], &[]);
+    fixture.store.known(&nothing).map(|_reply| ())
+};
+const APPLY: CallScript = |fixture| {
+    let lease = fixture.lease(2, 0);
+    let batch = fixture.batch(2, &[&lease]);
+    fixture.apply(&batch).map(|_reply| ())
+};
+const APPLY_WITHOUT_LEASES: CallScript = |fixture| {
+    let mut batch = fixture.batch(2, &[]);
+    batch.increments.inc("m:a", "x=\"1\"", 1);
+    fixture.apply(&batch).map(|_reply| ())
+};
+const LEASE: CallScript = |fixture| {
+    let lease = fixture.lease(3, 0);
+    fixture.store.take(&lease, 1)
+};
+const SETTLE: CallScript = |fixture| fixture.settle().map(|_reply| ());
+const REMOVE: CallScript = |fixture| {
+    let crashed = &fixture.lease(1, 0).count[0];
+    (fixture.store).remove(7, &crashed.0, std::slice::from_ref(&crashed.1))
+};
+const WIPE: CallScript = |fixture| {
+    let key = fixture.key("http_requests_total");
+    fixture.store.wipe(7, &[&key])
+};
+
+const ALL: [CallScript; 7] = [
+    APPLY,
+    APPLY_WITHOUT_LEASES,
+    LEASE,
+    SETTLE,
+    REGISTER,
+    REMOVE,
+    WIPE,
+];
+
+/// A store with some of everything: a batch, leases that ran out and one that
+/// did not, and ids closed long ago, which the next script is to forget. Its
+/// clock was kept long enough ago to be kept again.
+fn furnished() -> Result<Fixture> {
+    let mut fixture = Fixture::start()?;
+    let [first, second, third] = [(0, LONG_MS), (1, 0), (2, 0)];
+    let leases = [first, second, third].map(|(number, millis)| fixture.lease(number, millis));
+    fixture.store.lease(&leases)?;
+    let lost = fixture.lease(9, 0);
+    let mut batch = fixture.batch(1, &[&lost]);
+    batch.id.nonce += 1;
+    batch.leased[0].increments = functional_scaffold_protocol::batch::Batch::default();
+    let applied = fixture.store.apply(&batch)?;
+    assert!(matches!(applied, ApplyReply::Stored { .. }), "{applied:?}");
+    fixture
+        .store
+        .call::<()>(&["ZADD", "m:closed_leases", "1", "old"])?;
+    for field in ["last_ms", "flushed_ms"] {
+        let second_ago = ["HINCRBY", "m:state", field, "-1000"];
+        fixture.store.call::<()>(&second_ago)?;
+    }
+    Ok(fixture)
+}
+
+/// The script raises an error that holds `reason`, and nothing has changed.
+fn assert_refused_whole(fixture: &mut Fixture, call: CallScript, reason: &str) -> Result {
+    let before = fixture.store.dump()?;
+    let error = call(fixture).expect_err("it is refused");
+    let error = format!("{error:#}");
+    assert!(error.contains(reason), "{error} does not say {reason}");
+    assert_eq!(fixture.store.dump()?, before, "after {error}");
+    Ok(())
+}
+
+#[test]
+fn a_script_is_refused_whole_while_redis_is_read_only() -> Result {
+    let mut fixture = furnished()?;
+    let lease = fixture.lease(2, 0);
+    let batch = fixture.batch(2, &[&lease]);
+    fixture.store.call::<()>(&["REPLICAOF", "127.0.0.1", "1"])?;
+    for call in ALL {
+        assert_refused_whole(&mut fixture, call, "read only replica")?;
+    }
+    fixture.store.call::<()>(&["REPLICAOF", "NO", "ONE"])?;
+    assert_eq!(fixture.apply(&batch)?, STORED, "it is no duplicate");
+    assert_eq!(fixture.apply(&batch)?, ApplyReply::Duplicate);
+    Ok(())
+}
+
+#[test]
+fn a_script_is_refused_whole_while_redis_cannot_save() -> Result {
+    let mut fixture = furnished()?;
+    let lease = fixture.lease(2, 0);
+    let batch = fixture.batch(2, &[&lease]);
+    // A folder is where the snapshot is to be.
+    let (_, folder): (String, String) = fixture.store.call(&["CONFIG", "GET", "dir"])?;
+    std::fs::create_dir(std::path::Path::new(&folder).join("dump.rdb"))?;
+    let store = &mut fixture.store;
+    store.call::<()>(&["CONFIG", "SET", "save", "3600 1"])?;
+    store.call::<()>(&["BGSAVE"])?;
+    poll_until(Duration::from_secs(10), || {
+        let info: String = store.call(&["INFO", "persistence"])?;
+        ensure!(info.contains("rdb_last_bgsave_status:err"), "{info}");
+        Ok(())
+    })?;
+    for call in ALL {
+        assert_refused_whole(&mut fixture, call, "MISCONF")?;
+    }
+    let go_on = ["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"];
+    fixture.store.call::<()>(&go_on)?;
+    assert_eq!(fixture.apply(&batch)?, STORED, "it is no duplicate");
+    assert_eq!(fixture.apply(&batch)?, ApplyReply::Duplicate);
+    Ok(())
+}
+
+#[test]
+fn a_batch_is_refused_whole_while_redis_is_full() -> Result {
+    let mut fixture = furnished()?;
+    let lease = fixture.lease(2, 0);
+    let batch = fixture.batch(2, &[&lease]);
+    fixture
+        .store
+        .call::<()>(&["CONFIG", "SET", "maxmemory", "1"])?;
+    for call in [APPLY, APPLY_WITHOUT_LEASES, LEASE, REGISTER, REMOVE, WIPE] {
+        assert_refused_whole(&mut fixture, call, "maxmemory")?;
+    }
+    fixture
+        .store
+        .call::<()>(&["CONFIG", "SET", "maxmemory", "0"])?;
+    assert_eq!(fixture.apply(&batch)?, STORED, "it is no duplicate");
+    assert_eq!(fixture.apply(&batch)?, ApplyReply::Duplicate);
+    Ok(())
+}
+
+/// What has run out is settled even then, or left, but nothing between.
+#[test]
+fn leases_are_settled_once_also_while_redis_is_full() -> Result {
+    let mut fixture = furnished()?;
+    fixture
+        .store
+        .call::<()>(&["CONFIG", "SET", "maxmemory", "1"])?;
+    let first = fixture.settle().map_or(0, |settled| settled.leases);
+    fixture
+        .store
+        .call::<()>(&["CONFIG", "SET", "maxmemory", "0"])?;
+    assert_eq!(first + fixture.settle()?.leases, 2);
+    assert_eq!(fixture.counts()?, (1, 0, 2));
+    Ok(())
+}
+
+#[test]
+fn keys_of_a_wrong_type_refuse_a_script_whole() -> Result {
+    for (key, calls) in [
+        ("m:applied:1200", &[APPLY, APPLY_WITHOUT_LEASES][..]),
+        (
+            "m:state",
+            &[
+                APPLY,
+                APPLY_WITHOUT_LEASES,
+                SETTLE,
+                REGISTER,
+                KNOWN,
+                REMOVE,
+                WIPE,
+            ],
+        ),
+        ("m:leases", &[APPLY, APPLY_WITHOUT_LEASES, SETTLE, LEASE]),
+        ("m:closed_leases", &[APPLY, APPLY_WITHOUT_LEASES, SETTLE]),
+        ("m:removed", &[REMOVE]),
+    ] {
+        for call in calls {
+            let mut fixture = furnished()?;
+            fixture.store.call::<()>(&["SET", key, "text"])?;
+            assert_refused_whole(&mut fixture, *call, "WRONGTYPE")
+                .or_else(|_| assert_refused_whole(&mut fixture, *call, "wrong kind"))?;
+            fixture.store.call::<()>(&["DEL", key])?;
+            call(&mut fixture)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn metric_keys_of_a_wrong_type_are_named_and_lose_nothing_else() -> Result {
+    let mut fixture = Fixture::start()?;
+    let crashed = fixture.lease(1, 0);
+    fixture.store.lease(std::slice::from_ref(&crashed))?;
+    let requests = fixture.key("http_requests_total");
+    let durations = fixture.key("algorithm_execution_duration_seconds");
+    for key in [&requests, &durations] {
+        fixture.store.call::<()>(&["SET", key, "text"])?;
+    }
+    let lease = fixture.lease(2, LONG_MS);
+    let batch = fixture.batch(1, &[&lease]);
+    let ApplyReply::Stored { refused, .. } = fixture.apply(&batch)? else {
+        panic!("it is stored");
+    };
+    // A bucket and a sum of the result.
+    assert_eq!(refused.len(), 2, "{refused:?}");
+    for (refused, by) in refused.iter().zip([1, 7]) {
+        assert!(refused.starts_with(&format!("{durations} ")), "{refused}");
+        assert!(refused.contains(&format!(" +{by}: WRONGTYPE")), "{refused}");
+    }
+    assert_eq!(fixture.counts()?, (1, 1, 0));
+    assert_eq!(fixture.apply(&batch)?, ApplyReply::Duplicate);
+
+    for crashed in [1, 2] {
+        // The request of a crash.
+        let settled = fixture.settle()?;
+        assert_eq!((settled.leases, settled.refused.len()), (1, 1));
+        assert!(settled.refused[0].starts_with(&format!("{requests} ")));
+        assert!(settled.refused[0].contains(" +1: WRONGTYPE"));
+        assert_eq!(fixture.counts()?, (0, 1, crashed));
+        let another = fixture.lease(3, 0);
+        fixture.store.lease(&[another])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_cell_that_takes_no_increment_is_named_and_loses_nothing_else() -> Result {
+    let mut fixture = Fixture::start()?;
+    let full = i64::MAX.to_string();
+    for (field, value) in [("text", "x"), ("full", &full), ("s|sum", &full)] {
+        fixture.store.call::<()>(&["HSET", "m:h", field, value])?;
+    }
+    // A sum that is to carry, and a carry that cannot take it.
+    let most = ((1_i64 << 62) - 1).to_string();
+    fixture.store.call::<()>(&["HSET", "m:h", "c|sum", &most])?;
+    fixture
+        .store
+        .call::<()>(&["HSET", "m:h", "c|sum_carry", "x"])?;
+    let mut batch = fixture.batch(1, &[]);
+    for field in ["text", "full", "s|sum", "c|sum", "well"] {
+        batch.increments.inc("m:h", field, 5);
+    }
+    let ApplyReply::Stored { refused, .. } = fixture.apply(&batch)? else {
+        panic!("it is stored");
+    };
+    let named: Vec<_> = refused
+        .iter()
+        .filter_map(|text| text.split(':').nth(1))
+        .collect();
+    assert_eq!(
+        named,
+        ["h c|sum_carry", "h full +5", "h s|sum +5", "h text +5"]
+    );
+    let cell = |field: &str| fixture.server.call::<String>(&["HGET", "m:h", field]);
+    assert_eq!(cell("well")?, "5");
+    assert_eq!(cell("c|sum")?, ((1_i64 << 62) + 4).to_string());
+    assert_eq!(cell("full")?, full);
+    Ok(())
+}
+
+#[test]
+fn a_member_that_is_no_lease_is_removed_and_named() -> Result {
+    let members = [
+        "text",
+        "7",
+        "null",
+        "[]",
+        "{}",
+        "{\"id\":\"x\"}",
+        "{\"id\":7,\"millis\":1,\"count\":[]}",
+        "{\"id\":\"x\",\"millis\":1,\"count\":7}",
+        "{\"id\":\"x\",\"millis\":1,\"count\":[7]}",
+        "{\"id\":\"x\",\"millis\":1,\"count\":[\"k\"]}",
+        "{\"id\":\"x\",\"millis\":1,\"count\":[[\"m:algorithm_counter\",7]]}",
+        "{\"id\":\"x\",\"millis\":1,\"count\":[null]}",
+        "{\"id\":\"x\",\"millis\":1,\"count\":{\"k\":[\"m:algorithm_counter\",\"f\"]}}",
+    ];
+    let mut fixture = Fixture::start()?;
+    fixture.store.lease(&[fixture.lease(1, 0)])?;
+    for member in members {
+        fixture
+            .store
+            .call::<()>(&["ZADD", "m:leases", "1", member])?;
+    }
+    let batch = fixture.batch(1, &[]);
+    assert_eq!(
+        fixture.apply(&batch)?,
+        STORED,
+        "batches leave it to readers"
+    );
+    let mut settled = fixture.settle()?;
+    assert_eq!(settled.leases, 1);
+    let mut expected = members.map(|member| format!("m:leases {member}: not a lease"));
+    settled.refused.sort();
+    expected.sort();
+    assert_eq!(settled.refused, expected);
+    assert_eq!(fixture.counts()?, (0, 0, 1));
+    assert_eq!(fixture.store.kept()?.closed.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn a_clock_that_is_no_number_is_begun_anew() -> Result {
+    let mut fixture = furnished()?;
+    for field in ["last_ms", "shift_ms"] {
+        fixture.store.call::<()>(&["HSET", "m:state", field, "x"])?;
+    }
+    assert_eq!(fixture.settle()?.leases, 2);
+    assert!(fixture.store.kept()?.lease_time().is_some());
+    Ok(())
+}
+
+#[test]
+fn ids_and_labels_of_any_text_are_kept_as_they_are() -> Result {
+    let mut fixture = Fixture::start()?;
+    let id = "ab\0\"\\/é\u{1f980}\u{7f}\n\u{2028}";
+    let mut lease = fixture.lease(1, 0);
+    lease.id = id.to_owned();
+    let field = format!("x=\"{id}\"");
+    lease.count[1].1.clone_from(&field);
+    fixture.store.lease(std::slice::from_ref(&lease))?;
+    assert_eq!(fixture.settle()?.leases, 1);
+    fixture.store.lease(std::slice::from_ref(&lease))?;
+    assert_eq!(fixture.settle()?.leases, 0);
+    let batch = fixture.batch(1, &[&lease]);
+    assert_eq!(
+        fixture.apply(&batch)?,
+        ApplyReply::Late(vec![id.to_owned()])
+    );
+    let cells = fixture.server.cells(&lease.count[1].0)?;
+    assert_eq!(cells.get(&field), Some(&1));
+    Ok(())
+}

@@ -1,0 +1,781 @@
+//! Instances, their executions, and a network between them and the store that
+//! loses, delays and repeats. Each step is done to the real store and to the
+//! model, which must agree.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    time::Instant,
+};
+
+use anyhow::{Context as _, ensure};
+use functional_scaffold_protocol::{
+    batch::{Batch, BatchId, LeasedExecution, SentBatch},
+    calls::ApplyReply,
+    catalog::{
+        Catalog, ExecutionLabels, ExecutionStatus, FinishedExecution, FinishedRequest,
+        RequestLabels,
+    },
+    lease::Lease,
+};
+
+use super::{
+    fixture::metric_keys,
+    model::{Model, REMEMBERED_MS},
+    store::{Passing, Store},
+};
+use crate::Result;
+
+/// One step. An index counts among what there is at that moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Step {
+    /// An execution begins under a lease.
+    Begin {
+        instance: usize,
+        lease: Delivery,
+        grid_lines: u64,
+    },
+    /// An execution begins without one.
+    BeginUnleased { instance: usize },
+    /// A running execution gives its result.
+    Finish {
+        index: usize,
+        status: ExecutionStatus,
+        nanos: u64,
+    },
+    /// An instance sends its frozen batch again, or freezes what waits.
+    Flush { instance: usize, fate: Fate },
+    /// A lease that was delayed arrives.
+    LeaseArrives { index: usize },
+    /// A copy of a batch that was delayed arrives; nobody waits for the answer.
+    BatchArrives { index: usize },
+    /// An instance gives its frozen batch, or what waits, to the log, and takes a
+    /// new name.
+    GiveUp { instance: usize },
+    /// A batch is applied from the log, where it stays.
+    Replay { index: usize },
+    /// An instance dies with what it has.
+    Crash { instance: usize },
+    /// The exporter settles what ran out.
+    Settle { knows_all_keys: bool },
+    /// Time passes while scripts run.
+    Pass { grid_lines: i64 },
+    /// No script runs for a while.
+    StandStill { grid_lines: i64 },
+    /// Redis's clock steps back.
+    ClockBack { grid_lines: i64 },
+}
+
+/// What becomes of a lease on its way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Delivery {
+    Acknowledged,
+    Lost,
+    Delayed,
+}
+
+/// What becomes of a batch on its way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fate {
+    Answered,
+    ReplyLost,
+    Lost,
+    Delayed,
+}
+
+/// The grid of time in milliseconds: whatever passes is a multiple of it but
+/// for short stand-stills, leases run out between its lines, and ids are
+/// remembered for four and a half. So the milliseconds that really pass decide
+/// nothing.
+pub(crate) const GRID_MS: i64 = 1_600_000;
+/// A stand-still too short to extend leases by.
+const SHORT_MS: i64 = 3_000;
+/// How many instances there are at a time. The last one is of a component that
+/// counts in hashes of its own.
+pub(crate) const INSTANCES: usize = 3;
+
+/// What is true of an execution, whoever knows it.
+#[derive(Debug)]
+struct Fact {
+    lease: Option<Lease>,
+    began: i64,
+    result: Option<ExecutionStatus>,
+    landed: bool,
+    counted_result: bool,
+    counted_late: bool,
+}
+
+/// Everything.
+pub(crate) struct World {
+    store: Store,
+    model: Model,
+    keys: Vec<String>,
+    catalogs: [Catalog; 2],
+    instances: Vec<Instance>,
+    names: u64,
+    facts: Vec<Fact>,
+    delayed_leases: Vec<SentLease>,
+    delayed_batches: Vec<Letter>,
+    log: Vec<Logged>,
+    registrations: u64,
+    settlings: u64,
+    /// The time that passed, whatever Redis's clock says.
+    age: i64,
+    began: Instant,
+}
+
+impl World {
+    /// Begins with an empty store.
+    pub(crate) fn new(store: Store) -> Self {
+        let usual = Catalog::new(&store.prefix);
+        let mut other = usual.clone();
+        for family in other.families_mut() {
+            family.key.push_str("@other");
+        }
+        let catalogs = [usual, other];
+        let families = catalogs.iter().flat_map(Catalog::families);
+        let keys = families.map(|family| family.key.clone()).collect();
+        let mut world = Self {
+            store,
+            model: Model::default(),
+            keys,
+            catalogs,
+            instances: Vec::new(),
+            names: 0,
+            facts: Vec::new(),
+            delayed_leases: Vec::new(),
+            delayed_batches: Vec::new(),
+            log: Vec::new(),
+            registrations: 0,
+            settlings: 0,
+            age: 0,
+            began: Instant::now(),
+        };
+        world.instances = (0..INSTANCES)
+            .map(|slot| world.new_instance(slot))
+            .collect();
+        world
+    }
+
+    /// Does a step and compares.
+    pub(crate) fn step(&mut self, step: Step) -> Result {
+        self.act(step)?;
+        self.compare()?;
+        self.check_identity()
+    }
+
+    fn act(&mut self, step: Step) -> Result {
+        match step {
+            Step::Begin {
+                instance,
+                lease,
+                grid_lines,
+            } => self.begin(instance, lease, grid_lines),
+            Step::BeginUnleased { instance } => {
+                let execution = self.new_execution(instance, None);
+                let label = label_of(execution);
+                let of = &mut self.instances[instance];
+                of.catalog.record_unleased(&mut of.waiting, &label);
+                Ok(())
+            }
+            Step::Finish {
+                index,
+                status,
+                nanos,
+            } => {
+                self.finish(index, status, nanos);
+                Ok(())
+            }
+            Step::Flush { instance, fate } => self.flush(instance, fate),
+            Step::LeaseArrives { index } => match take(&mut self.delayed_leases, index) {
+                Some(sent) if self.is_fresh(self.facts[sent.execution].began) => self.lease(&sent),
+                _ => Ok(()),
+            },
+            Step::BatchArrives { index } => match take(&mut self.delayed_batches, index) {
+                Some(letter) if self.is_fresh(letter.oldest) => {
+                    self.deliver(&letter).map(|_unheard| ())
+                }
+                _ => Ok(()),
+            },
+            Step::GiveUp { instance } => {
+                self.give_up(instance);
+                Ok(())
+            }
+            Step::Replay { index } => self.replay(index),
+            Step::Crash { instance } => {
+                self.instances[instance] = self.new_instance(instance);
+                Ok(())
+            }
+            Step::Settle { knows_all_keys } => self.settle(knows_all_keys),
+            Step::Pass { grid_lines } => self.pass(grid_lines * GRID_MS, Passing::Busy),
+            Step::StandStill { grid_lines: 0 } => self.pass(SHORT_MS, Passing::Still),
+            Step::StandStill { grid_lines } => self.pass(grid_lines * GRID_MS, Passing::Still),
+            Step::ClockBack { grid_lines } => self.pass(-grid_lines * GRID_MS, Passing::Still),
+        }
+    }
+
+    fn pass(&mut self, millis: i64, passing: Passing) -> Result {
+        self.age += millis.max(0);
+        match passing {
+            Passing::Busy => self.model.pass_busy(millis),
+            Passing::Still => self.model.pass_still(millis),
+        }
+        // Moved as what is stored.
+        for sent in &mut self.delayed_leases {
+            sent.began[0] -= millis;
+        }
+        for told in self.instances.iter_mut().filter_map(|of| of.told.as_mut()) {
+            told.lease_time[0] -= millis;
+        }
+        self.store.pass(millis, passing)
+    }
+}
+
+/// Each execution is one of its own algorithm, so that its end is seen.
+fn label_of(execution: usize) -> String {
+    format!("e{execution}")
+}
+
+fn take<T>(items: &mut Vec<T>, index: usize) -> Option<T> {
+    (!items.is_empty()).then(|| items.swap_remove(index % items.len()))
+}
+
+// What instances do.
+
+#[derive(Debug)]
+struct Instance {
+    catalog: Catalog,
+    nonce: u64,
+    started_at: u64,
+    sequence: u64,
+    running: Vec<usize>,
+    waiting: Batch,
+    finished: Vec<LeasedExecution>,
+    executions: Vec<usize>,
+    frozen: Option<Letter>,
+    told: Option<Told>,
+}
+
+/// Lease time as an instance was told it last, in the store and in the model.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    lease_time: [i64; 2],
+    age: i64,
+}
+
+impl World {
+    fn new_instance(&mut self, slot: usize) -> Instance {
+        let component = usize::from(slot == INSTANCES - 1);
+        let (nonce, started_at) = self.new_name();
+        Instance {
+            catalog: self.catalogs[component].clone(),
+            nonce,
+            started_at,
+            sequence: 0,
+            running: Vec::new(),
+            waiting: Batch::default(),
+            finished: Vec::new(),
+            executions: Vec::new(),
+            frozen: None,
+            told: None,
+        }
+    }
+
+    fn new_name(&mut self) -> (u64, u64) {
+        self.names += 1;
+        // Any time in the past does: the clock may have stepped back a lot.
+        let now = 1_000_000_000 + self.model.wall / 1_000;
+        (self.names, now.unsigned_abs())
+    }
+
+    fn new_execution(&mut self, instance: usize, millis: Option<u64>) -> usize {
+        let execution = self.facts.len();
+        let count = &self.instances[instance].catalog;
+        let lease = millis.map(|millis| Lease {
+            id: format!("{}/{execution}", self.instances[instance].nonce),
+            millis,
+            count: count.crash_cells(&label_of(execution), "/invoke"),
+        });
+        self.facts.push(Fact {
+            lease,
+            began: self.age,
+            result: None,
+            landed: false,
+            counted_result: false,
+            counted_late: false,
+        });
+        self.instances[instance].running.push(execution);
+        execution
+    }
+
+    fn begin(&mut self, instance: usize, delivery: Delivery, grid_lines: u64) -> Result {
+        let grid = GRID_MS.unsigned_abs();
+        // Due at once, or between two lines of the grid.
+        let millis = (grid_lines * grid).saturating_sub(grid / 2);
+        let execution = self.new_execution(instance, Some(millis));
+        let mut began = self.reckon(instance)?;
+        if millis == 0 {
+            // Due at once, and not only by a millisecond or so.
+            began = began.map(|began| began - GRID_MS / 2);
+        }
+        let lease = self.facts[execution].lease.clone();
+        let sent = SentLease {
+            execution,
+            lease: lease.context("it has one")?,
+            began,
+        };
+        match delivery {
+            Delivery::Acknowledged => self.lease(&sent)?,
+            Delivery::Lost => {}
+            Delivery::Delayed => self.delayed_leases.push(sent),
+        }
+        Ok(())
+    }
+
+    /// Lease time as an instance reckons it, by a clock that runs on while that
+    /// stands: from what it was told last, or when it registers now.
+    fn reckon(&mut self, instance: usize) -> Result<[i64; 2]> {
+        let age = self.age;
+        // No instance lives for longer without a batch, or it is another one.
+        let told = self.instances[instance].told;
+        let told = match told.filter(|told| age - told.age <= GRID_MS) {
+            Some(told) => told,
+            None => {
+                self.registrations += 1;
+                let epoch = self.registrations;
+                let lease_time = [self.store.begin(epoch)?, self.model.begin(epoch)];
+                *self.instances[instance]
+                    .told
+                    .insert(Told { lease_time, age })
+            }
+        };
+        Ok(told.lease_time.map(|time| time + age - told.age))
+    }
+
+    fn finish(&mut self, index: usize, status: ExecutionStatus, nanos: u64) {
+        let running: Vec<_> = self
+            .instances
+            .iter()
+            .enumerate()
+            .flat_map(|(slot, of)| of.running.iter().map(move |&execution| (slot, execution)))
+            .collect();
+        let Some(&(slot, execution)) = running.get(index % running.len().max(1)) else {
+            return;
+        };
+        let of = &mut self.instances[slot];
+        of.running.retain(|&other| other != execution);
+        of.executions.push(execution);
+        let fact = &mut self.facts[execution];
+        fact.result = Some(status);
+        let mut increments = Batch::default();
+        let code = match status {
+            ExecutionStatus::Success => 200,
+            ExecutionStatus::InvalidInput => 422,
+            ExecutionStatus::Failed | ExecutionStatus::Crashed => 500,
+        };
+        of.catalog.record_request(
+            &mut increments,
+            &FinishedRequest {
+                labels: RequestLabels::new("POST", "/invoke", code),
+                duration_nanos: nanos,
+            },
+        );
+        of.catalog.record_execution(
+            &mut increments,
+            &FinishedExecution {
+                algorithm: &label_of(execution),
+                status,
+                duration_nanos: nanos,
+            },
+        );
+        match fact.lease.clone() {
+            Some(lease) => of.finished.push(LeasedExecution { lease, increments }),
+            None => of.waiting.merge(&increments),
+        }
+    }
+
+    /// This instance, or else the next one that has something to write.
+    fn with_something(&self, instance: usize) -> usize {
+        let following = (instance..INSTANCES).chain(0..instance);
+        let mut full = following.filter(|&next| {
+            let of = &self.instances[next];
+            of.frozen.is_some() || !of.waiting.is_empty() || !of.finished.is_empty()
+        });
+        full.next().unwrap_or(instance)
+    }
+
+    fn freeze(&mut self, instance: usize) {
+        let of = &mut self.instances[instance];
+        if of.frozen.is_some() || (of.waiting.is_empty() && of.finished.is_empty()) {
+            return;
+        }
+        of.sequence += 1;
+        let executions = std::mem::take(&mut of.executions);
+        let began = executions
+            .iter()
+            .map(|&execution| self.facts[execution].began);
+        of.frozen = Some(Letter {
+            batch: SentBatch {
+                id: BatchId {
+                    started_at: of.started_at,
+                    nonce: of.nonce,
+                    sequence: of.sequence,
+                },
+                increments: std::mem::take(&mut of.waiting),
+                leased: std::mem::take(&mut of.finished),
+            },
+            oldest: began.min().unwrap_or(i64::MAX).min(self.age),
+            executions,
+        });
+    }
+
+    fn give_up(&mut self, instance: usize) {
+        let instance = self.with_something(instance);
+        self.freeze(instance);
+        if let Some(letter) = self.instances[instance].frozen.take() {
+            let given_up = self.age;
+            self.log.push(Logged { letter, given_up });
+            let (nonce, started_at) = self.new_name();
+            let of = &mut self.instances[instance];
+            (of.nonce, of.started_at, of.sequence) = (nonce, started_at, 0);
+        }
+    }
+}
+
+// What instances send, and its effect in the store and in the model.
+
+/// For how long after it was given up a batch is replayed.
+const REPLAYED_MS: i64 = 3_600_000;
+
+/// A batch as it was sent, with the executions that it counts without a lease.
+#[derive(Debug, Clone)]
+struct Letter {
+    batch: SentBatch,
+    executions: Vec<usize>,
+    /// The time from which on ids may be forgotten that it depends on.
+    oldest: i64,
+}
+
+/// A lease as it was sent.
+#[derive(Debug, Clone)]
+struct SentLease {
+    execution: usize,
+    lease: Lease,
+    /// When it begins, in the store and in the model.
+    began: [i64; 2],
+}
+
+/// A batch in the log.
+#[derive(Debug, Clone)]
+struct Logged {
+    letter: Letter,
+    given_up: i64,
+}
+
+impl World {
+    fn lease(&mut self, sent: &SentLease) -> Result {
+        let [store, model] = sent.began;
+        self.store.take(&sent.lease, store)?;
+        self.facts[sent.execution].landed = self.model.take(&sent.lease, model);
+        Ok(())
+    }
+
+    fn flush(&mut self, instance: usize, fate: Fate) -> Result {
+        let instance = self.with_something(instance);
+        self.freeze(instance);
+        let Some(letter) = self.instances[instance].frozen.clone() else {
+            return Ok(());
+        };
+        if !self.is_fresh(letter.oldest) {
+            // No instance lives that long: an execution has its limit, and a
+            // batch lingers for a second.
+            self.instances[instance] = self.new_instance(instance);
+            return Ok(());
+        }
+        match fate {
+            Fate::Lost => Ok(()),
+            Fate::Delayed => {
+                self.delayed_batches.push(letter);
+                Ok(())
+            }
+            Fate::ReplyLost => self.deliver(&letter).map(|_unheard| ()),
+            Fate::Answered => match self.deliver(&letter)? {
+                ApplyReply::Stored {
+                    lease_time_millis, ..
+                } => {
+                    let of = &mut self.instances[instance];
+                    of.frozen = None;
+                    of.told = Some(Told {
+                        lease_time: [lease_time_millis, self.model.lease_time],
+                        age: self.age,
+                    });
+                    Ok(())
+                }
+                ApplyReply::Duplicate => {
+                    self.instances[instance].frozen = None;
+                    Ok(())
+                }
+                ApplyReply::Late(ids) => {
+                    let catalog = self.instances[instance].catalog.clone();
+                    let frozen = self.instances[instance].frozen.as_mut();
+                    remove_late(&catalog, frozen.context("it was sent")?, &ids)
+                }
+            },
+        }
+    }
+
+    fn replay(&mut self, index: usize) -> Result {
+        let Some(logged) = self.log.get(index % self.log.len().max(1)).cloned() else {
+            return Ok(());
+        };
+        let Logged {
+            mut letter,
+            given_up,
+        } = logged;
+        let too_old = self.age - given_up >= REPLAYED_MS;
+        // Nor is an execution slower than its limit by more than the rest of
+        // the time for which ids are remembered.
+        let too_slow = given_up - letter.oldest >= REMEMBERED_MS - REPLAYED_MS;
+        if too_old || too_slow {
+            return Ok(());
+        }
+        if let ApplyReply::Late(ids) = self.deliver(&letter)? {
+            let catalog = self.catalog_of(&letter.batch).clone();
+            remove_late(&catalog, &mut letter, &ids)?;
+            let again = self.deliver(&letter)?;
+            ensure!(
+                matches!(again, ApplyReply::Stored { .. }),
+                "{again:?} without the late"
+            );
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, letter: &Letter) -> Result<ApplyReply> {
+        // Otherwise it depends on real milliseconds whether it writes the clock.
+        self.store.forget_flush()?;
+        let reply = self.store.apply(&letter.batch)?;
+        let mut expected = self.model.apply(&letter.batch);
+        if let ApplyReply::Stored {
+            lease_time_millis, ..
+        } = &mut expected
+        {
+            // The clock was kept with it.
+            let kept = self.store.kept()?.lease_time();
+            *lease_time_millis = kept.context("the clock is kept")?;
+        }
+        agree("the answer to a batch", &reply, &expected)?;
+        if matches!(reply, ApplyReply::Stored { .. }) {
+            let leased = letter.batch.leased.iter().map(|leased| &leased.lease.id);
+            let leased: BTreeSet<_> = leased.collect();
+            for &execution in &letter.executions {
+                let fact = &mut self.facts[execution];
+                let lease = fact.lease.as_ref().map(|lease| &lease.id);
+                if lease.is_none_or(|id| leased.contains(id)) {
+                    ensure!(!fact.counted_result, "{execution} was counted twice");
+                    fact.counted_result = true;
+                } else {
+                    ensure!(!fact.counted_late, "{execution} was late twice");
+                    fact.counted_late = true;
+                }
+            }
+        }
+        Ok(reply)
+    }
+
+    fn settle(&mut self, knows_all_keys: bool) -> Result {
+        self.settlings += 1;
+        let known = if knows_all_keys { 2 } else { 1 };
+        let catalogs = self.catalogs.clone();
+        let keys: Vec<_> = catalogs[..known].iter().flat_map(metric_keys).collect();
+        let settled = self.store.settle(self.settlings, &keys)?;
+        let (epoch, leases) = self.model.settle(self.settlings, &keys);
+        agree("the epoch", &settled.epoch, &format!("{epoch:016x}"))?;
+        agree("settled leases", &settled.leases, &leases)?;
+        agree("refused counts", &settled.refused, &Vec::new())?;
+        let kept = self.store.kept()?.lease_time();
+        let after = settled.lease_time_millis - kept.context("the clock is kept")?;
+        ensure!((0..100).contains(&after), "the clock is {after} ms old");
+        Ok(())
+    }
+
+    fn is_fresh(&self, since: i64) -> bool {
+        self.age - since < REMEMBERED_MS
+    }
+
+    fn catalog_of(&self, batch: &SentBatch) -> &Catalog {
+        let total = batch.total();
+        let mut keys = total.hashes().map(|(key, _)| key);
+        &self.catalogs[usize::from(keys.any(|key| key.ends_with("@other")))]
+    }
+}
+
+fn remove_late(catalog: &Catalog, letter: &mut Letter, ids: &[String]) -> Result {
+    let removed = letter.batch.remove_late(ids);
+    ensure!(removed == ids.len() as u64, "{ids:?} were not all sent");
+    for id in ids {
+        let execution = id.rsplit('/').next().context("it ends in a number")?;
+        let label = label_of(execution.parse()?);
+        catalog.record_late(&mut letter.batch.increments, &label, 1);
+    }
+    Ok(())
+}
+
+// What must hold after each step.
+
+impl World {
+    /// Whether model and store hold the same.
+    fn compare(&mut self) -> Result {
+        let counters = self.store.counters(&self.keys)?;
+        agree("counters", &counters, &self.model.counters)?;
+        let kept = self.store.kept()?;
+        let began = self.began;
+        let lease_time = kept.lease_time().unwrap_or(0);
+        let open = kept.open.iter().map(|(member, due)| {
+            let id = Lease::decode(member)?.id;
+            Ok((id, due - lease_time))
+        });
+        let open: BTreeMap<_, _> = open.collect::<Result<_>>()?;
+        let expected = &self.model.open;
+        let expected = expected
+            .iter()
+            .map(|(id, (_, due))| (id.clone(), due - self.model.lease_time));
+        agree_on_times("open leases", &open, &expected.collect(), began)?;
+
+        let closed = kept.closed.into_iter();
+        let closed = closed.map(|(id, until)| (id, until - lease_time));
+        let expected = self.model.closed.iter();
+        let expected = expected.map(|(id, until)| (id.clone(), until - self.model.lease_time));
+        agree_on_times(
+            "closed leases",
+            &closed.collect(),
+            &expected.collect(),
+            began,
+        )?;
+
+        for (&started_at, expected) in &self.model.applied {
+            let id = BatchId {
+                started_at,
+                nonce: 0,
+                sequence: 0,
+            };
+            let (last, left) = self.store.applied(&id)?;
+            let numbers = expected.last.iter();
+            let numbers = numbers.map(|(nonce, last)| (format!("{nonce:016x}"), *last));
+            agree("applied ids", &last, &numbers.collect())?;
+            let what = BTreeMap::from([(started_at.to_string(), left)]);
+            let left = expected.until - self.model.wall;
+            let expected = BTreeMap::from([(started_at.to_string(), left)]);
+            agree_on_times("applied ids", &what, &expected, began)?;
+        }
+        let pattern = format!("{}applied:*", self.store.prefix);
+        let buckets: Vec<String> = self.store.call(&["KEYS", &pattern])?;
+        agree("buckets", &buckets.len(), &self.model.applied.len())
+    }
+
+    /// Whether every execution that Redis heard of has exactly one end, or is
+    /// in flight: by what is in Redis alone, and what is true.
+    fn check_identity(&mut self) -> Result {
+        let counters = self.store.counters(&self.keys)?;
+        let kept = self.store.kept()?;
+        let ids = kept.open.keys().map(|member| Ok(Lease::decode(member)?.id));
+        let mut open: BTreeSet<String> = ids.collect::<Result<_>>()?;
+        // One that was closed before it came counts nothing.
+        open.retain(|id| !kept.closed.contains_key(id));
+        let sum = |family: &str, labels: &str| -> i128 {
+            let families = self.catalogs.iter().filter_map(|of| of.family(family));
+            let keys: BTreeSet<_> = families.map(|family| &family.key).collect();
+            let cells = counters.iter().filter(|((key, field), _)| {
+                keys.contains(key) && field.contains(labels) && !field.ends_with("|sum")
+            });
+            cells.map(|(_, count)| count).sum()
+        };
+        const REQUESTS: &str = "http_requests_total";
+        const EXECUTIONS: &str = "algorithm_executions_total";
+        const EXECUTION_DURATIONS: &str = "algorithm_execution_duration_seconds";
+        const LATE: &str = "functional_scaffold_late_results_total";
+        const SETTLED: &str = "functional_scaffold_leases_settled_total";
+
+        let started = self
+            .facts
+            .iter()
+            .filter(|fact| fact.landed || fact.counted_result)
+            .count();
+        let in_flight = i128::try_from(open.len())?;
+        agree(
+            "started executions",
+            &(sum(EXECUTIONS, "") + in_flight),
+            &i128::try_from(started)?,
+        )?;
+        let crashed = sum(EXECUTIONS, "status=\"crashed\"");
+        agree("settled", &sum(SETTLED, ""), &crashed)?;
+        agree("requests", &sum(REQUESTS, ""), &sum(EXECUTIONS, ""))?;
+        let durations = sum(EXECUTION_DURATIONS, "");
+        agree("durations", &durations, &(sum(EXECUTIONS, "") - crashed))?;
+
+        for (execution, fact) in self.facts.iter().enumerate() {
+            let label = format!("algorithm=\"{}\"", label_of(execution));
+            let ends: Vec<_> = ExecutionStatus::ALL
+                .into_iter()
+                .filter(|&status| {
+                    let algorithm = &label_of(execution);
+                    let labels = ExecutionLabels { algorithm, status }.to_text();
+                    sum(EXECUTIONS, &labels) > 0
+                })
+                .collect();
+            let times = sum(EXECUTIONS, &label);
+            let is_open = fact
+                .lease
+                .as_ref()
+                .is_some_and(|lease| open.contains(&lease.id));
+            let expected: &[_] = match fact.result {
+                Some(status) if fact.counted_result => &[status],
+                _ if fact.landed && !is_open => &[ExecutionStatus::Crashed],
+                _ => &[],
+            };
+            agree("how an execution ended", &ends, &expected.to_vec())?;
+            agree("how often it ended", &times, &i128::try_from(ends.len())?)?;
+            ensure!(
+                !(is_open && times > 0),
+                "{execution} ended and is in flight"
+            );
+            let late = i128::from(fact.counted_late);
+            agree("late results", &sum(LATE, &label), &late)?;
+            ensure!(
+                !fact.counted_late || ends == [ExecutionStatus::Crashed],
+                "{execution} was late and is {ends:?}"
+            );
+        }
+        Ok(())
+    }
+}
+
+fn agree<T: PartialEq + Debug>(what: &str, store: &T, model: &T) -> Result {
+    ensure!(
+        store == model,
+        "{what}: the store has {store:#?}, expected is {model:#?}"
+    );
+    Ok(())
+}
+
+/// The same, of times left to run in milliseconds, which really pass.
+fn agree_on_times(
+    what: &str,
+    store: &BTreeMap<String, i64>,
+    model: &BTreeMap<String, i64>,
+    began: Instant,
+) -> Result {
+    // Now, after both were read.
+    let elapsed = i64::try_from(began.elapsed().as_millis())?;
+    // The clock is kept ten times a second, and ends are whole milliseconds.
+    const SLACK: i64 = 110;
+    let same = store.len() == model.len()
+        && store.iter().zip(model).all(|((id, left), expected)| {
+            id == expected.0 && (expected.1 - elapsed - SLACK..=expected.1 + SLACK).contains(left)
+        });
+    ensure!(
+        same,
+        "{what}: the store has {store:#?}, expected is {model:#?} within {elapsed} ms"
+    );
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! An algorithm has no capability: by its imports, and with an algorithm that
+//! tries.
+
+use std::thread;
+
+use anyhow::ensure;
+use functional_scaffold_testkit::{
+    load::{RequestKind, Until},
+    process::poll_until,
+    repository,
+    runtime::Runtime,
+};
+use functional_scaffold_tests::{PATIENCE, service::Service};
+use serde_json::Value;
+use wasmparser::{Parser, Payload};
+
+use crate::Result;
+
+/// What Spin loads, compiles and keeps for every algorithm.
+#[test]
+fn the_service_is_small() -> Result {
+    let wasm = repository().join("target/wasm32-wasip2/release/functional_scaffold.wasm");
+    let bytes = std::fs::metadata(wasm)?.len();
+    assert!(bytes < 500_000, "{bytes} bytes");
+    Ok(())
+}
+
+#[test]
+fn the_example_imports_what_its_runtime_needs_and_nothing_else() -> Result {
+    let wasm = repository().join("target/wasm32-wasip2/release/prime_check.wasm");
+    let bytes = std::fs::read(&wasm)?;
+    let mut imports = Vec::new();
+    // The component's own imports come at its top level, before those of the
+    // modules and components nested in it.
+    let mut depth = 0_u32;
+    for payload in Parser::new(0).parse_all(&bytes) {
+        match payload? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentImportSection(section) if depth == 0 => {
+                for import in section {
+                    imports.push(import?.name.0.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    // What Rust's standard library asks for on this target, whatever the
+    // program does.
+    let runtime = [
+        "wasi:cli/environment@",
+        "wasi:cli/exit@",
+        "wasi:cli/stderr@",
+        "wasi:cli/stdin@",
+        "wasi:cli/stdout@",
+        "wasi:cli/terminal-",
+        "wasi:clocks/",
+        "wasi:filesystem/preopens@",
+        "wasi:filesystem/types@",
+        "wasi:io/",
+        "wasi:random/",
+    ];
+    assert!(!imports.is_empty(), "a Rust component imports something");
+    for import in &imports {
+        assert!(
+            runtime.iter().any(|prefix| import.starts_with(prefix)),
+            "{import} is not needed by Rust's runtime; imports: {imports:#?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn the_composed_algorithm_is_denied_every_capability() -> Result {
+    let rogue = Service::start_rogue(|options| options)?;
+    let redis = format!("connect 127.0.0.1:{}", rogue.redis.port());
+    let app = format!("connect {}", rogue.app.address());
+    let manifest = repository().join("spin.toml");
+    let read = format!("read-file {}", manifest.display());
+    // A denied call either fails or traps; it never succeeds.
+    for misdeed in [
+        "environment",
+        "arguments",
+        &read,
+        "write-file /tmp/rogue",
+        &redis,
+        &app,
+    ] {
+        let (status, body) = rogue.commit(misdeed)?;
+        assert!(
+            status == 500 || body["result"] == false,
+            "{misdeed} succeeded: {status} {body}"
+        );
+    }
+    // The same algorithm does respond, so the denials above are denials.
+    let (status, body) = rogue.commit("nothing")?;
+    assert_eq!((status, &body["result"]), (200, &Value::from(false)));
+    Ok(())
+}
+
+#[test]
+fn an_algorithms_errors_are_responded_and_counted() -> Result {
+    let rogue = Service::start_rogue(|options| options)?;
+    let (status, body) = rogue.commit("fail")?;
+    assert_eq!(
+        (status, &body["detail"]),
+        (500, &Value::from("asked to fail"))
+    );
+    let (status, body) = rogue.commit("babble")?;
+    assert_eq!(status, 500);
+    assert!(body["detail"].to_string().contains("not JSON"), "{body}");
+    assert_eq!(rogue.commit("hum")?.0, 422);
+    let labels = |status: &str| format!("algorithm=\"rogue\",status=\"{status}\"");
+    let expected = [(labels("failed"), 2), (labels("invalid_input"), 1)];
+    rogue.wait_for("metrics:algorithm_counter", &expected.into())
+}
+
+#[test]
+fn a_trap_is_responded_with_500_and_the_next_request_is_served() -> Result {
+    let rogue = Service::start_rogue(|options| options)?;
+    for misdeed in ["trap", "exit"] {
+        assert_eq!(rogue.commit(misdeed)?.0, 500, "{misdeed}");
+        assert_eq!(rogue.commit("nothing")?.0, 200, "after {misdeed}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_execution_keeps_no_other_request_waiting() -> Result {
+    let rogue = Service::start_rogue(|options| options)?;
+    thread::scope(|scope| {
+        let execution = scope.spawn(|| rogue.commit("work 5000"));
+        // It begins when it has its lease. What came to its instance before that
+        // waits for its end.
+        poll_until(PATIENCE, || {
+            let leases: i64 = rogue.redis.call(&["ZCARD", "metrics:leases"])?;
+            ensure!(leases > 0, "no lease");
+            Ok(())
+        })?;
+        let kinds = [RequestKind::invoke("\"nothing\"")];
+        let beside = rogue.load(&kinds, 4, Until::Requests(24))?;
+        ensure!(
+            !execution.is_finished(),
+            "24 requests took as long as the execution"
+        );
+        assert_eq!(beside.with_code(200), 24);
+        assert_eq!(execution.join().expect("no panic")?.0, 200);
+        Ok(())
+    })
+}
+
+#[test]
+fn an_endless_loop_ends_at_the_execution_limit() -> Result {
+    if Runtime::from_environment()?.is_spin() {
+        // Spin has no such limit: a loop blocks a worker thread for good
+        // (ARCHITECTURE.md). The dev host goes beyond it here.
+        return Ok(());
+    }
+    let rogue = Service::start_rogue(|options| options.arguments(&["--execution-limit", "500ms"]))?;
+    assert_eq!(rogue.commit("loop")?.0, 500);
+    assert_eq!(rogue.commit("nothing")?.0, 200);
+    Ok(())
+}

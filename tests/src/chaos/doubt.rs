@@ -1,0 +1,565 @@
+//! The requests of which the count is in doubt, because an instance may have died or
+//! Redis may have forgotten them; and so the least and the most that each series
+//! counts.
+//!
+//! A response is counted some milliseconds after it was sent, so its count is in doubt
+//! if its instance died soon after. Which instance a death took is not known. But one
+//! that responded to a request that was *sent* after the death has survived it, and one
+//! that responded to as many requests as an instance takes was not killed by any. So in
+//! doubt are the responses of all other instances shortly before a death.
+//!
+//! While Redis does not reply at once, counts wait for longer, and executions run
+//! without a lease: then a response in doubt may not be counted at all. Otherwise its
+//! lease counts it as crashed.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use functional_scaffold_protocol::catalog::ExecutionStatus;
+
+use super::{
+    load::{Entry, Kind, Outcome, code_of, execution_series, request_series},
+    plan::{Durability, Phase},
+};
+
+/// The variable `execution_limit_ms`: small, so that leases run out soon.
+pub const EXECUTION_LIMIT_MS: u64 = 1_000;
+/// The time after which a lease runs out: the limit, and the margin of 5 s.
+pub const LEASE: Duration = Duration::from_millis(EXECUTION_LIMIT_MS + 5_000);
+/// The number of requests that an instance takes, as on Spin.
+pub const REQUESTS_AN_INSTANCE: usize = 128;
+
+/// The longest that a response waits for its count while Redis replies at once: the
+/// flush interval of 20 ms, the write before it and its own, each faster than a lease's
+/// 20 ms, because a lease that waits for longer is in the log.
+const USUAL_WAIT: Duration = Duration::from_millis(60);
+/// The same while a reply may take longer than that, and less than the 300 ms that a
+/// write waits for it. Without leases nothing tells when.
+const SLOW_WAIT: Duration = Duration::from_millis(500);
+/// The same while no reply comes: an instance tries for a second, the last try may take
+/// another, and what finished during one flush goes with the next.
+const OUTAGE_WAIT: Duration = Duration::from_millis(2_500);
+/// The time after an outage during which instances may not have written what waited,
+/// and may run executions without leases until they have. One that idled, for a second
+/// at most, writes with its next request.
+pub const OUTAGE_LASTS: Duration = Duration::from_millis(1_200);
+/// The time by which the client may see something later than it happened.
+const LAG: Duration = Duration::from_millis(100);
+/// Examples that are kept of requests that failed without a cause.
+const MAX_EXAMPLES: usize = 5;
+
+/// A period of the run, since its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Its beginning.
+    pub from: Duration,
+    /// Its end.
+    pub to: Duration,
+}
+
+impl Span {
+    fn of(entry: &Entry) -> Self {
+        Self {
+            from: entry.sent,
+            to: entry.ended,
+        }
+    }
+
+    fn widened(self, before: Duration, after: Duration) -> Self {
+        Self {
+            from: self.from.saturating_sub(before),
+            to: self.to + after,
+        }
+    }
+
+    fn overlaps(self, other: Self) -> bool {
+        self.from <= other.to && other.from <= self.to
+    }
+
+    fn overlaps_any(self, others: &[Self]) -> bool {
+        others.iter().any(|other| other.overlaps(self))
+    }
+}
+
+/// What happened during a run, beside the requests.
+#[derive(Debug, Clone, Default)]
+pub struct Events {
+    /// The runtime was killed, until it served again.
+    pub kills: Vec<Span>,
+    /// Redis did not reply.
+    pub outages: Vec<Span>,
+    /// The connections to Redis were cut, and could be opened again.
+    pub cuts: Vec<Duration>,
+    /// A lease was not acknowledged in time.
+    pub slow: Vec<Duration>,
+    /// What Redis stored during this time is forgotten.
+    pub forgotten: Vec<Span>,
+}
+
+/// What a series has to count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// The responses that the client got.
+    pub responses: i64,
+    /// The requests that are counted here for certain.
+    pub least: i64,
+    /// The requests that may be counted here.
+    pub most: i64,
+}
+
+/// What Redis has to count.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// By series of `http_requests_total` and `algorithm_executions_total`.
+    pub series: BTreeMap<String, Bounds>,
+    /// All executions.
+    pub executions: Bounds,
+    /// Requests that were to crash, and those of them that did under a lease for
+    /// certain.
+    pub fatal: (i64, i64),
+    /// Requests without a response of the application though nothing died, and their
+    /// number.
+    pub unexplained: (Vec<String>, usize),
+}
+
+impl Expected {
+    /// Sums up the requests of a run.
+    #[must_use]
+    pub fn of(entries: &[Entry], events: &Events, durability: Durability) -> Self {
+        let doubt = Doubt::new(entries, events, durability);
+        let mut expected = Self::default();
+        for status in ExecutionStatus::ALL {
+            expected
+                .series
+                .insert(execution_series(status), Bounds::default());
+            for phase in Phase::ALL {
+                let series = request_series(phase, code_of(status));
+                expected.series.insert(series, Bounds::default());
+            }
+        }
+        for entry in entries {
+            if !doubt.explains(entry) {
+                let (examples, count) = &mut expected.unexplained;
+                *count += 1;
+                if examples.len() < MAX_EXAMPLES {
+                    examples.push(format!("{entry:?}"));
+                }
+            }
+            if entry.outcome != Outcome::Refused {
+                expected.add(entry, doubt.of(entry));
+            }
+        }
+        let crashed = doubt.certain_crashes(entries);
+        expected.fatal.1 = crashed;
+        expected.executions.least += crashed;
+        let code = code_of(ExecutionStatus::Crashed);
+        for series in [
+            execution_series(ExecutionStatus::Crashed),
+            request_series(Phase::Deadly, code),
+        ] {
+            expected.series.entry(series).or_default().least += crashed;
+        }
+        expected
+    }
+
+    fn add(&mut self, entry: &Entry, possible: Possible) {
+        let status = entry.kind.status();
+        let is_response = entry.instance().is_some();
+        self.fatal.0 += i64::from(entry.kind.is_fatal());
+        self.executions.responses += i64::from(is_response);
+        self.executions.least += i64::from(!possible.nothing);
+        self.executions.most += 1;
+        let result = possible.result.then_some(status);
+        let crash = possible.crash.then_some(ExecutionStatus::Crashed);
+        let ends = || result.into_iter().chain(crash);
+        let mut execution: Vec<_> = ends().map(execution_series).collect();
+        let request = ends().map(|end| request_series(entry.phase, code_of(end)));
+        // A failure and a crash have the same code.
+        let mut request: Vec<_> = request.collect();
+        request.dedup();
+        for series in [&mut execution, &mut request] {
+            let is_certain = series.len() == 1 && !possible.nothing;
+            for (index, name) in series.drain(..).enumerate() {
+                let bounds = self.series.entry(name).or_default();
+                bounds.responses += i64::from(is_response && index == 0);
+                bounds.least += i64::from(is_certain);
+                bounds.most += 1;
+            }
+        }
+    }
+}
+
+/// What a request may be counted as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Possible {
+    /// As its result.
+    result: bool,
+    /// As crashed.
+    crash: bool,
+    /// Not at all.
+    nothing: bool,
+}
+
+struct Doubt<'a> {
+    durability: Durability,
+    events: &'a Events,
+    outages: Vec<Span>,
+    /// In which instances may have died, by their beginnings.
+    deaths: Vec<Span>,
+    longest_death: Duration,
+    cuts: Vec<Duration>,
+    slow: Vec<Duration>,
+    instances: HashMap<u64, Life>,
+}
+
+/// What the responses tell of an instance.
+#[derive(Debug, Clone, Copy, Default)]
+struct Life {
+    responses: usize,
+    /// When the last request that it responded to was sent.
+    last_sent: Duration,
+}
+
+impl<'a> Doubt<'a> {
+    fn new(entries: &[Entry], events: &'a Events, durability: Durability) -> Self {
+        let fatal = entries.iter().filter(|entry| is_death(entry)).map(Span::of);
+        let mut deaths: Vec<_> = fatal.chain(events.kills.iter().copied()).collect();
+        deaths.sort_by_key(|death| death.from);
+        let longest_death = deaths.iter().map(|death| death.to - death.from).max();
+        let outages = events.outages.iter();
+        let mut cuts = events.cuts.clone();
+        cuts.sort_unstable();
+        let mut slow = [&*cuts, &*events.slow].concat();
+        slow.sort_unstable();
+        let mut instances: HashMap<u64, Life> = HashMap::new();
+        for entry in entries {
+            if let Some(instance) = entry.instance() {
+                let life = instances.entry(instance).or_default();
+                life.responses += 1;
+                life.last_sent = life.last_sent.max(entry.sent);
+            }
+        }
+        Self {
+            durability,
+            events,
+            outages: outages
+                .map(|outage| outage.widened(LAG, OUTAGE_LASTS))
+                .collect(),
+            longest_death: longest_death.unwrap_or_default(),
+            deaths,
+            cuts,
+            slow,
+            instances,
+        }
+    }
+
+    fn of(&self, entry: &Entry) -> Possible {
+        let has_leases = self.durability != Durability::Relaxed;
+        if entry.instance().is_none() {
+            return Possible {
+                result: !entry.kind.is_fatal(),
+                crash: has_leases,
+                nothing: true,
+            };
+        }
+        let during = Span::of(entry);
+        let waits = self.wait_of(entry);
+        let is_taken_by_death = self.may_die(entry, waits);
+        let (crash, nothing) = match self.durability {
+            Durability::Relaxed => (false, is_taken_by_death),
+            Durability::Exact => (
+                is_taken_by_death,
+                is_taken_by_death && self.may_be_unleased(during),
+            ),
+            Durability::Strict => {
+                let is_unwritten = is_taken_by_death && self.may_be_unwritten(during);
+                (is_unwritten, is_unwritten)
+            }
+        };
+        let is_forgotten = waits.overlaps_any(&self.events.forgotten);
+        Possible {
+            result: true,
+            crash: has_leases && (crash || is_forgotten),
+            nothing: nothing || is_forgotten,
+        }
+    }
+
+    /// From a response until it is counted for certain.
+    fn wait_of(&self, entry: &Entry) -> Span {
+        let during = Span::of(entry);
+        let outages = self.outages.iter().filter(|outage| outage.overlaps(during));
+        let wait = if let Some(over) = outages.map(|outage| outage.to).max() {
+            // Once Redis is back, what waits for it is written.
+            let left = over.saturating_sub(entry.ended);
+            left.clamp(SLOW_WAIT, OUTAGE_WAIT)
+        } else if self.durability == Durability::Relaxed || is_near(&self.slow, during) {
+            SLOW_WAIT
+        } else {
+            USUAL_WAIT
+        };
+        let at = entry.ended;
+        Span { from: at, to: at }.widened(LAG, wait)
+    }
+
+    /// Whether the instance may have died while its response waited for its count.
+    fn may_die(&self, entry: &Entry, waits: Span) -> bool {
+        let life = entry.instance().and_then(|id| self.instances.get(&id));
+        let life = life.copied().unwrap_or_default();
+        let mut deaths = self.deaths_in(waits);
+        waits.overlaps_any(&self.events.kills)
+            || life.responses < REQUESTS_AN_INSTANCE
+                && deaths.any(|death| life.last_sent <= death.to)
+    }
+
+    fn deaths_in(&self, span: Span) -> impl Iterator<Item = Span> {
+        let end = self.deaths.partition_point(|death| death.from <= span.to);
+        let least = span.from.saturating_sub(self.longest_death);
+        let before = self.deaths[..end].iter().rev().copied();
+        before
+            .take_while(move |death| death.from >= least)
+            .filter(move |death| death.overlaps(span))
+    }
+
+    /// Whether a death is the cause of what the client got.
+    fn explains(&self, entry: &Entry) -> bool {
+        let around = Span::of(entry).widened(LAG, LAG);
+        match entry.outcome {
+            Outcome::Response { .. } => true,
+            Outcome::HostError | Outcome::NoResponse => self.deaths_in(around).next().is_some(),
+            Outcome::Refused => around.overlaps_any(&self.events.kills),
+        }
+    }
+
+    /// Whether an execution then may have run without a lease.
+    fn may_be_unleased(&self, span: Span) -> bool {
+        span.overlaps_any(&self.outages) || is_near(&self.slow, span)
+    }
+
+    /// Whether a strict response then may have been sent before its count was written:
+    /// after an attempt that failed. A slow lease is none.
+    fn may_be_unwritten(&self, span: Span) -> bool {
+        span.overlaps_any(&self.outages) || is_near(&self.cuts, span)
+    }
+
+    /// The fatal requests that the host responded to while Redis replied at once. Each
+    /// of them ended its instance under a lease, or was taken along by another that was
+    /// in flight at the same time. So of those that overlap at least one had begun.
+    fn certain_crashes(&self, entries: &[Entry]) -> i64 {
+        if self.durability == Durability::Relaxed {
+            return 0;
+        }
+        let fatal = entries
+            .iter()
+            .filter(|entry| is_death(entry) && entry.outcome == Outcome::HostError);
+        let mut fatal: Vec<_> = fatal.map(Span::of).collect();
+        fatal.sort_by_key(|span| span.from);
+        let mut groups: Vec<Span> = Vec::new();
+        for span in fatal {
+            match groups.last_mut() {
+                Some(last) if span.from <= last.to => last.to = last.to.max(span.to),
+                _ => groups.push(span),
+            }
+        }
+        groups.retain(|group| {
+            !self.may_be_unleased(*group) && !group.overlaps_any(&self.events.forgotten)
+        });
+        groups.len() as i64
+    }
+}
+
+fn is_death(entry: &Entry) -> bool {
+    matches!(entry.kind, Kind::Trap | Kind::Loop)
+        && matches!(entry.outcome, Outcome::HostError | Outcome::NoResponse)
+}
+
+/// Whether one of these moments, which are in order, is near a span.
+fn is_near(moments: &[Duration], span: Span) -> bool {
+    let around = span.widened(SLOW_WAIT, SLOW_WAIT);
+    let first = moments.partition_point(|&at| at < around.from);
+    moments.get(first).is_some_and(|&at| at <= around.to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn span(from: u64, to: u64) -> Span {
+        Span {
+            from: at(from),
+            to: at(to),
+        }
+    }
+
+    fn entry(kind: Kind, sent: u64, ended: u64, outcome: Outcome) -> Entry {
+        Entry {
+            phase: Phase::Deadly,
+            kind,
+            sent: at(sent),
+            ended: at(ended),
+            outcome,
+        }
+    }
+
+    fn response(sent: u64, instance: u64) -> Entry {
+        entry(
+            Kind::Success,
+            sent,
+            sent + 5,
+            Outcome::Response { instance },
+        )
+    }
+
+    fn died(kind: Kind, sent: u64, ended: u64) -> Entry {
+        entry(kind, sent, ended, Outcome::HostError)
+    }
+
+    /// How many of the responses may be counted as something else than their result,
+    /// and how many may not be counted at all.
+    fn in_doubt(entries: &[Entry], events: &Events, durability: Durability) -> (i64, i64) {
+        let expected = Expected::of(entries, events, durability);
+        let success = expected.series[&execution_series(ExecutionStatus::Success)];
+        let executions = expected.executions;
+        let lost = executions.responses + expected.fatal.1 - executions.least;
+        (success.responses - success.least, lost)
+    }
+
+    use Durability::{Exact, Relaxed, Strict};
+
+    #[test]
+    fn a_response_is_in_doubt_shortly_before_a_death_of_an_instance_not_seen_again() {
+        let trap = died(Kind::Trap, 1_000, 1_003);
+        for (entries, count) in [
+            (vec![response(980, 1), trap], 1),
+            (vec![response(400, 1), trap], 0),
+            (vec![response(980, 1), trap, response(1_010, 2)], 1),
+            (vec![response(980, 1), trap, response(1_010, 1)], 0),
+            // Sent before the death: its response proves nothing.
+            (vec![response(980, 1), trap, response(1_001, 1)], 2),
+            // A loop holds its instance for all its time.
+            (vec![response(980, 1), died(Kind::Loop, 1_000, 1_600)], 1),
+        ] {
+            let events = Events::default();
+            let of = |durability| in_doubt(&entries, &events, durability);
+            assert_eq!(of(Exact), (count, 0), "{entries:?}: it has a lease");
+            assert_eq!(of(Strict), (0, 0), "{entries:?}: it is counted before");
+            assert_eq!(of(Relaxed), (count, count), "{entries:?}");
+        }
+    }
+
+    #[test]
+    fn an_instance_that_responded_to_all_it_takes_died_of_no_request() {
+        let of_one: Vec<_> = (0..128)
+            .map(|number| response(960 + number / 4, 1))
+            .collect();
+        let trap = died(Kind::Trap, 1_000, 1_003);
+        let count = |entries: &[Entry], events: &Events| {
+            in_doubt(&[entries, &[trap]].concat(), events, Exact).0
+        };
+        let mut events = Events::default();
+        assert_eq!(count(&of_one, &events), 0);
+        assert_eq!(count(&of_one[1..], &events), 127);
+        events.kills = vec![span(1_000, 1_500)];
+        assert_eq!(
+            count(&of_one, &events),
+            128,
+            "it may have died with the runtime"
+        );
+    }
+
+    #[test]
+    fn near_a_slow_lease_a_response_waits_for_longer_and_may_have_no_lease() {
+        let entries = [response(700, 1), died(Kind::Trap, 1_000, 1_003)];
+        for (slow, cuts, exact, strict) in [
+            (&[][..], &[][..], (0, 0), (0, 0)),
+            // It waited for its count; but not after an error.
+            (&[5_000, 600], &[], (1, 1), (0, 0)),
+            (&[100, 1_300], &[], (0, 0), (0, 0)),
+            (&[], &[600], (1, 1), (1, 1)),
+        ] {
+            let moments = |moments: &[u64]| moments.iter().copied().map(at).collect();
+            let events = Events {
+                slow: moments(slow),
+                cuts: moments(cuts),
+                ..Events::default()
+            };
+            assert_eq!(in_doubt(&entries, &events, Exact), exact, "{events:?}");
+            assert_eq!(in_doubt(&entries, &events, Strict), strict, "{events:?}");
+        }
+    }
+
+    #[test]
+    fn around_an_outage_more_is_in_doubt_and_may_be_lost() {
+        let events = Events {
+            outages: vec![span(500, 1_000)],
+            ..Events::default()
+        };
+        for (sent, death, count) in [
+            (600, 2_100, 1),
+            (1_000, 2_100, 1),
+            (2_100, 2_200, 1),
+            (300, 2_100, 0),
+            // Redis was back for long.
+            (1_000, 3_000, 0),
+        ] {
+            let entries = [response(sent, 1), died(Kind::Trap, death, death + 3)];
+            for durability in [Exact, Strict, Relaxed] {
+                assert_eq!(in_doubt(&entries, &events, durability), (count, count));
+            }
+        }
+    }
+
+    #[test]
+    fn what_redis_forgot_may_be_lost() {
+        let events = Events {
+            forgotten: vec![span(1_000, 2_000)],
+            ..Events::default()
+        };
+        for (sent, count) in [(850, 0), (950, 1), (1_500, 1), (2_200, 0)] {
+            for durability in [Exact, Strict] {
+                let found = in_doubt(&[response(sent, 1)], &events, durability);
+                assert_eq!(found, (count, count), "{sent}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_fatal_requests_that_overlap_one_crashed_for_certain() {
+        let entries = [
+            died(Kind::Trap, 1_000, 1_005),
+            died(Kind::Loop, 2_000, 2_500),
+            died(Kind::Trap, 2_100, 2_105),
+            died(Kind::Trap, 2_400, 2_600),
+            died(Kind::Trap, 5_000, 5_005),
+        ];
+        let mut events = Events::default();
+        assert_eq!(Expected::of(&entries, &events, Exact).fatal, (5, 3));
+        assert_eq!(Expected::of(&entries, &events, Relaxed).fatal, (5, 0));
+        events.outages = vec![span(4_900, 4_950)];
+        assert_eq!(Expected::of(&entries, &events, Exact).fatal, (5, 2));
+    }
+
+    #[test]
+    fn a_missing_response_without_a_death_is_reported() {
+        let entries = [
+            died(Kind::Trap, 1_000, 1_005),
+            died(Kind::Success, 999, 1_006),
+            died(Kind::Success, 3_000, 3_005),
+            entry(Kind::Success, 9_000, 9_001, Outcome::Refused),
+        ];
+        let mut events = Events::default();
+        let expected = Expected::of(&entries, &events, Exact);
+        assert_eq!(expected.unexplained.1, 2);
+        assert_eq!(
+            expected.executions.most, 3,
+            "nothing was sent where nothing listens"
+        );
+        events.kills = vec![span(2_990, 9_000)];
+        assert_eq!(Expected::of(&entries, &events, Exact).unexplained.1, 0);
+    }
+}

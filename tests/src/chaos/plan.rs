@@ -1,0 +1,240 @@
+//! The options of a run, and its faults: the same seed gives the same faults.
+
+use std::{fmt, time::Duration};
+
+use clap::ValueEnum;
+use fastrand::Rng;
+
+/// The number of kinds of faults.
+pub const FAULT_KINDS: usize = 6;
+
+/// The options of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Chooses faults and requests.
+    pub seed: u64,
+    /// The duration of the load, in seconds.
+    pub seconds: u64,
+    /// The variable `metrics_durability`.
+    pub durability: Durability,
+    /// Redis's `appendfsync`.
+    pub fsync: Fsync,
+    /// The most requests a second.
+    pub rate: u64,
+}
+
+/// What Redis acknowledges before a request goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Durability {
+    /// Nothing: a death loses what was not written yet.
+    Relaxed,
+    /// A lease before the algorithm runs: a death loses no execution.
+    Exact,
+    /// The lease, and the result before the response: a death takes no response back.
+    Strict,
+}
+
+impl Durability {
+    /// The variable's value.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Relaxed => "relaxed",
+            Self::Exact => "exact",
+            Self::Strict => "strict",
+        }
+    }
+}
+
+/// When Redis's append-only file reaches the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Fsync {
+    /// Before each reply: a kill of Redis loses nothing.
+    Always,
+    /// Every second: a kill is made to lose the last second, as a power cut may.
+    Everysec,
+}
+
+impl Fsync {
+    /// The option's value.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Everysec => "everysec",
+        }
+    }
+}
+
+/// A fault. The longest waits are below the 5 s by which a lease outlives its
+/// execution, so that no single fault makes a result late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Kills Redis (-9) and starts it again on its append-only file. The application
+    /// finds it refusing connections for at least this time.
+    KillRedis(Duration),
+    /// SIGSTOP, and SIGCONT after this time: Redis accepts what is sent, and executes
+    /// it then.
+    SuspendRedis(Duration),
+    /// Cuts all connections between the application and Redis.
+    CutConnections,
+    /// Drops Redis's replies for this time, then cuts the connections: the calls were
+    /// executed.
+    DropReplies(Duration),
+    /// Holds the calls on the existing connections for this time; others pass. So a
+    /// lease arrives after its result, and a batch after its repetition.
+    DelayCalls(Duration),
+    /// Kills the application's runtime (-9) and starts it again.
+    KillRuntime,
+}
+
+impl Fault {
+    /// The name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KillRedis(_) => "kill Redis",
+            Self::SuspendRedis(_) => "stop Redis",
+            Self::CutConnections => "cut connections",
+            Self::DropReplies(_) => "drop replies",
+            Self::DelayCalls(_) => "delay calls",
+            Self::KillRuntime => "kill the runtime",
+        }
+    }
+
+    /// The shortest time that it lasts.
+    #[must_use]
+    pub fn duration(self) -> Duration {
+        match self {
+            Self::KillRedis(time)
+            | Self::SuspendRedis(time)
+            | Self::DropReplies(time)
+            | Self::DelayCalls(time) => time,
+            Self::CutConnections | Self::KillRuntime => Duration::ZERO,
+        }
+    }
+}
+
+/// Whether executions that trap or loop are sent. A death takes other requests' counts
+/// along, which would hide a count that another fault lost or doubled. So the requests
+/// of the two phases take different routes and are counted apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// No instance dies: every response is counted.
+    Calm,
+    /// Instances die.
+    Deadly,
+}
+
+impl Phase {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Calm, Self::Deadly];
+}
+
+/// A fault, and the pause before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// The time since the end of the fault before.
+    pub pause: Duration,
+    /// The fault.
+    pub fault: Fault,
+    /// The phase of the requests during it.
+    pub phase: Phase,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.fault.name())?;
+        if self.fault.duration() > Duration::ZERO {
+            write!(out, " for {} ms", self.fault.duration().as_millis())?;
+        }
+        out.write_str(match self.phase {
+            Phase::Calm => " (calm)",
+            Phase::Deadly => " (deadly)",
+        })
+    }
+}
+
+/// The faults of a run of this many seconds. Each six in a row, from the first on, are
+/// of six kinds, so that a short run has them all.
+#[must_use]
+pub fn steps(seed: u64, seconds: u64) -> Vec<Step> {
+    let mut rng = Rng::with_seed(seed);
+    let mut left = Duration::from_secs(seconds);
+    let mut steps = Vec::new();
+    loop {
+        let mut faults: [Fault; FAULT_KINDS] = [
+            Fault::KillRedis(millis(&mut rng, 0, 1_500)),
+            Fault::SuspendRedis(millis(&mut rng, 100, 3_000)),
+            Fault::CutConnections,
+            Fault::DropReplies(millis(&mut rng, 50, 1_500)),
+            Fault::DelayCalls(millis(&mut rng, 400, 1_500)),
+            Fault::KillRuntime,
+        ];
+        rng.shuffle(&mut faults);
+        for fault in faults {
+            let pause = millis(&mut rng, 2_000, 4_000);
+            let phase = match fault {
+                Fault::KillRuntime => Phase::Deadly,
+                _ if rng.bool() => Phase::Deadly,
+                _ => Phase::Calm,
+            };
+            // Without the time that servers need to start.
+            let needed = pause + fault.duration();
+            if needed > left {
+                return steps;
+            }
+            left -= needed;
+            steps.push(Step {
+                pause,
+                fault,
+                phase,
+            });
+        }
+    }
+}
+
+fn millis(rng: &mut Rng, least: u64, most: u64) -> Duration {
+    Duration::from_millis(rng.u64(least..=most))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Of the short run of `cargo xtask test`. Written down: another version of the
+    /// generator would change what a seed in a report means.
+    #[test]
+    fn a_seed_gives_the_same_faults() {
+        let text: Vec<_> = steps(4483, 20).iter().map(Step::to_string).collect();
+        // In the calm phase, where every response has to be counted: replies in doubt,
+        // late leases, and a Redis away for longer than an instance tries.
+        assert_eq!(
+            text,
+            [
+                "drop replies for 345 ms (calm)",
+                "delay calls for 977 ms (calm)",
+                "cut connections (calm)",
+                "stop Redis for 1877 ms (calm)",
+                "kill the runtime (deadly)",
+                "kill Redis for 677 ms (deadly)",
+            ]
+        );
+        assert_ne!(steps(7, 600), steps(8, 600));
+    }
+
+    #[test]
+    fn steps_end_in_time_and_begin_with_each_kind_once() {
+        for seed in 0..50 {
+            let steps = steps(seed, 30);
+            let times = steps.iter().map(|step| step.pause + step.fault.duration());
+            let time: Duration = times.sum();
+            assert!(time <= Duration::from_secs(30), "{time:?}");
+            let first = steps.iter().take(FAULT_KINDS);
+            let kinds: BTreeSet<_> = first.map(|step| step.fault.name()).collect();
+            assert_eq!(kinds.len(), FAULT_KINDS, "{steps:?}");
+        }
+    }
+}
