@@ -1,8 +1,7 @@
 //! `cargo xtask test`: every check of a change, the fastest first.
 //!
 //! Native code is compiled once for checks and once for tests: all cargo commands
-//! select the whole workspace, since another selection would unite other features
-//! and compile the dependencies again, and all use the release profile.
+//! select the whole workspace in the release profile (docs/adr/0023).
 
 use std::process::Command;
 
