@@ -427,7 +427,7 @@ impl Value for i64 {
 }
 
 /// The smallest step of a sum that may be torn, in stored units: half of what the
-/// carry cell counts. A read may see a sum before its carry was taken out of it and
+/// carry cell counts. A read may see a sum before its carry was moved and
 /// the carry after, or the other way round. The step is accepted if the next read
 /// shows it again.
 const TORN_STEP: i128 = 1 << 61;

@@ -344,7 +344,7 @@ mod tests {
                 ("algorithm=\"b\"".into(), 1)
             ])
         );
-        // Taken for a second, to run out at 5 s: taken at 4 s.
+        // A lease of one second that expires at 5 s began at 4 s.
         assert!((leases.oldest_age_seconds(4500) - 0.5).abs() < 1e-9);
         assert!(leases.oldest_age_seconds(3000).abs() < 1e-9);
     }

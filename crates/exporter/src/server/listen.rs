@@ -195,7 +195,10 @@ mod tests {
             let (near, _far) = duplex(4);
             let mut near = with_write_timeout(near, LIMIT);
             let began = tokio::time::Instant::now();
-            let error = near.write_all(b"12345").await.expect_err("nobody reads");
+            let error = near
+                .write_all(b"12345")
+                .await
+                .expect_err("the client does not read");
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
             assert_eq!(began.elapsed().as_secs(), LIMIT.as_secs());
         });
