@@ -28,9 +28,9 @@ impl Response {
     /// The value of a header, by its name in any case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        let headers = self.head.lines().filter_map(|line| line.split_once(": "));
+        let headers = self.head.lines().filter_map(|line| line.split_once(':'));
         let mut named = headers.filter(|(header, _)| header.eq_ignore_ascii_case(name));
-        named.next().map(|(_, value)| value)
+        named.next().map(|(_, value)| value.trim())
     }
 
     /// The body as text.
@@ -217,6 +217,26 @@ mod tests {
         assert_eq!(get_text(responding(response), "/").expect("a text"), "abcd");
         let cut = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nab";
         assert!(get(responding(cut), "/").is_err());
+    }
+
+    #[test]
+    fn a_response_ends_with_its_length_or_with_the_connection() {
+        // The connection stays open for as long as the listener lives.
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port exists");
+        let address = listener.local_addr().expect("it is bound");
+        let began = std::time::Instant::now();
+        thread::scope(|scope| {
+            let text = scope.spawn(|| get_text(address, "/"));
+            let (mut stream, _) = listener.accept().expect("the test connects");
+            let response = b"HTTP/1.1 200 OK\r\nContent-Length:2\r\n\r\nab";
+            stream.write_all(response).expect("the test reads");
+            assert_eq!(text.join().expect("no panic").expect("a text"), "ab");
+        });
+        assert!(began.elapsed() < TIMEOUT);
+        assert_eq!(
+            get_text(responding("HTTP/1.1 200 OK\r\n\r\nabc"), "/").expect("a text"),
+            "abc"
+        );
     }
 
     #[test]
