@@ -72,10 +72,7 @@ impl Scraper {
     /// shows Redis as down.
     pub(crate) async fn scrape(&self, client_timeout: Option<Duration>) -> Arc<Snapshot> {
         let started = Instant::now();
-        let limit = client_timeout.map_or(self.timeout, |client_timeout| {
-            let limit = client_timeout.saturating_sub(MARGIN);
-            self.timeout.min(limit.max(client_timeout / 2))
-        });
+        let limit = limit(self.timeout, client_timeout);
         let read = async {
             let (sender, snapshot) = oneshot::channel();
             self.queue.send(sender).await.ok()?;
@@ -88,6 +85,14 @@ impl Scraper {
         };
         Snapshot::new(Err(failure), started, &self.metrics)
     }
+}
+
+/// The time that a scrape may take, within the exporter's and the client's time-out.
+fn limit(timeout: Duration, client_timeout: Option<Duration>) -> Duration {
+    client_timeout.map_or(timeout, |client_timeout| {
+        let limit = client_timeout.saturating_sub(MARGIN);
+        timeout.min(limit.max(client_timeout / 2))
+    })
 }
 
 async fn read_loop(
@@ -147,6 +152,25 @@ impl Log {
                 );
             }
             Err(_logged) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_second_of_the_clients_time_out_is_left_for_the_response() {
+        for (client, expected) in [
+            (None, 8_000),
+            (Some(10_000), 8_000),
+            (Some(8_000), 7_500),
+            (Some(1_000), 500),
+            (Some(600), 300),
+        ] {
+            let limit = limit(Duration::from_secs(8), client.map(Duration::from_millis));
+            assert_eq!(limit, Duration::from_millis(expected), "{client:?}");
         }
     }
 }

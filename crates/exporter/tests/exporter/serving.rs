@@ -242,7 +242,7 @@ fn has_the_documented_routes_and_no_others() {
         if status == 200 {
             let post = exporter.request(&format!("POST {path}"), &[]);
             assert_eq!(post.status, 405, "{path}");
-            assert_eq!(post.header("allow"), Some("get,head"), "{path}");
+            assert_eq!(post.header("allow"), Some("GET,HEAD"), "{path}");
         }
     }
 }
