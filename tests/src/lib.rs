@@ -1,16 +1,13 @@
-//! What the end-to-end tests share beside `functional-scaffold-testkit`, and the
-//! program `chaos`.
+//! What the end-to-end tests and `chaos` share beside `functional-scaffold-testkit`.
 //!
 //! # Layout
 //! - [`service`]: the application with a Redis of its own
 //! - [`batch_log`]: the batches in the application's log, and replaying them
 //! - [`expositions`]: expositions as other parsers read them
-//! - [`chaos`]: load and faults together, and whether every count is right
 
 #![forbid(unsafe_code)]
 
 pub mod batch_log;
-pub mod chaos;
 pub mod expositions;
 pub mod service;
 

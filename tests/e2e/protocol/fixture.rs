@@ -1,4 +1,4 @@
-//! A store on a redis-server of its own, with one component's executions.
+//! A store on its own redis-server, with one component's executions.
 
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, LeasedExecution, SentBatch},
@@ -13,11 +13,10 @@ use crate::Result;
 
 /// The name of the one algorithm.
 const ALGORITHM: &str = "a";
-/// How long a lease runs that is not to run out: beyond all that really
-/// passes in a test.
+/// The duration of a lease that does not expire by itself during a test.
 pub(crate) const LONG_MS: u64 = 1_000_000;
 
-/// A batch was stored, and nothing of it refused.
+/// The reply to a batch that was stored, with nothing of it refused.
 pub(crate) const STORED: ApplyReply = ApplyReply::Stored {
     lease_time_millis: 0,
     refused: Vec::new(),
@@ -58,7 +57,7 @@ impl Fixture {
         }
     }
 
-    /// That execution, succeeded.
+    /// The success of that execution.
     pub(crate) fn success(&self, lease: &Lease) -> LeasedExecution {
         let mut increments = Batch::default();
         let execution = FinishedExecution {
@@ -92,7 +91,7 @@ impl Fixture {
         family.expect("the catalog has it").key.clone()
     }
 
-    /// Sends a batch. When it was stored is left out of the answer.
+    /// Sends a batch. The lease time is left out of the reply.
     pub(crate) fn apply(&mut self, batch: &SentBatch) -> Result<ApplyReply> {
         let mut applied = self.store.apply(batch)?;
         if let ApplyReply::Stored {
@@ -109,7 +108,7 @@ impl Fixture {
         self.store.settle(1, &metric_keys(&self.catalog))
     }
 
-    /// How many leases are open, and how many executions succeeded and crashed.
+    /// The numbers of open leases, successes and crashes.
     pub(crate) fn counts(&mut self) -> Result<(usize, i128, i128)> {
         let key = self.key("algorithm_executions_total");
         let cells = self.store.counters(std::slice::from_ref(&key))?;

@@ -1,6 +1,5 @@
-//! The property: whatever the order of events, model and store agree after
-//! each of them, and every execution that Redis heard of has exactly one end
-//! or is in flight.
+//! The property: in any order of events, model and store agree after each of them, and
+//! every execution that Redis heard of has exactly one end or is in flight.
 
 use std::cell::Cell;
 
@@ -13,7 +12,7 @@ use proptest::{
 
 use super::{
     store::Store,
-    world::{Delivery, Fate, INSTANCES, Step, World},
+    world::{BatchDelivery, INSTANCES, LeaseDelivery, Step, World},
 };
 use crate::Result;
 
@@ -65,25 +64,25 @@ fn step() -> impl Strategy<Value = Step> {
         1 => instance.prop_map(|instance| Step::Crash { instance }),
         4 => any::<bool>().prop_map(|knows_all_keys| Step::Settle { knows_all_keys }),
         2 => (1..4_i64).prop_map(|grid_lines| Step::Pass { grid_lines }),
-        2 => (0..3_i64).prop_map(|grid_lines| Step::StandStill { grid_lines }),
+        2 => (0..3_i64).prop_map(|grid_lines| Step::Pause { grid_lines }),
         1 => (1..3_i64).prop_map(|grid_lines| Step::ClockBack { grid_lines }),
     ]
 }
 
-fn delivery() -> impl Strategy<Value = Delivery> {
+fn delivery() -> impl Strategy<Value = LeaseDelivery> {
     prop_oneof![
-        4 => Just(Delivery::Acknowledged),
-        1 => Just(Delivery::Lost),
-        3 => Just(Delivery::Delayed),
+        4 => Just(LeaseDelivery::Acknowledged),
+        1 => Just(LeaseDelivery::Lost),
+        3 => Just(LeaseDelivery::Delayed),
     ]
 }
 
-fn fate() -> impl Strategy<Value = Fate> {
+fn fate() -> impl Strategy<Value = BatchDelivery> {
     prop_oneof![
-        4 => Just(Fate::Answered),
-        2 => Just(Fate::ReplyLost),
-        1 => Just(Fate::Lost),
-        3 => Just(Fate::Delayed),
+        4 => Just(BatchDelivery::Answered),
+        2 => Just(BatchDelivery::ReplyLost),
+        1 => Just(BatchDelivery::Lost),
+        3 => Just(BatchDelivery::Delayed),
     ]
 }
 
@@ -95,7 +94,7 @@ fn status() -> impl Strategy<Value = ExecutionStatus> {
     ]
 }
 
-/// Durations, also such as fill a sum at once.
+/// Durations, some of which fill a sum at once.
 fn nanos() -> impl Strategy<Value = u64> {
     prop_oneof![1..1_000_000_u64, Just(MAX_INCREMENT)]
 }

@@ -1,4 +1,4 @@
-//! Readers that make up for what Redis lost.
+//! Readers restore counts that Redis lost.
 
 use functional_scaffold_protocol::{
     batch::{Batch, MAX_INCREMENT},
@@ -19,13 +19,15 @@ fn lost(by: u64) -> Batch {
     lost
 }
 
-/// Of two readers that see the same loss, one makes up for it.
+/// Of two readers that see the same loss, one restores it.
 #[test]
 fn a_loss_is_made_up_for_once() -> Result {
     let mut fixture = Fixture::start()?;
     let epoch = fixture.settle()?.epoch;
     let add = |fixture: &mut Fixture, version: Option<&str>, next| {
-        fixture.store.add_offsets(&epoch, version, next, &lost(3))
+        fixture
+            .store
+            .add_lost_counts(&epoch, version, next, &lost(3))
     };
     assert_eq!(add(&mut fixture, None, "a")?, ADDED);
     let before = fixture.store.dump()?;
@@ -38,7 +40,7 @@ fn a_loss_is_made_up_for_once() -> Result {
     assert_eq!(fixture.store.dump()?, before);
     assert_eq!(add(&mut fixture, Some("a"), "b")?, ADDED);
     assert_eq!(fixture.server.cells("m:lost:m:a")?["x=\"1\""], 6);
-    // A sum carries as it does where it is counted.
+    // A sum carries as in its own hash.
     let key = "m:lost:m:h".to_owned();
     let sums = fixture.store.counters(std::slice::from_ref(&key))?;
     let twice = 2 * i128::from(MAX_INCREMENT);
@@ -47,15 +49,15 @@ fn a_loss_is_made_up_for_once() -> Result {
     Ok(())
 }
 
-/// What a reader lost sight of before a removal does not come back by it.
+/// A removal is not undone by a reader that saw the counts before.
 #[test]
-fn a_removal_overtakes_the_offsets_of_what_was_read_before() -> Result {
+fn a_removal_overtakes_lost_counts_that_were_read_before() -> Result {
     let mut fixture = Fixture::start()?;
     let epoch = fixture.settle()?.epoch;
     let label_set = ["x=\"1\"".to_owned()];
     let add = |fixture: &mut Fixture, version: &str| {
         let version = Some(version).filter(|version| !version.is_empty());
-        (fixture.store).add_offsets(&epoch, version, "a", &lost(3))
+        (fixture.store).add_lost_counts(&epoch, version, "a", &lost(3))
     };
     assert_eq!(add(&mut fixture, "")?, ADDED);
     fixture.store.remove(0xb, "m:a", &label_set)?;
@@ -68,9 +70,9 @@ fn a_removal_overtakes_the_offsets_of_what_was_read_before() -> Result {
     Ok(())
 }
 
-/// Whoever has heard of the last removal hears of the next.
+/// A reader that has read the last removal reads the next one.
 #[test]
-fn no_removal_has_the_number_of_one_before() -> Result {
+fn the_numbers_of_removals_always_rise() -> Result {
     let mut fixture = Fixture::start()?;
     let mut number = |lose: bool| -> Result<i64> {
         if lose {
@@ -98,11 +100,11 @@ fn no_removal_has_the_number_of_one_before() -> Result {
 }
 
 #[test]
-fn a_wipe_leaves_no_offsets_and_takes_none_of_before() -> Result {
+fn a_wipe_leaves_no_lost_counts_and_takes_none_from_before() -> Result {
     let mut fixture = Fixture::start()?;
     let before = fixture.settle()?.epoch;
     let add = |fixture: &mut Fixture, epoch: &str, version: Option<&str>| {
-        fixture.store.add_offsets(epoch, version, "a", &lost(3))
+        fixture.store.add_lost_counts(epoch, version, "a", &lost(3))
     };
     assert_eq!(add(&mut fixture, &before, None)?, ADDED);
     fixture.store.remove(1, "m:h", &["|x".to_owned()])?;
@@ -122,12 +124,13 @@ fn a_wipe_leaves_no_offsets_and_takes_none_of_before() -> Result {
 }
 
 #[test]
-fn a_store_that_was_wiped_gets_no_offsets_of_the_one_before() -> Result {
+fn a_store_that_was_wiped_takes_no_lost_counts_of_the_one_before() -> Result {
     let mut fixture = Fixture::start()?;
     let before = fixture.settle()?.epoch;
     fixture.store.call::<()>(&["FLUSHALL"])?;
-    let add =
-        |fixture: &mut Fixture, epoch: &str| fixture.store.add_offsets(epoch, None, "a", &lost(3));
+    let add = |fixture: &mut Fixture, epoch: &str| {
+        fixture.store.add_lost_counts(epoch, None, "a", &lost(3))
+    };
     assert_eq!(add(&mut fixture, &before)?, AddLostCountsReply::Overtaken);
     let now = fixture.store.settle(0xb, &[])?.epoch;
     assert_eq!(add(&mut fixture, &before)?, AddLostCountsReply::Overtaken);

@@ -1,4 +1,4 @@
-//! How much of Redis's memory the ids take that it remembers.
+//! The memory that remembered ids take in Redis.
 
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, SentBatch},
@@ -8,15 +8,14 @@ use functional_scaffold_protocol::{
 use super::{fixture::Fixture, store::Store};
 use crate::Result;
 
-/// What `docs/protocol.md` says is enough, at 10,000 requests/s and 128
-/// requests an instance.
+/// The bound in `docs/protocol.md`, at 10,000 requests/s and 128 requests an instance.
 const REQUESTS_A_SECOND: u64 = 10_000;
 const REQUESTS_A_WRITER: u64 = 128;
 const APPLIED_BOUND_BYTES: u64 = 32 * 1024 * 1024;
-/// And of each closed lease.
+/// The bound of each closed lease.
 const CLOSED_BOUND_BYTES: u64 = 160;
 
-/// Part of the time for which ids are remembered.
+/// A part of the time for which ids are remembered.
 const SECONDS: u64 = 600;
 
 fn used(store: &mut Store) -> Result<u64> {
@@ -44,7 +43,7 @@ fn memory_of_applied_ids_stays_bounded() -> Result {
             let batch = SentBatch {
                 id: BatchId {
                     started_at: 1_000_000_000 + writer * SECONDS / writers,
-                    // Spread over 64 bits, as random ones are.
+                    // Spread over 64 bits, like random ones.
                     nonce: writer.wrapping_mul(0x9e37_79b9_7f4a_7c15),
                     sequence: REQUESTS_A_WRITER,
                 },

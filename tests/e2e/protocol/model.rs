@@ -1,5 +1,4 @@
-//! What the protocol promises, in maps and numbers: written from
-//! `docs/protocol.md`, with neither Redis nor its scripts.
+//! The promises of `docs/protocol.md`, in maps and numbers, without Redis.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,17 +8,17 @@ use functional_scaffold_protocol::{
     lease::Lease,
 };
 
-/// How long ids are remembered, in milliseconds.
+/// The time for which ids are remembered.
 pub(crate) const REMEMBERED_MS: i64 = 7_200_000;
-/// What passes between two scripts beyond this extends every open lease.
-pub(crate) const STILL_MS: i64 = 5_000;
+/// The most time between two scripts that counts for leases; a longer pause extends them.
+pub(crate) const MAX_PAUSE_MS: i64 = 5_000;
 
 /// A store that keeps the protocol.
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     /// Key and field of each counter, a sum and its carry as one number.
     pub(crate) counters: BTreeMap<(String, String), i128>,
-    /// Open leases by their ids, with the lease time at which each runs out.
+    /// Open leases by their ids, with the lease time at which each expires.
     pub(crate) open: BTreeMap<String, (Lease, i64)>,
     /// Closed leases' ids, with the lease time until which each is remembered.
     pub(crate) closed: BTreeMap<String, i64>,
@@ -27,15 +26,14 @@ pub(crate) struct Model {
     pub(crate) applied: BTreeMap<u64, Bucket>,
     /// The time that passed by Redis's clock.
     pub(crate) wall: i64,
-    /// The time that passed for leases: it neither steps back, nor runs on
-    /// while no script does.
+    /// The time that passed for leases: it neither steps back nor passes in pauses.
     pub(crate) lease_time: i64,
     since_script: i64,
     clock_kept: bool,
     epoch: Option<u64>,
 }
 
-/// What is remembered of the writers that began in the same second.
+/// The writers that started in the same second.
 #[derive(Debug, Default)]
 pub(crate) struct Bucket {
     /// The last number of each writer.
@@ -45,7 +43,7 @@ pub(crate) struct Bucket {
 }
 
 impl Model {
-    /// Time passes while scripts run all along.
+    /// Time passes while scripts run.
     pub(crate) fn pass_busy(&mut self, millis: i64) {
         self.wall += millis;
         self.lease_time += millis;
@@ -53,12 +51,12 @@ impl Model {
     }
 
     /// Time passes, or steps back, without a script.
-    pub(crate) fn pass_still(&mut self, millis: i64) {
+    pub(crate) fn pass_paused(&mut self, millis: i64) {
         self.wall += millis;
         if self.clock_kept {
             self.since_script += millis;
         } else {
-            // Nothing to tell a stand-still by, and no lease to extend.
+            // Without a clock there is no pause, and no lease to extend.
             self.lease_time += millis;
         }
         self.forget_ids();
@@ -69,20 +67,20 @@ impl Model {
     }
 
     fn run_script(&mut self) {
-        self.lease_time += self.since_script.clamp(0, STILL_MS);
+        self.lease_time += self.since_script.clamp(0, MAX_PAUSE_MS);
         self.since_script = 0;
         self.clock_kept = true;
     }
 
-    /// A component begins; lease time.
+    /// A component starts; gives the lease time.
     pub(crate) fn begin(&mut self, epoch: u64) -> i64 {
         self.run_script();
         self.epoch.get_or_insert(epoch);
         self.lease_time
     }
 
-    /// Takes a lease that began at this lease time. Whether it counts: not if it
-    /// was closed before it came.
+    /// Takes a lease that began at this lease time; false if it was closed before it
+    /// arrived, and counts nothing.
     pub(crate) fn take(&mut self, lease: &Lease, lease_time: i64) -> bool {
         let due = lease_time.saturating_add_unsigned(lease.millis);
         self.open.insert(lease.id.clone(), (lease.clone(), due));
@@ -108,7 +106,7 @@ impl Model {
         bucket.last.insert(batch.id.nonce, batch.id.sequence);
         bucket.until = self.wall + REMEMBERED_MS;
         if !ids.clone().all(|id| self.open.contains_key(id)) {
-            // Also those that have come, which does no harm.
+            // Also those that have arrived, which does no harm.
             let until = self.lease_time + REMEMBERED_MS;
             self.closed
                 .extend(ids.clone().map(|id| (id.clone(), until)));

@@ -1,4 +1,4 @@
-//! The races that the protocol names, one by one.
+//! The races that `docs/protocol.md` names, one by one.
 
 use functional_scaffold_protocol::{
     batch::MAX_INCREMENT,
@@ -7,16 +7,16 @@ use functional_scaffold_protocol::{
 
 use super::{
     fixture::{Fixture, LONG_MS, STORED},
-    model::{REMEMBERED_MS, STILL_MS},
+    model::{MAX_PAUSE_MS, REMEMBERED_MS},
     store::Passing,
 };
 use crate::Result;
 
-/// Longer than any lease here.
+/// Longer than any lease in these tests.
 const LONGER_MS: i64 = 1_100_000;
-/// More than really passes in a test, less than any distance that decides.
+/// More than a test takes, less than any difference that matters.
 const TOLERANCE_MS: i64 = 100_000;
-/// How old the clock may be that the scripts keep.
+/// The age that the stored clock may have.
 const CLOCK_KEPT_MS: i64 = 100;
 
 #[test]
@@ -53,14 +53,14 @@ fn a_lease_that_counts_nothing_is_removed_by_any_reader() -> Result {
 }
 
 #[test]
-fn a_lease_that_landed_late_is_known_after_a_stand_still_of_any_length() -> Result {
+fn a_lease_that_arrived_late_is_recognised_after_a_pause_of_any_length() -> Result {
     let mut fixture = Fixture::start()?;
     let lease = fixture.lease(1, LONG_MS);
     let batch = fixture.batch(1, &[&lease]);
     fixture.apply(&batch)?;
     fixture.store.lease(std::slice::from_ref(&lease))?;
-    // It is not shorter for ids than for leases.
-    fixture.store.pass(2 * REMEMBERED_MS, Passing::Still)?;
+    // Ids are remembered for as long as leases.
+    fixture.store.pass(2 * REMEMBERED_MS, Passing::Paused)?;
     assert_eq!(fixture.settle()?.leases, 0);
     fixture.store.pass(LONGER_MS, Passing::Busy)?;
     assert_eq!(fixture.settle()?.leases, 0);
@@ -104,7 +104,7 @@ fn a_result_after_its_lease_ran_out_is_late_and_changes_nothing() -> Result {
     assert_eq!(without.remove_late(std::slice::from_ref(&gone.id)), 1);
     assert_eq!(fixture.apply(&without)?, STORED);
     assert_eq!(fixture.counts()?, (0, 1, 1));
-    // A copy of what was sent first, that was long on its way.
+    // A delayed copy of the first batch.
     assert_eq!(fixture.apply(&sent)?, ApplyReply::Duplicate);
     fixture.store.lease(std::slice::from_ref(&gone))?;
     assert_eq!(fixture.settle()?.leases, 0);
@@ -145,7 +145,7 @@ fn a_batch_that_comes_after_later_ones_of_its_writer_is_a_duplicate() -> Result 
 }
 
 #[test]
-fn a_stand_still_of_redis_extends_open_leases() -> Result {
+fn a_pause_extends_open_leases() -> Result {
     let mut fixture = Fixture::start()?;
     let lease = fixture.lease(1, LONG_MS);
     fixture.store.lease(&[lease])?;
@@ -153,18 +153,18 @@ fn a_stand_still_of_redis_extends_open_leases() -> Result {
         let open = fixture.store.kept()?.open;
         Ok(open.values().map(|due| due - time).collect())
     };
-    for stand_stills in 1..4 {
-        fixture.store.pass(LONGER_MS, Passing::Still)?;
+    for pauses in 1..4 {
+        fixture.store.pass(LONGER_MS, Passing::Paused)?;
         let settled = fixture.settle()?;
         assert_eq!(settled.leases, 0, "extended at the first script");
         let left = left(&mut fixture, settled.lease_time_millis)?;
-        let expected = i64::try_from(LONG_MS)? - stand_stills * STILL_MS;
+        let expected = i64::try_from(LONG_MS)? - pauses * MAX_PAUSE_MS;
         assert!(
             left.iter().all(|left| (left - expected).abs() < 2_000),
             "{left:?} are left of {expected} ms"
         );
     }
-    // While scripts run, time counts.
+    // While scripts run, time passes for leases.
     fixture.store.pass(LONGER_MS, Passing::Busy)?;
     assert_eq!(fixture.settle()?.leases, 1);
     assert_eq!(fixture.counts()?, (0, 0, 1));
@@ -172,15 +172,15 @@ fn a_stand_still_of_redis_extends_open_leases() -> Result {
 }
 
 #[test]
-fn a_store_that_was_emptied_after_a_stand_still_is_told_of_by_its_first_answer() -> Result {
+fn a_store_that_was_emptied_after_a_pause_is_recognised_by_its_first_reply() -> Result {
     let mut fixture = Fixture::start()?;
     fixture.store.begin(1)?;
-    fixture.store.pass(LONGER_MS, Passing::Still)?;
-    let told = fixture.store.begin(1)?;
+    fixture.store.pass(LONGER_MS, Passing::Paused)?;
+    let known_time = fixture.store.begin(1)?;
     fixture.store.call::<()>(&["FLUSHALL"])?;
-    // One that does not know it yet: it runs out at once, and is counted so.
+    // An instance that does not know it yet: its lease expires at once.
     let [early, next] = [1, 2].map(|number| fixture.lease(number, LONG_MS));
-    fixture.store.take(&early, told)?;
+    fixture.store.take(&early, known_time)?;
     assert_eq!(fixture.settle()?.leases, 1);
     let late = fixture.batch(1, &[&early]);
     assert_eq!(fixture.apply(&late)?, ApplyReply::Late(vec![early.id]));
@@ -198,12 +198,12 @@ fn a_store_that_was_emptied_after_a_stand_still_is_told_of_by_its_first_answer()
 }
 
 #[test]
-fn a_stand_still_extends_leases_whichever_script_is_the_first_after_it() -> Result {
+fn a_pause_extends_leases_whichever_script_runs_first_after_it() -> Result {
     for first in 0..4 {
         let mut fixture = Fixture::start()?;
         let [lease, other] = [1, 2].map(|number| fixture.lease(number, LONG_MS));
         fixture.store.lease(&[lease])?;
-        fixture.store.pass(LONGER_MS, Passing::Still)?;
+        fixture.store.pass(LONGER_MS, Passing::Paused)?;
         if first == 0 {
             fixture.store.lease(&[other])?;
         } else if first == 1 {
@@ -250,7 +250,7 @@ fn a_clock_that_steps_back_neither_ends_leases_nor_keeps_them_for_ever() -> Resu
             "{passed} ms"
         );
     }
-    // It goes on from there, and does not wait for the year to pass.
+    // The clock goes on from there, and does not wait for the year to pass.
     let kept = fixture.store.kept()?.state["last_ms"].parse::<i64>()?;
     let ahead = kept - fixture.store.time()?;
     assert!(ahead.abs() < TOLERANCE_MS, "{ahead} ms");
@@ -357,7 +357,7 @@ fn sums_carry_at_2_62() -> Result {
             Some(&total)
         );
         let sum = fixture.server.cells(key)?.get(field).copied().unwrap_or(0);
-        // Doubles round to 512 near 2^62; so far it may carry early.
+        // Near 2^62 a double is a multiple of 512, so it may carry early.
         assert!((-512..1 << 62).contains(&sum), "{sum}");
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! Redis in a state that refuses the scripts, or parts of them: either nothing
-//! has happened and an error says why, or what could not be is named.
+//! Redis in a state that refuses the scripts, or parts of them: either nothing changes
+//! and an error names the cause, or the reply names the refused parts.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use functional_scaffold_testkit::process::poll_until;
 use super::fixture::{Fixture, LONG_MS, STORED};
 use crate::Result;
 
-/// What calls a script, or the command for a lease.
+/// Calls a script, or the command for a lease.
 type CallScript = fn(&mut Fixture) -> Result;
 
 const REGISTER: CallScript = |fixture| {
@@ -18,9 +18,9 @@ const REGISTER: CallScript = |fixture| {
     fixture.store.register(7, &nothing).map(|_reply| ())
 };
 
-const KNOWN: CallScript = |fixture| {
+const IS_REGISTERED: CallScript = |fixture| {
     let nothing = Registration::new([], &[]);
-    fixture.store.known(&nothing).map(|_reply| ())
+    fixture.store.is_registered(&nothing).map(|_reply| ())
 };
 const APPLY: CallScript = |fixture| {
     let lease = fixture.lease(2, 0);
@@ -56,10 +56,10 @@ const ALL: [CallScript; 7] = [
     WIPE,
 ];
 
-/// A store with some of everything: a batch, leases that ran out and one that
-/// did not, and ids closed long ago, which the next script is to forget. Its
-/// clock was kept long enough ago to be kept again.
-fn furnished() -> Result<Fixture> {
+/// A store with some of everything: a batch, open leases of which two have expired, and
+/// an id closed long ago, which the next script forgets. Its clock is old enough to be
+/// written again.
+fn filled_store() -> Result<Fixture> {
     let mut fixture = Fixture::start()?;
     let [first, second, third] = [(0, LONG_MS), (1, 0), (2, 0)];
     let leases = [first, second, third].map(|(number, millis)| fixture.lease(number, millis));
@@ -80,7 +80,7 @@ fn furnished() -> Result<Fixture> {
     Ok(fixture)
 }
 
-/// The script raises an error that holds `reason`, and nothing has changed.
+/// The script raises an error that contains `reason`, and nothing changes.
 fn assert_refused_whole(fixture: &mut Fixture, call: CallScript, reason: &str) -> Result {
     let before = fixture.store.dump()?;
     let error = call(fixture).expect_err("it is refused");
@@ -92,7 +92,7 @@ fn assert_refused_whole(fixture: &mut Fixture, call: CallScript, reason: &str) -
 
 #[test]
 fn a_script_is_refused_whole_while_redis_is_read_only() -> Result {
-    let mut fixture = furnished()?;
+    let mut fixture = filled_store()?;
     let lease = fixture.lease(2, 0);
     let batch = fixture.batch(2, &[&lease]);
     fixture.store.call::<()>(&["REPLICAOF", "127.0.0.1", "1"])?;
@@ -107,10 +107,10 @@ fn a_script_is_refused_whole_while_redis_is_read_only() -> Result {
 
 #[test]
 fn a_script_is_refused_whole_while_redis_cannot_save() -> Result {
-    let mut fixture = furnished()?;
+    let mut fixture = filled_store()?;
     let lease = fixture.lease(2, 0);
     let batch = fixture.batch(2, &[&lease]);
-    // A folder is where the snapshot is to be.
+    // A folder has the name of the snapshot.
     let (_, folder): (String, String) = fixture.store.call(&["CONFIG", "GET", "dir"])?;
     std::fs::create_dir(std::path::Path::new(&folder).join("dump.rdb"))?;
     let store = &mut fixture.store;
@@ -133,7 +133,7 @@ fn a_script_is_refused_whole_while_redis_cannot_save() -> Result {
 
 #[test]
 fn a_batch_is_refused_whole_while_redis_is_full() -> Result {
-    let mut fixture = furnished()?;
+    let mut fixture = filled_store()?;
     let lease = fixture.lease(2, 0);
     let batch = fixture.batch(2, &[&lease]);
     fixture
@@ -150,10 +150,10 @@ fn a_batch_is_refused_whole_while_redis_is_full() -> Result {
     Ok(())
 }
 
-/// What has run out is settled even then, or left, but nothing between.
+/// An expired lease is settled even then or left, and never in part.
 #[test]
 fn leases_are_settled_once_also_while_redis_is_full() -> Result {
-    let mut fixture = furnished()?;
+    let mut fixture = filled_store()?;
     fixture
         .store
         .call::<()>(&["CONFIG", "SET", "maxmemory", "1"])?;
@@ -177,7 +177,7 @@ fn keys_of_a_wrong_type_refuse_a_script_whole() -> Result {
                 APPLY_WITHOUT_LEASES,
                 SETTLE,
                 REGISTER,
-                KNOWN,
+                IS_REGISTERED,
                 REMOVE,
                 WIPE,
             ],
@@ -187,7 +187,7 @@ fn keys_of_a_wrong_type_refuse_a_script_whole() -> Result {
         ("m:removed", &[REMOVE]),
     ] {
         for call in calls {
-            let mut fixture = furnished()?;
+            let mut fixture = filled_store()?;
             fixture.store.call::<()>(&["SET", key, "text"])?;
             assert_refused_whole(&mut fixture, *call, "WRONGTYPE")
                 .or_else(|_| assert_refused_whole(&mut fixture, *call, "wrong kind"))?;
@@ -312,8 +312,8 @@ fn a_member_that_is_no_lease_is_removed_and_named() -> Result {
 }
 
 #[test]
-fn a_clock_that_is_no_number_is_begun_anew() -> Result {
-    let mut fixture = furnished()?;
+fn an_invalid_clock_is_started_again() -> Result {
+    let mut fixture = filled_store()?;
     for field in ["last_ms", "shift_ms"] {
         fixture.store.call::<()>(&["HSET", "m:state", field, "x"])?;
     }

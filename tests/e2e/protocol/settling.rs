@@ -1,12 +1,12 @@
-//! Which call settles expired leases, how many at a time, and in spite of which
-//! others.
+//! Expired leases are settled by readers, a page at a time, also behind leases of other
+//! components.
 
 use functional_scaffold_protocol::lease::Lease;
 
 use super::fixture::{Fixture, LONG_MS, STORED, metric_keys};
 use crate::Result;
 
-/// A hash that only components of another layout count in.
+/// A hash of components with another layout.
 const OTHER_KEY: &str = "m:algorithm_counter@other";
 
 #[test]
@@ -49,7 +49,7 @@ fn at_most_a_hundred_leases_are_settled_at_a_time() -> Result {
 }
 
 #[test]
-fn leases_that_count_in_unknown_keys_are_left_to_those_who_know_them() -> Result {
+fn leases_that_count_in_unknown_keys_are_left_to_other_readers() -> Result {
     let mut fixture = Fixture::start()?;
     let mut foreign = fixture.lease(1, 0);
     foreign.count[1].0 = OTHER_KEY.to_owned();
@@ -66,14 +66,14 @@ fn leases_that_count_in_unknown_keys_are_left_to_those_who_know_them() -> Result
     Ok(())
 }
 
-/// A lease that ran out, of a component of another layout.
+/// An expired lease of a component with another layout.
 fn others_lease(fixture: &Fixture, number: u64) -> Lease {
     let mut lease = fixture.lease(number, 0);
     lease.count[1].0 = OTHER_KEY.to_owned();
     lease
 }
 
-/// As many as two pages and a half of others' leases ran out, and after them one of
+/// Two and a half pages of expired leases of another component, and after them one of
 /// the component's own.
 fn behind_others() -> Result<Fixture> {
     let mut fixture = Fixture::start()?;
@@ -81,7 +81,7 @@ fn behind_others() -> Result<Fixture> {
         .map(|number| others_lease(&fixture, number))
         .collect();
     fixture.store.lease(&others)?;
-    // Behind them also where they all come in the same millisecond.
+    // Behind them even if all of them expire in the same millisecond.
     let key = "m:leases";
     let own = fixture.lease(900, 0);
     fixture.store.lease(std::slice::from_ref(&own))?;
@@ -90,7 +90,7 @@ fn behind_others() -> Result<Fixture> {
 }
 
 #[test]
-fn a_reader_settles_what_stands_behind_others_leases() -> Result {
+fn a_reader_settles_leases_behind_those_of_others() -> Result {
     let mut fixture = behind_others()?;
     let catalog = fixture.catalog.clone();
     let keys = metric_keys(&catalog);
@@ -106,7 +106,7 @@ fn a_reader_settles_what_stands_behind_others_leases() -> Result {
     }
     assert_eq!(settled, [0, 0, 1]);
     assert_eq!(fixture.counts()?, (250, 0, 1));
-    // Those who know the key settle the others, page by page.
+    // Readers that know the key settle the others, page by page.
     let keys = [&keys[..], &[OTHER_KEY]].concat();
     let page = fixture.store.settle_page(1, 0, &keys)?;
     assert_eq!((page.leases, page.next_skip), (100, Some(0)));
@@ -122,7 +122,7 @@ fn batches_keep_the_clock_ten_times_a_second_at_most() -> Result {
     let mut fixture = Fixture::start()?;
     let ahead = (fixture.store.time()? + 5_000).to_string();
     for (sequence, flushed, is_kept) in [
-        // Within the last tenth of a second, as far as this test knows.
+        // Within the last tenth of a second, unless the machine is very slow.
         (1, fixture.store.time()?.to_string(), false),
         (2, (fixture.store.time()? - 100).to_string(), true),
         // A clock that stepped back.

@@ -1,6 +1,5 @@
-//! The scripts of the protocol, called on a redis-server of the tests, and all
-//! that they leave there. Time is moved by moving what is stored: the scripts
-//! read Redis's own clock.
+//! The scripts of the protocol on a redis-server, and everything that they store there.
+//! The scripts read Redis's clock, so time passes by moving the stored times.
 
 use std::collections::BTreeMap;
 
@@ -20,8 +19,8 @@ use redis::{Connection, FromRedisValue, Value};
 
 use crate::Result;
 
-/// Moves the past: the scores of both sorted sets and `flushed_ms` by `ARGV[1]`,
-/// `last_ms` by `ARGV[2]`, and what is left to live of applied ids by `ARGV[1]`.
+/// Moves the stored times back: the scores of both sorted sets, `flushed_ms` and the
+/// expiry of applied ids by `ARGV[1]`, `last_ms` by `ARGV[2]`.
 const MOVE_PAST: &str = r"
 for k = 2, 3 do
   for _, member in ipairs(redis.call('ZRANGE', KEYS[k], 0, -1)) do
@@ -54,13 +53,13 @@ pub(crate) struct Store {
 /// How time passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Passing {
-    /// Other scripts ran all the while.
+    /// Other scripts ran meanwhile.
     Busy,
-    /// No script ran, whether for want of traffic or because Redis stood still.
-    Still,
+    /// No script ran, because there was no traffic or Redis was suspended.
+    Paused,
 }
 
-/// What the scripts keep beside the metric hashes.
+/// Everything that the scripts store beside the metric hashes.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Kept {
     /// Member and score of each open lease.
@@ -124,10 +123,10 @@ impl Store {
         Ok(ApplyReply::decode(self.script(&Script::APPLY, &call)?)?)
     }
 
-    /// Lease time, as a component learns it when it begins.
+    /// The lease time, as a component gets it when it starts.
     pub(crate) fn begin(&mut self, epoch: u64) -> Result<i64> {
         let nothing = Registration::new([], &[]);
-        match self.known(&nothing)? {
+        match self.is_registered(&nothing)? {
             Some(lease_time_millis) => Ok(lease_time_millis),
             None => Ok(self.register(epoch, &nothing)?.lease_time_millis),
         }
@@ -144,9 +143,9 @@ impl Store {
         Ok(RegisterReply::decode(registration, reply)?)
     }
 
-    /// Lease time, as a component learns it that begins after another one; None
-    /// if it has to register.
-    pub(crate) fn known(&mut self, registration: &Registration) -> Result<Option<i64>> {
+    /// The lease time, as a component gets it that starts after another one; none if it
+    /// has to register.
+    pub(crate) fn is_registered(&mut self, registration: &Registration) -> Result<Option<i64>> {
         let call = is_registered_call(&self.prefix, registration);
         Ok(decode_is_registered(
             self.script(&Script::IS_REGISTERED, &call)?,
@@ -166,7 +165,7 @@ impl Store {
         leases.iter().try_for_each(|lease| self.take(lease, time))
     }
 
-    /// Makes the next batch write the clock, however soon it comes.
+    /// Makes the next batch write the clock, however soon it is sent.
     pub(crate) fn forget_flush(&mut self) -> Result {
         let key = state_key(&self.prefix);
         self.call(&["HDEL", &key, "flushed_ms"])
@@ -188,8 +187,8 @@ impl Store {
         Ok(SettleReply::decode(self.script(&Script::SETTLE, &call)?)?)
     }
 
-    /// Adds to offsets, as the exporter does.
-    pub(crate) fn add_offsets(
+    /// Adds lost counts, as the exporter does.
+    pub(crate) fn add_lost_counts(
         &mut self,
         epoch: &str,
         version: Option<&str>,
@@ -222,7 +221,7 @@ impl Store {
         let applied: Vec<String> = self.call(&["KEYS", &format!("{}applied:*", self.prefix)])?;
         let since_script = match passing {
             Passing::Busy => 0,
-            Passing::Still => millis,
+            Passing::Paused => millis,
         };
         redis::cmd("EVAL")
             .arg(MOVE_PAST)
@@ -243,7 +242,7 @@ impl Store {
         Ok(seconds * 1_000 + micros / 1_000)
     }
 
-    /// Reads what is kept beside the metric hashes.
+    /// Reads everything but the metric hashes.
     pub(crate) fn kept(&mut self) -> Result<Kept> {
         let (open, closed, state): (Scores, Scores, _) = redis::pipe()
             .cmd("ZRANGE")
@@ -292,8 +291,8 @@ impl Store {
         Ok(counters)
     }
 
-    /// Reads the applied ids of a writer's bucket and how many milliseconds
-    /// they are still remembered; nothing if there are none.
+    /// Reads the applied ids of a writer's bucket, if it has any, and the milliseconds
+    /// until they are forgotten.
     pub(crate) fn applied(&mut self, id: &BatchId) -> Result<(BTreeMap<String, u64>, i64)> {
         let key = applied_key(&self.prefix, id);
         Ok(redis::pipe()

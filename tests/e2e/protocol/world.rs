@@ -26,13 +26,13 @@ use super::{
 };
 use crate::Result;
 
-/// One step. An index counts among what there is at that moment.
+/// One step. An index is taken modulo the number of its targets.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Step {
     /// An execution begins under a lease.
     Begin {
         instance: usize,
-        lease: Delivery,
+        lease: LeaseDelivery,
         grid_lines: u64,
     },
     /// An execution begins without one.
@@ -43,58 +43,58 @@ pub(crate) enum Step {
         status: ExecutionStatus,
         nanos: u64,
     },
-    /// An instance sends its frozen batch again, or freezes what waits.
-    Flush { instance: usize, fate: Fate },
+    /// An instance sends its frozen batch again, or freezes a new one.
+    Flush {
+        instance: usize,
+        fate: BatchDelivery,
+    },
     /// A lease that was delayed arrives.
     LeaseArrives { index: usize },
-    /// A copy of a batch that was delayed arrives; nobody waits for the answer.
+    /// A copy of a batch that was delayed arrives; its reply is lost.
     BatchArrives { index: usize },
-    /// An instance gives its frozen batch, or what waits, to the log, and takes a
-    /// new name.
+    /// An instance logs its frozen batch, or a new one, and takes a new nonce.
     GiveUp { instance: usize },
-    /// A batch is applied from the log, where it stays.
+    /// A logged batch is replayed, and stays in the log.
     Replay { index: usize },
-    /// An instance dies with what it has.
+    /// An instance dies, and its unsent counts with it.
     Crash { instance: usize },
-    /// The exporter settles what ran out.
+    /// The exporter settles expired leases.
     Settle { knows_all_keys: bool },
     /// Time passes while scripts run.
     Pass { grid_lines: i64 },
     /// No script runs for a while.
-    StandStill { grid_lines: i64 },
+    Pause { grid_lines: i64 },
     /// Redis's clock steps back.
     ClockBack { grid_lines: i64 },
 }
 
-/// What becomes of a lease on its way.
+/// The fate of a lease in transit.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Delivery {
+pub(crate) enum LeaseDelivery {
     Acknowledged,
     Lost,
     Delayed,
 }
 
-/// What becomes of a batch on its way.
+/// The fate of a batch in transit.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Fate {
+pub(crate) enum BatchDelivery {
     Answered,
     ReplyLost,
     Lost,
     Delayed,
 }
 
-/// The grid of time in milliseconds: whatever passes is a multiple of it but
-/// for short stand-stills, leases run out between its lines, and ids are
-/// remembered for four and a half. So the milliseconds that really pass decide
-/// nothing.
+/// The grid of time in milliseconds. Time passes in multiples of it, apart from short
+/// pauses; leases expire between its lines; ids are remembered for four and a half. So
+/// the milliseconds that a test takes decide nothing.
 pub(crate) const GRID_MS: i64 = 1_600_000;
-/// A stand-still too short to extend leases by.
+/// A pause too short to extend leases by.
 const SHORT_MS: i64 = 3_000;
-/// How many instances there are at a time. The last one is of a component that
-/// counts in hashes of its own.
+/// Instances at a time. The last one is of a component with its own metric hashes.
 pub(crate) const INSTANCES: usize = 3;
 
-/// What is true of an execution, whoever knows it.
+/// The facts of an execution, whether or not Redis has heard of them.
 #[derive(Debug)]
 struct Fact {
     lease: Option<Lease>,
@@ -105,7 +105,6 @@ struct Fact {
     counted_late: bool,
 }
 
-/// Everything.
 pub(crate) struct World {
     store: Store,
     model: Model,
@@ -114,18 +113,18 @@ pub(crate) struct World {
     instances: Vec<Instance>,
     names: u64,
     facts: Vec<Fact>,
-    delayed_leases: Vec<SentLease>,
-    delayed_batches: Vec<Letter>,
-    log: Vec<Logged>,
+    delayed_leases: Vec<LeaseInTransit>,
+    delayed_batches: Vec<BatchInTransit>,
+    log: Vec<LoggedBatch>,
     registrations: u64,
     settlings: u64,
-    /// The time that passed, whatever Redis's clock says.
+    /// The time that passed, by a clock that never steps back.
     age: i64,
     began: Instant,
 }
 
 impl World {
-    /// Begins with an empty store.
+    /// Starts with an empty store.
     pub(crate) fn new(store: Store) -> Self {
         let usual = Catalog::new(&store.prefix);
         let mut other = usual.clone();
@@ -157,7 +156,7 @@ impl World {
         world
     }
 
-    /// Does a step and compares.
+    /// Does a step, and compares store and model.
     pub(crate) fn step(&mut self, step: Step) -> Result {
         self.act(step)?;
         self.compare()?;
@@ -192,8 +191,8 @@ impl World {
                 _ => Ok(()),
             },
             Step::BatchArrives { index } => match take(&mut self.delayed_batches, index) {
-                Some(letter) if self.is_fresh(letter.oldest) => {
-                    self.deliver(&letter).map(|_unheard| ())
+                Some(in_transit) if self.is_fresh(in_transit.oldest) => {
+                    self.deliver(&in_transit).map(|_unheard| ())
                 }
                 _ => Ok(()),
             },
@@ -208,9 +207,9 @@ impl World {
             }
             Step::Settle { knows_all_keys } => self.settle(knows_all_keys),
             Step::Pass { grid_lines } => self.pass(grid_lines * GRID_MS, Passing::Busy),
-            Step::StandStill { grid_lines: 0 } => self.pass(SHORT_MS, Passing::Still),
-            Step::StandStill { grid_lines } => self.pass(grid_lines * GRID_MS, Passing::Still),
-            Step::ClockBack { grid_lines } => self.pass(-grid_lines * GRID_MS, Passing::Still),
+            Step::Pause { grid_lines: 0 } => self.pass(SHORT_MS, Passing::Paused),
+            Step::Pause { grid_lines } => self.pass(grid_lines * GRID_MS, Passing::Paused),
+            Step::ClockBack { grid_lines } => self.pass(-grid_lines * GRID_MS, Passing::Paused),
         }
     }
 
@@ -218,20 +217,24 @@ impl World {
         self.age += millis.max(0);
         match passing {
             Passing::Busy => self.model.pass_busy(millis),
-            Passing::Still => self.model.pass_still(millis),
+            Passing::Paused => self.model.pass_paused(millis),
         }
-        // Moved as what is stored.
+        // Moved like the stored times.
         for sent in &mut self.delayed_leases {
             sent.began[0] -= millis;
         }
-        for told in self.instances.iter_mut().filter_map(|of| of.told.as_mut()) {
-            told.lease_time[0] -= millis;
+        for known_time in self
+            .instances
+            .iter_mut()
+            .filter_map(|of| of.known_time.as_mut())
+        {
+            known_time.lease_time[0] -= millis;
         }
         self.store.pass(millis, passing)
     }
 }
 
-/// Each execution is one of its own algorithm, so that its end is seen.
+/// Each execution has its own algorithm, so that its end can be told from others.
 fn label_of(execution: usize) -> String {
     format!("e{execution}")
 }
@@ -252,13 +255,13 @@ struct Instance {
     waiting: Batch,
     finished: Vec<LeasedExecution>,
     executions: Vec<usize>,
-    frozen: Option<Letter>,
-    told: Option<Told>,
+    frozen: Option<BatchInTransit>,
+    known_time: Option<KnownTime>,
 }
 
-/// Lease time as an instance was told it last, in the store and in the model.
+/// The lease time that an instance got last, in the store and in the model.
 #[derive(Debug, Clone, Copy)]
-struct Told {
+struct KnownTime {
     lease_time: [i64; 2],
     age: i64,
 }
@@ -277,13 +280,13 @@ impl World {
             finished: Vec::new(),
             executions: Vec::new(),
             frozen: None,
-            told: None,
+            known_time: None,
         }
     }
 
     fn new_name(&mut self) -> (u64, u64) {
         self.names += 1;
-        // Any time in the past does: the clock may have stepped back a lot.
+        // Any time in the past: the clock may have stepped back.
         let now = 1_000_000_000 + self.model.wall / 1_000;
         (self.names, now.unsigned_abs())
     }
@@ -308,48 +311,50 @@ impl World {
         execution
     }
 
-    fn begin(&mut self, instance: usize, delivery: Delivery, grid_lines: u64) -> Result {
+    fn begin(&mut self, instance: usize, delivery: LeaseDelivery, grid_lines: u64) -> Result {
         let grid = GRID_MS.unsigned_abs();
-        // Due at once, or between two lines of the grid.
+        // Expires at once, or between two lines of the grid.
         let millis = (grid_lines * grid).saturating_sub(grid / 2);
         let execution = self.new_execution(instance, Some(millis));
-        let mut began = self.reckon(instance)?;
+        let mut began = self.lease_time_of(instance)?;
         if millis == 0 {
-            // Due at once, and not only by a millisecond or so.
+            // Expired by more than the milliseconds that the test takes.
             began = began.map(|began| began - GRID_MS / 2);
         }
         let lease = self.facts[execution].lease.clone();
-        let sent = SentLease {
+        let sent = LeaseInTransit {
             execution,
             lease: lease.context("it has one")?,
             began,
         };
         match delivery {
-            Delivery::Acknowledged => self.lease(&sent)?,
-            Delivery::Lost => {}
-            Delivery::Delayed => self.delayed_leases.push(sent),
+            LeaseDelivery::Acknowledged => self.lease(&sent)?,
+            LeaseDelivery::Lost => {}
+            LeaseDelivery::Delayed => self.delayed_leases.push(sent),
         }
         Ok(())
     }
 
-    /// Lease time as an instance reckons it, by a clock that runs on while that
-    /// stands: from what it was told last, or when it registers now.
-    fn reckon(&mut self, instance: usize) -> Result<[i64; 2]> {
+    /// The lease time by an instance's own clock, which runs during pauses: from the time
+    /// that it got last, or that it gets now by registering.
+    fn lease_time_of(&mut self, instance: usize) -> Result<[i64; 2]> {
         let age = self.age;
-        // No instance lives for longer without a batch, or it is another one.
-        let told = self.instances[instance].told;
-        let told = match told.filter(|told| age - told.age <= GRID_MS) {
-            Some(told) => told,
+        // No instance lives for longer without a batch.
+        let known_time = self.instances[instance].known_time;
+        let known_time = match known_time.filter(|known_time| age - known_time.age <= GRID_MS) {
+            Some(known_time) => known_time,
             None => {
                 self.registrations += 1;
                 let epoch = self.registrations;
                 let lease_time = [self.store.begin(epoch)?, self.model.begin(epoch)];
                 *self.instances[instance]
-                    .told
-                    .insert(Told { lease_time, age })
+                    .known_time
+                    .insert(KnownTime { lease_time, age })
             }
         };
-        Ok(told.lease_time.map(|time| time + age - told.age))
+        Ok(known_time
+            .lease_time
+            .map(|time| time + age - known_time.age))
     }
 
     fn finish(&mut self, index: usize, status: ExecutionStatus, nanos: u64) {
@@ -394,7 +399,7 @@ impl World {
         }
     }
 
-    /// This instance, or else the next one that has something to write.
+    /// This instance, or else the next one that has counts to write.
     fn with_something(&self, instance: usize) -> usize {
         let following = (instance..INSTANCES).chain(0..instance);
         let mut full = following.filter(|&next| {
@@ -414,7 +419,7 @@ impl World {
         let began = executions
             .iter()
             .map(|&execution| self.facts[execution].began);
-        of.frozen = Some(Letter {
+        of.frozen = Some(BatchInTransit {
             batch: SentBatch {
                 id: BatchId {
                     started_at: of.started_at,
@@ -432,9 +437,12 @@ impl World {
     fn give_up(&mut self, instance: usize) {
         let instance = self.with_something(instance);
         self.freeze(instance);
-        if let Some(letter) = self.instances[instance].frozen.take() {
+        if let Some(in_transit) = self.instances[instance].frozen.take() {
             let given_up = self.age;
-            self.log.push(Logged { letter, given_up });
+            self.log.push(LoggedBatch {
+                in_transit,
+                given_up,
+            });
             let (nonce, started_at) = self.new_name();
             let of = &mut self.instances[instance];
             (of.nonce, of.started_at, of.sequence) = (nonce, started_at, 0);
@@ -444,68 +452,68 @@ impl World {
 
 // What instances send, and its effect in the store and in the model.
 
-/// For how long after it was given up a batch is replayed.
+/// The time after which a logged batch is too old to replay.
 const REPLAYED_MS: i64 = 3_600_000;
 
-/// A batch as it was sent, with the executions that it counts without a lease.
+/// A batch that was sent, with the executions that it counts without a lease.
 #[derive(Debug, Clone)]
-struct Letter {
+struct BatchInTransit {
     batch: SentBatch,
     executions: Vec<usize>,
-    /// The time from which on ids may be forgotten that it depends on.
+    /// The begin of its oldest execution: it depends on ids since then.
     oldest: i64,
 }
 
-/// A lease as it was sent.
+/// A lease that was sent.
 #[derive(Debug, Clone)]
-struct SentLease {
+struct LeaseInTransit {
     execution: usize,
     lease: Lease,
-    /// When it begins, in the store and in the model.
+    /// Its begin, in the store and in the model.
     began: [i64; 2],
 }
 
 /// A batch in the log.
 #[derive(Debug, Clone)]
-struct Logged {
-    letter: Letter,
+struct LoggedBatch {
+    in_transit: BatchInTransit,
     given_up: i64,
 }
 
 impl World {
-    fn lease(&mut self, sent: &SentLease) -> Result {
+    fn lease(&mut self, sent: &LeaseInTransit) -> Result {
         let [store, model] = sent.began;
         self.store.take(&sent.lease, store)?;
         self.facts[sent.execution].landed = self.model.take(&sent.lease, model);
         Ok(())
     }
 
-    fn flush(&mut self, instance: usize, fate: Fate) -> Result {
+    fn flush(&mut self, instance: usize, fate: BatchDelivery) -> Result {
         let instance = self.with_something(instance);
         self.freeze(instance);
-        let Some(letter) = self.instances[instance].frozen.clone() else {
+        let Some(in_transit) = self.instances[instance].frozen.clone() else {
             return Ok(());
         };
-        if !self.is_fresh(letter.oldest) {
-            // No instance lives that long: an execution has its limit, and a
-            // batch lingers for a second.
+        if !self.is_fresh(in_transit.oldest) {
+            // No instance lives that long: executions have a limit, and an instance
+            // lingers for a second.
             self.instances[instance] = self.new_instance(instance);
             return Ok(());
         }
         match fate {
-            Fate::Lost => Ok(()),
-            Fate::Delayed => {
-                self.delayed_batches.push(letter);
+            BatchDelivery::Lost => Ok(()),
+            BatchDelivery::Delayed => {
+                self.delayed_batches.push(in_transit);
                 Ok(())
             }
-            Fate::ReplyLost => self.deliver(&letter).map(|_unheard| ()),
-            Fate::Answered => match self.deliver(&letter)? {
+            BatchDelivery::ReplyLost => self.deliver(&in_transit).map(|_unheard| ()),
+            BatchDelivery::Answered => match self.deliver(&in_transit)? {
                 ApplyReply::Stored {
                     lease_time_millis, ..
                 } => {
                     let of = &mut self.instances[instance];
                     of.frozen = None;
-                    of.told = Some(Told {
+                    of.known_time = Some(KnownTime {
                         lease_time: [lease_time_millis, self.model.lease_time],
                         age: self.age,
                     });
@@ -528,21 +536,20 @@ impl World {
         let Some(logged) = self.log.get(index % self.log.len().max(1)).cloned() else {
             return Ok(());
         };
-        let Logged {
-            mut letter,
+        let LoggedBatch {
+            mut in_transit,
             given_up,
         } = logged;
         let too_old = self.age - given_up >= REPLAYED_MS;
-        // Nor is an execution slower than its limit by more than the rest of
-        // the time for which ids are remembered.
-        let too_slow = given_up - letter.oldest >= REMEMBERED_MS - REPLAYED_MS;
+        // No execution exceeds its limit by more than ids are remembered.
+        let too_slow = given_up - in_transit.oldest >= REMEMBERED_MS - REPLAYED_MS;
         if too_old || too_slow {
             return Ok(());
         }
-        if let ApplyReply::Late(ids) = self.deliver(&letter)? {
-            let catalog = self.catalog_of(&letter.batch).clone();
-            remove_late(&catalog, &mut letter, &ids)?;
-            let again = self.deliver(&letter)?;
+        if let ApplyReply::Late(ids) = self.deliver(&in_transit)? {
+            let catalog = self.catalog_of(&in_transit.batch).clone();
+            remove_late(&catalog, &mut in_transit, &ids)?;
+            let again = self.deliver(&in_transit)?;
             ensure!(
                 matches!(again, ApplyReply::Stored { .. }),
                 "{again:?} without the late"
@@ -551,24 +558,28 @@ impl World {
         Ok(())
     }
 
-    fn deliver(&mut self, letter: &Letter) -> Result<ApplyReply> {
-        // Otherwise it depends on real milliseconds whether it writes the clock.
+    fn deliver(&mut self, in_transit: &BatchInTransit) -> Result<ApplyReply> {
+        // Otherwise the real time decides whether it writes the clock.
         self.store.forget_flush()?;
-        let reply = self.store.apply(&letter.batch)?;
-        let mut expected = self.model.apply(&letter.batch);
+        let reply = self.store.apply(&in_transit.batch)?;
+        let mut expected = self.model.apply(&in_transit.batch);
         if let ApplyReply::Stored {
             lease_time_millis, ..
         } = &mut expected
         {
-            // The clock was kept with it.
+            // The batch wrote the clock.
             let kept = self.store.kept()?.lease_time();
             *lease_time_millis = kept.context("the clock is kept")?;
         }
-        agree("the answer to a batch", &reply, &expected)?;
+        agree("the reply to a batch", &reply, &expected)?;
         if matches!(reply, ApplyReply::Stored { .. }) {
-            let leased = letter.batch.leased.iter().map(|leased| &leased.lease.id);
+            let leased = in_transit
+                .batch
+                .leased
+                .iter()
+                .map(|leased| &leased.lease.id);
             let leased: BTreeSet<_> = leased.collect();
-            for &execution in &letter.executions {
+            for &execution in &in_transit.executions {
                 let fact = &mut self.facts[execution];
                 let lease = fact.lease.as_ref().map(|lease| &lease.id);
                 if lease.is_none_or(|id| leased.contains(id)) {
@@ -610,13 +621,13 @@ impl World {
     }
 }
 
-fn remove_late(catalog: &Catalog, letter: &mut Letter, ids: &[String]) -> Result {
-    let removed = letter.batch.remove_late(ids);
+fn remove_late(catalog: &Catalog, in_transit: &mut BatchInTransit, ids: &[String]) -> Result {
+    let removed = in_transit.batch.remove_late(ids);
     ensure!(removed == ids.len() as u64, "{ids:?} were not all sent");
     for id in ids {
         let execution = id.rsplit('/').next().context("it ends in a number")?;
         let label = label_of(execution.parse()?);
-        catalog.record_late(&mut letter.batch.increments, &label, 1);
+        catalog.record_late(&mut in_transit.batch.increments, &label, 1);
     }
     Ok(())
 }
@@ -624,7 +635,7 @@ fn remove_late(catalog: &Catalog, letter: &mut Letter, ids: &[String]) -> Result
 // What must hold after each step.
 
 impl World {
-    /// Whether model and store hold the same.
+    /// Compares the store with the model.
     fn compare(&mut self) -> Result {
         let counters = self.store.counters(&self.keys)?;
         agree("counters", &counters, &self.model.counters)?;
@@ -673,14 +684,14 @@ impl World {
         agree("buckets", &buckets.len(), &self.model.applied.len())
     }
 
-    /// Whether every execution that Redis heard of has exactly one end, or is
-    /// in flight: by what is in Redis alone, and what is true.
+    /// Every execution that Redis heard of has exactly one end or is in flight: by the
+    /// contents of Redis and the facts, without the model.
     fn check_identity(&mut self) -> Result {
         let counters = self.store.counters(&self.keys)?;
         let kept = self.store.kept()?;
         let ids = kept.open.keys().map(|member| Ok(Lease::decode(member)?.id));
         let mut open: BTreeSet<String> = ids.collect::<Result<_>>()?;
-        // One that was closed before it came counts nothing.
+        // A lease that was closed before it arrived counts nothing.
         open.retain(|id| !kept.closed.contains_key(id));
         let sum = |family: &str, labels: &str| -> i128 {
             let families = self.catalogs.iter().filter_map(|of| of.family(family));
@@ -758,16 +769,16 @@ fn agree<T: PartialEq + Debug>(what: &str, store: &T, model: &T) -> Result {
     Ok(())
 }
 
-/// The same, of times left to run in milliseconds, which really pass.
+/// Like [`agree`], for the milliseconds that are left, which shrink during the test.
 fn agree_on_times(
     what: &str,
     store: &BTreeMap<String, i64>,
     model: &BTreeMap<String, i64>,
     began: Instant,
 ) -> Result {
-    // Now, after both were read.
+    // After both were read.
     let elapsed = i64::try_from(began.elapsed().as_millis())?;
-    // The clock is kept ten times a second, and ends are whole milliseconds.
+    // The clock is written ten times a second, in whole milliseconds.
     const SLACK: i64 = 110;
     let same = store.len() == model.len()
         && store.iter().zip(model).all(|((id, left), expected)| {

@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, fmt};
 use functional_scaffold_protocol::catalog::ExecutionStatus;
 use functional_scaffold_testkit::redis::RedisServer;
 
-use super::{
+use crate::{
     doubt::{Bounds, Expected},
     load::{Outcome, Requests, code_of, execution_series, request_series},
     log::{Logged, Report},
@@ -26,59 +26,41 @@ use super::{
     watcher::Watched,
 };
 
-/// Everything that is known at the end of a run.
 #[derive(Debug)]
-pub struct Findings {
-    /// The options.
-    pub plan: Plan,
-    /// The number of faults, by name.
-    pub faults: BTreeMap<&'static str, usize>,
-    /// The requests.
-    pub requests: Requests,
-    /// What Redis has to count.
-    pub expected: Expected,
-    /// What Redis counted.
-    pub counted: Counted,
-    /// The leases on the path to Redis.
-    pub leases: Leases,
+pub(crate) struct Findings {
+    pub(crate) plan: Plan,
+    pub(crate) faults: BTreeMap<&'static str, usize>,
+    pub(crate) requests: Requests,
+    pub(crate) expected: Expected,
+    pub(crate) counted: Counted,
+    pub(crate) leases: Leases,
     /// The leases whose results no batch contains, and how many of them never ran out.
-    pub unsettled: (usize, usize),
-    /// What the application logged.
-    pub logged: Logged,
+    pub(crate) unsettled: (usize, usize),
+    pub(crate) logged: Logged,
     /// The replays during the run, at its end, and once more.
-    pub replays: [Report; 3],
-    /// What the exporter showed.
-    pub watched: Watched,
-    /// The number of bytes from Redis that were dropped.
-    pub dropped_bytes: u64,
+    pub(crate) replays: [Report; 3],
+    pub(crate) watched: Watched,
+    pub(crate) dropped_bytes: u64,
 }
 
 /// All that Redis counted, read without the exporter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counted {
+pub(crate) struct Counted {
     /// By series of `http_requests_total` and `algorithm_executions_total`, those that
     /// are not 0.
-    pub series: BTreeMap<String, i64>,
+    pub(crate) series: BTreeMap<String, i64>,
     /// The observations in both histograms.
-    pub observed: [i64; 2],
-    /// `functional_scaffold_unleased_executions_total`.
-    pub unleased: i64,
-    /// `functional_scaffold_late_results_total`.
-    pub late: i64,
-    /// `functional_scaffold_leases_settled_total`.
-    pub settled: i64,
+    pub(crate) observed: [i64; 2],
+    pub(crate) unleased: i64,
+    pub(crate) late: i64,
+    pub(crate) settled: i64,
     /// `functional_scaffold_flush_failures_total`, by outcome.
-    pub flush_failures: BTreeMap<String, i64>,
-    /// Open leases.
-    pub open_leases: i64,
+    pub(crate) flush_failures: BTreeMap<String, i64>,
+    pub(crate) open_leases: i64,
 }
 
 impl Counted {
-    /// Reads it.
-    ///
-    /// # Errors
-    /// Redis's own.
-    pub fn read(redis: &RedisServer) -> anyhow::Result<Self> {
+    pub(crate) fn read(redis: &RedisServer) -> anyhow::Result<Self> {
         let sum = |key: &str| anyhow::Ok(redis.cells(key)?.values().sum());
         let observed = |key: &str| {
             // The buckets, beside `<labels>|sum` and its carry.
@@ -134,8 +116,7 @@ impl Counted {
 }
 
 /// Everything that is wrong, a sentence each; nothing if the promise was kept.
-#[must_use]
-pub fn judge(findings: &Findings) -> Vec<String> {
+pub(crate) fn judge(findings: &Findings) -> Vec<String> {
     let durability = findings.plan.durability;
     let (counted, expected) = (&findings.counted, &findings.expected);
     let mut wrong = judge_sums(counted);
@@ -266,7 +247,10 @@ fn check(wrong: &mut Vec<String>, what: &str, counted: i64, (least, most): (i64,
 
 /// The leases whose results no batch contains, not even a logged one: they are counted as
 /// crashed.
-pub fn unsettled<'a>(leases: &'a Leases, logged: &'a Logged) -> impl Iterator<Item = &'a String> {
+pub(crate) fn unsettled<'a>(
+    leases: &'a Leases,
+    logged: &'a Logged,
+) -> impl Iterator<Item = &'a String> {
     let passed = leases.passed.iter().filter(|(id, passed)| {
         passed.is_acknowledged
             && !passed.is_stored
@@ -277,10 +261,7 @@ pub fn unsettled<'a>(leases: &'a Leases, logged: &'a Logged) -> impl Iterator<It
 }
 
 /// The leases that never ran out.
-///
-/// # Errors
-/// Redis's own.
-pub fn is_lost(redis: &RedisServer, lease: &str) -> anyhow::Result<bool> {
+pub(crate) fn is_lost(redis: &RedisServer, lease: &str) -> anyhow::Result<bool> {
     let closed: Option<String> = redis.call(&["ZSCORE", "metrics:closed_leases", lease])?;
     Ok(closed.is_none())
 }
@@ -293,9 +274,7 @@ fn judge_leases(
     durability: Durability,
 ) -> Vec<String> {
     let mut wrong = Vec::new();
-    let passed = || leases.passed.iter().filter(|(_, passed)| !passed.is_stored);
-    let in_doubt = passed().filter(|(_, passed)| passed.is_sent && !passed.is_acknowledged);
-    let in_doubt = in_doubt.count() as i64;
+    let in_doubt = leases.in_doubt();
     if durability == Durability::Relaxed {
         check(&mut wrong, "leases", leases.acknowledged + in_doubt, (0, 0));
         check(&mut wrong, "unleased executions", counted.unleased, (0, 0));
@@ -303,8 +282,9 @@ fn judge_leases(
     }
     let crashed = counted.executions(ExecutionStatus::Crashed);
     let least = unsettled(leases, logged).count() as i64;
-    let may_crash = passed().filter(|(id, passed)| {
-        (passed.is_acknowledged || passed.is_sent) && !logged.leases.contains(*id)
+    let may_crash = leases.passed.iter().filter(|(id, passed)| {
+        let is_taken = passed.is_acknowledged || passed.is_sent;
+        is_taken && !passed.is_stored && !logged.leases.contains(*id)
     });
     let most = may_crash.count() as i64 + counted.late;
     check(&mut wrong, "crashes by leases", crashed, (least, most));
@@ -406,105 +386,119 @@ fn judge_exporter(findings: &Findings) -> Vec<String> {
 
 impl fmt::Display for Findings {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |items: Vec<String>| items.join(", ");
         let Plan {
             seed,
             seconds,
-            durability,
-            fsync,
             rate,
+            ..
         } = self.plan;
-        let (durability, fsync) = (durability.name(), fsync.name());
-        writeln!(
-            out,
-            "run         seed {seed}, {seconds} s, {durability}, appendfsync {fsync}, \
-             at most {rate} requests a second"
-        )?;
+        let (durability, fsync) = (self.plan.durability.name(), self.plan.fsync.name());
         let faults = self
             .faults
             .iter()
             .map(|(name, count)| format!("{name} {count}"));
-        writeln!(out, "faults      {}", faults.collect::<Vec<_>>().join(", "))?;
         let requests = |outcome: Outcome| {
             let entries = self.requests.entries.iter();
             entries.filter(|entry| entry.outcome == outcome).count()
         };
-        writeln!(
-            out,
-            "requests    sent {}, responses {}, of the host alone {}, none {}, not sent {}",
-            self.expected.executions.most,
-            self.expected.executions.responses,
-            requests(Outcome::HostError),
-            requests(Outcome::NoResponse),
-            requests(Outcome::Refused),
-        )?;
+        let Expected {
+            executions, fatal, ..
+        } = &self.expected;
         let Counted {
             unleased,
             late,
             settled,
+            flush_failures,
             ..
-        } = self.counted;
-        writeln!(out, "executions  unleased {unleased}, late {late}")?;
-        let passed = self.leases.passed.values();
-        let in_doubt = passed.filter(|passed| passed.is_sent && !passed.is_acknowledged);
-        writeln!(
-            out,
-            "leases      taken {}, in doubt {}; unsettled {}, ran out {settled}",
-            self.leases.acknowledged,
-            in_doubt.count(),
-            self.unsettled.0,
-        )?;
-        let outcomes = self.counted.flush_failures.iter();
-        let outcomes: Vec<_> = outcomes
-            .map(|(outcome, count)| format!("{outcome} {count}"))
-            .collect();
-        writeln!(
-            out,
-            "flushes     {}; {} bytes of replies dropped",
-            outcomes.join(", "),
-            self.dropped_bytes
-        )?;
-        writeln!(
-            out,
-            "log         {} batches with {} leased executions, {} incomplete, {} torn lines",
-            self.logged.batches,
-            self.logged.leases.len(),
-            self.logged.incomplete,
-            self.logged.torn
-        )?;
+        } = &self.counted;
+        let failures = flush_failures
+            .iter()
+            .map(|(outcome, count)| format!("{outcome} {count}"));
+        let Logged {
+            batches,
+            leases,
+            incomplete,
+            torn,
+            ..
+        } = &self.logged;
         let [shipped, first, second] = self.replays.each_ref().map(|report| report.of("applied"));
-        writeln!(
-            out,
-            "replayed    {shipped} during the run, {first} at its end, {second} once more"
-        )?;
-        writeln!(
-            out,
-            "exporter    {} scrapes, {} steps back, {} in Redis held up",
-            self.watched.scrapes,
-            self.watched.steps_back.1,
-            self.watched.regressions()
-        )?;
-        writeln!(
-            out,
-            "crashes     {} requests sent to crash; at least {} did under a lease",
-            self.expected.fatal.0, self.expected.fatal.1
-        )?;
-        let row = |out: &mut fmt::Formatter<'_>, name: &str, numbers: [String; 4]| {
-            write!(out, "  {name:<93}")?;
-            numbers
-                .iter()
-                .try_for_each(|number| write!(out, " {number:>9}"))?;
-            writeln!(out)
-        };
-        let titles = ["counted", "responses", "least", "most"];
-        row(out, "series", titles.map(str::to_owned))?;
+        for (name, text) in [
+            (
+                "run",
+                format!(
+                    "seed {seed}, {seconds} s, {durability}, appendfsync {fsync}, \
+                     at most {rate} requests a second"
+                ),
+            ),
+            ("faults", list(faults.collect())),
+            (
+                "requests",
+                format!(
+                    "sent {}, responses {}, of the host alone {}, none {}, not sent {}",
+                    executions.most,
+                    executions.responses,
+                    requests(Outcome::HostError),
+                    requests(Outcome::NoResponse),
+                    requests(Outcome::Refused),
+                ),
+            ),
+            (
+                "executions",
+                format!(
+                    "unleased {unleased}, late {late}; sent to crash {}, \
+                     of which at least {} did under a lease",
+                    fatal.0, fatal.1
+                ),
+            ),
+            (
+                "leases",
+                format!(
+                    "taken {}, in doubt {}; unsettled {}, ran out {settled}",
+                    self.leases.acknowledged,
+                    self.leases.in_doubt(),
+                    self.unsettled.0,
+                ),
+            ),
+            (
+                "flushes",
+                format!(
+                    "{}; {} bytes of replies dropped",
+                    list(failures.collect()),
+                    self.dropped_bytes
+                ),
+            ),
+            (
+                "log",
+                format!(
+                    "{batches} batches with {} leased executions, {incomplete} incomplete, \
+                     {torn} torn lines",
+                    leases.len(),
+                ),
+            ),
+            (
+                "replayed",
+                format!("{shipped} during the run, {first} at its end, {second} once more"),
+            ),
+            (
+                "exporter",
+                format!(
+                    "{} scrapes, {} steps back, {} in Redis held up",
+                    self.watched.scrapes,
+                    self.watched.steps_back.1,
+                    self.watched.regressions()
+                ),
+            ),
+        ] {
+            writeln!(out, "{name:<11} {text}")?;
+        }
+        let titles = ["counted", "responses", "least", "most"].map(|title| format!(" {title:>9}"));
+        writeln!(out, "  {:<93}{}", "series", titles.concat())?;
         for (series, bounds) in &self.expected.series {
-            let Bounds {
-                responses,
-                least,
-                most,
-            } = *bounds;
-            let numbers = [self.counted.of(series), responses, least, most];
-            row(out, series, numbers.map(|number| number.to_string()))?;
+            let counted = self.counted.of(series);
+            let numbers = [counted, bounds.responses, bounds.least, bounds.most];
+            let numbers = numbers.map(|number| format!(" {number:>9}"));
+            writeln!(out, "  {series:<93}{}", numbers.concat())?;
         }
         Ok(())
     }
@@ -519,7 +513,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::chaos::{
+    use crate::{
         doubt::Events,
         load::{Entry, Kind},
         proxy::Passed,

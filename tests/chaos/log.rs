@@ -19,7 +19,7 @@ use anyhow::{Context as _, anyhow};
 use functional_scaffold_testkit::exporter;
 use serde_json::Value;
 
-use crate::batch_log::BatchLog;
+use functional_scaffold_tests::batch_log::BatchLog;
 
 /// How often the shipper looks for new lines: so rarely that the instance that gave a
 /// batch up may write others before that one is replayed.
@@ -27,29 +27,23 @@ const SHIP: Duration = Duration::from_secs(1);
 /// The event of a lease that Redis did not acknowledge in time.
 const LEASE_GIVEN_UP: &str = "lease_given_up";
 
-/// What the log holds, read without the command.
 #[derive(Debug, Default)]
-pub struct Logged {
-    /// The number of batches.
-    pub batches: i64,
+pub(crate) struct Logged {
+    pub(crate) batches: i64,
     /// The leases of the executions in them.
-    pub leases: BTreeSet<String>,
+    pub(crate) leases: BTreeSet<String>,
     /// The number of lines about a batch that hold none, because their writer was
     /// killed meanwhile.
-    pub torn: i64,
+    pub(crate) torn: i64,
     /// The number of batches that miss lines, because their writer was killed between
     /// them.
-    pub incomplete: i64,
+    pub(crate) incomplete: i64,
     /// When leases were not acknowledged in time, since the beginning of the run.
-    pub leases_given_up: Vec<Duration>,
+    pub(crate) leases_given_up: Vec<Duration>,
 }
 
 impl Logged {
-    /// Reads the log of a run that began then.
-    ///
-    /// # Errors
-    /// A line has no time.
-    pub fn read(log: &str, began: SystemTime) -> anyhow::Result<Self> {
+    pub(crate) fn read(log: &str, began: SystemTime) -> anyhow::Result<Self> {
         let batches = BatchLog::read(log.lines());
         let mut logged = Self {
             batches: batches.batches.len() as i64,
@@ -76,12 +70,11 @@ impl Logged {
 
 /// What `replay` reported, by what it calls it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report(BTreeMap<String, i64>);
+pub(crate) struct Report(BTreeMap<String, i64>);
 
 impl Report {
     /// Reads the lines `<what>: <number>`.
-    #[must_use]
-    pub fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let line = |line: &str| {
             let (what, count) = line.split_once(": ")?;
             Some((what.to_owned(), count.parse().ok()?))
@@ -90,20 +83,17 @@ impl Report {
     }
 
     /// The number of batches of which it says this.
-    #[must_use]
-    pub fn of(&self, what: &str) -> i64 {
+    pub(crate) fn of(&self, what: &str) -> i64 {
         self.0.get(what).copied().unwrap_or_default()
     }
 
     /// The number of batches that are stored now.
-    #[must_use]
-    pub fn stored(&self) -> i64 {
+    pub(crate) fn stored(&self) -> i64 {
         self.of("applied") + self.of("already applied")
     }
 
     /// Everything else that it says, if it is not 0, or that it says nothing.
-    #[must_use]
-    pub fn failures(&self) -> Vec<String> {
+    pub(crate) fn failures(&self) -> Vec<String> {
         if self.0.is_empty() {
             return vec!["nothing".to_owned()];
         }
@@ -124,11 +114,7 @@ fn command(redis_port: u16) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// Replays the whole log.
-///
-/// # Errors
-/// The command cannot be run.
-pub fn replay_all(log: &str, redis_port: u16) -> anyhow::Result<Report> {
+pub(crate) fn replay_all(log: &str, redis_port: u16) -> anyhow::Result<Report> {
     let file = tempfile::NamedTempFile::new()?;
     file.as_file().write_all(log.as_bytes())?;
     let output = command(redis_port)?.arg(file.path()).output()?;
@@ -137,17 +123,14 @@ pub fn replay_all(log: &str, redis_port: u16) -> anyhow::Result<Report> {
 
 /// A log shipper in front of a `replay`.
 #[derive(Debug)]
-pub struct Shipper {
+pub(crate) struct Shipper {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<anyhow::Result<Report>>>,
 }
 
 impl Shipper {
     /// Follows the file that the log is written to.
-    ///
-    /// # Errors
-    /// The exporter is not built.
-    pub fn start(log: PathBuf, redis_port: u16) -> anyhow::Result<Self> {
+    pub(crate) fn start(log: PathBuf, redis_port: u16) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let is_stopped = Arc::clone(&stop);
         let command = command(redis_port)?;
@@ -159,10 +142,7 @@ impl Shipper {
     }
 
     /// Ships the rest, waits until it is replayed, and gives the report.
-    ///
-    /// # Errors
-    /// `replay` ended before its input did.
-    pub fn end(mut self) -> anyhow::Result<Report> {
+    pub(crate) fn end(mut self) -> anyhow::Result<Report> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("it was ended")?;
         thread

@@ -19,17 +19,17 @@ use std::{
 
 use functional_scaffold_protocol::catalog::ExecutionStatus;
 
-use super::{
+use crate::{
     load::{Entry, Kind, Outcome, code_of, execution_series, request_series},
     plan::{Durability, Phase},
 };
 
 /// The variable `execution_limit_ms`: small, so that leases run out soon.
-pub const EXECUTION_LIMIT_MS: u64 = 1_000;
+pub(crate) const EXECUTION_LIMIT_MS: u64 = 1_000;
 /// The time after which a lease runs out: the limit, and the margin of 5 s.
-pub const LEASE: Duration = Duration::from_millis(EXECUTION_LIMIT_MS + 5_000);
+pub(crate) const LEASE: Duration = Duration::from_millis(EXECUTION_LIMIT_MS + 5_000);
 /// The number of requests that an instance takes, as on Spin.
-pub const REQUESTS_AN_INSTANCE: usize = 128;
+pub(crate) const REQUESTS_AN_INSTANCE: usize = 128;
 
 /// The longest that a response waits for its count while Redis replies at once: the
 /// flush interval of 20 ms, the write before it and its own, each faster than a lease's
@@ -44,7 +44,7 @@ const OUTAGE_WAIT: Duration = Duration::from_millis(2_500);
 /// The time after an outage during which instances may not have written what waited,
 /// and may run executions without leases until they have. One that idled, for a second
 /// at most, writes with its next request.
-pub const OUTAGE_LASTS: Duration = Duration::from_millis(1_200);
+pub(crate) const OUTAGE_LASTS: Duration = Duration::from_millis(1_200);
 /// The time by which the client may see something later than it happened.
 const LAG: Duration = Duration::from_millis(100);
 /// Examples that are kept of requests that failed without a cause.
@@ -52,11 +52,9 @@ const MAX_EXAMPLES: usize = 5;
 
 /// A period of the run, since its beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
-    /// Its beginning.
-    pub from: Duration,
-    /// Its end.
-    pub to: Duration,
+pub(crate) struct Span {
+    pub(crate) from: Duration,
+    pub(crate) to: Duration,
 }
 
 impl Span {
@@ -83,51 +81,45 @@ impl Span {
     }
 }
 
-/// What happened during a run, beside the requests.
 #[derive(Debug, Clone, Default)]
-pub struct Events {
+pub(crate) struct Events {
     /// The runtime was killed, until it served again.
-    pub kills: Vec<Span>,
+    pub(crate) kills: Vec<Span>,
     /// Redis did not reply.
-    pub outages: Vec<Span>,
+    pub(crate) outages: Vec<Span>,
     /// The connections to Redis were cut, and could be opened again.
-    pub cuts: Vec<Duration>,
+    pub(crate) cuts: Vec<Duration>,
     /// A lease was not acknowledged in time.
-    pub slow: Vec<Duration>,
+    pub(crate) slow: Vec<Duration>,
     /// What Redis stored during this time is forgotten.
-    pub forgotten: Vec<Span>,
+    pub(crate) forgotten: Vec<Span>,
 }
 
 /// What a series has to count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Bounds {
-    /// The responses that the client got.
-    pub responses: i64,
+pub(crate) struct Bounds {
+    pub(crate) responses: i64,
     /// The requests that are counted here for certain.
-    pub least: i64,
+    pub(crate) least: i64,
     /// The requests that may be counted here.
-    pub most: i64,
+    pub(crate) most: i64,
 }
 
-/// What Redis has to count.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Expected {
+pub(crate) struct Expected {
     /// By series of `http_requests_total` and `algorithm_executions_total`.
-    pub series: BTreeMap<String, Bounds>,
-    /// All executions.
-    pub executions: Bounds,
+    pub(crate) series: BTreeMap<String, Bounds>,
+    pub(crate) executions: Bounds,
     /// Requests that were to crash, and those of them that did under a lease for
     /// certain.
-    pub fatal: (i64, i64),
+    pub(crate) fatal: (i64, i64),
     /// Requests without a response of the application though nothing died, and their
     /// number.
-    pub unexplained: (Vec<String>, usize),
+    pub(crate) unexplained: (Vec<String>, usize),
 }
 
 impl Expected {
-    /// Sums up the requests of a run.
-    #[must_use]
-    pub fn of(entries: &[Entry], events: &Events, durability: Durability) -> Self {
+    pub(crate) fn of(entries: &[Entry], events: &Events, durability: Durability) -> Self {
         let doubt = Doubt::new(entries, events, durability);
         let mut expected = Self::default();
         for status in ExecutionStatus::ALL {

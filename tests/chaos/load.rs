@@ -17,19 +17,16 @@ use functional_scaffold_protocol::catalog::{ExecutionLabels, ExecutionStatus, Re
 use functional_scaffold_testkit::load::agent;
 use ureq::{Agent, Body, http::Response};
 
-use super::plan::{Phase, Plan};
+use crate::plan::{Phase, Plan};
 
-/// Requests at a time.
-pub const CONNECTIONS: u64 = 16;
+pub(crate) const CONNECTIONS: u64 = 16;
 /// The unexpected responses that are kept for the report.
 const MAX_EXAMPLES: usize = 5;
 
 /// A request to the rogue algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// Succeeds.
+pub(crate) enum Kind {
     Success,
-    /// Fails.
     Failure,
     /// Has an input that is refused.
     Refusal,
@@ -63,14 +60,12 @@ impl Kind {
     }
 
     /// Whether it ends the instance that it runs in.
-    #[must_use]
-    pub fn is_fatal(self) -> bool {
+    pub(crate) fn is_fatal(self) -> bool {
         matches!(self, Self::Trap | Self::Loop)
     }
 
     /// The status of its execution.
-    #[must_use]
-    pub fn status(self) -> ExecutionStatus {
+    pub(crate) fn status(self) -> ExecutionStatus {
         match self {
             Self::Success => ExecutionStatus::Success,
             Self::Failure => ExecutionStatus::Failed,
@@ -81,8 +76,7 @@ impl Kind {
 }
 
 /// The status code of a response to an execution that ended like this.
-#[must_use]
-pub fn code_of(status: ExecutionStatus) -> u16 {
+pub(crate) fn code_of(status: ExecutionStatus) -> u16 {
     match status {
         ExecutionStatus::Success => 200,
         ExecutionStatus::InvalidInput => 422,
@@ -90,15 +84,11 @@ pub fn code_of(status: ExecutionStatus) -> u16 {
     }
 }
 
-/// What the client got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// A response of the application, from the instance with this nonce: the execution
     /// has ended and is counted as that.
-    Response {
-        /// The nonce, from the request id that the instance made.
-        instance: u64,
-    },
+    Response { instance: u64 },
     /// A 500 without a body, which the host sends when the instance died. The execution
     /// may have begun or not, or may even have ended.
     HostError,
@@ -110,23 +100,19 @@ pub enum Outcome {
 
 /// A request. Times are since the beginning of the run.
 #[derive(Debug, Clone, Copy)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// The phase in which it was sent, which chose its route.
-    pub phase: Phase,
-    /// The request.
-    pub kind: Kind,
+    pub(crate) phase: Phase,
+    pub(crate) kind: Kind,
     /// Before its first byte was sent.
-    pub sent: Duration,
+    pub(crate) sent: Duration,
     /// After the last byte of the response, or when there will be none.
-    pub ended: Duration,
-    /// What the client got.
-    pub outcome: Outcome,
+    pub(crate) ended: Duration,
+    pub(crate) outcome: Outcome,
 }
 
 impl Entry {
-    /// The instance that responded.
-    #[must_use]
-    pub fn instance(&self) -> Option<u64> {
+    pub(crate) fn instance(&self) -> Option<u64> {
         match self.outcome {
             Outcome::Response { instance } => Some(instance),
             _ => None,
@@ -135,8 +121,7 @@ impl Entry {
 }
 
 /// The series that counts executions of the rogue algorithm with this status.
-#[must_use]
-pub fn execution_series(status: ExecutionStatus) -> String {
+pub(crate) fn execution_series(status: ExecutionStatus) -> String {
     let algorithm = "rogue";
     let labels = ExecutionLabels { algorithm, status }.to_text();
     format!("algorithm_executions_total{{{labels}}}")
@@ -151,15 +136,14 @@ fn route(phase: Phase) -> (&'static str, &'static str) {
 }
 
 /// The series that counts responses with this code on the route of a phase.
-#[must_use]
-pub fn request_series(phase: Phase, code: u16) -> String {
+pub(crate) fn request_series(phase: Phase, code: u16) -> String {
     let labels = RequestLabels::new("POST", route(phase).1, code).to_text();
     format!("http_requests_total{{{labels}}}")
 }
 
 /// A load that goes on until it is ended.
 #[derive(Debug)]
-pub struct Load {
+pub(crate) struct Load {
     switch: Arc<Switch>,
     workers: Vec<JoinHandle<Requests>>,
 }
@@ -171,19 +155,16 @@ struct Switch {
     may_be_fatal: AtomicBool,
 }
 
-/// All requests of a load.
 #[derive(Debug, Default)]
-pub struct Requests {
-    /// Every request, in no order.
-    pub entries: Vec<Entry>,
+pub(crate) struct Requests {
+    pub(crate) entries: Vec<Entry>,
     /// Responses that do not belong to their request, and their number.
-    pub unexpected: (Vec<String>, usize),
+    pub(crate) unexpected: (Vec<String>, usize),
 }
 
 impl Load {
     /// Starts it in the calm phase.
-    #[must_use]
-    pub fn start(origin: &str, plan: &Plan, began: Instant) -> Self {
+    pub(crate) fn start(origin: &str, plan: &Plan, began: Instant) -> Self {
         let switch = Arc::new(Switch::default());
         let worker = |number| Worker {
             agent: agent(),
@@ -202,24 +183,19 @@ impl Load {
         Self { switch, workers }
     }
 
-    /// Sets the route of the next requests.
-    pub fn set_phase(&self, phase: Phase) {
+    pub(crate) fn set_phase(&self, phase: Phase) {
         let is_deadly = phase == Phase::Deadly;
         self.switch.is_deadly.store(is_deadly, Ordering::Relaxed);
     }
 
-    /// Sets whether the next requests may end their instance.
-    pub fn set_fatal(&self, may_be_fatal: bool) {
+    pub(crate) fn set_fatal(&self, may_be_fatal: bool) {
         self.switch
             .may_be_fatal
             .store(may_be_fatal, Ordering::Relaxed);
     }
 
     /// Waits for the last responses and gives all requests.
-    ///
-    /// # Errors
-    /// A thread panicked.
-    pub fn end(mut self) -> anyhow::Result<Requests> {
+    pub(crate) fn end(mut self) -> anyhow::Result<Requests> {
         self.switch.stop.store(true, Ordering::Relaxed);
         let mut all = Requests::default();
         for worker in self.workers.drain(..) {

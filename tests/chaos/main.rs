@@ -1,7 +1,29 @@
-//! `chaos`: kills, stops and cuts off the parts of a running application, and
-//! compares what its client was answered with what was counted.
+//! Load on the real application while its parts are killed, suspended and cut off.
+//! The invariant: by each label set, Redis has counted the responses that the client
+//! got, give or take the requests in doubt.
+//!
+//! # Layout
+//! - `plan`: the options of a run, and the faults by seed
+//! - `load`: the requests, and the response to each
+//! - `proxy`: the path from the application to Redis, and the leases on it
+//! - `servers`: the servers, and the faults done to them
+//! - `log`: the log's batches, replayed during the run and at its end
+//! - `watcher`: series that step back on the exporter
+//! - `doubt`: the requests of which the count is in doubt
+//! - `verdict`: every difference beyond what the mode promises
+//! - `run`: a run, from its first server to its findings
 
 #![forbid(unsafe_code)]
+
+mod doubt;
+mod load;
+mod log;
+mod plan;
+mod proxy;
+mod run;
+mod servers;
+mod verdict;
+mod watcher;
 
 use std::{
     process::ExitCode,
@@ -10,13 +32,12 @@ use std::{
 };
 
 use clap::Parser;
-use functional_scaffold_tests::chaos::{
-    plan::{Durability, Fsync, Plan},
-    run::run,
-    verdict::judge,
-};
 use signal_hook::{consts, flag};
 use tempfile::TempDir;
+
+use plan::{Durability, Fsync, Plan};
+use run::run;
+use verdict::judge;
 
 /// Kills, stops and cuts off the parts of a running application, and compares the
 /// responses of its client with what was counted.

@@ -16,31 +16,26 @@ use anyhow::anyhow;
 use functional_scaffold_testkit::http;
 
 const PERIOD: Duration = Duration::from_millis(500);
-/// Examples that are kept.
 const MAX_EXAMPLES: usize = 5;
 
-/// Scrapes until it is ended.
 #[derive(Debug)]
-pub struct Watcher {
+pub(crate) struct Watcher {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Watched>>,
 }
 
-/// What the exporter showed.
 #[derive(Debug, Default)]
-pub struct Watched {
+pub(crate) struct Watched {
     /// The number of scrapes that showed series.
-    pub scrapes: i64,
+    pub(crate) scrapes: i64,
     /// Each series of a counter or a histogram with its last value.
-    pub last: BTreeMap<String, f64>,
+    pub(crate) last: BTreeMap<String, f64>,
     /// Steps back, and their number.
-    pub steps_back: (Vec<String>, usize),
+    pub(crate) steps_back: (Vec<String>, usize),
 }
 
 impl Watcher {
-    /// Watches the exporter at an address.
-    #[must_use]
-    pub fn start(exporter: SocketAddr, began: Instant) -> Self {
+    pub(crate) fn start(exporter: SocketAddr, began: Instant) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let is_stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
@@ -63,10 +58,7 @@ impl Watcher {
     }
 
     /// Scrapes once more, and gives what was shown.
-    ///
-    /// # Errors
-    /// The thread panicked.
-    pub fn end(mut self) -> anyhow::Result<Watched> {
+    pub(crate) fn end(mut self) -> anyhow::Result<Watched> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().ok_or_else(|| anyhow!("it was ended"))?;
         thread
@@ -83,14 +75,12 @@ impl Drop for Watcher {
 
 impl Watched {
     /// Steps back in Redis that the exporter did not show.
-    #[must_use]
-    pub fn regressions(&self) -> f64 {
+    pub(crate) fn regressions(&self) -> f64 {
         let series = "functional_scaffold_regressions_total";
         self.last.get(series).copied().unwrap_or_default()
     }
 
-    /// Compares a scrape with those before.
-    pub fn compare(&mut self, text: &str, now: Duration) {
+    pub(crate) fn compare(&mut self, text: &str, now: Duration) {
         let mut series_shown = 0;
         for (series, value) in counted_series(text) {
             series_shown += 1;

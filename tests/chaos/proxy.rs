@@ -18,9 +18,8 @@ use redis_protocol::resp2::{decode::decode, types::OwnedFrame};
 
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// A running proxy. Closed on drop.
 #[derive(Debug)]
-pub struct Proxy {
+pub(crate) struct Proxy {
     port: u16,
     path: Arc<Path>,
 }
@@ -55,10 +54,7 @@ struct Switch {
 
 impl Proxy {
     /// Starts one in front of the Redis on a port.
-    ///
-    /// # Errors
-    /// There is no port to listen on.
-    pub fn start(redis_port: u16) -> anyhow::Result<Self> {
+    pub(crate) fn start(redis_port: u16) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
         let path = Arc::new(Path {
@@ -77,26 +73,20 @@ impl Proxy {
         Ok(Self { port, path })
     }
 
-    /// The port.
-    #[must_use]
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// The number of bytes from Redis that were dropped.
-    #[must_use]
-    pub fn dropped_bytes(&self) -> u64 {
+    pub(crate) fn dropped_bytes(&self) -> u64 {
         self.path.dropped_bytes.load(Ordering::Relaxed)
     }
 
-    /// The leases that have passed.
-    #[must_use]
-    pub fn leases(&self) -> Leases {
+    pub(crate) fn leases(&self) -> Leases {
         lock(&self.path.leases).clone()
     }
 
     /// Cuts every connection, and accepts new ones.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.switch(|switch| {
             (switch.is_shut, switch.is_mute) = (false, false);
             switch.generation += 1;
@@ -109,26 +99,25 @@ impl Proxy {
     }
 
     /// Accepts no new connection until [`Self::cut`].
-    pub fn refuse(&self) {
+    pub(crate) fn refuse(&self) {
         self.switch(|switch| switch.is_shut = true);
     }
 
     /// Drops Redis's replies, on all connections, until [`Self::cut`].
-    pub fn mute(&self) {
+    pub(crate) fn mute(&self) {
         self.switch(|switch| switch.is_mute = true);
     }
 
     /// Holds the calls on the existing connections until [`Self::release`], even after
     /// the application has closed them.
-    pub fn hold(&self) {
+    pub(crate) fn hold(&self) {
         self.switch(|switch| {
             switch.generation += 1;
             switch.held_before = switch.generation;
         });
     }
 
-    /// Passes on the calls that were held.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         self.switch(|switch| switch.held_before = 0);
     }
 
@@ -241,24 +230,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The leases that have passed on all connections.
 #[derive(Debug, Clone, Default)]
-pub struct Leases {
+pub(crate) struct Leases {
     /// How many Redis acknowledged.
-    pub acknowledged: i64,
+    pub(crate) acknowledged: i64,
     /// By id, all but those that were acknowledged and that a stored batch contains.
-    pub passed: BTreeMap<String, Passed>,
+    pub(crate) passed: BTreeMap<String, Passed>,
 }
 
 /// What has passed about a lease.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Passed {
+pub(crate) struct Passed {
     /// Redis acknowledged it.
-    pub is_acknowledged: bool,
+    pub(crate) is_acknowledged: bool,
     /// It was sent on a connection that ended before the reply: Redis may have it.
-    pub is_sent: bool,
+    pub(crate) is_sent: bool,
     /// A batch that Redis stored contains its result.
-    pub is_stored: bool,
+    pub(crate) is_stored: bool,
     /// A batch contains it whose connection ended before the reply.
-    pub may_be_stored: bool,
+    pub(crate) may_be_stored: bool,
 }
 
 impl Leases {
@@ -268,6 +257,14 @@ impl Leases {
         if passed.is_acknowledged && passed.is_stored {
             self.passed.remove(id);
         }
+    }
+
+    /// How many Redis may have taken without an acknowledgement.
+    pub(crate) fn in_doubt(&self) -> i64 {
+        let passed = self.passed.values();
+        let in_doubt =
+            passed.filter(|passed| passed.is_sent && !passed.is_acknowledged && !passed.is_stored);
+        in_doubt.count() as i64
     }
 
     fn acknowledge(&mut self, id: &str) {

@@ -5,27 +5,20 @@ use std::{fmt, time::Duration};
 use clap::ValueEnum;
 use fastrand::Rng;
 
-/// The number of kinds of faults.
-pub const FAULT_KINDS: usize = 6;
+pub(crate) const FAULT_KINDS: usize = 6;
 
-/// The options of a run.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan {
-    /// Chooses faults and requests.
-    pub seed: u64,
-    /// The duration of the load, in seconds.
-    pub seconds: u64,
-    /// The variable `metrics_durability`.
-    pub durability: Durability,
-    /// Redis's `appendfsync`.
-    pub fsync: Fsync,
-    /// The most requests a second.
-    pub rate: u64,
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) seconds: u64,
+    pub(crate) durability: Durability,
+    pub(crate) fsync: Fsync,
+    pub(crate) rate: u64,
 }
 
 /// What Redis acknowledges before a request goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Durability {
+pub(crate) enum Durability {
     /// Nothing: a death loses what was not written yet.
     Relaxed,
     /// A lease before the algorithm runs: a death loses no execution.
@@ -35,9 +28,7 @@ pub enum Durability {
 }
 
 impl Durability {
-    /// The variable's value.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Relaxed => "relaxed",
             Self::Exact => "exact",
@@ -48,7 +39,7 @@ impl Durability {
 
 /// When Redis's append-only file reaches the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Fsync {
+pub(crate) enum Fsync {
     /// Before each reply: a kill of Redis loses nothing.
     Always,
     /// Every second: a kill is made to lose the last second, as a power cut may.
@@ -56,9 +47,7 @@ pub enum Fsync {
 }
 
 impl Fsync {
-    /// The option's value.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Always => "always",
             Self::Everysec => "everysec",
@@ -69,7 +58,7 @@ impl Fsync {
 /// A fault. The longest waits are below the 5 s by which a lease outlives its
 /// execution, so that no single fault makes a result late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Kills Redis (-9) and starts it again on its append-only file. The application
     /// finds it refusing connections for at least this time.
     KillRedis(Duration),
@@ -89,9 +78,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// The name in reports.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::KillRedis(_) => "kill Redis",
             Self::SuspendRedis(_) => "stop Redis",
@@ -103,8 +90,7 @@ impl Fault {
     }
 
     /// The shortest time that it lasts.
-    #[must_use]
-    pub fn duration(self) -> Duration {
+    pub(crate) fn duration(self) -> Duration {
         match self {
             Self::KillRedis(time)
             | Self::SuspendRedis(time)
@@ -119,7 +105,7 @@ impl Fault {
 /// along, which would hide a count that another fault lost or doubled. So the requests
 /// of the two phases take different routes and are counted apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// No instance dies: every response is counted.
     Calm,
     /// Instances die.
@@ -127,19 +113,16 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Calm, Self::Deadly];
+    pub(crate) const ALL: [Self; 2] = [Self::Calm, Self::Deadly];
 }
 
 /// A fault, and the pause before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Step {
+pub(crate) struct Step {
     /// The time since the end of the fault before.
-    pub pause: Duration,
-    /// The fault.
-    pub fault: Fault,
-    /// The phase of the requests during it.
-    pub phase: Phase,
+    pub(crate) pause: Duration,
+    pub(crate) fault: Fault,
+    pub(crate) phase: Phase,
 }
 
 impl fmt::Display for Step {
@@ -157,8 +140,7 @@ impl fmt::Display for Step {
 
 /// The faults of a run of this many seconds. Each six in a row, from the first on, are
 /// of six kinds, so that a short run has them all.
-#[must_use]
-pub fn steps(seed: u64, seconds: u64) -> Vec<Step> {
+pub(crate) fn steps(seed: u64, seconds: u64) -> Vec<Step> {
     let mut rng = Rng::with_seed(seed);
     let mut left = Duration::from_secs(seconds);
     let mut steps = Vec::new();

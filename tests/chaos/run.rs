@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use functional_scaffold_testkit::exporter::Exporter;
 
-use super::{
+use crate::{
     doubt::{Expected, LEASE, OUTAGE_LASTS},
     load::Load,
     log::{Logged, Shipper, replay_all},
@@ -40,11 +40,11 @@ struct Run<'a> {
 }
 
 /// Runs a plan, and writes the application's log to a folder.
-///
-/// # Errors
-/// It was interrupted, or a server does not start or end. A wrong count is no error: see
-/// [`super::verdict::judge`].
-pub fn run(plan: Plan, folder: &Path, is_interrupted: &AtomicBool) -> anyhow::Result<Findings> {
+pub(crate) fn run(
+    plan: Plan,
+    folder: &Path,
+    is_interrupted: &AtomicBool,
+) -> anyhow::Result<Findings> {
     let began_at = SystemTime::now();
     let run = Run {
         plan,
