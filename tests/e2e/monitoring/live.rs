@@ -491,7 +491,6 @@ fn rates_are_those_of_the_increase(world: &World, before: &Tally, tally: &Tally)
 /// Every metric that a rule, a panel or a unit test names is one that Prometheus
 /// has of the real servers, or records.
 fn every_metric_exists(world: &World, alerts: &[Rule], recorded: &[Rule]) -> Result {
-    let known: BTreeSet<_> = world.prometheus.metric_names()?.into_iter().collect();
     let rules = recorded.iter().chain(alerts);
     let rules = rules.map(|rule| (rule.name.clone(), metrics(&rule.expression)));
     let expressions = all_expressions()?.into_iter();
@@ -507,13 +506,17 @@ fn every_metric_exists(world: &World, alerts: &[Rule], recorded: &[Rule]) -> Res
             series.flat_map(metrics).collect(),
         ));
     }
-    for (place, metrics) in named {
-        for metric in metrics {
-            let exists = known.contains(&metric) || world.way.lacks(&metric);
-            ensure!(exists, "{place} names {metric}, which does not exist");
+    // `ALERTS` exists as soon as an alert is pending.
+    poll_until(PATIENCE, || {
+        let known: BTreeSet<_> = world.prometheus.metric_names()?.into_iter().collect();
+        for (place, metrics) in &named {
+            for metric in metrics {
+                let exists = known.contains(metric) || world.way.lacks(metric);
+                ensure!(exists, "{place} names {metric}, which does not exist");
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// An alert has a summary, a description and a runbook.
