@@ -224,7 +224,7 @@ fn sample(line: &str) -> Option<(String, f64)> {
     Some((format!("{name}{{{}}}", labels.join(",")), value))
 }
 
-/// A running exporter that was found to show what is stored.
+/// A running exporter whose first scrape showed all stored series.
 pub(crate) struct Scraped {
     url: String,
     process: u32,

@@ -219,8 +219,7 @@ struct Estimate {
 const REQUESTS_A_SECOND: f64 = 1e6;
 /// The load of a core of Redis that leaves room to catch up after a pause.
 const BUSY: f64 = 0.7;
-/// How long and in how many bytes Redis remembers a writer (docs/protocol.md,
-/// Batches).
+/// Time and bytes for which Redis remembers a writer (docs/protocol.md, Batches).
 const REMEMBERED_SECONDS: f64 = 7200.0;
 const BYTES_OF_A_WRITER: f64 = 25.0;
 

@@ -7,10 +7,10 @@
 //! - [`exporters`]: a Redis full of series, and the exporters that show them
 //! - [`store`], [`load`], [`machine`]: Redis, oha, and processor time
 //! - [`measure`]: measuring in turns; medians, spreads, ratios
-//! - [`report`], [`chart`]: what is kept and written
+//! - [`report`], [`chart`]: results as JSON, Markdown and SVG
 //!
 //! # Adding a section
-//! Write a function `fn(&Bench) -> anyhow::Result<Findings>` in a file of its own
+//! Write a function `fn(&Bench) -> anyhow::Result<Findings>` in its own file
 //! and add it to [`SECTIONS`]. It starts what it measures, measures with
 //! [`measure::alternate`], and compares after each run what was timed with what it
 //! left behind, failing where they differ. A smoke run ([`Bench::smoke`],

@@ -6,7 +6,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 use functional_scaffold_testkit::runtime::Runtime;
 use serde::{Deserialize, Serialize};
 
-/// How much is measured, and with which programs.
+/// The extent of a measurement, and its programs.
 pub(crate) struct Bench {
     pub(crate) rounds: usize,
     /// Only run the checks, under next to no load.

@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Findings {
     pub(crate) title: String,
-    /// How it was measured, and how the measurement is checked.
+    /// Describes the measurement and its checks.
     pub(crate) method: String,
     pub(crate) tables: Vec<Table>,
     pub(crate) charts: Vec<Chart>,

@@ -20,7 +20,7 @@ use crate::{
 };
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a count may take to reach the store after its response.
+/// Limit for a count to reach the store after its response.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// After it, work left over from the last load is done.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -140,7 +140,7 @@ impl Service<'_> {
     }
 }
 
-/// How this repository's service counts.
+/// The way in which this repository's service counts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Mode {
     Off,
@@ -212,7 +212,7 @@ fn start_app<'a>(
     })
 }
 
-/// Where the FastAPI service counts.
+/// The store of the FastAPI service.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Python {
     Off,

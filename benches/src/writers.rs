@@ -1,6 +1,6 @@
 //! Instances of the service as Redis sees them: each opens a connection, checks
 //! that its families are registered, makes the calls of its requests with the real
-//! scripts, and ends. Nothing else, so that Redis is what is measured.
+//! scripts, and ends. They do nothing else, so that Redis is measured.
 
 use std::{
     collections::VecDeque,
@@ -36,16 +36,16 @@ const LEASE_MILLIS: u64 = 35_000;
 const LASTING: Duration = Duration::from_millis(800);
 const SMOKE_LASTING: Duration = Duration::from_millis(100);
 
-/// What instances write, and how.
+/// The writes of instances.
 #[derive(Debug, Clone)]
 pub(crate) struct Workload {
     /// Of every key.
     pub(crate) prefix: String,
-    /// Whether each execution takes a lease first.
+    /// True if each execution takes a lease first.
     pub(crate) leased: bool,
     /// Requests per batch; 0 for instances that begin and end.
     pub(crate) batch: u64,
-    /// Algorithms in turn, each with a route and series of its own.
+    /// Algorithms in turn, each with its own route and series.
     pub(crate) algorithms: u64,
     /// Instances at a time, each with a connection.
     pub(crate) instances: usize,

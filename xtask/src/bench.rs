@@ -94,7 +94,7 @@ impl Bench {
     }
 }
 
-/// Runs the smoke run with what is built.
+/// Runs the smoke run without building anything.
 pub(crate) fn run_smoke(runtime: &Runtime, install: InstallOptions) -> Result<()> {
     let mut arguments = install_tools(install)?;
     arguments.push("--smoke".to_owned());
@@ -109,7 +109,7 @@ fn run_program(arguments: &[String], runtime: &Runtime) -> Result<()> {
     process::run("bench", &mut bench, None)
 }
 
-/// Installs what is missing, and returns the arguments that name it.
+/// Installs missing tools, and returns the arguments that name them.
 fn install_tools(options: InstallOptions) -> Result<Vec<String>> {
     let oha = format!("{TOOLS}/bin/oha");
     install_oha(&oha, options)?;

@@ -81,7 +81,7 @@ impl Chaos {
     }
 }
 
-/// Runs the short run with what is built.
+/// Runs the short run without building anything.
 pub(crate) fn run_short() -> Result<()> {
     run_program(&SHORT.map(str::to_owned))
 }

@@ -21,7 +21,7 @@ const UPDATE_TIMEOUT: Duration = Duration::from_secs(180);
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(900);
 const SYSTEMCTL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whether the machine may be changed.
+/// Limits on changes to the machine.
 #[derive(Args, Clone, Copy)]
 pub(crate) struct InstallOptions {
     /// Install nothing: no Rust target, no Debian package.
@@ -86,7 +86,7 @@ fn apt_get(subcommand: &str) -> Command {
 
 /// While it lives, no package starts its service.
 struct ServicesForbidden {
-    /// Whether the policy file is ours.
+    /// True if the policy file is ours.
     is_own: bool,
 }
 

@@ -13,7 +13,7 @@ use functional_scaffold_testkit::process::{Process, describe_end};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// How long a server may take to become ready. Redis reads its AOF first.
+/// Limit for a server to become ready. Redis reads its AOF first.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 

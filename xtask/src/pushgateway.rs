@@ -12,7 +12,7 @@ use crate::install::{InstallOptions, find_or_install};
 use crate::process::Child;
 use crate::settings::Settings;
 
-/// Where the Pushgateway comes from.
+/// The origin of the Pushgateway.
 pub(crate) enum Pushgateway {
     /// The user's, at this URL.
     Named(String),
@@ -28,7 +28,7 @@ impl Pushgateway {
         }
     }
 
-    /// Whether `up` starts it.
+    /// True if `up` starts it.
     pub(crate) fn is_own(&self) -> bool {
         matches!(self, Self::Program(_))
     }

@@ -36,7 +36,7 @@ const SHARED: [&str; 7] = [
     "METRICS_PREFIX",
 ];
 
-/// How app and exporter reach Redis, so far as it is given.
+/// The settings with which app and exporter reach Redis, as far as they are given.
 #[derive(Debug, Default)]
 pub(crate) struct RedisSettings(BTreeMap<&'static str, Given>);
 
@@ -62,7 +62,7 @@ impl RedisSettings {
         port.with_context(|| format!("{source} is {value:?}; it must be a port"))
     }
 
-    /// Whether it is reached over TLS. Exporter and app refuse other values than
+    /// True if it is reached over TLS. Exporter and app refuse other values than
     /// `true` and `false`.
     fn tls(&self) -> bool {
         self.get("REDIS_TLS") == Some("true")
@@ -126,7 +126,7 @@ impl RedisSettings {
     }
 }
 
-/// Where Redis comes from.
+/// The origin of Redis.
 pub(crate) enum RedisServer {
     /// The user's, at the address of the settings.
     Named,
@@ -170,7 +170,7 @@ impl RedisServer {
         )
     }
 
-    /// Whether `up` starts it.
+    /// True if `up` starts it.
     pub(crate) fn is_own(&self) -> bool {
         !matches!(self, Self::Named)
     }

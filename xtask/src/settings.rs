@@ -8,14 +8,14 @@ use std::io::ErrorKind;
 
 use anyhow::{Context, Result, bail};
 
-/// What Spin's variables begin with in the environment.
+/// The prefix of Spin's variables in the environment.
 pub(crate) const SPIN_PREFIX: &str = "SPIN_VARIABLE_";
 
 /// A value that was given, never empty.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Given {
     pub(crate) value: String,
-    /// Where it was given: `REDIS_HOST`, or `SPIN_VARIABLE_REDIS_HOST in .env`.
+    /// Its source: `REDIS_HOST`, or `SPIN_VARIABLE_REDIS_HOST in .env`.
     pub(crate) source: String,
 }
 

@@ -17,7 +17,7 @@ use crate::process::{self, Interrupted};
 const TARGET: &str = "wasm32-wasip2";
 const CHOICE_VARIABLE: &str = "SCAFFOLD_WASM_TOOLCHAIN";
 
-/// How long an unreachable server may hold up `rustup target add`.
+/// Limit for `rustup target add` when the server is unreachable.
 const ADD_TARGET_TIMEOUT: Duration = Duration::from_secs(60);
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -99,7 +99,7 @@ impl WasmToolchain {
         cargo
     }
 
-    /// How to install clippy for this toolchain, if it is missing.
+    /// The command that installs clippy for this toolchain, if it is missing.
     pub(crate) fn missing_clippy(&self) -> Option<&'static str> {
         let missing = matches!(self, Self::Debian { .. }) && !Path::new(DEBIAN_CLIPPY).exists();
         missing.then_some("apt-get install rust-web-clippy")

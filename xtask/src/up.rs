@@ -85,7 +85,7 @@ struct Plan {
     api_key_is_set: bool,
 }
 
-/// Where counts are kept.
+/// The store of the counts.
 enum Store {
     Redis(RedisServer, RedisSettings),
     Pushgateway(Pushgateway),

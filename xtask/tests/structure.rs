@@ -70,7 +70,7 @@ fn a_cycle_is_found_through_children_re_exports_and_macro_arguments() {
         Target::parse(&folder.path().join("lib.rs")).cycles()
     };
     // Neither a parent that only declares and re-exports is in a cycle, nor are
-    // unit tests that use what is built upon their module.
+    // unit tests that use modules built upon theirs.
     let one_way = [
         ("lib.rs", "mod a; mod b; pub use a::A;"),
         (
@@ -135,7 +135,7 @@ struct Target {
     modules: Vec<Module>,
 }
 
-/// A module, in a file of its own or inline.
+/// A module, in its own file or inline.
 #[derive(Default)]
 struct Module {
     file: usize,
@@ -354,7 +354,7 @@ impl Target {
                     Some(Resolved::Module(other)) if import.name == "*" && !import.is_public => {
                         edges.insert(self.modules[other].file);
                     }
-                    // The paths that begin with a module show what is used of it.
+                    // The paths that begin with a module show the items used.
                     _ => {}
                 }
             }
