@@ -38,8 +38,8 @@ enum HostRule {
 }
 
 impl AllowedHosts {
-    /// Checks the entries as far as the variables' defaults allow, then
-    /// resolves them with the values given.
+    /// Checks the entries with the defaults of the variables that have one, and
+    /// resolves them with the actual values.
     ///
     /// # Errors
     ///
