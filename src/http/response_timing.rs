@@ -16,7 +16,7 @@ use spin_sdk::wit_bindgen;
 
 /// How the current poll of a request began.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Poll {
+enum PollStart {
     First,
     /// By the event that the request waited for.
     Woken,
@@ -25,22 +25,23 @@ enum Poll {
 }
 
 thread_local! {
-    /// Of the request that is being polled. Set whenever one is.
-    static CURRENT: Cell<Poll> = const { Cell::new(Poll::First) };
+    /// How the current poll of the current request began. Set at every poll of a
+    /// request.
+    static CURRENT: Cell<PollStart> = const { Cell::new(PollStart::First) };
 }
 
 /// Awaits a request's `response`. If the request had to wait, the response
 /// returns from a fresh poll of the host's task.
 pub async fn respond_on_fresh_poll<T>(response: impl Future<Output = T>) -> T {
     let mut response = pin!(response);
-    let mut poll = Poll::First;
+    let mut start = PollStart::First;
     let output = poll_fn(|context| {
-        CURRENT.set(poll);
-        poll = Poll::Woken;
+        CURRENT.set(start);
+        start = PollStart::Woken;
         response.as_mut().poll(context)
     })
     .await;
-    if CURRENT.get() == Poll::Woken {
+    if CURRENT.get() == PollStart::Woken {
         repoll().await;
     }
     output
@@ -48,18 +49,18 @@ pub async fn respond_on_fresh_poll<T>(response: impl Future<Output = T>) -> T {
 
 /// Whether the request has not waited for anything yet.
 pub(super) fn is_first_poll() -> bool {
-    CURRENT.get() == Poll::First
+    CURRENT.get() == PollStart::First
 }
 
 /// Yields, so that the host polls its task again before the request continues.
 pub(super) async fn repoll() {
     wit_bindgen::yield_async().await;
-    CURRENT.set(Poll::Fresh);
+    CURRENT.set(PollStart::Fresh);
 }
 
 /// Lets the current poll of the component end pending rather than yielding. The
 /// request's own future must then be ready, and nothing may be spawned after
 /// this.
-pub(super) fn end_pending() {
+pub(super) fn end_with_ready_future() {
     wit_bindgen::spawn(async {});
 }

@@ -210,6 +210,6 @@ pub fn into_wasi_response(response: Response) -> Result<wasi::Response, ErrorCod
         // Dropping it says that there are no trailers.
         drop(trailers);
     });
-    response_timing::end_pending();
+    response_timing::end_with_ready_future();
     Ok(wasi_response)
 }

@@ -50,7 +50,7 @@ pub(crate) struct Cli {
     #[command(flatten)]
     serve: ServeOptions,
     #[command(flatten)]
-    exposure: ExposureOptions,
+    access: AccessOptions,
     #[command(flatten)]
     page: PageOptions,
     #[command(flatten)]
@@ -323,7 +323,7 @@ struct ServeOptions {
 
 #[derive(Args)]
 #[command(next_help_heading = "Exposure")]
-struct ExposureOptions {
+struct AccessOptions {
     /// File with bearer tokens, one per line. Every route but /healthz and /readyz
     /// then requires one.
     #[arg(long, env = "EXPORTER_AUTH_BEARER_FILE", value_name = "FILE")]
@@ -439,7 +439,7 @@ impl Cli {
     /// Combines the options, and reads the files that they name. No error shows a
     /// secret.
     pub(crate) fn check(self) -> anyhow::Result<Config> {
-        let (redis, exposure) = (self.redis.connection_info()?, self.exposure);
+        let (redis, access) = (self.redis.connection_info()?, self.access);
         let page_interval = Duration::from_millis(self.page.page_interval_ms);
         Ok(Config {
             listen: self.serve.listen,
@@ -452,12 +452,12 @@ impl Cli {
             settle_interval: Duration::from_millis(self.serve.settle_interval_ms),
             state_file: set_path(&self.serve.state_file).map(Path::to_path_buf),
             auth: Auth::read(
-                set_path(&exposure.auth_bearer_file),
-                set_path(&exposure.auth_basic_file),
+                set_path(&access.auth_bearer_file),
+                set_path(&access.auth_basic_file),
             )?,
-            tls: exposure.tls()?,
-            max_scrapes: exposure.max_scrapes.into(),
-            client_timeout: Duration::from_millis(exposure.client_timeout_ms),
+            tls: access.tls()?,
+            max_scrapes: access.max_scrapes.into(),
+            client_timeout: Duration::from_millis(access.client_timeout_ms),
             page_interval: (!page_interval.is_zero()).then_some(page_interval),
             links: Links {
                 prometheus: link("--prometheus-url", &self.page.prometheus_url)?,
@@ -560,7 +560,7 @@ impl RedisOptions {
     }
 }
 
-impl ExposureOptions {
+impl AccessOptions {
     fn tls(&self) -> anyhow::Result<Option<TlsAcceptor>> {
         match (set_path(&self.tls_cert_file), set_path(&self.tls_key_file)) {
             (Some(certificate), Some(key)) => Ok(Some(tls_acceptor(certificate, key)?)),

@@ -167,9 +167,9 @@ impl Batcher {
         lease
     }
 
-    /// Whether executions wait for their lease: not after one that was not
+    /// Whether executions take a lease: not after a lease that was not
     /// acknowledged, until Redis acknowledges a batch.
-    pub(crate) fn waits_for_leases(&self) -> bool {
+    pub(crate) fn takes_leases(&self) -> bool {
         !self.leases_suspended
     }
 
@@ -323,9 +323,9 @@ impl Batcher {
         self.refusing_keys.len() > before
     }
 
-    /// Removes the executions of leases that ran out: they are already counted
-    /// as crashed. The frozen batch keeps its id, because Redis stored nothing
-    /// of it and will store nothing of what was sent before.
+    /// Removes the executions of expired leases: they are already counted as
+    /// crashed. The frozen batch keeps its id: Redis has applied nothing under
+    /// it, and if a copy with those leases arrives later, it is refused too.
     pub(crate) fn remove_late(&mut self, ids: &[String]) {
         let Some(mut frozen) = self.frozen.take() else {
             return;
@@ -349,7 +349,7 @@ impl Batcher {
     /// [`BatchId`]).
     pub(crate) fn take_for_log(&mut self, nonces: [u64; 2], now: u64) -> Vec<SentBatch> {
         let frozen = self.frozen.take();
-        // This batch, which counts itself, and the frozen one before it.
+        // The pending batch, which contains this very count, and the frozen one.
         let logged = 1 + u64::from(frozen.is_some());
         self.record_flush(FlushOutcome::Logged, logged);
         self.logged_batches += logged;
@@ -563,7 +563,7 @@ mod tests {
     #[test]
     fn waits_resume_when_a_batch_is_acknowledged() {
         let mut batcher = batcher();
-        let waits = |batcher: &Batcher| (batcher.waits_for_leases(), batcher.waits_for_batches());
+        let waits = |batcher: &Batcher| (batcher.takes_leases(), batcher.waits_for_batches());
         assert_eq!(waits(&batcher), (true, true));
         batcher.suspend_leases("hung".to_owned());
         assert_eq!(waits(&batcher), (false, true));

@@ -100,8 +100,9 @@ impl Flusher {
             let Err(error) = attempt(batcher, sink, deadline).await else {
                 return;
             };
-            // An attempt ends late if an execution ran meanwhile, and had that
-            // much less of its time. The pauses alone bound the attempts.
+            // If an execution ran during the attempt, the attempt ends after its
+            // deadline, and the time beyond the deadline is not counted here.
+            // At worst only the pauses count, which still bounds the attempts.
             let took = timeout.saturating_sub(deadline.distance());
             left = left.saturating_sub(took + BACKOFF);
             let is_last = left.is_zero() || matches!(error, StoreError::Denied(_));

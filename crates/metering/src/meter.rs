@@ -148,7 +148,7 @@ impl Meter {
         let batcher = self.0.batcher.borrow();
         match (self.0.durability, batcher.lease_error()) {
             (Durability::Relaxed, _) => Ok("none are taken".to_owned()),
-            (_, Some(reason)) if !batcher.waits_for_leases() => Err(format!(
+            (_, Some(reason)) if !batcher.takes_leases() => Err(format!(
                 "suspended in this instance until Redis stores a batch: {reason}"
             )),
             _ => Ok("taken".to_owned()),

@@ -19,9 +19,9 @@ use crate::{
 /// since it was closed. A batch that arrives again within this time changes nothing,
 /// nor does a lease that arrives and expires within it.
 ///
-/// A logged batch may be replayed for half of this time. The lease of an execution in
-/// it may have expired earlier, by as much as the execution exceeded its limit; the
-/// other half is for that.
+/// A logged batch may be replayed for half of this time. The other half is for leases
+/// that expired before their batch was logged, because the execution exceeded its
+/// limit.
 pub const REMEMBERED_SECONDS: u64 = 7200;
 
 /// Seconds for which a registration counts as complete without being checked. After

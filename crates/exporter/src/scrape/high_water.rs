@@ -3,10 +3,10 @@
 //! Redis may lose writes that it acknowledged: in a power cut with `appendfsync
 //! everysec`, or in a failover to a replica that lagged behind. Its counts step back,
 //! and Prometheus takes that for a counter reset and counts the whole total again. So
-//! whatever a value is below the previous one is added to it from then on. A served
-//! value is never less than before, and every later increment is served. Only
-//! increments that were written after the last read and lost before the next are
-//! missing: nobody has seen them.
+//! if a value is lower than at the previous read, the difference (the lost count) is
+//! added to it from then on. A served value never decreases, and every later increment
+//! is served. Only increments that were written after one read and lost before the
+//! next are missing: no read has seen them.
 //!
 //! These lost counts are kept in Redis, so that other exporters add the same, and
 //! this one does after a restart. They are handed over as soon as they are found, and
@@ -142,8 +142,9 @@ impl HighWaterMarks {
     }
 
     /// Returns the lost counts, to be added to those in Redis; None if there are none.
-    /// Until [`Self::take_back`], they are expected to be part of the next read. If
-    /// they are not, because there was no reply, that read steps back again.
+    /// From now on the next read is expected to contain them, unless
+    /// [`Self::take_back`] is called. If it does not contain them (the reply to the
+    /// write was lost, and so was the write), it counts as another step back.
     pub(crate) fn hand_over(&mut self) -> Option<Batch> {
         let mut lost = Batch::default();
         for ((_, key), hash) in &self.hashes {

@@ -22,7 +22,7 @@ use crate::{
     scrape::{
         decode_errors::{DecodeErrors, LEASES, reason},
         labels::label,
-        registry::{RegisteredFamily, read_families},
+        registry::{RegisteredFamily, registered_families},
         scan::{ReadOptions, Scanner, skip_unreadable},
         self_metrics::{IN_FLIGHT, SelfMetrics},
     },
@@ -50,7 +50,8 @@ pub(crate) struct OpenLeases {
     ids: HashSet<String>,
     /// By the label set of the gauge.
     by_algorithm: BTreeMap<Box<str>, i64>,
-    /// The greatest age, in milliseconds, at lease time 0.
+    /// The negated start of the oldest lease, in milliseconds of lease time: its
+    /// age at time `t` is `t` plus this.
     oldest_millis: Option<f64>,
 }
 
@@ -200,7 +201,7 @@ impl Settler {
     /// Settles expired leases without a scrape, which reports decode errors.
     async fn settle_registered(&self, mut connection: Connection) -> Result<(), Failure> {
         let ignored = &mut DecodeErrors::default();
-        let registered = read_families(&connection, &self.options, ignored).await?;
+        let registered = registered_families(&connection, &self.options, ignored).await?;
         self.settle(&mut connection, &registered).await;
         Ok(())
     }

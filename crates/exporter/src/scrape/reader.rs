@@ -18,7 +18,7 @@ use crate::{
         high_water::{HandOver, HighWaterMarks, LostCountsWriter, StateFile},
         leases::{EXECUTIONS, OpenLeases, Settler},
         reading::Reading,
-        registry::{RegisteredFamily, read_families},
+        registry::{RegisteredFamily, registered_families},
         scan::{ReadOptions, Scanner, skip_unreadable},
     },
 };
@@ -105,7 +105,7 @@ impl Reader {
         let options = &self.options;
         loop {
             let mut scan = RawScan::default();
-            let registered = read_families(connection, options, &mut scan.errors).await?;
+            let registered = registered_families(connection, options, &mut scan.errors).await?;
             scan.lease_time_millis = self.settler.settle(connection, &registered).await;
             // Its decode errors come with the second read of it.
             let before = State::read(connection, options, &mut DecodeErrors::default()).await?;

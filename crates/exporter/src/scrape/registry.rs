@@ -47,7 +47,7 @@ pub(crate) async fn read_registrations(
 }
 
 /// Reads the families that can be served.
-pub(crate) async fn read_families(
+pub(crate) async fn registered_families(
     connection: &Connection,
     options: &ReadOptions,
     errors: &mut DecodeErrors,
@@ -118,8 +118,8 @@ fn decode(field: &[u8], json: &[u8], errors: &mut DecodeErrors) -> Option<Family
     }
 }
 
-/// Selects the layouts that can be added to the first one. Whether they have bounds
-/// in common only matters if they hold values, and is checked after reading.
+/// Selects the layouts that can be added to the first one. Their bounds may differ:
+/// after reading, their sum keeps the bounds that all of them share.
 fn compatible(layouts: Vec<Family>, errors: &mut DecodeErrors) -> Vec<Family> {
     let mut selected: Vec<Family> = Vec::with_capacity(layouts.len());
     for layout in layouts {

@@ -105,7 +105,7 @@ impl RedisSink {
         endpoint: &'static str,
     ) -> Option<EncodedLease> {
         let options = self.leases.as_ref()?;
-        if !batcher.borrow().waits_for_leases() {
+        if !batcher.borrow().takes_leases() {
             batcher.borrow_mut().record_unleased();
             return None;
         }
@@ -263,7 +263,7 @@ fn suspend_leases(batcher: &RefCell<Batcher>, error: &StoreError) {
     batcher.record_unleased();
     // One line for each execution, as for each request. The first line of a new
     // reason stands out among those of executions that waited at the same time.
-    let is_known = !batcher.waits_for_leases() || batcher.lease_error() == Some(&reason);
+    let is_known = !batcher.takes_leases() || batcher.lease_error() == Some(&reason);
     let level = if is_known { Level::Info } else { Level::Warn };
     log::write(level, "lease_given_up", json!({ "reason": reason }));
     batcher.suspend_leases(reason);
@@ -274,8 +274,9 @@ fn suspend_leases(batcher: &RefCell<Batcher>, error: &StoreError) {
 ///
 /// Between two replies it is extrapolated with the host's clock, from when the
 /// request was sent: a reply is read late if an execution runs meanwhile. The
-/// host's clock also runs while lease time stands still. So both errors let a
-/// lease run out too late, never too early.
+/// host's clock also runs while lease time stands still; then a lease expires
+/// later. A lease expires early only if the host was suspended, or if Redis lost
+/// its data (docs/protocol.md, "Lease time").
 #[derive(Debug, Clone, Copy)]
 struct LeaseTime {
     millis: i64,

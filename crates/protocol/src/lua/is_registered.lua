@@ -18,5 +18,5 @@ if redis.call('GET', note_key) ~= store_version(state_key) then
   return {}
 end
 local now, shift, last = read_clock(state_key)
-keep_clock(state_key, now, shift, last)
+save_clock(state_key, now, shift, last)
 return {tostring(now - shift)}

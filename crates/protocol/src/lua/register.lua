@@ -26,7 +26,7 @@ local new_epoch, note_seconds = ARGV[1], ARGV[2]
 local at = 3
 
 local now, shift, last = read_clock(state_key)
-keep_clock(state_key, now, shift, last)
+save_clock(state_key, now, shift, last)
 redis.call('HSETNX', state_key, 'epoch', new_epoch)
 local reply = {tostring(now - shift)}
 local all_in_force = true

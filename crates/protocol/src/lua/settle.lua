@@ -61,8 +61,8 @@ for _, member in ipairs(expired) do
     -- It arrived after its execution was counted.
     redis.call('ZREM', open_leases_key, member)
   elseif countable then
-    -- ZREM first: a Redis whose memory is full refuses the first write of a script
-    -- if that may take memory, and accepts all after it.
+    -- ZREM first: if the memory of Redis is full, it refuses a script whose first
+    -- write may take memory. ZREM takes none, and later writes are accepted.
     redis.call('ZREM', open_leases_key, member)
     redis.call('ZADD', closed_leases_key, lease_time + remembered_ms, lease.id)
     settled = settled + 1
@@ -79,7 +79,7 @@ end
 -- Last, because the leases above may be closed by an id that is deleted now.
 redis.call('ZREMRANGEBYSCORE', closed_leases_key, '-inf', lease_time)
 
-keep_clock(state_key, now, shift, last)
+save_clock(state_key, now, shift, last)
 redis.call('HSETNX', state_key, 'epoch', new_epoch)
 local reply = {
   redis.call('HGET', state_key, 'epoch'),

@@ -5,31 +5,31 @@
 -- MAX_GAP_MS at most, and the rest is added to `shift_ms`, which extends every
 -- open lease. While the clock steps back, lease time stands still.
 local MAX_GAP_MS = 5000
--- The clock is written at most every KEEP_INTERVAL_MS: a write costs as much as
+-- The clock is written at most every SAVE_INTERVAL_MS: a write costs as much as
 -- half a dozen increments.
-local KEEP_INTERVAL_MS = 100
+local SAVE_INTERVAL_MS = 100
 
--- Returns the time, the shift, the time at which the clock was last kept, and
+-- Returns the time, the shift, the time at which the clock was last saved, and
 -- the number in one more field of the state if one is named.
 local function read_clock(state_key, ...)
   local time = redis.call('TIME')
   local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-  local kept = redis.call('HMGET', state_key, 'last_ms', 'shift_ms', ...)
-  local last, shift = tonumber(kept[1]), tonumber(kept[2]) or 0
+  local saved = redis.call('HMGET', state_key, 'last_ms', 'shift_ms', ...)
+  local last, shift = tonumber(saved[1]), tonumber(saved[2]) or 0
   if last and now < last then
     -- By the step alone: the clock may never reach `last` again.
     shift = shift + now - last
   elseif last and now - last > MAX_GAP_MS then
     shift = shift + now - last - MAX_GAP_MS
   end
-  return now, shift, last, tonumber(kept[3])
+  return now, shift, last, tonumber(saved[3])
 end
 
 local function is_due(now, last)
-  return not last or now < last or now - last >= KEEP_INTERVAL_MS
+  return not last or now < last or now - last >= SAVE_INTERVAL_MS
 end
 
-local function keep_clock(state_key, now, shift, last)
+local function save_clock(state_key, now, shift, last)
   if is_due(now, last) then
     redis.call('HSET', state_key, 'last_ms', now, 'shift_ms', shift)
   end
