@@ -146,7 +146,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             continue;
         }
         // A failed section does not lose the figures of the others.
-        match measure(name, section, &bench, &command) {
+        match run_section(name, section, &bench, &command) {
             Ok(measured) => {
                 let mut text = String::new();
                 files.write_findings(&mut text, &measured.findings);
@@ -171,7 +171,12 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn measure(name: &str, section: Section, bench: &Bench, command: &str) -> anyhow::Result<Measured> {
+fn run_section(
+    name: &str,
+    section: Section,
+    bench: &Bench,
+    command: &str,
+) -> anyhow::Result<Measured> {
     let began = humantime::format_rfc3339_seconds(SystemTime::now());
     let load_average = machine::load_average()?;
     Ok(Measured {

@@ -1,13 +1,13 @@
 //! `cargo xtask`: builds, runs and tests the whole application. Commands are in
 //! the files of their names.
 //!
-//! - [`up`], [`build`], [`test`], [`chaos`], [`bench`], [`prometheus_rule`]: the
+//! - `up`, `build`, `test`, `chaos`, `bench`, `prometheus_rule`: the
 //!   commands
-//! - [`runtime`], [`redis`], [`pushgateway`]: the servers of `up`
-//! - [`settings`], [`manifest`]: the app's settings and `spin.toml`
-//! - [`toolchain`], [`install`], [`requirements`]: the compiler for wasm, packages
+//! - `runtime`, `redis`, `pushgateway`: the servers of `up`
+//! - `settings`, `manifest`: the app's settings and `spin.toml`
+//! - `toolchain`, `install`, `requirements`: the compiler for wasm, packages
 //!   from Debian, and the programs that the tests need
-//! - [`command`], [`process`], [`net`], [`steps`]: commands, processes,
+//! - `command`, `process`, `net`, `steps`: commands, processes,
 //!   connections, progress
 
 #![forbid(unsafe_code)]
