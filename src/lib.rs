@@ -3,10 +3,11 @@
 //! # Layout
 //! A request passes through these, from top to bottom:
 //! - [`http::wasi`]: converts WASI's requests and responses
-//! - [`http::response_timing`]: makes a response leave in one write
+//! - [`http::single_write`]: makes a response leave in one write
 //! - [`handler`]: handles one request, from routing to counting
 //! - [`router`]: maps method and path to a route
-//! - [`http::backpressure`]: refuses new requests during an execution
+//! - [`http::backpressure`]: makes the host send new requests to other instances
+//!   during an execution
 //! - [`invoke`]: runs the algorithm on a request body
 //! - [`readiness`], [`openapi`]: the responses about the service itself
 //! - [`response`]: responses, and errors as problem details
@@ -45,7 +46,7 @@ mod export {
 
     use crate::{
         handler,
-        http::{response_timing, wasi},
+        http::{single_write, wasi},
     };
 
     struct Component;
@@ -57,8 +58,7 @@ mod export {
     impl Guest for Component {
         async fn handle(request: Request) -> Result<Response, ErrorCode> {
             let (head, body) = wasi::from_wasi_request(request);
-            let response =
-                response_timing::respond_on_fresh_poll(handler::handle(head, body)).await;
+            let response = single_write::respond_on_fresh_poll(handler::handle(head, body)).await;
             wasi::into_wasi_response(response)
         }
     }

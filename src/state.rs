@@ -21,18 +21,18 @@ use crate::{
     router,
 };
 
-/// What an instance has from its start.
+/// The state of an instance from its start.
 pub struct Instance {
     /// Random number that distinguishes the instance from all others.
     nonce: u64,
-    /// How many requests it has received.
+    /// Number of requests received.
     requests: Cell<u64>,
     /// The requests in flight.
     pub in_flight: InFlight,
     app: OnceCell<Result<Rc<AppState>, Rc<[String]>>>,
 }
 
-/// What an instance has once its variables are read.
+/// The state of an instance once its variables are read.
 pub struct AppState {
     /// The options.
     pub config: Config,
@@ -63,8 +63,8 @@ impl Instance {
     }
 
     /// Returns the id of a new request: the id that was `sent` if it is valid (1
-    /// to 128 letters, digits, `-`, `_` and `.`), or else a new one. That is the
-    /// instance's nonce and a number, because a random id would be a host call.
+    /// to 128 letters, digits, `-`, `_` and `.`), or else a new one: the instance's
+    /// nonce and a number, because a random id would cost a host call.
     #[must_use]
     pub fn request_id(&self, sent: Option<&str>) -> String {
         let number = self.requests.get().wrapping_add(1);
@@ -90,8 +90,9 @@ impl Instance {
         // would cost every request more than that.
         let loaded = Config::load().await;
         // Reading variables leaves the host's task in a state in which it must
-        // not respond, and a new request's first yield does not repoll it, so
-        // that one is used up here: ADR 3, "A response leaves in one write".
+        // not respond, and only a yield ends that. A new request's first yield has
+        // no effect. It is spent here, so that the one in `respond_on_fresh_poll`
+        // works: ADR 3, "A response leaves in one write".
         wit_bindgen::yield_async().await;
         self.app
             .get_or_init(|| self.start(loaded).map(Rc::new).map_err(Rc::from))

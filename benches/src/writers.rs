@@ -13,7 +13,7 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId},
     calls::{
-        Call, Registration, Script, apply_merged_call, is_registered_call, lease_command,
+        Call, Registration, Script, apply_call_from_parts, is_registered_call, lease_command,
         leases_key, register_call,
     },
     catalog::{Catalog, ExecutionStatus, FinishedExecution, FinishedRequest, RequestLabels},
@@ -369,7 +369,7 @@ impl<'a> Instance<'a> {
             record(&calls.catalog, &mut merged, name, endpoint, nanos);
         }
         self.id.sequence += 1;
-        let call = apply_merged_call(prefix, &self.id, leases.iter(), &merged);
+        let call = apply_call_from_parts(prefix, &self.id, leases.iter(), &merged);
         self.queue.push_back(Queued {
             packed: packed(&calls.apply, &call),
             expected: Reply::Applied(requests),

@@ -1,15 +1,16 @@
 //! Applies backpressure during an execution, so that the host routes new
 //! requests to other instances.
 //!
-//! Nothing else makes progress in an instance during an execution. The host does
-//! not know that if the request had to wait before it, and would queue further
-//! requests behind the execution: ADR 3, "New requests go to other instances".
+//! During an execution, nothing else in the instance makes progress. If the request
+//! had to wait before its execution, the host considers the instance available and
+//! would queue further requests behind the execution: ADR 3, "New requests go to
+//! other instances".
 
 use std::cell::Cell;
 
 use spin_sdk::wit_bindgen;
 
-use crate::http::response_timing;
+use crate::http::single_write;
 
 /// Executions of at least this many nanoseconds are worth backpressure.
 const LONG_NANOS: u64 = 1_000_000;
@@ -18,7 +19,7 @@ const LONG_NANOS: u64 = 1_000_000;
 #[derive(Default)]
 pub struct InFlight {
     requests: Cell<u32>,
-    /// Whether any execution was long.
+    /// Whether any execution took [`LONG_NANOS`].
     had_long_execution: Cell<bool>,
 }
 
@@ -53,17 +54,17 @@ impl InFlight {
     /// Applies backpressure before an execution, if it is worth its cost. The
     /// caller holds the guard until the execution ends.
     ///
-    /// An instance with several requests in flight is one of many, and
-    /// backpressure for microseconds would cost a twentieth of the throughput.
-    /// So it needs none until one of its executions was long.
+    /// With several requests in flight, there are other instances too, and
+    /// backpressure for executions of microseconds would cost a twentieth of the
+    /// throughput. So it is then applied only after a long execution.
     pub async fn apply_backpressure(&self) -> Option<BackpressureGuard> {
-        if response_timing::is_first_poll() || !self.is_worth_backpressure() {
+        if single_write::is_first_poll() || !self.is_worth_backpressure() {
             return None;
         }
         wit_bindgen::backpressure_inc();
         let guard = BackpressureGuard(());
-        // The host checks for backpressure when a poll begins.
-        response_timing::repoll().await;
+        // The host checks for backpressure at the beginning of a poll.
+        single_write::repoll().await;
         Some(guard)
     }
 

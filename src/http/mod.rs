@@ -1,5 +1,5 @@
 //! The service's side of the host's HTTP server.
 
 pub mod backpressure;
-pub mod response_timing;
+pub mod single_write;
 pub mod wasi;

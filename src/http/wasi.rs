@@ -1,5 +1,5 @@
-//! Converts WASI's HTTP requests and responses. Every request passes here, so
-//! each host call counts.
+//! Converts WASI's HTTP requests and responses. Every request passes through
+//! here, so there are as few host calls as possible.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use spin_sdk::{
     wit_bindgen::{self, StreamReader, StreamResult},
 };
 
-use crate::{http::response_timing, response::Response};
+use crate::{http::single_write, response::Response};
 
 /// A request without its body.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -92,8 +92,8 @@ pub fn from_wasi_request(request: wasi::Request) -> (RequestHead, RequestBody) {
 }
 
 impl RequestBody {
-    /// Reads the body. With a `Content-Length` it does not wait for the end of
-    /// the stream and the trailers, which would be two more polls by the host.
+    /// Reads the body. With a `Content-Length`, it does not wait for the end of
+    /// the stream or for the trailers, which would take two more polls.
     ///
     /// # Errors
     /// The body is longer than `limit` bytes, or incomplete.
@@ -154,10 +154,10 @@ async fn read_up_to(
     }
 }
 
-/// Reads the rest of a refused body in the background: many clients read the
-/// response only after they have sent everything, and lose it if the connection
-/// closes before. Stops after a second, since the instance cannot be reused
-/// meanwhile.
+/// Reads the rest of a body that is too large, in the background. Many clients read
+/// the response only after they have sent everything, and lose it if the
+/// connection closes before. Stops after a second, because the instance cannot be
+/// reused meanwhile.
 async fn drain(mut stream: StreamReader<u8>) {
     const LIMIT: Duration = Duration::from_secs(1);
 
@@ -178,8 +178,8 @@ async fn drain(mut stream: StreamReader<u8>) {
 /// Converts a response for the host.
 ///
 /// The body has a `Content-Length` and is written in the poll that returns the
-/// response, before the trailers, so that both leave in one write
-/// ([`response_timing`]).
+/// response, before the trailers, so that head and body leave in one write
+/// ([`single_write`]).
 ///
 /// # Errors
 /// The host refuses a header or the status code.
@@ -210,6 +210,6 @@ pub fn into_wasi_response(response: Response) -> Result<wasi::Response, ErrorCod
         // Dropping it says that there are no trailers.
         drop(trailers);
     });
-    response_timing::end_with_ready_future();
+    single_write::avoid_final_yield();
     Ok(wasi_response)
 }

@@ -1,5 +1,5 @@
-//! The increments of one instance that are not stored yet. Pure: the flusher
-//! decides when they are stored, a sink stores them.
+//! The increments of one instance that are not stored yet. No I/O: the flusher
+//! decides when they are stored, and a sink stores them.
 //!
 //! A batch that was sent may have been applied although no reply came. So a
 //! batch is frozen before it is sent, and sent again under the same id until it
@@ -18,15 +18,16 @@ use functional_scaffold_protocol::{
 
 use crate::config::MAX_EXECUTION_LIMIT_MS;
 
-/// How much longer than the execution limit a lease runs, in milliseconds: for
-/// the flush that closes it, and for the longest pause between two scripts that
-/// does not yet extend leases (`MAX_GAP_MS` in the scripts).
+/// Milliseconds that a lease runs beyond the execution limit. They leave time for
+/// the flush that closes it, and for silence of Redis, of which `MAX_GAP_MS`
+/// (`clock.lua`) count as lease time.
 const LEASE_MARGIN_MS: u64 = 5_000;
 
-// A lease that arrives late counts nothing as long as its id is remembered.
+// The id of a closed lease must be remembered until the lease itself expires, in
+// case the lease arrives late.
 const _: () = assert!(MAX_EXECUTION_LIMIT_MS + LEASE_MARGIN_MS < REMEMBERED_SECONDS * 1000);
 
-/// What a component counts under.
+/// The label values that a component counts under.
 #[derive(Debug, Clone)]
 pub struct Workload {
     /// The label `algorithm` of its executions.
@@ -62,7 +63,7 @@ pub(crate) struct Batcher {
     pending: Pending,
     frozen: Option<FrozenBatch>,
     frozen_batches: u64,
-    /// How many of the frozen batches were acknowledged or logged.
+    /// Number of frozen batches that were acknowledged or logged.
     resolved_batches: u64,
     flushing: bool,
     leases_suspended: bool,
@@ -77,8 +78,8 @@ pub(crate) struct Batcher {
 struct Pending {
     /// Requests and executions without a lease.
     tally: Tally<'static>,
-    /// Executions with a lease, one by one: if its lease ran out, an execution
-    /// is already counted and must leave the batch.
+    /// Executions with a lease, one by one. An execution whose lease has expired
+    /// is already counted, and must be removed from the batch.
     leased: Vec<LeasedResult>,
     /// Metrics about the metric path itself.
     self_metrics: Batch,
@@ -151,8 +152,8 @@ impl Batcher {
         }
     }
 
-    /// Makes a lease for an execution that a request to `endpoint` asked for and
-    /// that may take `limit_millis`.
+    /// Makes a lease for an execution of at most `limit_millis`, for a request to
+    /// `endpoint`.
     pub(crate) fn lease(&mut self, endpoint: &'static str, limit_millis: u64) -> EncodedLease {
         self.leases += 1;
         let id = format!("{:016x}/{}", self.nonce, self.leases);
@@ -167,24 +168,24 @@ impl Batcher {
         lease
     }
 
-    /// Whether executions take a lease: not after a lease that was not
-    /// acknowledged, until Redis acknowledges a batch.
+    /// Whether executions take a lease. False from the first lease that is not
+    /// acknowledged until Redis acknowledges a batch.
     pub(crate) fn takes_leases(&self) -> bool {
         !self.leases_suspended
     }
 
-    /// Why a lease was last not acknowledged.
+    /// Reason of the last lease that was not acknowledged.
     pub(crate) fn lease_error(&self) -> Option<&str> {
         self.lease_error.as_deref()
     }
 
-    /// Whether a response may wait for its batch: not after an attempt that
-    /// failed, until a batch is acknowledged.
+    /// Whether a response may wait for its batch. False from a failed attempt
+    /// until a batch is acknowledged.
     pub(crate) fn waits_for_batches(&self) -> bool {
         self.store_error.is_none()
     }
 
-    /// Why the last attempt to store a batch failed, if it did.
+    /// Reason why the last attempt to store a batch failed, if it did.
     pub(crate) fn store_error(&self) -> Option<&str> {
         self.store_error.as_deref()
     }
@@ -194,13 +195,13 @@ impl Batcher {
         self.frozen.is_some() || !self.pending.is_empty()
     }
 
-    /// How many batches went to the log.
+    /// Number of batches that went to the log.
     pub(crate) fn logged_batches(&self) -> u64 {
         self.logged_batches
     }
 
-    /// Stops waiting for leases: one was not acknowledged in time, for this
-    /// reason.
+    /// Lets executions start without leases, because one was not acknowledged for
+    /// this reason.
     pub(crate) fn suspend_leases(&mut self, reason: String) {
         self.leases_suspended = true;
         self.lease_error = Some(reason);
@@ -292,8 +293,8 @@ impl Batcher {
         batch
     }
 
-    /// The frozen batch is stored, by this attempt or, as a `duplicate`, by one
-    /// before it.
+    /// Drops the frozen batch, which is stored: by this attempt or, if
+    /// `duplicate`, by an earlier one.
     pub(crate) fn acknowledge(&mut self, duplicate: bool) {
         self.frozen = None;
         self.resolved_batches = self.frozen_batches;
@@ -304,8 +305,8 @@ impl Batcher {
         }
     }
 
-    /// An attempt to store the frozen batch failed. Returns whether the reason
-    /// differs from the previous attempt's.
+    /// Records a failed attempt to store the frozen batch. Returns whether the
+    /// reason is new, that is differs from the previous attempt's.
     pub(crate) fn record_failure(&mut self, reason: &str) -> bool {
         self.record_flush(FlushOutcome::Failed, 1);
         let is_new = self.store_error.as_deref() != Some(reason);
@@ -313,9 +314,9 @@ impl Batcher {
         is_new
     }
 
-    /// Notes increments of a stored batch that could not be applied, each a text
-    /// that starts with its key. Returns whether one of the keys is new among
-    /// those that refused increments.
+    /// Notes increments of a stored batch that Redis refused, each a text that
+    /// starts with its key. Returns whether one of these keys had refused none
+    /// before.
     pub(crate) fn note_refused(&mut self, refused: &[String]) -> bool {
         let keys = refused.iter().filter_map(|text| text.split(' ').next());
         let before = self.refusing_keys.len();
@@ -323,9 +324,9 @@ impl Batcher {
         self.refusing_keys.len() > before
     }
 
-    /// Removes the executions of expired leases: they are already counted as
+    /// Removes the executions of expired leases, which are already counted as
     /// crashed. The frozen batch keeps its id: Redis has applied nothing under
-    /// it, and if a copy with those leases arrives later, it is refused too.
+    /// it, and also refuses a copy with those leases that arrives later.
     pub(crate) fn remove_late(&mut self, ids: &[String]) {
         let Some(mut frozen) = self.frozen.take() else {
             return;
@@ -343,21 +344,24 @@ impl Batcher {
         self.frozen = Some(frozen);
     }
 
-    /// Removes everything that is not stored, for the log. Pending increments
-    /// get the first of the random `nonces`, later ones the second: under one
-    /// nonce, a later batch would make an earlier one look applied (see
-    /// [`BatchId`]).
+    /// Removes everything that is not stored, for the log.
+    ///
+    /// The frozen batch keeps its id, under which it may have been applied. The
+    /// pending batch gets the nonce `nonces[0]`, and everything recorded later
+    /// `nonces[1]`, both random: under one nonce, a later batch would make an
+    /// earlier one look applied (see [`BatchId`]).
     pub(crate) fn take_for_log(&mut self, nonces: [u64; 2], now: u64) -> Vec<SentBatch> {
         let frozen = self.frozen.take();
-        // The pending batch, which contains this very count, and the frozen one.
+        // The frozen batch, if there is one, and the pending one. That is never
+        // empty, because the next line records into it.
         let logged = 1 + u64::from(frozen.is_some());
         self.record_flush(FlushOutcome::Logged, logged);
         self.logged_batches += logged;
-        self.rename(nonces[0], now);
+        self.become_writer(nonces[0], now);
         let _ = self.freeze();
         let pending = self.frozen.take();
         self.resolved_batches = self.frozen_batches;
-        self.rename(nonces[1], now);
+        self.become_writer(nonces[1], now);
         let batches = frozen.into_iter().chain(pending);
         batches.map(|frozen| self.for_log(frozen)).collect()
     }
@@ -386,7 +390,8 @@ impl Batcher {
         }
     }
 
-    fn rename(&mut self, nonce: u64, now: u64) {
+    /// Numbers the next batches from 1, under another nonce.
+    fn become_writer(&mut self, nonce: u64, now: u64) {
         (self.nonce, self.started_at, self.sequence) = (nonce, now, 0);
     }
 
@@ -418,26 +423,24 @@ impl Batcher {
         Registration::of_catalog(catalog, algorithm, endpoints)
     }
 
-    /// Adopts the registrations that stand in Redis for the families of
-    /// `registered`, in their order: increments go to the hash that the first
-    /// component named. A family that was registered with another layout gets a
-    /// hash of its own; returns those families, which must be registered too.
-    pub(crate) fn adopt(
-        &mut self,
-        registered: &Catalog,
-        standing: &[String],
-    ) -> Vec<(String, Family)> {
-        let mut own_layouts = Vec::new();
-        // Compared with `registered`, because this catalog's keys may already be
-        // another component's.
-        let registered = registered.families().into_iter().zip(standing);
-        for (family, (ours, standing)) in self.catalog.families_mut().into_iter().zip(registered) {
-            let key = match Family::decode(&ours.name, standing.as_bytes()) {
-                Ok(standing) if standing.same_layout(ours) => standing.key,
+    /// Takes over the keys that Redis has in force. `sent` are the families that
+    /// this instance registered, and `in_force` the registrations in the reply, in
+    /// the same order.
+    ///
+    /// If the layout in force differs from ours, the family gets a key of its
+    /// own. Returns these families, which must be registered too.
+    pub(crate) fn adopt(&mut self, sent: &Catalog, in_force: &[String]) -> Vec<(String, Family)> {
+        let mut own_keys = Vec::new();
+        // Not compared with this catalog, whose keys may already be another
+        // component's.
+        let replies = sent.families().into_iter().zip(in_force);
+        for (family, (ours, in_force)) in self.catalog.families_mut().into_iter().zip(replies) {
+            let key = match Family::decode(&ours.name, in_force.as_bytes()) {
+                Ok(in_force) if in_force.same_layout(ours) => in_force.key,
                 _ => {
-                    let (field, own) = ours.with_own_layout();
+                    let (field, own) = ours.with_own_key();
                     let key = own.key.clone();
-                    own_layouts.push((field, own));
+                    own_keys.push((field, own));
                     key
                 }
             };
@@ -447,7 +450,7 @@ impl Batcher {
             }
         }
         self.lease_templates.clear();
-        own_layouts
+        own_keys
     }
 }
 
@@ -630,18 +633,18 @@ mod tests {
     }
 
     #[test]
-    fn a_family_registered_with_another_layout_gets_its_own_hash() {
+    fn a_family_registered_with_another_layout_gets_its_own_key() {
         let mut batcher = batcher();
         record(&mut batcher);
-        let registered = Catalog::new("m:");
-        let mut standing = registered.families().map(Family::clone);
-        standing[0].key = "m:elsewhere".into();
-        standing[1].bounds = vec![1.0];
-        standing[2].kind = Kind::Gauge;
-        let standing = standing.each_ref().map(Family::encode);
-        let own = batcher.adopt(&registered, &standing);
+        let sent = Catalog::new("m:");
+        let mut in_force = sent.families().map(Family::clone);
+        in_force[0].key = "m:elsewhere".into();
+        in_force[1].bounds = vec![1.0];
+        in_force[2].kind = Kind::Gauge;
+        let in_force = in_force.each_ref().map(Family::encode);
+        let own = batcher.adopt(&sent, &in_force);
         // Also where it registers again, to see whether Redis accepts writes.
-        assert_eq!(batcher.adopt(&registered, &standing), own);
+        assert_eq!(batcher.adopt(&sent, &in_force), own);
         let fields: Vec<_> = own.iter().map(|(field, _)| field.as_str()).collect();
         assert_eq!(fields.len(), 2);
         assert!(fields[0].starts_with("http_request_duration_seconds@"));
@@ -652,7 +655,7 @@ mod tests {
     }
 
     #[test]
-    fn a_family_with_a_corrupt_registration_gets_its_own_hash() {
+    fn a_family_with_a_corrupt_registration_gets_its_own_key() {
         let mut batcher = batcher();
         let own = batcher.adopt(&Catalog::new("m:"), &["{".to_owned()]);
         assert_eq!(own.len(), 1);

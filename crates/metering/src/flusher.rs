@@ -1,4 +1,4 @@
-//! When batches are stored, retried and written to the log.
+//! Decides when batches are stored, retried, and written to the log.
 
 use std::{cell::RefCell, time::Duration};
 
@@ -18,19 +18,18 @@ use crate::{
     time::{Deadline, sleep, unix_seconds},
 };
 
-/// How long an instance tries to store what it has. Spin cannot reuse an
-/// instance that still runs, and holds a few hundred of them. If flushes waited
-/// for ever, an outage of Redis would take the application down.
+/// How long an instance tries to store its increments. Spin cannot reuse an
+/// instance that still works, and holds only a few hundred of them. If flushes
+/// waited forever, an outage of Redis would take the application down.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The pause before a failed attempt is repeated.
 const BACKOFF: Duration = Duration::from_millis(50);
 
-/// The event of the log lines that hold a batch.
+/// The `event` of a log line that holds a batch.
 const BATCH_NOT_STORED: &str = "batch_not_stored";
 
-/// The longest reason in a line that holds a batch, so that there is room for
-/// the batch.
+/// The longest reason in such a line. The rest is for the batch.
 const MAX_REASON_BYTES: usize = 500;
 
 /// Stores the batches of one instance, one attempt at a time.
@@ -49,7 +48,7 @@ impl Flusher {
         }
     }
 
-    /// Stores what is recorded until nothing is left. Runs after a response.
+    /// Flushes until nothing is left to store. Runs after a response.
     pub(crate) async fn run(&self, batcher: &RefCell<Batcher>, sink: &Sink) {
         loop {
             // Requests that finish meanwhile share the batch.
@@ -61,8 +60,8 @@ impl Flusher {
         }
     }
 
-    /// Waits until the batch of a request is acknowledged or logged, for one
-    /// time-out of the sink at most, and not after an attempt that failed.
+    /// Waits until the batch of a request is acknowledged or logged, at most for
+    /// the sink's time-out. Does not wait at all if the last attempt failed.
     /// Stores the batch itself if no other task is storing one.
     pub(crate) async fn wait_for(&self, ticket: Ticket, batcher: &RefCell<Batcher>, sink: &Sink) {
         let deadline = Deadline::after(sink.timeout());
@@ -75,7 +74,8 @@ impl Flusher {
                 return;
             }
             let Some(_storing) = self.storing.begin() else {
-                // That attempt started earlier, with the same limit.
+                // Without a deadline: the other attempt started earlier and has
+                // no longer limit, so it ends before ours.
                 self.storing.ended().await;
                 continue;
             };
@@ -86,8 +86,8 @@ impl Flusher {
 
     /// Stores one batch, or writes everything to the log.
     async fn flush(&self, batcher: &RefCell<Batcher>, sink: &Sink) {
-        // Counts down by the duration of the attempts, not by the clock: during
-        // an execution, no other task of the instance makes progress.
+        // Time in executions does not count: no other task of the instance makes
+        // progress during one.
         let mut left = LINGER;
         let mut cause = None;
         loop {
@@ -100,9 +100,9 @@ impl Flusher {
             let Err(error) = attempt(batcher, sink, deadline).await else {
                 return;
             };
-            // If an execution ran during the attempt, the attempt ends after its
-            // deadline, and the time beyond the deadline is not counted here.
-            // At worst only the pauses count, which still bounds the attempts.
+            // An execution during the attempt can make it end after its deadline.
+            // Such an overrun is subtracted from the time that counts, down to 0.
+            // The pauses always count, so the number of attempts is bounded.
             let took = timeout.saturating_sub(deadline.distance());
             left = left.saturating_sub(took + BACKOFF);
             let is_last = left.is_zero() || matches!(error, StoreError::Denied(_));
@@ -121,18 +121,18 @@ impl Flusher {
     }
 }
 
-/// Whether an error says less than the one before it: the last attempt of a
-/// flush has only the time that is left, in which even a healthy server may not
-/// reply.
+/// Whether an error is less informative than the one before it. The last attempt
+/// of a flush has only the time that is left, in which even a healthy server may
+/// not reply.
 fn says_less(error: &StoreError, timeout: Duration) -> bool {
     match error {
         StoreError::Timeout(limit) => *limit < timeout,
-        StoreError::Elsewhere => true,
+        StoreError::OtherTask => true,
         _ => false,
     }
 }
 
-/// Stores the pending batch. The caller must hold [`Flusher::storing`].
+/// Stores the next batch. The caller must hold [`Flusher::storing`].
 async fn attempt(
     batcher: &RefCell<Batcher>,
     sink: &Sink,
@@ -155,7 +155,7 @@ async fn attempt(
     batcher.acknowledge(duplicate);
     log::write(Level::Debug, "flushed", json!({ "duplicate": duplicate }));
     if !refused.is_empty() {
-        // Every line is a loss, but a key that keeps refusing is no new error.
+        // Each refusal is a loss and is logged, but only a new key is an error.
         let is_new = batcher.note_refused(&refused);
         let level = if is_new { Level::Error } else { Level::Info };
         log::write_list(level, "increments_refused", "refused", &refused);
@@ -250,7 +250,7 @@ mod tests {
         let full = Duration::from_millis(300);
         let cut = full - Duration::from_millis(1);
         assert!(says_less(&StoreError::Timeout(cut), full));
-        assert!(says_less(&StoreError::Elsewhere, full));
+        assert!(says_less(&StoreError::OtherTask, full));
         assert!(!says_less(&StoreError::Timeout(full), full));
         assert!(!says_less(&StoreError::Redis("LOADING".into()), full));
     }

@@ -7,7 +7,7 @@
 //!
 //! # Layout
 //! - `meter`: the one object that a component holds
-//! - `batcher`: increments that are not stored yet; pure
+//! - `batcher`: increments that are not stored yet; no I/O
 //! - `flusher`: when batches are stored, retried and written to the log
 //! - `sinks`: where batches are stored, one file a scheme
 //! - [`config`]: the options of the metric path

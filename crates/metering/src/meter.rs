@@ -64,11 +64,11 @@ impl Meter {
         }))
     }
 
-    /// Takes a lease before an execution that a request to `endpoint` asked for,
-    /// so that the execution is counted even if it never returns. Waits for
-    /// Redis for `lease_timeout_ms` at most.
+    /// Takes a lease before an execution, for a request to `endpoint`, so that the
+    /// execution is counted even if it never returns. Waits for Redis for
+    /// `lease_timeout_ms` at most.
     ///
-    /// Returns `None` if the scheme has no leases or Redis is known not to
+    /// Returns `None` if the scheme has no leases, or if Redis is known not to
     /// reply.
     pub async fn lease(&self, endpoint: &'static str) -> Option<EncodedLease> {
         self.0.sink.lease(&self.0.batcher, endpoint).await
@@ -98,7 +98,7 @@ impl Meter {
         if is_strict && waits {
             flusher.wait_for(ticket, batcher, sink).await;
         }
-        if !sink.is_flushed() {
+        if !sink.needs_flush() {
             return;
         }
         let mut batcher = batcher.borrow_mut();

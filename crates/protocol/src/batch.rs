@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::lease::Lease;
 
-/// Largest increment of a cell, 2^62 - 1. Added to a stored cell below 2^62 it stays
+/// Largest increment of a cell, 2^62 - 1. A cell below 2^62 plus one increment stays
 /// below 2^63, where Redis integers end.
 pub const MAX_INCREMENT: u64 = (1 << 62) - 1;
 
@@ -62,7 +62,7 @@ impl Batch {
     }
 
     /// Moves the increments of one key to another. A component needs this if it learns
-    /// after recording that its layout has a hash of its own.
+    /// only after recording which key a family has.
     pub fn rename_key(&mut self, from: &str, to: &str) {
         if let Some(fields) = self.hashes.remove(from) {
             for (field, by) in fields {

@@ -15,13 +15,12 @@ use crate::{
     lease::EncodedLease,
 };
 
-/// Seconds for which ids are remembered: of a batch since it was applied, of a lease
-/// since it was closed. A batch that arrives again within this time changes nothing,
-/// nor does a lease that arrives and expires within it.
+/// Seconds for which Redis remembers the id of a batch after it was applied, and the id
+/// of a lease after it was closed. A batch that arrives again within this time changes
+/// nothing. A lease that arrives late and expires within it counts nothing.
 ///
-/// A logged batch may be replayed for half of this time. The other half is for leases
-/// that expired before their batch was logged, because the execution exceeded its
-/// limit.
+/// A logged batch may be replayed for an hour. The other hour is for its leases: if an
+/// execution exceeded its limit, its lease expired before the batch was logged.
 pub const REMEMBERED_SECONDS: u64 = 7200;
 
 /// Seconds for which a registration counts as complete without being checked. After
@@ -41,8 +40,8 @@ pub fn families_key(prefix: &str) -> String {
 /// Key of the hash that remembers a batch's id, together with those of all writers
 /// that began in the same second.
 ///
-/// A hash of so few entries stays in Redis's compact encoding, which takes a quarter
-/// of the memory, up to 65,000 requests/s at 128 requests per writer.
+/// Redis keeps a hash of up to 512 entries in its compact encoding, in a quarter of the
+/// memory. 512 writers per second are 65,000 requests/s at 128 requests per writer.
 #[must_use]
 pub fn applied_key(prefix: &str, id: &BatchId) -> String {
     format!("{prefix}applied:{}", id.started_at)
@@ -62,7 +61,7 @@ pub fn state_key(prefix: &str) -> String {
     format!("{prefix}state")
 }
 
-/// Key of the note that a registration with this digest is complete. It expires.
+/// Key of the note that the registration with this digest is complete. It expires.
 #[must_use]
 pub fn registration_key(prefix: &str, digest: &str) -> String {
     format!("{prefix}registered:{digest}")
@@ -88,7 +87,7 @@ pub fn removed_key(prefix: &str) -> String {
     format!("{prefix}removed")
 }
 
-/// Whether the protocol uses this key itself, so that it cannot be a family's.
+/// Whether the protocol itself uses this key. No family may have such a key.
 #[must_use]
 pub fn is_own_key(prefix: &str, key: &str) -> bool {
     let single = [
@@ -221,12 +220,13 @@ pub fn lease_command(prefix: &str, lease: &EncodedLease, lease_time_millis: i64)
 pub fn apply_call(prefix: &str, batch: &SentBatch) -> Call {
     let leases = batch.leased.iter().map(|leased| &leased.lease);
     let leases: Vec<_> = leases.map(EncodedLease::from).collect();
-    apply_merged_call(prefix, &batch.id, leases.iter(), &batch.total())
+    apply_call_from_parts(prefix, &batch.id, leases.iter(), &batch.total())
 }
 
-/// The same call for a batch that releases `leases` and adds `total` in all.
+/// The same call, from the parts of a batch: its id, the leases that it releases, and
+/// everything that it adds.
 #[must_use]
-pub fn apply_merged_call<'a>(
+pub fn apply_call_from_parts<'a>(
     prefix: &str,
     id: &BatchId,
     leases: impl ExactSizeIterator<Item = &'a EncodedLease> + Clone,
@@ -289,7 +289,7 @@ impl ApplyReply {
 /// The call by which a reader settles leases that have expired.
 ///
 /// It looks at a hundred leases after the first `skip`, and settles those that count in
-/// `metric_keys` only. `epoch` is random, for a store that has none.
+/// no other keys than `metric_keys`. `epoch` is random, for a store that has none.
 #[must_use]
 pub fn settle_call<'a>(
     prefix: &str,
@@ -310,7 +310,8 @@ pub fn settle_call<'a>(
 /// Reply to [`settle_call`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettleReply {
-    /// Names the contents of the store: another one after they were wiped.
+    /// Identifies the contents of the store. A new epoch means that all counts were
+    /// wiped or lost.
     pub epoch: String,
     /// Number of leases settled.
     pub leases: u64,

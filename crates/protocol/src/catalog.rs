@@ -2,7 +2,8 @@
 //! that it records in them.
 //!
 //! Each family is declared once, below, with its name, key, help and labels. To add a
-//! label to a request, add a field to [`RequestLabels`] and a pair to its declaration.
+//! label to a request, add a field to [`RequestLabels`], and name it in `REQUESTS`.
+//! Both histograms have the buckets of [`LATENCY_BOUNDS_NANOS`].
 
 use crate::{
     batch::Batch,
@@ -92,7 +93,7 @@ const FLUSH_FAILURES: Declaration<fn(&FlushOutcome, &mut String)> = Declaration 
     write_labels: |outcome, out| write_labels(out, &[("outcome", outcome.label())]),
 };
 
-/// Inclusive upper bounds of the latency buckets in nanoseconds, 50 µs to 10 s.
+/// Inclusive upper bounds of the latency buckets, in nanoseconds. `+Inf` is implied.
 ///
 /// A sandboxed algorithm responds in tens of microseconds. The usual bounds begin
 /// at 5 ms and would put nearly all of its requests into one bucket.
@@ -162,14 +163,14 @@ impl Catalog {
         let bounds = latency_bounds();
         let les = bounds.iter().map(|&bound| cell::le_of_bound(bound));
         Self {
-            requests: REQUESTS.under(prefix),
-            request_durations: REQUEST_DURATIONS.under(prefix),
-            executions: EXECUTIONS.under(prefix),
-            execution_durations: EXECUTION_DURATIONS.under(prefix),
-            unleased_executions: UNLEASED_EXECUTIONS.under(prefix),
-            late_results: LATE_RESULTS.under(prefix),
-            leases_settled: LEASES_SETTLED.under(prefix),
-            flush_failures: FLUSH_FAILURES.under(prefix),
+            requests: REQUESTS.with_prefix(prefix),
+            request_durations: REQUEST_DURATIONS.with_prefix(prefix),
+            executions: EXECUTIONS.with_prefix(prefix),
+            execution_durations: EXECUTION_DURATIONS.with_prefix(prefix),
+            unleased_executions: UNLEASED_EXECUTIONS.with_prefix(prefix),
+            late_results: LATE_RESULTS.with_prefix(prefix),
+            leases_settled: LEASES_SETTLED.with_prefix(prefix),
+            flush_failures: FLUSH_FAILURES.with_prefix(prefix),
             latency_les: les.chain(["+Inf".to_owned()]).collect(),
         }
     }
@@ -189,8 +190,8 @@ impl Catalog {
         ]
     }
 
-    /// All families in the same order, to redirect some to other hashes (see
-    /// [`Family::with_own_layout`]).
+    /// All families in the same order, to change the key of a family that Redis has
+    /// under another key or with another layout (see [`Family::with_own_key`]).
     pub fn families_mut(&mut self) -> [&mut Family; 8] {
         [
             &mut self.requests.family,
@@ -294,8 +295,8 @@ pub struct RequestLabels<'a> {
 }
 
 impl<'a> RequestLabels<'a> {
-    /// Creates the labels that every request has. A label that is added later is
-    /// empty here, and so left out of the label set.
+    /// Creates the labels that every request has. Any other label is empty, and so
+    /// left out of the label set, until its field is set on the result.
     #[must_use]
     pub const fn new(method: &'a str, endpoint: &'a str, code: u16) -> Self {
         Self {
@@ -324,8 +325,9 @@ impl<'a> RequestLabels<'a> {
     }
 }
 
-/// Labels of `http_request_duration_seconds`: fewer than of the counter, because
-/// each of its series is 19 fields in Redis.
+/// Labels of `http_request_duration_seconds`. They are fewer than the counter's,
+/// because a series of a histogram takes a field in Redis for each bucket and for
+/// the sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct RouteLabels<'a> {
     endpoint: &'a str,
@@ -387,7 +389,7 @@ impl RequestStatus {
 pub enum ExecutionStatus {
     /// It returned a result.
     Success,
-    /// It refused its input: the client's fault.
+    /// It rejected its input: the client's fault.
     InvalidInput,
     /// It returned an error.
     Failed,
@@ -567,8 +569,8 @@ impl Durations {
     }
 }
 
-/// All of a family but the prefix of its key. `W` is the function that writes the
-/// label set of one of its series.
+/// A family without its key prefix. `W` is the function that writes the label set of
+/// one of its series.
 struct Declaration<W> {
     name: &'static str,
     /// Key of the hash, after the prefix.
@@ -581,20 +583,20 @@ struct Declaration<W> {
 type AlgorithmDeclaration = Declaration<fn(&str, &mut String)>;
 
 impl<W> Declaration<W> {
-    fn under(self, prefix: &str) -> Metric<W> {
-        let is_latency = self.kind == Kind::Histogram;
+    fn with_prefix(self, prefix: &str) -> Metric<W> {
+        let is_histogram = self.kind == Kind::Histogram;
         let family = Family {
             name: self.name.into(),
             kind: self.kind,
             help: self.help.into(),
-            unit: if is_latency { "seconds" } else { "" }.into(),
+            unit: if is_histogram { "seconds" } else { "" }.into(),
             key: format!("{prefix}{}", self.key),
-            bounds: if is_latency {
+            bounds: if is_histogram {
                 latency_bounds()
             } else {
                 Vec::new()
             },
-            scale: if is_latency { NANOS_PER_SECOND } else { 1 },
+            scale: if is_histogram { NANOS_PER_SECOND } else { 1 },
         };
         Metric {
             family,
@@ -610,7 +612,7 @@ impl<W> Declaration<W> {
     }
 }
 
-/// A declared family under a prefix.
+/// A declared family with its key prefix.
 #[derive(Debug, Clone)]
 struct Metric<W> {
     family: Family,

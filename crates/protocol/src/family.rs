@@ -102,9 +102,8 @@ pub enum FamilyError {
     Scale,
 }
 
-/// Separates a family's name from a layout in the hash of families. A component has
-/// a layout of its own if another one registered the name with another type, scale
-/// or other bounds.
+/// Separates a family's name from its layout (type, scale and bounds) in the hash of
+/// families. Only a layout that differs from the first registered one is named there.
 pub const LAYOUT_SEPARATOR: char = '@';
 
 impl Family {
@@ -137,10 +136,11 @@ impl Family {
         self.kind == other.kind && self.scale == other.scale && self.bounds == other.bounds
     }
 
-    /// Returns the field and the family with a hash of its own, for a component that
-    /// finds the name registered with another layout.
+    /// Returns this family with a key of its own, `<key>@<layout>`, and the field under
+    /// which to register it. For a component that finds the name registered with
+    /// another layout.
     #[must_use]
-    pub fn with_own_layout(&self) -> (String, Self) {
+    pub fn with_own_key(&self) -> (String, Self) {
         let layout = self.layout();
         let field = format!("{}{LAYOUT_SEPARATOR}{layout}", self.name);
         let mut family = self.clone();
@@ -258,8 +258,8 @@ mod tests {
         let first = histogram(vec![0.1, 1.0]);
         let second = histogram(vec![0.1, 2.0]);
         assert!(!first.same_layout(&second));
-        let (field, own) = second.with_own_layout();
-        let (other_field, _) = first.with_own_layout();
+        let (field, own) = second.with_own_key();
+        let (other_field, _) = first.with_own_key();
         assert_ne!(field, other_field);
         assert!(own.key.starts_with("m:latency@"));
         let read = Family::decode(&field, own.encode().as_bytes()).expect("it is valid");

@@ -58,8 +58,8 @@ pub struct Histogram {
 
 /// Assembles series from the cells of one family's hash, in any order.
 ///
-/// Of a field that is pushed twice the later value counts: `HSCAN` repeats fields of a
-/// hash that is rehashed meanwhile. A bucket that is missing is 0.
+/// If a field is pushed twice, the later value counts: `HSCAN` may return a field twice
+/// while Redis rehashes the hash. A missing bucket is 0.
 ///
 /// # Examples
 /// ```
@@ -240,10 +240,10 @@ fn add(merged: &mut FamilySeries, other: FamilySeries) {
             let mut all: Vec<_> = left
                 .drain(..)
                 .map(|(labels, histogram)| {
-                    (labels, rebase(&histogram, &merged.family.bounds, &shared))
+                    (labels, rebucket(&histogram, &merged.family.bounds, &shared))
                 })
                 .chain(right.into_iter().map(|(labels, histogram)| {
-                    (labels, rebase(&histogram, &other.family.bounds, &shared))
+                    (labels, rebucket(&histogram, &other.family.bounds, &shared))
                 }))
                 .collect();
             all.sort_by(|(left, _), (right, _)| left.cmp(right));
@@ -265,9 +265,9 @@ fn add(merged: &mut FamilySeries, other: FamilySeries) {
     }
 }
 
-/// Moves observations to fewer bounds: the count of each bucket goes to the smallest
-/// of the new bounds that is not below its own.
-fn rebase(histogram: &Histogram, from: &[f64], to: &[f64]) -> Histogram {
+/// Moves observations to fewer bounds: the count of each bucket goes to the first new
+/// bound that is at least its own.
+fn rebucket(histogram: &Histogram, from: &[f64], to: &[f64]) -> Histogram {
     let mut buckets = vec![0_u64; to.len() + 1];
     for (position, count) in histogram.buckets.iter().enumerate() {
         let target = from

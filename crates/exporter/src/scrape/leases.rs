@@ -52,7 +52,7 @@ pub(crate) struct OpenLeases {
     by_algorithm: BTreeMap<Box<str>, i64>,
     /// The negated start of the oldest lease, in milliseconds of lease time: its
     /// age at time `t` is `t` plus this.
-    oldest_millis: Option<f64>,
+    oldest_start_millis: Option<f64>,
 }
 
 impl OpenLeases {
@@ -100,14 +100,14 @@ impl OpenLeases {
         let millis = lease.millis as f64 - expiry;
         if self.ids.insert(lease.id) {
             *self.by_algorithm.entry(algorithm).or_default() += 1;
-            let oldest = self.oldest_millis.get_or_insert(millis);
+            let oldest = self.oldest_start_millis.get_or_insert(millis);
             *oldest = oldest.max(millis);
         }
     }
 
     /// The age of the oldest open lease; 0 if none is open.
     pub(crate) fn oldest_age_seconds(&self, lease_time_millis: i64) -> f64 {
-        self.oldest_millis.map_or(0.0, |millis| {
+        self.oldest_start_millis.map_or(0.0, |millis| {
             ((millis + lease_time_millis as f64) / 1000.0).max(0.0)
         })
     }

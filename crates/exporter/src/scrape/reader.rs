@@ -25,7 +25,7 @@ use crate::{
 
 /// Scans of one read. Each but the last was followed by new lost counts; a further one
 /// is necessary if another reader was first, or if writes were lost again.
-const MAX_SCANS: usize = 3;
+const MAX_PASSES: usize = 3;
 
 /// Reads Redis, and remembers what the next read needs.
 pub(crate) struct Reader {
@@ -73,15 +73,15 @@ impl Reader {
     /// another reader added, and what was counted meanwhile.
     async fn read_over(&mut self, mut connection: Connection) -> Result<Reading, Failure> {
         let mut regressions = 0;
-        let mut scans_left = MAX_SCANS;
+        let mut passes_left = MAX_PASSES;
         loop {
-            scans_left -= 1;
+            passes_left -= 1;
             let scan = self.scan(&mut connection).await?;
             let State { epoch, version, .. } = scan.state.clone();
             let mut reading = scan.into_reading(&mut self.marks);
             regressions = reading.regressions.max(regressions);
             reading.regressions = regressions;
-            let Some(epoch) = epoch.filter(|_| scans_left > 0) else {
+            let Some(epoch) = epoch.filter(|_| passes_left > 0) else {
                 return Ok(reading);
             };
             let Some(lost) = self.marks.hand_over() else {
@@ -101,10 +101,10 @@ impl Reader {
     /// Scans until epoch and version are the same before and after, so that the scan
     /// does not mix two stores, counts with the lost counts of others, or values from
     /// before and after a removal.
-    async fn scan(&self, connection: &mut Connection) -> Result<RawScan, Failure> {
+    async fn scan(&self, connection: &mut Connection) -> Result<RawReading, Failure> {
         let options = &self.options;
         loop {
-            let mut scan = RawScan::default();
+            let mut scan = RawReading::default();
             let registered = registered_families(connection, options, &mut scan.errors).await?;
             scan.lease_time_millis = self.settler.settle(connection, &registered).await;
             // Its decode errors come with the second read of it.
@@ -123,7 +123,7 @@ impl Reader {
 
 /// What one scan finds, before high-water marks are applied and layouts merged.
 #[derive(Default)]
-struct RawScan {
+struct RawReading {
     /// Each family's name and layouts.
     families: Vec<(String, Vec<FamilySeries>)>,
     cells: u64,
@@ -197,7 +197,7 @@ async fn read_removals(
     Ok(removals)
 }
 
-impl RawScan {
+impl RawReading {
     async fn read_families(
         &mut self,
         connection: &Connection,

@@ -29,9 +29,9 @@ pub(crate) enum StoreError {
     /// An error of Redis or of the connection to it.
     #[error("{}", redis_error::explain(.0))]
     Redis(String),
-    /// Another task made the attempt, and it failed.
+    /// Another task made the attempt for both, and it failed.
     #[error("another request's attempt failed")]
-    Elsewhere,
+    OtherTask,
     /// The script's reply is not one of the protocol.
     #[error(transparent)]
     Reply(ReplyError),

@@ -1,4 +1,4 @@
-//! Where batches are stored. Everything in which the schemes differ is here.
+//! Where batches are stored. All differences between the schemes are here.
 //!
 //! # Layout
 //! - [`redis`]: increments, applied once under the batch's id
@@ -62,9 +62,9 @@ impl Sink {
         !matches!(self, Self::Off)
     }
 
-    /// Whether this instance stores its batches itself, soon after they are
-    /// recorded.
-    pub(crate) fn is_flushed(&self) -> bool {
+    /// Whether batches must be flushed after the response. In the pull scheme, a
+    /// scrape stores them.
+    pub(crate) fn needs_flush(&self) -> bool {
         matches!(self, Self::Redis(_) | Self::Pushgateway(_))
     }
 
@@ -90,8 +90,9 @@ impl Sink {
         }
     }
 
-    /// Stores the pending batch; `None` if nothing is pending. Only one task at
-    /// a time may call this.
+    /// Stores the next batch: the frozen one, or else the pending one, which it
+    /// freezes. Returns `None` if there is neither. Only one task at a time may
+    /// call this.
     ///
     /// After an error the batch may or may not be stored; storing it again is
     /// safe.

@@ -20,7 +20,7 @@ pub(crate) struct PullSink {
 }
 
 impl PullSink {
-    /// Adds the pending batch to the totals; `None` if nothing is pending.
+    /// Adds the next batch to the totals; `None` if there is none.
     pub(super) fn store(&self, batcher: &mut Batcher) -> Option<Stored> {
         let batch = batcher.freeze()?.total.clone();
         let mut totals = self.totals.borrow_mut();

@@ -1,15 +1,15 @@
 //! The Pushgateway scheme: the instance keeps its totals, and each flush
 //! replaces its group by them.
 //!
-//! A push is a POST, which replaces the families that it contains. They are the
-//! same each time, so PUT would do the same, except for a push that ends before
-//! its body: a Pushgateway (1.5.1) takes that for a complete push without
-//! families, and PUT would empty the group. A push ends early if it times out
-//! before its body has left, and during an execution nothing leaves.
+//! A push is a POST, which replaces only the families in its body. PUT would
+//! replace the whole group. The difference matters if a push is cut off before
+//! its body, because it times out during an execution: Pushgateway 1.5.1 takes
+//! it for a complete push without families. With PUT that would empty the group,
+//! with POST it changes nothing.
 //!
 //! A repeated push changes nothing, so a batch needs no id here. But a push
-//! without a response may arrive after a later one and put the group back. So
-//! the next batch goes to a new group, which starts at 0.
+//! without a response may arrive after a later one, and overwrite its totals with
+//! older ones. So the next batch goes to a new group, which starts at 0.
 
 use std::{cell::RefCell, time::Duration};
 
@@ -36,7 +36,7 @@ pub(crate) struct PushgatewaySink {
 /// A group of metrics in the Pushgateway.
 struct Group {
     nonce: u64,
-    /// What the Pushgateway last acknowledged.
+    /// Totals that the Pushgateway acknowledged last.
     totals: Batch,
     /// Whether a push without a response may still arrive.
     in_doubt: bool,
@@ -67,8 +67,8 @@ impl PushgatewaySink {
         self.config.timeout
     }
 
-    /// Replaces the group by the totals plus the pending batch; `None` if nothing
-    /// is pending.
+    /// Replaces the group by the totals plus the next batch; `None` if there is
+    /// no batch.
     pub(super) async fn store(
         &self,
         batcher: &RefCell<Batcher>,

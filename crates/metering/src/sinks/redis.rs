@@ -1,8 +1,7 @@
 //! The Redis scheme: a batch is one script call, applied once under its id.
 //!
-//! The sink registers the families once an instance, before its first lease or
-//! else before its first batch, so that a crash is counted under a name that
-//! readers know. A lease is acknowledged by Redis before its execution starts,
+//! Each instance registers the families once, before its first lease or batch,
+//! so that a crash is counted under a name that readers know. A lease is acknowledged by Redis before its execution starts,
 //! so that an execution which dies with its instance is still counted.
 
 use std::{
@@ -13,7 +12,7 @@ use std::{
 
 use functional_scaffold_protocol::{
     calls::{
-        ApplyReply, Call, Command, RegisterReply, Registration, Script, apply_merged_call,
+        ApplyReply, Call, Command, RegisterReply, Registration, Script, apply_call_from_parts,
         decode_is_registered, is_registered_call, lease_command, register_call,
     },
     catalog::Catalog,
@@ -76,10 +75,10 @@ impl RedisSink {
         self.timeout
     }
 
-    /// Registers the families, which changes nothing if they are registered, but
-    /// needs a Redis that accepts writes: a replica or a Redis with a full
-    /// memory answers `PING` as well. Returns Redis's address, or what is wrong
-    /// with it.
+    /// Checks that Redis accepts writes. Registers the families again, which
+    /// changes nothing, but is a write: a replica, or a Redis whose memory is full,
+    /// would still reply to `PING`. Returns Redis's address, or what is wrong with
+    /// it.
     pub(crate) async fn check(&self, batcher: &RefCell<Batcher>) -> Result<String, String> {
         let address = &self.client.address;
         let deadline = Deadline::after(self.timeout);
@@ -93,12 +92,11 @@ impl RedisSink {
         }
     }
 
-    /// Takes a lease for an execution that a request to `endpoint` asked for.
+    /// Takes a lease for an execution, for a request to `endpoint`.
     ///
-    /// Returns `None` if executions have no leases, if Redis did not acknowledge
-    /// the last one, or if it does not register the families. A lease that is
-    /// not acknowledged in time is returned too: it may still arrive, so the
-    /// batch with the result has to close it.
+    /// Returns `None` if executions have no leases, if leases are suspended, or if
+    /// registration fails. A lease that is not acknowledged in time is returned
+    /// too: it may still arrive, so the batch with the result has to close it.
     pub(super) async fn lease(
         &self,
         batcher: &RefCell<Batcher>,
@@ -113,7 +111,7 @@ impl RedisSink {
         let time = match self.ensure_registered(batcher, deadline).await {
             Ok(time) => time,
             Err(error) => {
-                suspend_leases(batcher, &error);
+                give_up_lease(batcher, &error);
                 return None;
             }
         };
@@ -121,12 +119,12 @@ impl RedisSink {
         let lease = batcher.borrow_mut().lease(endpoint, limit);
         let command = lease_command(&self.prefix, &lease, time.at(Instant::now()));
         if let Err(error) = self.client.command(command, deadline).await {
-            suspend_leases(batcher, &error);
+            give_up_lease(batcher, &error);
         }
         Some(lease)
     }
 
-    /// Sends the pending batch.
+    /// Sends the next batch, as [`Sink::store`](super::Sink::store).
     pub(super) async fn store(
         &self,
         batcher: &RefCell<Batcher>,
@@ -152,9 +150,9 @@ impl RedisSink {
                     return Ok(None);
                 };
                 let leases = frozen.leases();
-                apply_merged_call(&self.prefix, &frozen.id, leases, &frozen.total)
+                apply_call_from_parts(&self.prefix, &frozen.id, leases, &frozen.total)
             };
-            let asked = Instant::now();
+            let sent = Instant::now();
             let reply = self.client.call(&Script::APPLY, &call, deadline).await?;
             match ApplyReply::decode(reply).map_err(StoreError::Reply)? {
                 ApplyReply::Late(leases) => {
@@ -171,7 +169,7 @@ impl RedisSink {
                     lease_time_millis,
                     refused,
                 } => {
-                    let time = LeaseTime::new(lease_time_millis, asked);
+                    let time = LeaseTime::new(lease_time_millis, sent);
                     self.lease_time.set(Some(time));
                     return Ok(Some(Stored {
                         duplicate: false,
@@ -182,9 +180,10 @@ impl RedisSink {
         }
     }
 
-    /// Registers the families once. Concurrent callers share one registration
-    /// and its result, or their time-outs would add up during an outage. Returns
-    /// the lease time. After an error the next caller tries again.
+    /// Registers the families, unless this instance has done so. Returns the lease
+    /// time. Concurrent callers share one registration and its result: otherwise
+    /// their time-outs would add up during an outage. After an error the next
+    /// caller tries again.
     async fn ensure_registered(
         &self,
         batcher: &RefCell<Batcher>,
@@ -196,9 +195,9 @@ impl RedisSink {
         let Some(_flight) = self.registering.begin() else {
             let ended = deadline.timeout(self.registering.ended()).await;
             ended.ok_or(StoreError::Timeout(deadline.limit()))?;
-            return self.lease_time.get().ok_or(StoreError::Elsewhere);
+            return self.lease_time.get().ok_or(StoreError::OtherTask);
         };
-        match self.registered_before(batcher, deadline).await? {
+        match self.time_if_registered(batcher, deadline).await? {
             Some(time) => Ok(time),
             None => self.register(batcher, deadline).await,
         }
@@ -206,7 +205,7 @@ impl RedisSink {
 
     /// Asks whether another instance made the same registration, which spares
     /// both sides most of the work. Returns the lease time if so.
-    async fn registered_before(
+    async fn time_if_registered(
         &self,
         batcher: &RefCell<Batcher>,
         deadline: Deadline,
@@ -214,11 +213,11 @@ impl RedisSink {
         let catalog = Catalog::new(&self.prefix);
         let registration = batcher.borrow().registration(&catalog);
         let call = is_registered_call(&self.prefix, &registration);
-        let asked = Instant::now();
+        let sent = Instant::now();
         let script = &Script::IS_REGISTERED;
         let reply = self.client.call(script, &call, deadline).await?;
         let millis = decode_is_registered(reply).map_err(StoreError::Reply)?;
-        let time = millis.map(|millis| LeaseTime::new(millis, asked));
+        let time = millis.map(|millis| LeaseTime::new(millis, sent));
         self.lease_time.set(time);
         Ok(time)
     }
@@ -235,11 +234,11 @@ impl RedisSink {
         let catalog = Catalog::new(&self.prefix);
         let registration = batcher.borrow().registration(&catalog);
         let call = register_call(&self.prefix, epoch, &registration);
-        let asked = Instant::now();
+        let sent = Instant::now();
         let reply = self.client.call(script, &call, deadline).await?;
         let registered = RegisterReply::decode(&registration, reply).map_err(StoreError::Reply)?;
-        let time = LeaseTime::new(registered.lease_time_millis, asked);
-        let own_layouts = {
+        let time = LeaseTime::new(registered.lease_time_millis, sent);
+        let own_keys = {
             let mut batcher = batcher.borrow_mut();
             let families = batcher.adopt(&catalog, &registered.in_force);
             let named = families
@@ -247,8 +246,8 @@ impl RedisSink {
                 .map(|(field, family)| (field.as_str(), family));
             (!families.is_empty()).then(|| Registration::new(named, &batcher.zero_cells()))
         };
-        if let Some(own_layouts) = own_layouts {
-            let call = register_call(&self.prefix, epoch, &own_layouts);
+        if let Some(own_keys) = own_keys {
+            let call = register_call(&self.prefix, epoch, &own_keys);
             self.client.call(script, &call, deadline).await?;
         }
         self.lease_time.set(Some(time));
@@ -256,51 +255,52 @@ impl RedisSink {
     }
 }
 
-/// Lets executions start without leases until Redis acknowledges a batch.
-fn suspend_leases(batcher: &RefCell<Batcher>, error: &StoreError) {
+/// Counts an execution that starts without an acknowledged lease, and suspends
+/// leases until Redis acknowledges a batch.
+fn give_up_lease(batcher: &RefCell<Batcher>, error: &StoreError) {
     let reason = error.to_string();
     let mut batcher = batcher.borrow_mut();
     batcher.record_unleased();
-    // One line for each execution, as for each request. The first line of a new
-    // reason stands out among those of executions that waited at the same time.
+    // One line per execution. Only the first line with a new reason is a warning,
+    // because other executions may have waited at the same time.
     let is_known = !batcher.takes_leases() || batcher.lease_error() == Some(&reason);
     let level = if is_known { Level::Info } else { Level::Warn };
     log::write(level, "lease_given_up", json!({ "reason": reason }));
     batcher.suspend_leases(reason);
 }
 
-/// Lease time, by which leases run out: Redis's clock, less the times in which
+/// Lease time, by which leases expire: Redis's clock minus the time during which
 /// Redis stood still.
 ///
-/// Between two replies it is extrapolated with the host's clock, from when the
-/// request was sent: a reply is read late if an execution runs meanwhile. The
-/// host's clock also runs while lease time stands still; then a lease expires
-/// later. A lease expires early only if the host was suspended, or if Redis lost
-/// its data (docs/protocol.md, "Lease time").
+/// Between two replies, the host's clock extrapolates it, from when the call was
+/// sent: a reply is read late if an execution runs meanwhile. If lease time stands
+/// still in between, the estimate is too high, and a lease expires later. A lease
+/// expires early only if the host was suspended, or if Redis lost its data
+/// (docs/protocol.md, "Lease time").
 #[derive(Debug, Clone, Copy)]
 struct LeaseTime {
     millis: i64,
-    asked: Instant,
+    sent: Instant,
 }
 
 impl LeaseTime {
-    /// Lease time was `millis` in the reply to a call sent at `asked`.
-    fn new(millis: i64, asked: Instant) -> Self {
-        Self { millis, asked }
+    /// Makes the lease time of a reply, to a call that was sent at `sent`.
+    fn new(millis: i64, sent: Instant) -> Self {
+        Self { millis, sent }
     }
 
     /// An upper bound of lease time at `now`, in milliseconds.
     fn at(self, now: Instant) -> i64 {
-        let passed = now.nanos_since(self.asked) / 1_000_000;
+        let passed = now.nanos_since(self.sent) / 1_000_000;
         self.millis.saturating_add_unsigned(passed)
     }
 }
 
 /// Calls Redis on one connection, with a deadline for each call.
 ///
-/// A connection costs Redis more than the work done on it, so it is kept across
-/// requests. Spin sets no time-outs. A call that times out here may still be
-/// executed when Redis comes back.
+/// The connection is kept across requests, because opening one costs Redis more
+/// than the work done on it. Spin sets no time-outs. A call that times out here may
+/// still be executed when Redis comes back.
 struct RedisClient {
     /// With the password.
     url: String,
@@ -323,8 +323,8 @@ impl RedisClient {
     /// Calls a script by its digest, or by its source if Redis does not know the
     /// digest: after a restart, and at the very first call.
     ///
-    /// An error closes the connection if it is at fault, so that the next call
-    /// opens another. After a time-out the caller decides.
+    /// An error closes the connection, so that the next call opens another, unless
+    /// it is `NOSCRIPT`. After a time-out the caller decides.
     async fn call(
         &self,
         script: &Script,
@@ -453,10 +453,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lease_time_is_extrapolated_from_when_it_was_asked() {
-        let asked = Instant::at(7_000_000_000);
-        let time = LeaseTime::new(-500, asked);
-        assert_eq!(time.at(asked), -500);
+    fn lease_time_is_extrapolated_from_when_the_call_was_sent() {
+        let sent = Instant::at(7_000_000_000);
+        let time = LeaseTime::new(-500, sent);
+        assert_eq!(time.at(sent), -500);
         assert_eq!(time.at(Instant::at(7_002_999_999)), -498);
         assert_eq!(time.at(Instant::at(9_600_000_000)), 2_100);
         // A clock that runs backwards changes nothing.

@@ -1,5 +1,5 @@
-//! The totals that an instance counted, for the schemes that show totals rather
-//! than increments.
+//! The totals of an instance, for the schemes that publish totals instead of
+//! increments.
 
 use functional_scaffold_protocol::{
     batch::Batch,
@@ -9,8 +9,8 @@ use functional_scaffold_protocol::{
 
 use crate::batcher::Batcher;
 
-/// Adds a batch to `totals`, and initialises to 0 the series that may stay
-/// absent for long.
+/// Adds a batch to `totals`. Empty totals begin with 0 in every series of
+/// [`Batcher::zero_cells`].
 pub(super) fn with_batch(totals: &Batch, batch: &Batch, batcher: &Batcher) -> Batch {
     let mut sum = totals.clone();
     if sum.is_empty() {

@@ -76,7 +76,7 @@ for _, member in ipairs(expired) do
     skip = skip + 1
   end
 end
--- Last, because the leases above may be closed by an id that is deleted now.
+-- After the loop, which still needs the old ids.
 redis.call('ZREMRANGEBYSCORE', closed_leases_key, '-inf', lease_time)
 
 save_clock(state_key, now, shift, last)

@@ -2,8 +2,8 @@
 --
 -- A lease must not expire because nobody could write: the result of its
 -- execution may be on its way. So the time between two scripts counts for
--- MAX_GAP_MS at most, and the rest is added to `shift_ms`, which extends every
--- open lease. While the clock steps back, lease time stands still.
+-- MAX_GAP_MS at most. The rest is added to `shift_ms`, which extends every open
+-- lease. If the clock steps back, lease time does not.
 local MAX_GAP_MS = 5000
 -- The clock is written at most every SAVE_INTERVAL_MS: a write costs as much as
 -- half a dozen increments.
@@ -17,7 +17,8 @@ local function read_clock(state_key, ...)
   local saved = redis.call('HMGET', state_key, 'last_ms', 'shift_ms', ...)
   local last, shift = tonumber(saved[1]), tonumber(saved[2]) or 0
   if last and now < last then
-    -- By the step alone: the clock may never reach `last` again.
+    -- By the step back only. Lease time does not wait for the clock to reach `last`
+    -- again.
     shift = shift + now - last
   elseif last and now - last > MAX_GAP_MS then
     shift = shift + now - last - MAX_GAP_MS

@@ -1,10 +1,10 @@
 //! Makes a response leave in one write, head and body together.
 //!
-//! In two writes the second waits for the client's delayed acknowledgement, some
-//! 40 ms on Spin, which does not set `TCP_NODELAY`. Head and body leave together
-//! if the host copies the body before it polls its HTTP connection again, and
-//! that depends on how the component's last poll of the request began and ends.
-//! ADR 3, "A response leaves in one write", explains each rule.
+//! In two writes, the second waits some 40 ms on Spin, which does not set
+//! `TCP_NODELAY`, for the client's delayed acknowledgement of the first. Head and
+//! body leave together if the host copies the body before it polls its HTTP
+//! connection again. That depends on how the last poll of the component begins
+//! and ends. ADR 3, "A response leaves in one write", explains each rule.
 
 use std::{
     cell::Cell,
@@ -18,20 +18,19 @@ use spin_sdk::wit_bindgen;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PollStart {
     First,
-    /// By the event that the request waited for.
+    /// By an event that the request waited for.
     Woken,
-    /// By a yield, so that the host's task was polled again.
+    /// After a yield, in a fresh poll of the host's task.
     Fresh,
 }
 
 thread_local! {
-    /// How the current poll of the current request began. Set at every poll of a
-    /// request.
+    /// How the current poll began. Set at every poll of a request.
     static CURRENT: Cell<PollStart> = const { Cell::new(PollStart::First) };
 }
 
-/// Awaits a request's `response`. If the request had to wait, the response
-/// returns from a fresh poll of the host's task.
+/// Awaits `response`. If the request had to wait, yields before it returns, so that
+/// the response leaves from a fresh poll of the host's task.
 pub async fn respond_on_fresh_poll<T>(response: impl Future<Output = T>) -> T {
     let mut response = pin!(response);
     let mut start = PollStart::First;
@@ -58,9 +57,9 @@ pub(super) async fn repoll() {
     CURRENT.set(PollStart::Fresh);
 }
 
-/// Lets the current poll of the component end pending rather than yielding. The
-/// request's own future must then be ready, and nothing may be spawned after
-/// this.
-pub(super) fn end_with_ready_future() {
+/// Spawns an empty task, so that the component's poll does not end in a yield. The
+/// task must be the last one: call this after everything else is spawned, and
+/// return the response in the same poll.
+pub(super) fn avoid_final_yield() {
     wit_bindgen::spawn(async {});
 }
