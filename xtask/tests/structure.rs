@@ -11,10 +11,11 @@ use serde_json::Value;
 
 /// The packages that a package may depend on, but for its tests. A package that is
 /// not listed may depend on any, the dev host excepted.
-const ALLOWED: [(&str, &[&str]); 8] = [
+const ALLOWED: [(&str, &[&str]); 9] = [
     ("protocol", &[]),
     ("guard", &[]),
     ("algorithm", &["algorithm-macros"]),
+    ("algorithm-macros", &[]),
     ("devhost", &[]),
     ("exporter", &["protocol"]),
     ("metering", &["protocol"]),

@@ -1,14 +1,20 @@
 //! `prime-check`: tells whether a number is prime, and gives its prime factors.
 
-mod bindings;
+use std::borrow::Cow;
 
-use bindings::exports::functional_scaffold::algorithm::algorithm::{Description, Error, Guest};
+use functional_scaffold_algorithm::algorithm;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Input {
+    /// The number to check and factorise, from 0 to 18446744073709551615. Send it as
+    /// a string of digits when it is above 9007199254740991 (2^53 - 1) and your
+    /// client keeps numbers as floats; the result gives numbers above 2^53 - 1 as
+    /// strings, too. 0 and 1 are not prime and have no factors.
+    #[schemars(example = 17, example = "18446744073709551557")]
     number: Integer,
 }
 
@@ -25,6 +31,8 @@ struct Factor {
     exponent: u8,
 }
 
+/// Tells whether a number is prime, and gives its prime factors.
+#[algorithm]
 fn prime_check(Input { number }: Input) -> Output {
     let found = machine_factor::factorize(number.0);
     let mut factors = Vec::new();
@@ -70,33 +78,36 @@ impl From<Integer> for Value {
     }
 }
 
-struct Algorithm;
-
-impl Guest for Algorithm {
-    fn describe() -> Description {
-        Description {
-            name: env!("CARGO_PKG_NAME").to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            summary: "tells whether a number is prime, and gives its prime factors".to_owned(),
-            input_schema: include_str!("input.schema.json").to_owned(),
-        }
+impl JsonSchema for Integer {
+    fn schema_name() -> Cow<'static, str> {
+        "Integer".into()
     }
 
-    fn run(input: String) -> Result<String, Error> {
-        let input = serde_json::from_str(&input)
-            // Cut, because it may repeat a long field name.
-            .map_err(|error| Error::InvalidInput(format!("{:.200}", error.to_string())))?;
-        serde_json::to_string(&prime_check(input)).map_err(|error| Error::Failed(error.to_string()))
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [
+                { "type": "integer", "minimum": 0, "maximum": u64::MAX },
+                { "type": "string", "pattern": "^(0|[1-9][0-9]{0,19})$" },
+            ],
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use functional_scaffold_algorithm::{Error, invoke};
+
     use super::*;
 
-    fn run(number: &str) -> String {
-        let output = Algorithm::run(format!(r#"{{"number":{number}}}"#));
-        output.unwrap_or_else(|error| error.to_string())
+    fn run(number: &str) -> Result<String, Error> {
+        invoke!(prime_check, &format!(r#"{{"number":{number}}}"#))
+    }
+
+    fn error(number: &str) -> String {
+        match run(number) {
+            Err(Error::InvalidInput(message)) => message,
+            other => panic!("{number}: {other:?}"),
+        }
     }
 
     fn factors(number: u64) -> Vec<(u64, u32)> {
@@ -108,26 +119,29 @@ mod tests {
     #[test]
     fn integers_above_2_to_the_53_are_strings() {
         let output = r#"{"number":17,"is_prime":true,"factors":[{"prime":17,"exponent":1}]}"#;
-        assert_eq!([run("17"), run("17.0"), run(r#""17""#)], [output; 3]);
+        for number in ["17", "17.0", r#""17""#] {
+            assert_eq!(run(number), Ok(output.to_owned()));
+        }
         let large = r#""18446744073709551557""#;
-        assert_eq!(run(large), output.replace("17", large));
+        assert_eq!(run(large), Ok(output.replace("17", large)));
         assert_eq!(run(large), run(large.trim_matches('"')));
     }
 
     #[test]
     fn refused_values_are_named() {
         for number in r#"-1 1.5 18446744073709551616 null "abc" "+17" "017" "1.0""#.split(' ') {
-            let error = run(number);
-            assert!(error.starts_with("Error::InvalidInput"), "{error}");
-            assert!(error.contains(number.trim_matches('"')), "{error}");
+            let error = error(number);
+            let expected = "number: not an integer from 0 to 18446744073709551615: ";
+            assert_eq!(error, format!("{expected}{number}"));
         }
-        assert!(run(&"9".repeat(1 << 20)).len() < 300);
-        assert!(run(r#"17,"base":10"#).contains("base"));
+        assert!(error(&"9".repeat(1 << 20)).len() < 300);
+        assert!(error(r#"17,"base":10"#).contains("base"));
     }
 
     #[test]
     fn known_numbers_are_factored() {
-        assert_eq!(run("0"), r#"{"number":0,"is_prime":false,"factors":[]}"#);
+        let output = r#"{"number":0,"is_prime":false,"factors":[]}"#;
+        assert_eq!(run("0"), Ok(output.to_owned()));
         assert_eq!(factors(1), []);
         let (p, q) = (4_294_967_279, 4_294_967_291);
         assert_eq!(factors(p * q), [(p, 1), (q, 1)]);

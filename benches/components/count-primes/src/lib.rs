@@ -1,13 +1,13 @@
 //! `count-primes`: counts the primes up to a limit, for the benchmarks. Its
 //! time grows with the input: about 1 ms for the limit that they send.
 
-mod bindings;
-
-use bindings::exports::functional_scaffold::algorithm::algorithm::{Description, Error, Guest};
+use functional_scaffold_algorithm::{Error, algorithm};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct Input {
+    #[schemars(range(max = MAX_LIMIT))]
     limit: u32,
 }
 
@@ -20,9 +20,19 @@ struct Output {
 /// Bounds memory to 5 MB: one byte for two numbers.
 const MAX_LIMIT: u32 = 10_000_000;
 
-/// Counts the primes up to `limit`, inclusive, with a sieve of Eratosthenes
-/// over the odd numbers.
-fn count_primes(limit: u32) -> usize {
+/// Counts the primes up to a limit, inclusive.
+#[algorithm]
+fn count_primes(Input { limit }: Input) -> Result<Output, Error> {
+    if limit > MAX_LIMIT {
+        let reason = format!("limit must not be above {MAX_LIMIT}: {limit}");
+        return Err(Error::InvalidInput(reason));
+    }
+    let primes = count(limit);
+    Ok(Output { limit, primes })
+}
+
+/// A sieve of Eratosthenes over the odd numbers.
+fn count(limit: u32) -> usize {
     if limit < 2 {
         return 0;
     }
@@ -45,36 +55,9 @@ fn count_primes(limit: u32) -> usize {
     is_composite.iter().filter(|composite| !**composite).count()
 }
 
-struct Algorithm;
-
-impl Guest for Algorithm {
-    fn describe() -> Description {
-        Description {
-            name: env!("CARGO_PKG_NAME").to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            summary: "counts the primes up to a limit".to_owned(),
-            input_schema: format!(
-                r#"{{"type":"object","required":["limit"],"properties":{{"limit":{{"type":"integer","minimum":0,"maximum":{MAX_LIMIT}}}}}}}"#
-            ),
-        }
-    }
-
-    fn run(input: String) -> Result<String, Error> {
-        let Input { limit } =
-            serde_json::from_str(&input).map_err(|error| Error::InvalidInput(error.to_string()))?;
-        if limit > MAX_LIMIT {
-            let reason = format!("limit must not be above {MAX_LIMIT}: {limit}");
-            return Err(Error::InvalidInput(reason));
-        }
-        let primes = count_primes(limit);
-        serde_json::to_string(&Output { limit, primes })
-            .map_err(|error| Error::Failed(error.to_string()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::count_primes;
+    use super::count;
 
     #[test]
     fn counts_match_published_tables() {
@@ -94,7 +77,7 @@ mod tests {
             (1_000_000, 78_498),
         ];
         for (limit, primes) in known {
-            assert_eq!(count_primes(limit), primes, "{limit}");
+            assert_eq!(count(limit), primes, "{limit}");
         }
     }
 }

@@ -1,0 +1,242 @@
+//! The attribute `#[algorithm]`, which `functional-scaffold-algorithm` re-exports
+//! and documents.
+
+use std::env;
+
+use proc_macro2::{Span, TokenStream, TokenTree};
+use quote::{format_ident, quote, quote_spanned};
+use syn::parse::Parser;
+use syn::spanned::Spanned;
+use syn::{
+    Attribute, Error, Expr, ExprLit, FnArg, Item, ItemFn, Lit, LitStr, Meta, Result, ReturnType,
+    Safety, Signature, Type,
+};
+
+/// Makes a function the algorithm of its crate.
+#[proc_macro_attribute]
+pub fn algorithm(
+    options: proc_macro::TokenStream,
+    item: proc_macro::TokenStream,
+) -> proc_macro::TokenStream {
+    let item = TokenStream::from(item);
+    let expanded = expand(options.into(), item.clone()).unwrap_or_else(|error| {
+        // The function stays, so that its callers compile.
+        let error = error.to_compile_error();
+        quote!(#item #error)
+    });
+    expanded.into()
+}
+
+fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    let options = Options::parse(options)?;
+    let function = match syn::parse2(item)? {
+        Item::Fn(function) => function,
+        other => return Err(Error::new_spanned(other, "an algorithm is a function")),
+    };
+    let input = input(&function.sig)?;
+    let name = name(options.name)?;
+    let version = match options.version {
+        Some(version) => quote!(#version),
+        None => quote!(::core::env!("CARGO_PKG_VERSION")),
+    };
+    let summary = match options.summary {
+        Some(summary) => summary.value(),
+        None => summary(&function.attrs),
+    };
+    Ok(implementation(&function, input, &name, &version, &summary))
+}
+
+/// The function, and the component that calls it.
+fn implementation(
+    function: &ItemFn,
+    input: &Type,
+    name: &str,
+    version: &TokenStream,
+    summary: &str,
+) -> TokenStream {
+    let callee = &function.sig.ident;
+    // Hygienic: the function may have the same name.
+    let argument = format_ident!("input", span = Span::mixed_site());
+    let called = quote!(::functional_scaffold_algorithm::__private::Returned(#callee(#argument)));
+    let result = match &function.sig.output {
+        ReturnType::Default => quote!(#called.into_json()),
+        // The compiler reports a type that cannot be returned where it is written.
+        ReturnType::Type(_, output) => quote_spanned!(output.span()=> #called.into_json()),
+    };
+    quote! {
+        #function
+
+        const _: () = {
+            use ::functional_scaffold_algorithm::__private as __scaffold;
+            use __scaffold::Plain as _;
+
+            enum __Algorithm {}
+
+            impl __scaffold::Algorithm for __Algorithm {
+                const NAME: &'static str = #name;
+                const VERSION: &'static str = #version;
+                const SUMMARY: &'static str = #summary;
+                type Input = #input;
+
+                fn run(#argument: #input) -> ::core::result::Result<
+                    ::std::string::String,
+                    ::functional_scaffold_algorithm::Error,
+                > {
+                    #result
+                }
+            }
+
+            #[cfg(target_family = "wasm")]
+            type __Component = __scaffold::Component<__Algorithm>;
+            #[cfg(target_family = "wasm")]
+            __scaffold::bindings::export!(
+                __Component with_types_in ::functional_scaffold_algorithm::__private::bindings
+            );
+
+            // Natively, nothing else uses the function.
+            _ = <__Algorithm as __scaffold::Algorithm>::run;
+        };
+    }
+}
+
+/// What the attribute sets.
+#[derive(Default)]
+struct Options {
+    name: Option<LitStr>,
+    version: Option<LitStr>,
+    summary: Option<LitStr>,
+}
+
+impl Options {
+    fn parse(tokens: TokenStream) -> Result<Self> {
+        let mut options = Self::default();
+        let parser = syn::meta::parser(|meta| {
+            let option = if meta.path.is_ident("name") {
+                &mut options.name
+            } else if meta.path.is_ident("version") {
+                &mut options.version
+            } else if meta.path.is_ident("summary") {
+                &mut options.summary
+            } else {
+                return Err(meta.error("expected `name`, `version` or `summary`"));
+            };
+            *option = Some(meta.value()?.parse()?);
+            Ok(())
+        });
+        parser.parse2(tokens)?;
+        Ok(options)
+    }
+}
+
+/// The type of the function's argument, if the function can be an algorithm.
+fn input(signature: &Signature) -> Result<&Type> {
+    if let Some(token) = &signature.asyncness {
+        let message = "an algorithm cannot be async: it has nothing to wait for";
+        return Err(Error::new_spanned(token, message));
+    }
+    if let Safety::Unsafe(token) = &signature.safety {
+        return Err(Error::new_spanned(token, "an algorithm cannot be unsafe"));
+    }
+    if !signature.generics.params.is_empty() {
+        let message = "an algorithm cannot be generic: its input and output are described in full";
+        return Err(Error::new_spanned(&signature.generics, message));
+    }
+    let mut arguments = signature.inputs.iter();
+    let input = match (arguments.next(), arguments.next()) {
+        (Some(FnArg::Receiver(receiver)), _) => {
+            let message = "an algorithm is a free function: it has no `self`";
+            return Err(Error::new_spanned(receiver, message));
+        }
+        (Some(FnArg::Typed(input)), None) => &*input.ty,
+        (None, _) => {
+            let message = "an algorithm has one argument, its input: a type that derives \
+                           `Deserialize` and `JsonSchema`";
+            return Err(Error::new(signature.paren_token.span.join(), message));
+        }
+        (Some(_), Some(_)) => {
+            let message = "an algorithm has one argument, its input: make these the fields of a \
+                           struct that derives `Deserialize` and `JsonSchema`";
+            return Err(Error::new_spanned(&signature.inputs, message));
+        }
+    };
+    if let Type::ImplTrait(_) = input {
+        let message = "the input of an algorithm is a concrete type";
+        return Err(Error::new_spanned(input, message));
+    }
+    if borrows(quote!(#input)) {
+        let message = "the input of an algorithm owns its data: use `String` instead of `&str`, \
+                       and `Vec<T>` instead of `&[T]`";
+        return Err(Error::new_spanned(input, message));
+    }
+    Ok(input)
+}
+
+/// Whether a type contains a reference, or a lifetime other than `'static`.
+fn borrows(tokens: TokenStream) -> bool {
+    let mut after_apostrophe = false;
+    tokens.into_iter().any(|token| match token {
+        TokenTree::Punct(punct) => {
+            after_apostrophe = punct.as_char() == '\'';
+            punct.as_char() == '&'
+        }
+        TokenTree::Ident(ident) => std::mem::take(&mut after_apostrophe) && ident != "static",
+        TokenTree::Group(group) => borrows(group.stream()),
+        TokenTree::Literal(_) => false,
+    })
+}
+
+/// The algorithm's name: the one in the attribute, or the package's.
+fn name(option: Option<LitStr>) -> Result<String> {
+    const RULE: &str = "a lowercase letter, then lowercase letters, digits and hyphens; \
+                        at most 64 characters";
+    if let Some(literal) = option {
+        let name = literal.value();
+        if !is_name(&name) {
+            let message = format!("{name:?} cannot be the name of an algorithm, which is {RULE}");
+            return Err(Error::new_spanned(literal, message));
+        }
+        return Ok(name);
+    }
+    let Ok(package) = env::var("CARGO_PKG_NAME") else {
+        let message = "there is no CARGO_PKG_NAME: set `name = \"…\"`";
+        return Err(Error::new(Span::call_site(), message));
+    };
+    if !is_name(&package) {
+        let fit = package.to_lowercase().replace('_', "-");
+        let message = format!(
+            "the package's name, {package:?}, cannot be the name of an algorithm, which is \
+             {RULE}; set another one, such as `#[algorithm(name = {fit:?})]`"
+        );
+        return Err(Error::new(Span::call_site(), message));
+    }
+    Ok(package)
+}
+
+fn is_name(name: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    name.len() <= 64
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.bytes().all(is_allowed)
+}
+
+/// The first paragraph of the doc comment, as one line.
+fn summary(attributes: &[Attribute]) -> String {
+    let texts: Vec<String> = attributes.iter().filter_map(doc_text).collect();
+    let lines = texts.iter().flat_map(|text| text.split('\n'));
+    let lines = lines.map(str::trim).skip_while(|line| line.is_empty());
+    let paragraph: Vec<&str> = lines.take_while(|line| !line.is_empty()).collect();
+    paragraph.join(" ")
+}
+
+fn doc_text(attribute: &Attribute) -> Option<String> {
+    match &attribute.meta {
+        Meta::NameValue(doc) if doc.path.is_ident("doc") => match &doc.value {
+            Expr::Lit(ExprLit {
+                lit: Lit::Str(text),
+                ..
+            }) => Some(text.value()),
+            _ => None,
+        },
+        _ => None,
+    }
+}

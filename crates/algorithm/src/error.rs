@@ -1,0 +1,89 @@
+//! Why an algorithm gives no result.
+
+use std::fmt;
+
+/// Why an algorithm gives no result. The message is shown to the caller.
+///
+/// Every [`std::error::Error`] converts into [`Error::Failed`], with the messages of
+/// its sources, so that `?` works. It is none itself, as that would rule out the
+/// conversion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The algorithm rejects the input: the caller's fault (HTTP 422).
+    InvalidInput(String),
+    /// The algorithm could not finish: its own fault (HTTP 500).
+    Failed(String),
+}
+
+impl Error {
+    /// The algorithm rejects the input: the caller's fault (HTTP 422).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use functional_scaffold_algorithm::Error;
+    /// # let number = "x";
+    /// let parsed = number.parse::<u8>().map_err(Error::invalid_input);
+    /// # assert!(parsed.is_err());
+    /// ```
+    #[must_use]
+    pub fn invalid_input(message: impl fmt::Display) -> Self {
+        Self::InvalidInput(message.to_string())
+    }
+
+    /// The algorithm could not finish: its own fault (HTTP 500).
+    #[must_use]
+    pub fn failed(message: impl fmt::Display) -> Self {
+        Self::Failed(message.to_string())
+    }
+}
+
+/// Writes the message.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::InvalidInput(message) | Self::Failed(message)) = self;
+        f.write_str(message)
+    }
+}
+
+impl<E: std::error::Error> From<E> for Error {
+    fn from(error: E) -> Self {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            // Some errors end with the message of their source.
+            if !message.ends_with(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+            source = cause.source();
+        }
+        Self::Failed(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use thiserror::Error as ThisError;
+
+    use super::*;
+
+    #[derive(Debug, ThisError)]
+    #[error("cannot read the table")]
+    struct Outer(#[source] Middle);
+
+    #[derive(Debug, ThisError)]
+    #[error("line 3: {0}")]
+    struct Middle(#[from] std::num::ParseIntError);
+
+    #[test]
+    fn every_cause_is_in_the_message_once() {
+        let fails = || -> Result<i32, Error> {
+            let parsed = "x".parse::<i32>();
+            Ok(parsed.map_err(Middle::from).map_err(Outer)?)
+        };
+        let message = "cannot read the table: line 3: invalid digit found in string";
+        assert_eq!(fails(), Err(Error::Failed(message.to_owned())));
+    }
+}
