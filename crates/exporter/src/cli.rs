@@ -24,10 +24,10 @@ use crate::{
     server::{auth::Auth, listen::tls_acceptor},
 };
 
-/// The longest time-out that an option accepts, in milliseconds.
+/// The longest time-out of an option, in milliseconds.
 const MAX_TIMEOUT_MS: u64 = 600_000;
-/// Redis takes a pause of 5 s between two scripts for a standstill, and extends
-/// every lease by it (`MAX_GAP_MS` in `clock.lua`).
+/// A pause of more than 5 s between two scripts counts as a standstill of Redis, and
+/// extends every lease (`MAX_GAP_MS` in `clock.lua`).
 const MAX_SETTLE_INTERVAL_MS: u64 = 4_999;
 /// Bounds of the page's read interval. A shorter one would load Redis and show no
 /// more.
@@ -50,7 +50,7 @@ pub(crate) struct Cli {
     #[command(flatten)]
     serve: ServeOptions,
     #[command(flatten)]
-    access: AccessOptions,
+    security: SecurityOptions,
     #[command(flatten)]
     page: PageOptions,
     #[command(flatten)]
@@ -308,8 +308,8 @@ struct ServeOptions {
     scan_count: u32,
 
     /// Time, in milliseconds, between two checks for expired leases, besides those of
-    /// scrapes. Below 5000: Redis takes a longer pause for a standstill of its own, and
-    /// extends all leases by it.
+    /// scrapes. Below 5000: a longer pause counts as a standstill of Redis, and extends
+    /// all leases.
     #[arg(long, env = "EXPORTER_SETTLE_INTERVAL_MS", value_name = "MS", default_value = "2000", value_parser = value_parser!(u64).range(10..=MAX_SETTLE_INTERVAL_MS))]
     settle_interval_ms: u64,
 
@@ -319,11 +319,20 @@ struct ServeOptions {
     /// file.
     #[arg(long, env = "EXPORTER_STATE_FILE", value_name = "FILE")]
     state_file: Option<PathBuf>,
+
+    /// Maximum number of concurrent scrapes; further ones get a 503.
+    #[arg(long, env = "EXPORTER_MAX_SCRAPES", value_name = "NUMBER", default_value = "40", value_parser = value_parser!(u16).range(1..=1000))]
+    max_scrapes: u16,
+
+    /// Time-out, in milliseconds, for a client to finish the TLS handshake, to send the
+    /// head of a request (idle time before it included), and to read a response.
+    #[arg(long, env = "EXPORTER_CLIENT_TIMEOUT_MS", value_name = "MS", default_value = "30000", value_parser = value_parser!(u64).range(100..=600_000))]
+    client_timeout_ms: u64,
 }
 
 #[derive(Args)]
-#[command(next_help_heading = "Exposure")]
-struct AccessOptions {
+#[command(next_help_heading = "Authentication and TLS")]
+struct SecurityOptions {
     /// File with bearer tokens, one per line. Every route but /healthz and /readyz
     /// then requires one.
     #[arg(long, env = "EXPORTER_AUTH_BEARER_FILE", value_name = "FILE")]
@@ -342,15 +351,6 @@ struct AccessOptions {
     /// PEM file with the certificate's private key.
     #[arg(long, env = "EXPORTER_TLS_KEY_FILE", value_name = "FILE")]
     tls_key_file: Option<PathBuf>,
-
-    /// Maximum number of concurrent scrapes; further ones get a 503.
-    #[arg(long, env = "EXPORTER_MAX_SCRAPES", value_name = "NUMBER", default_value = "40", value_parser = value_parser!(u16).range(1..=1000))]
-    max_scrapes: u16,
-
-    /// Time-out, in milliseconds, for a client to finish the TLS handshake, to send the
-    /// head of a request (idle time before it included), and to read a response.
-    #[arg(long, env = "EXPORTER_CLIENT_TIMEOUT_MS", value_name = "MS", default_value = "30000", value_parser = value_parser!(u64).range(100..=600_000))]
-    client_timeout_ms: u64,
 }
 
 #[derive(Args)]
@@ -439,7 +439,7 @@ impl Cli {
     /// Combines the options, and reads the files that they name. No error shows a
     /// secret.
     pub(crate) fn check(self) -> anyhow::Result<Config> {
-        let (redis, access) = (self.redis.connection_info()?, self.access);
+        let redis = self.redis.connection_info()?;
         let page_interval = Duration::from_millis(self.page.page_interval_ms);
         Ok(Config {
             listen: self.serve.listen,
@@ -452,12 +452,12 @@ impl Cli {
             settle_interval: Duration::from_millis(self.serve.settle_interval_ms),
             state_file: set_path(&self.serve.state_file).map(Path::to_path_buf),
             auth: Auth::read(
-                set_path(&access.auth_bearer_file),
-                set_path(&access.auth_basic_file),
+                set_path(&self.security.auth_bearer_file),
+                set_path(&self.security.auth_basic_file),
             )?,
-            tls: access.tls()?,
-            max_scrapes: access.max_scrapes.into(),
-            client_timeout: Duration::from_millis(access.client_timeout_ms),
+            tls: self.security.tls()?,
+            max_scrapes: self.serve.max_scrapes.into(),
+            client_timeout: Duration::from_millis(self.serve.client_timeout_ms),
             page_interval: (!page_interval.is_zero()).then_some(page_interval),
             links: Links {
                 prometheus: link("--prometheus-url", &self.page.prometheus_url)?,
@@ -560,7 +560,7 @@ impl RedisOptions {
     }
 }
 
-impl AccessOptions {
+impl SecurityOptions {
     fn tls(&self) -> anyhow::Result<Option<TlsAcceptor>> {
         match (set_path(&self.tls_cert_file), set_path(&self.tls_key_file)) {
             (Some(certificate), Some(key)) => Ok(Some(tls_acceptor(certificate, key)?)),

@@ -13,7 +13,7 @@ const MAX_EXAMPLES: usize = 20;
 /// Families and reasons that are counted separately; further families are counted
 /// together.
 const MAX_LABEL_SETS: usize = 100;
-/// Errors that are logged before a read without errors.
+/// Errors that are logged until there is a read without errors.
 const MAX_LOGGED: usize = 1000;
 /// Bytes of an example: a field may have megabytes.
 const MAX_EXAMPLE_BYTES: usize = 300;

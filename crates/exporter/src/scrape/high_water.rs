@@ -8,13 +8,14 @@
 //! is served. Only increments that were written after one read and lost before the
 //! next are missing: no read has seen them.
 //!
-//! These lost counts are kept in Redis, so that other exporters add the same, and
-//! this one does after a restart. They are handed over as soon as they are found, and
-//! are part of what is read from then on. If Redis refuses them, the mark keeps them.
+//! Lost counts are kept in Redis, so that other exporters add the same, and this one
+//! still does after a restart. As soon as they are found, they are added to those in
+//! Redis, and every later read contains them. If Redis refuses them, they stay in the
+//! mark.
 //!
-//! A missing series has stepped back to 0, and stays served. It is forgotten only in
-//! another epoch, or when it is removed by a command, of which the store keeps a
-//! journal. The memory is that of all series of the epoch.
+//! A series that disappears has stepped back to 0, and stays served. It is forgotten
+//! only in another epoch, or when a command removes it: commands record their removals
+//! in Redis. So the marks take memory for every series of the epoch.
 
 use std::{
     cmp::Ordering,
@@ -142,9 +143,9 @@ impl HighWaterMarks {
     }
 
     /// Returns the lost counts, to be added to those in Redis; None if there are none.
-    /// From now on the next read is expected to contain them, unless
-    /// [`Self::take_back`] is called. If it does not contain them (the reply to the
-    /// write was lost, and so was the write), it counts as another step back.
+    /// The next read is expected to contain them, unless [`Self::take_back`] is called.
+    /// If it does not (the write was lost together with its reply), that counts as
+    /// another step back.
     pub(crate) fn hand_over(&mut self) -> Option<Batch> {
         let mut lost = Batch::default();
         for ((_, key), hash) in &self.hashes {
@@ -241,7 +242,8 @@ trait SeriesMarks: Debug + Send + Sync {
     fn lost_counts(&self, family: &Family) -> Cells;
     /// What was served last of each cell.
     fn served(&self, family: &Family) -> Cells;
-    /// Takes the values that were served for those that were read.
+    /// Treats the values that were served as those that were read, because their lost
+    /// counts are in Redis now.
     fn rebase(&mut self);
 }
 
@@ -330,7 +332,7 @@ impl<V: Value> SeriesMarks for Marks<V> {
 struct HighWaterMark<V> {
     /// The value read last.
     last: V,
-    /// What is added to it: boxed, since most series never step back.
+    /// Added to it. Boxed, because most series never step back.
     lost: Option<Box<V>>,
     /// Whether the last value read was torn.
     torn: bool,
@@ -384,10 +386,10 @@ trait Value: Clone + Debug + Send + Sync + 'static {
     fn add(&mut self, other: &Self);
     /// Like `clone_from`, without an allocation.
     fn copy_from(&mut self, other: &Self);
-    /// What is missing compared to `last`; None if nothing is.
+    /// What the value lacks compared to `last`; None if nothing.
     fn lost_since(&self, last: &Self, family: &Family) -> Option<Self>;
-    /// Replaces what was read between two writes that belong together by the last
-    /// value, and returns whether there was such.
+    /// Replaces a torn value, one that was read between two writes that belong together,
+    /// by the last value. Returns whether it was torn.
     fn repair_torn(&mut self, last: &Self) -> bool;
     /// The cells of the value, except those of a negative sum.
     fn cells(&self, labels: &str, family: &Family) -> Cells;
@@ -427,10 +429,10 @@ impl Value for i64 {
     }
 }
 
-/// The smallest step of a sum that may be torn, in stored units: half of what the
-/// carry cell counts. A read may see a sum before its carry was moved and
-/// the carry after, or the other way round. The step is accepted if the next read
-/// shows it again.
+/// The smallest step of a sum that may be torn, in stored units: half of a carry. A
+/// read may see the sum before its carry was moved and the carry after, or the other
+/// way round. Then the sum steps by a whole carry. If the next read shows the step
+/// again, it is real.
 const TORN_STEP: i128 = 1 << 61;
 
 impl Value for Histogram {
@@ -525,8 +527,8 @@ impl LostCountsWriter {
         }
     }
 
-    /// Adds `lost` if the store still has the epoch and the version of the read that
-    /// found it. After an error, some of it may be added, or be added later.
+    /// Adds `lost`, if the store still has the epoch and version of the read that found
+    /// it. After an error, some of it may have been added, or may still be.
     pub(crate) async fn add(
         &mut self,
         connection: &mut Connection,

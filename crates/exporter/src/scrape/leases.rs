@@ -1,6 +1,7 @@
-//! Execution leases: counts the open ones, and settles the expired ones, at every
-//! read, so that a scrape is up to date, and in between, so that crashes are counted
-//! and Redis's lease time advances even if nobody scrapes.
+//! Execution leases: counts the open ones, and settles the expired ones.
+//!
+//! Leases are settled at every read, so that a scrape is up to date, and at an interval,
+//! so that crashes are counted and lease time advances even if nobody scrapes.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -34,8 +35,8 @@ pub(crate) const EXECUTIONS: &str = "algorithm_executions_total";
 /// The label with the name of the algorithm.
 const ALGORITHM: &str = "algorithm";
 
-/// A bound on the memory that a corrupt sorted set can take: instances cannot hold
-/// nearly as many leases.
+/// A bound on the memory that a corrupt sorted set can take. Real instances never have
+/// that many open leases.
 const MAX_LEASES: usize = 100_000;
 /// Calls of the settle script in a row. Each looks at a hundred leases, and Redis
 /// serves other clients in between.
@@ -50,8 +51,7 @@ pub(crate) struct OpenLeases {
     ids: HashSet<String>,
     /// By the label set of the gauge.
     by_algorithm: BTreeMap<Box<str>, i64>,
-    /// The negated start of the oldest lease, in milliseconds of lease time: its
-    /// age at time `t` is `t` plus this.
+    /// When the oldest lease began, in milliseconds of lease time.
     oldest_start_millis: Option<f64>,
 }
 
@@ -97,23 +97,23 @@ impl OpenLeases {
             return;
         };
         // A float is exact for milliseconds until the year 287,396.
-        let millis = lease.millis as f64 - expiry;
+        let start = expiry - lease.millis as f64;
         if self.ids.insert(lease.id) {
             *self.by_algorithm.entry(algorithm).or_default() += 1;
-            let oldest = self.oldest_start_millis.get_or_insert(millis);
-            *oldest = oldest.max(millis);
+            let oldest = self.oldest_start_millis.get_or_insert(start);
+            *oldest = oldest.min(start);
         }
     }
 
     /// The age of the oldest open lease; 0 if none is open.
     pub(crate) fn oldest_age_seconds(&self, lease_time_millis: i64) -> f64 {
-        self.oldest_start_millis.map_or(0.0, |millis| {
-            ((millis + lease_time_millis as f64) / 1000.0).max(0.0)
+        self.oldest_start_millis.map_or(0.0, |start| {
+            ((lease_time_millis as f64 - start) / 1000.0).max(0.0)
         })
     }
 
-    /// The gauge of executions in flight by algorithm, with 0 for an algorithm that
-    /// has executions among `families` but no open lease. None without algorithms.
+    /// The gauge of executions in flight, by algorithm. It is 0 for an algorithm that
+    /// has executions in `families` but no open lease. None without algorithms.
     pub(crate) fn in_flight(&self, families: &[FamilySeries]) -> Option<FamilySeries> {
         let mut by_algorithm = self.by_algorithm.clone();
         let executions = families
@@ -150,8 +150,8 @@ fn decode(member: &[u8], score: &[u8], executions: &[String]) -> Option<(Lease, 
 }
 
 /// The label of the algorithm that a lease belongs to: from its cell in one of the
-/// keys `executions`, or else (a lease under another prefix) from the first cell that
-/// has the label.
+/// keys `executions`. If it has none there (a lease under another prefix), from the
+/// first cell with that label.
 pub(crate) fn algorithm<'a>(lease: &'a Lease, executions: &[String]) -> Option<&'a str> {
     let in_executions = |key: &String| executions.contains(key);
     let first = lease.count.iter().filter(|(key, _)| in_executions(key));
@@ -198,7 +198,7 @@ impl Settler {
         settled.ok().map(|settled| settled.lease_time_millis)
     }
 
-    /// Settles expired leases without a scrape, which reports decode errors.
+    /// Settles expired leases between reads. Ignores decode errors: reads report them.
     async fn settle_registered(&self, mut connection: Connection) -> Result<(), Failure> {
         let ignored = &mut DecodeErrors::default();
         let registered = registered_families(&connection, &self.options, ignored).await?;
@@ -212,9 +212,9 @@ impl Settler {
         registered: &[RegisteredFamily],
     ) -> Result<SettleReply, Failure> {
         let prefix = &self.options.prefix;
-        // Without the keys of other prefixes: the service does not write them, and one
-        // that this Redis user may not write, or in another cluster slot, would make
-        // Redis refuse the whole call.
+        // Only keys with the prefix. The service writes no others, and a key that this
+        // Redis user may not write, or in another cluster slot, would make Redis refuse
+        // the whole call.
         let keys = registered
             .iter()
             .flat_map(|family| &family.layouts)

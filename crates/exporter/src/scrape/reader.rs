@@ -23,8 +23,8 @@ use crate::{
     },
 };
 
-/// Scans of one read. Each but the last was followed by new lost counts; a further one
-/// is necessary if another reader was first, or if writes were lost again.
+/// Passes of one read over everything in Redis. After lost counts are added to Redis,
+/// another pass reads what other readers added and what was counted meanwhile.
 const MAX_PASSES: usize = 3;
 
 /// Reads Redis, and remembers what the next read needs.
@@ -69,16 +69,15 @@ impl Reader {
         Ok(reading)
     }
 
-    /// Scans until there are no new lost counts: a scan after adding some shows what
-    /// another reader added, and what was counted meanwhile.
+    /// Reads everything until there are no new lost counts, in [`MAX_PASSES`] at most.
     async fn read_over(&mut self, mut connection: Connection) -> Result<Reading, Failure> {
         let mut regressions = 0;
         let mut passes_left = MAX_PASSES;
         loop {
             passes_left -= 1;
-            let scan = self.scan(&mut connection).await?;
-            let State { epoch, version, .. } = scan.state.clone();
-            let mut reading = scan.into_reading(&mut self.marks);
+            let raw = self.read_pass(&mut connection).await?;
+            let State { epoch, version, .. } = raw.state.clone();
+            let mut reading = raw.into_reading(&mut self.marks);
             regressions = reading.regressions.max(regressions);
             reading.regressions = regressions;
             let Some(epoch) = epoch.filter(|_| passes_left > 0) else {
@@ -98,37 +97,38 @@ impl Reader {
         }
     }
 
-    /// Scans until epoch and version are the same before and after, so that the scan
-    /// does not mix two stores, counts with the lost counts of others, or values from
-    /// before and after a removal.
-    async fn scan(&self, connection: &mut Connection) -> Result<RawReading, Failure> {
+    /// Makes one pass, and repeats it until epoch and version are the same before and
+    /// after. So it never mixes two epochs, counts with lost counts that another reader
+    /// added since, or values from before and after a removal.
+    async fn read_pass(&self, connection: &mut Connection) -> Result<RawReading, Failure> {
         let options = &self.options;
         loop {
-            let mut scan = RawReading::default();
-            let registered = registered_families(connection, options, &mut scan.errors).await?;
-            scan.lease_time_millis = self.settler.settle(connection, &registered).await;
-            // Its decode errors come with the second read of it.
+            let mut raw = RawReading::default();
+            let registered = registered_families(connection, options, &mut raw.errors).await?;
+            raw.lease_time_millis = self.settler.settle(connection, &registered).await;
+            // Its errors are ignored here: the state is read again below, and they are
+            // recorded then.
             let before = State::read(connection, options, &mut DecodeErrors::default()).await?;
             let last_removal = self.marks.last_removal(before.epoch.as_deref());
-            scan.removals =
-                read_removals(connection, options, last_removal, &mut scan.errors).await?;
-            scan.read_families(connection, options, registered).await?;
-            scan.state = State::read(connection, options, &mut scan.errors).await?;
-            if scan.state.epoch == before.epoch && scan.state.version == before.version {
-                return Ok(scan);
+            raw.removals =
+                read_removals(connection, options, last_removal, &mut raw.errors).await?;
+            raw.read_families(connection, options, registered).await?;
+            raw.state = State::read(connection, options, &mut raw.errors).await?;
+            if raw.state.epoch == before.epoch && raw.state.version == before.version {
+                return Ok(raw);
             }
         }
     }
 }
 
-/// What one scan finds, before high-water marks are applied and layouts merged.
+/// The result of one pass, before high-water marks are applied and layouts merged.
 #[derive(Default)]
 struct RawReading {
     /// Each family's name and layouts.
     families: Vec<(String, Vec<FamilySeries>)>,
     cells: u64,
     leases: Option<OpenLeases>,
-    /// The time to compare the scores of leases with, unless settling failed.
+    /// Lease time when leases were settled; `None` if that failed.
     lease_time_millis: Option<i64>,
     state: State,
     /// Removals since the last read, with their numbers.
@@ -211,8 +211,8 @@ impl RawReading {
             .filter(|family| family.name == EXECUTIONS)
             .flat_map(|family| family.layouts.iter().map(|layout| layout.key.clone()))
             .collect();
-        // A task each, so that one family is decoded while another waits for Redis.
-        // Dropping the set aborts them.
+        // One task per family, so that one is decoded while another waits for Redis.
+        // Dropping the set aborts the tasks.
         let mut tasks = JoinSet::new();
         for family in registered {
             let (scanner, prefix) = (Arc::clone(&scanner), Arc::clone(&prefix));
@@ -267,7 +267,7 @@ impl RawReading {
         Ok(())
     }
 
-    /// Reads the series in a hash; None if the key is at fault.
+    /// Reads the series in a hash; None if the key cannot be read.
     async fn read_hash(
         &mut self,
         scanner: &Scanner,

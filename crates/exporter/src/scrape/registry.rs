@@ -143,8 +143,8 @@ fn compatible(layouts: Vec<Family>, errors: &mut DecodeErrors) -> Vec<Family> {
     selected
 }
 
-/// Claims the names of a family's samples, unless one is taken: a counter `x_count`
-/// beside a histogram `x` would expose the same series twice.
+/// Claims the names of a family's samples. Returns false if another family has one of
+/// them: a counter `x_count` beside a histogram `x` would expose the same series twice.
 fn claim_samples(
     claimed: &mut HashSet<String>,
     name: &str,

@@ -1,5 +1,5 @@
-//! Reads a hash or sorted set page by page (HSCAN, ZSCAN), so that Redis is never
-//! busy with one scrape for long.
+//! Reads one hash or sorted set page by page (HSCAN, ZSCAN), so that Redis is never
+//! blocked for long.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -36,15 +36,15 @@ impl ReadOptions {
 }
 
 /// Concurrent requests for a page. Redis executes all commands that have arrived from
-/// one client before it turns to the next, so other clients may have to wait for
-/// this many pages.
+/// one client before it turns to the next, so other clients may wait for this many
+/// pages.
 const CONCURRENT_PAGES: usize = 3;
 
 /// Scans keys over one connection.
 ///
-/// Small hashes need no `HGETALL`: HSCAN returns a hash smaller than its COUNT in a
-/// page or two. `HGETALL` costs Redis a third of that, but of fractions of a
-/// millisecond; 100,000 fields would block Redis for 20 ms and more.
+/// Small hashes are scanned too: HSCAN returns a hash smaller than its COUNT in a page
+/// or two. `HGETALL` would cost Redis a third of that, but that is fractions of a
+/// millisecond. With 100,000 fields it would block Redis for 20 ms or more.
 pub(crate) struct Scanner {
     connection: Connection,
     count: u32,

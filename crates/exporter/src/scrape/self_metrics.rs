@@ -1,4 +1,4 @@
-//! The exporter's own metrics.
+//! The exporter's own metrics. `docs/exporter.md` lists them, too.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -107,9 +107,9 @@ const fn counter(name: &'static str, help: &'static str) -> Metric {
     Metric { name, kind, help }
 }
 
-/// Whether the exporter itself exposes a family of this name. One in Redis is not
-/// served then. The prefix is not enough: instances write families about the system,
-/// too.
+/// Whether the exporter itself exposes a family of this name; a family of that name in
+/// Redis is not served. The prefix does not decide: instances also write families that
+/// begin with `functional_scaffold_`.
 pub(crate) fn is_own_name(name: &str) -> bool {
     name == IN_FLIGHT || METRICS.iter().any(|metric| metric.name == name)
 }
@@ -206,6 +206,8 @@ fn write_value(out: &mut Exposition, metric: &Metric, value: f64) {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use functional_scaffold_protocol::{
         exposition::Format,
         family::Family,
@@ -287,5 +289,20 @@ mod tests {
         assert_eq!(names, METRICS.map(|metric| metric.name));
         assert!(names.iter().all(|name| is_own_name(name)));
         assert!(!is_own_name("functional_scaffold_late_results_total"));
+    }
+
+    #[test]
+    fn the_documentation_lists_every_metric() {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/exporter.md");
+        let page = fs::read_to_string(page).expect("it is in the repository");
+        let rows = page.lines().filter_map(|line| {
+            let (name, rest) = line.strip_prefix("| `")?.split_once(['{', '`'])?;
+            Some((name, rest.split('|').nth(1)?.trim()))
+        });
+        let listed: Vec<_> = rows.filter(|(name, _)| is_own_name(name)).collect();
+        let metrics = METRICS.map(|metric| (metric.name, metric.kind.name()));
+        let in_flight = (IN_FLIGHT, Kind::Gauge.name());
+        let expected: Vec<_> = metrics.into_iter().chain([in_flight]).collect();
+        assert_eq!(listed, expected);
     }
 }

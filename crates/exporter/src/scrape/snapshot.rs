@@ -1,5 +1,5 @@
-//! The snapshot that a scrape shows: one read of Redis and the exporter's own metrics.
-//! Each format of it is encoded once, however many scrapes share it.
+//! The snapshot that a scrape shows: one read of Redis, and the exporter's own metrics.
+//! Each format is encoded once, however many scrapes share the snapshot.
 
 use std::{
     sync::{Arc, OnceLock},
