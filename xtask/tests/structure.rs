@@ -1,5 +1,6 @@
 //! Keeps dependencies pointing one way: no import cycle between the files of a
-//! target, and no crate that depends on one it must not know.
+//! target, and no crate that depends on one it must not know. Keeps the files named
+//! in ARCHITECTURE.md where it says.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -56,6 +57,28 @@ fn packages_depend_one_way() {
             let may_know = on != "devhost" || MAY_DEPEND_ON_DEVHOST.contains(&name);
             assert!(may_know, "{name} must not depend on the dev host");
         }
+    }
+}
+
+#[test]
+fn architecture_names_files_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("it is there");
+    let code = page.split('`').skip(1).step_by(2);
+    let files: Vec<_> = code
+        .filter(|code| code.ends_with(".rs") || code.ends_with(".lua"))
+        .collect();
+    assert!(files.len() > 20, "{files:?}");
+    for file in files {
+        // `metering/meter.rs` stands for `crates/metering/src/meter.rs`.
+        let in_crate = file.split_once('/').is_some_and(|(name, rest)| {
+            root.join("crates")
+                .join(name)
+                .join("src")
+                .join(rest)
+                .is_file()
+        });
+        assert!(in_crate || root.join(file).is_file(), "there is no {file}");
     }
 }
 

@@ -41,12 +41,12 @@ use crate::{
     server::stop_signal,
 };
 
-/// Older batches are refused.
+/// The age from which batches are refused.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 /// The greatest difference between the clocks of the service and of Redis.
 const MARGIN: Duration = Duration::from_secs(60);
-/// The greatest time by which an execution may exceed its limit, and still be known to
-/// have done so when it is replayed.
+/// The longest time by which an execution may exceed its limit. Beyond it, Redis may
+/// have forgotten that its lease expired when the batch is replayed.
 const MAX_EXCESS: Duration = Duration::from_secs(3500);
 const _: () = assert!(
     MAX_AGE.as_secs() + MARGIN.as_secs() + MAX_EXCESS.as_secs() <= REMEMBERED_SECONDS,
