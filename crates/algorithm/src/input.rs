@@ -1,6 +1,6 @@
 //! JSON text to input, and the schema of an input.
 
-use schemars::{JsonSchema, generate::SchemaSettings};
+use schemars::{JsonSchema, consts::meta_schemas::DRAFT2020_12, generate::SchemaSettings};
 use serde::de::DeserializeOwned;
 
 use crate::Error;
@@ -47,9 +47,8 @@ fn message(error: &serde_json::Error) -> String {
 
 /// The JSON Schema (draft 2020-12) of an input, as JSON text.
 ///
-/// It needs no other document and can be a part of any: subschemas are inline.
-/// Where a type contains itself, the schema has an `$id`, which its references are
-/// relative to.
+/// Subschemas are inline, so that it can be a part of any document. Only a type that
+/// contains itself is under `$defs`; the service moves references to it.
 ///
 /// # Examples
 ///
@@ -61,18 +60,15 @@ fn message(error: &serde_json::Error) -> String {
 /// ```
 #[must_use]
 pub fn schema<T: JsonSchema>() -> String {
-    let settings =
-        SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
-    let mut schema = settings.into_generator().into_root_schema_for::<T>();
-    let text = schema.as_value().to_string();
-    // In a string, the quotes would be escaped.
-    if !text.contains(r##""$ref":"#"##) {
-        return text;
+    let settings = SchemaSettings::draft2020_12().with(|it| it.inline_subschemas = true);
+    let mut generator = settings.into_generator();
+    let mut schema = generator.subschema_for::<T>();
+    schema.insert("$schema".to_owned(), DRAFT2020_12.into());
+    let definitions = generator.take_definitions(false);
+    if !definitions.is_empty() {
+        schema.insert("$defs".to_owned(), definitions.into());
     }
-    let type_path = T::schema_id().replace(|char: char| !char.is_ascii_alphanumeric(), "-");
-    let id = format!("https://functional-scaffold.invalid/{type_path}");
-    schema.insert("$id".to_owned(), id.into());
-    schema.as_value().to_string()
+    serde_json::to_string(schema.as_value()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -174,6 +170,20 @@ mod tests {
         assert_eq!(schema["additionalProperties"], false);
         let point = &schema["properties"]["points"]["items"];
         assert_eq!(point["properties"]["x"]["type"], "number");
-        assert_eq!(schema.get("$id"), None);
+        assert_eq!(schema.get("$defs"), None);
+    }
+
+    #[test]
+    fn a_type_that_contains_itself_is_referred_to() {
+        #[derive(JsonSchema)]
+        #[allow(dead_code, reason = "only described")]
+        struct Tree {
+            children: Vec<Tree>,
+        }
+        let schema: Value = serde_json::from_str(&schema::<Tree>()).expect("JSON");
+        let reference = serde_json::json!({ "$ref": "#/$defs/Tree" });
+        for tree in [&schema, &schema["$defs"]["Tree"]] {
+            assert_eq!(tree["properties"]["children"]["items"], reference);
+        }
     }
 }
