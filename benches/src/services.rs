@@ -4,7 +4,10 @@
 use std::{any::Any, net::Ipv4Addr, path::Path, process::Command, thread, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use functional_scaffold_protocol::catalog::RequestLabels;
+use functional_scaffold_protocol::{
+    catalog::{RequestLabels, latency_bounds},
+    cell::le_of_bound,
+};
 use functional_scaffold_testkit::{
     process::{Process, free_port, poll_until},
     repository,
@@ -22,7 +25,7 @@ use crate::{
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Limit for a count to reach the store after its response.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-/// After it, work left over from the last load is done.
+/// The pause after which all work of the previous load is done.
 const PAUSE: Duration = Duration::from_millis(300);
 
 /// A running service.
@@ -78,8 +81,8 @@ pub(crate) struct Run {
 }
 
 impl Service<'_> {
-    /// Sends a load. Fails unless each request is responded with 200 and counted
-    /// once.
+    /// Sends a load. Fails unless each response has status 200 and each request is
+    /// counted once.
     pub(crate) fn run(
         &self,
         bench: &Bench,
@@ -100,7 +103,7 @@ impl Service<'_> {
         let responses = load.send(&bench.oha);
         let responses = responses.with_context(|| self.name.to_owned())?;
         if let Pace::Open(rate) = pace {
-            // A moment's hiccup is much of a smoke run.
+            // In a smoke run, one short delay is a large part.
             let due = rate * load.lasting.as_secs_f64();
             ensure!(
                 bench.smoke || as_float(responses.count) > 0.9 * due,
@@ -172,8 +175,8 @@ pub(crate) fn app<'a>(
     )
 }
 
-/// Starts a component that opens a connection and sends six commands a request, or
-/// the same without them.
+/// Starts a component that opens a connection and sends six commands per request. It
+/// sends none unless it `counts`.
 pub(crate) fn naive<'a>(
     name: &'static str,
     counts: bool,
@@ -236,6 +239,7 @@ pub(crate) fn fastapi<'a>(
         Python::Redis => "redis",
         Python::PrometheusClient => "prometheus",
     };
+    let bounds: Vec<_> = latency_bounds().into_iter().map(le_of_bound).collect();
     let mut command = Command::new(python);
     command
         .args(["-m", "uvicorn", "service:app", "--workers", "2"])
@@ -243,6 +247,7 @@ pub(crate) fn fastapi<'a>(
         .args(["--loop", "uvloop", "--http", "httptools"])
         .args(["--no-access-log", "--log-level", "warning"])
         .current_dir(repository().join("benches/peers/fastapi"))
+        .env("BOUNDS_SECONDS", bounds.join(","))
         .env("METRICS", metrics)
         .env("METRICS_PREFIX", format!("{name}:"))
         .env("REDIS_PORT", store.port().to_string())

@@ -117,15 +117,13 @@ impl Cost {
 /// of its algorithm's histogram.
 fn counted(store: &Store, workload: &Workload) -> anyhow::Result<u64> {
     const SUM: &str = "local sum = 0 \
-        for algorithm = 0, ARGV[1] - 1 do \
-          local name = 'algorithm=\"algorithm-' .. algorithm .. '\"' \
-          for _, le in ipairs({'|0.00005', '|0.0001'}) do \
-            sum = sum + (redis.call('HGET', KEYS[1], name .. le) or 0) \
-          end \
+        local cells = redis.call('HGETALL', KEYS[1]) \
+        for i = 1, #cells, 2 do \
+          if string.sub(cells[i], -4) ~= '|sum' then sum = sum + cells[i + 1] end \
         end \
         return sum";
     let key = format!("{}algorithm_latency", workload.prefix);
-    store.call(&["EVAL", SUM, "1", &key, &workload.algorithms.to_string()])
+    store.call(&["EVAL", SUM, "1", &key])
 }
 
 pub(crate) fn endpoint(algorithm: u64) -> String {
@@ -274,7 +272,7 @@ struct Queued {
     expected: Reply,
 }
 
-/// The reply that a call has to get.
+/// The reply that a call must get.
 #[derive(Clone, Copy)]
 enum Reply {
     Registered,

@@ -135,8 +135,8 @@ impl Failure {
         self.code.as_deref()
     }
 
-    /// Whether the same command may succeed later, without anybody changing it or
-    /// the stored data.
+    /// Whether the same command may succeed later, without a change of the command or
+    /// of the stored data.
     pub(crate) fn is_transient(&self) -> bool {
         matches!(
             self.reason,
@@ -235,8 +235,8 @@ impl RedisClient {
     /// one turns out to be broken, as it is after a restart of Redis. The commands
     /// must be safe to repeat.
     //
-    // A boxed future, because that of an async closure which borrows is not `Send`
-    // enough for a spawned task.
+    // The future is boxed, because the compiler cannot prove that the future of an async
+    // closure which borrows is `Send`, as a spawned task requires.
     pub(crate) async fn run<S: Send, T>(
         &self,
         limit: Duration,

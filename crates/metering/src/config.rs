@@ -23,7 +23,7 @@ const MAX_NAME_BYTES: usize = 256;
 pub(crate) enum Backend {
     /// Batches go to Redis, from which the exporter serves them.
     Redis,
-    /// Each instance pushes its totals to a Pushgateway, as a group of its own.
+    /// Each instance pushes its totals to a Pushgateway, as one group.
     Pushgateway,
     /// Each instance serves its totals on its own `/metrics`.
     Pull,

@@ -6,9 +6,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 /// The longest line, in bytes with its newline. A host passes on output in pieces
-/// of at most 4,096 bytes, and mixes the pieces of two instances, so a line must
-/// be one piece. A pipe takes at most 4,096 bytes at once too: the difference is
-/// for what a host puts before the line.
+/// of at most 4,096 bytes, and pieces of two instances mix, so a line must be one
+/// piece. A pipe, too, takes at most 4,096 bytes at once, and the host may put a
+/// prefix before the line.
 const MAX_LINE_BYTES: usize = 4000;
 
 /// The severity of a line, most severe first.
@@ -78,8 +78,8 @@ pub(crate) fn write_whole(level: Level, event: &'static str, fields: impl Serial
     }
 }
 
-/// How many bytes the members of another object may have in a line with these
-/// fields.
+/// The number of bytes that a line with these fields has left for the members of
+/// another object.
 pub(crate) fn room_beside(level: Level, event: &'static str, fields: impl Serialize) -> usize {
     MAX_LINE_BYTES.saturating_sub(line(level, event, fields).len())
 }

@@ -357,8 +357,8 @@ fn json_bytes(value: &impl Serialize) -> usize {
 pub struct Joiner {
     /// Parts by number, of batches with missing parts.
     open: BTreeMap<PartKey, BTreeMap<u32, SentBatch>>,
-    /// Batches that were joined. Parts of theirs that come again are not reported as
-    /// incomplete.
+    /// Batches that were joined. If one of their parts comes again, it is not reported
+    /// as incomplete.
     joined: BTreeSet<BatchId>,
 }
 

@@ -655,9 +655,11 @@ fn write_algorithm_label(algorithm: &str, out: &mut String) {
     write_labels(out, &[("algorithm", algorithm)]);
 }
 
-/// The latency bounds in seconds. A quotient of two exact integers is rounded
-/// correctly, so these are the floats nearest to the decimal values.
-fn latency_bounds() -> Vec<f64> {
+/// Returns [`LATENCY_BOUNDS_NANOS`] in seconds, as they are registered. A quotient of
+/// two exact integers is rounded correctly, so these are the floats nearest to the
+/// decimal values.
+#[must_use]
+pub fn latency_bounds() -> Vec<f64> {
     #[allow(
         clippy::cast_precision_loss,
         reason = "both integers are below 2^53 and so exact as floats"

@@ -1,5 +1,7 @@
 //! Tests of the catalog.
 
+use std::{fs, path::Path, time::Duration};
+
 use super::*;
 
 #[test]
@@ -39,13 +41,16 @@ fn records_a_request_as_one_count_one_bucket_and_one_sum() {
 #[test]
 fn a_bound_is_inclusive_and_the_last_bucket_is_infinite() {
     let catalog = Catalog::new("m:");
-    for (nanos, le) in [
-        (0, "0.00005"),
-        (50_001, "0.0001"),
-        (10_000_000_000, "10"),
-        (10_000_000_001, "+Inf"),
-        (u64::MAX, "+Inf"),
-    ] {
+    let mut les: Vec<_> = latency_bounds()
+        .into_iter()
+        .map(cell::le_of_bound)
+        .collect();
+    les.push("+Inf".to_owned());
+    let mut expected = vec![(0, &les[0]), (u64::MAX, les.last().expect("+Inf"))];
+    for (bound, les) in LATENCY_BOUNDS_NANOS.into_iter().zip(les.windows(2)) {
+        expected.extend([(bound, &les[0]), (bound + 1, &les[1])]);
+    }
+    for (nanos, le) in expected {
         let mut batch = Batch::default();
         let execution = FinishedExecution {
             algorithm: "a",
@@ -81,6 +86,24 @@ fn a_crash_enters_no_histogram() {
             1
         )]
     );
+}
+
+#[test]
+fn the_readme_names_the_first_and_the_last_bucket() {
+    let [first, .., last] = LATENCY_BOUNDS_NANOS.map(Duration::from_nanos);
+    for (readme, range) in [
+        ("README.md", format!("from{first:?}to{last:?}")),
+        ("README.zh-CN.md", format!("从{first:?}到{last:?}")),
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../..")
+            .join(readme);
+        let text = fs::read_to_string(path).expect("it is in the repository");
+        assert!(
+            text.replace(' ', "").contains(&range),
+            "{range} is not in {readme}"
+        );
+    }
 }
 
 #[test]

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::calls::{Call, families_key, lost_counts_key, random_text, removed_key, state_key};
 
-/// Number of removals that are remembered. A reader that misses more of them goes on
-/// serving what was removed.
+/// Number of removals that are remembered. A reader that misses more of them continues
+/// to serve removed series.
 const REMEMBERED: usize = 100_000;
 
 /// Seconds for which removals are remembered after the last one.

@@ -1,29 +1,18 @@
 //! Counters and histograms in Redis, written with one command per value.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
+use functional_scaffold_protocol::{
+    catalog::{LATENCY_BOUNDS_NANOS, latency_bounds},
+    cell::le_of_bound,
+};
 use spin_sdk::redis::{Connection, RedisParameter};
 
-/// Inclusive upper bounds of the buckets, in nanoseconds and as the label `le`.
-const BOUNDS: [(u64, &str); 17] = [
-    (50_000, "5e-05"),
-    (100_000, "0.0001"),
-    (250_000, "0.00025"),
-    (500_000, "0.0005"),
-    (1_000_000, "0.001"),
-    (2_500_000, "0.0025"),
-    (5_000_000, "0.005"),
-    (10_000_000, "0.01"),
-    (25_000_000, "0.025"),
-    (50_000_000, "0.05"),
-    (100_000_000, "0.1"),
-    (250_000_000, "0.25"),
-    (500_000_000, "0.5"),
-    (1_000_000_000, "1"),
-    (2_500_000_000, "2.5"),
-    (5_000_000_000, "5"),
-    (10_000_000_000, "10"),
-];
+/// The label `le` of each bucket.
+static LES: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let les = latency_bounds().into_iter().map(le_of_bound);
+    les.chain(["+Inf".to_owned()]).collect()
+});
 
 /// A connection to Redis for one request.
 pub(crate) struct Metrics<'a> {
@@ -66,9 +55,9 @@ impl<'a> Metrics<'a> {
 
     async fn observe(&self, key: &str, labels: &str, duration: Duration) -> anyhow::Result<()> {
         let nanos = u64::try_from(duration.as_nanos())?;
-        let bound = BOUNDS.iter().find(|(bound, _)| nanos <= *bound);
-        let bucket = bound.map_or("+Inf", |(_, le)| le);
-        self.add(key, &format!("{labels}|{bucket}"), 1).await?;
+        let bucket = LATENCY_BOUNDS_NANOS.partition_point(|&bound| bound < nanos);
+        let le = &LES[bucket];
+        self.add(key, &format!("{labels}|{le}"), 1).await?;
         self.add(key, &format!("{labels}|sum"), nanos).await
     }
 

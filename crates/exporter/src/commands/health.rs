@@ -1,5 +1,5 @@
-//! The command `health`: checks that the exporter with the same options is alive, for a
-//! container without another program for it.
+//! The command `health`: checks that the exporter with the same options is alive. For
+//! the health check of a container, which has no other program.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},

@@ -14,9 +14,10 @@ use tokio::sync::mpsc;
 
 /// The event of lines with a batch.
 const EVENT: &str = "batch_not_stored";
-/// Lines with a batch have 4 KB.
+/// Longer lines are skipped. A line with a batch has at most 4,000 bytes, and what a log
+/// shipper adds.
 const MAX_LINE_BYTES: u64 = 16 << 20;
-/// Occurrences of `{` in a line at which the object may start.
+/// How many of the first `{` of a line are tried as the start of the object.
 const MAX_STARTS: usize = 16;
 /// Lines that are read ahead.
 const READ_AHEAD: usize = 16;

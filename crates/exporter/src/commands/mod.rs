@@ -1,4 +1,4 @@
-//! The commands, which do something else than serving.
+//! The commands other than serving.
 
 pub(crate) mod health;
 mod log_lines;

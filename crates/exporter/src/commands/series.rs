@@ -135,7 +135,7 @@ enum Target {
         field: String,
         key: String,
     },
-    /// A registration without a hash of its own.
+    /// A registration alone: no hash belongs to it only.
     Registration {
         field: String,
         why: String,
@@ -217,7 +217,8 @@ impl Store {
             let fields = fields_of_series(layout, "").len();
             for series in series.chunks((FIELDS_PER_CALL / fields).max(1)) {
                 let all = series.iter().flat_map(|(labels, fields)| {
-                    // Also fields that an observation may create until then.
+                    // Also fields that do not exist yet: an observation may create them
+                    // before the removal.
                     let possible = fields_of_series(layout, labels);
                     possible.into_iter().chain(fields.iter().cloned())
                 });

@@ -38,7 +38,7 @@ pub(crate) struct Point {
     pub(crate) rates: Option<Rates>,
 }
 
-/// The time in which Redis cannot be read.
+/// A period in which Redis cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Down {
     /// The reason of the last failure.
@@ -113,7 +113,7 @@ impl Recorder {
             let mut pause = self.interval;
             let read = match &snapshot.reading {
                 Ok(reading) => {
-                    // More to read makes fewer reads, not more load.
+                    // With more series, reads get rarer, and the load stays the same.
                     pause = pause.max(PAUSE_PER_READ * snapshot.duration);
                     Ok(Sample::new(reading))
                 }
@@ -178,7 +178,7 @@ mod tests {
         };
         assert_eq!(history.down, Some(down));
         assert_eq!(history.latest.as_ref().map(|(at, _)| *at), Some(at(3)));
-        // No rates of the time in which it was.
+        // There are no rates for the time in which Redis was down.
         history.push(at(6), Ok(Sample::default()));
         history.push(at(7), Ok(Sample::default()));
         let rates: Vec<bool> = history

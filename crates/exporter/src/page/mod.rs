@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// Nothing may be loaded from elsewhere, and no file be taken for another type.
+/// The browser loads nothing from elsewhere, and takes no file for another type.
 const SECURITY: [(HeaderName, HeaderValue); 3] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -68,7 +68,7 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(state: PageState) -> Rout
     router.with_state(state)
 }
 
-/// Counts as a scrape for the limit of concurrent ones.
+/// Counts towards the limit of concurrent scrapes.
 async fn recent(
     State(state): State<PageState>,
     request: HeaderMap,

@@ -42,7 +42,7 @@ pub(crate) struct Sample {
     pub(crate) oldest_lease_age_seconds: Option<f64>,
 }
 
-/// Counters. As floats, which are exact below 2^53, because rates are made of them.
+/// Counters. They are floats, exact below 2^53, because rates are computed from them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Counts {
     /// By status. A request with another status is part of the total only.
@@ -117,8 +117,8 @@ impl Counts {
         }
     }
 
-    /// The increase since `earlier` counts of the same store. A count that fell is
-    /// that of a removed series, and has increased by 0.
+    /// The increase since `earlier` counts of the same store. A count that fell belongs
+    /// to a removed series, and has increased by 0.
     fn since(&self, earlier: &Self) -> Self {
         self.zip(earlier, increase, Buckets::since)
     }
@@ -163,7 +163,7 @@ impl Buckets {
     }
 
     /// If the bounds differ (instances of another version came or went), the increase
-    /// is unknown, and taken for 0.
+    /// is unknown, and counts as 0.
     fn since(&self, earlier: &Self) -> Self {
         let counts = if earlier.bounds.is_empty() {
             self.counts.clone()
@@ -200,7 +200,7 @@ fn increase(later: f64, earlier: f64) -> f64 {
     (later - earlier).max(0.0)
 }
 
-/// Label sets and values in the family's base unit; none of a histogram.
+/// Label sets and values, in the family's base unit. Empty for a histogram.
 fn values(family: &FamilySeries) -> impl Iterator<Item = (&str, f64)> {
     let values = match &family.series {
         Series::Values(values) => values.as_slice(),
@@ -263,14 +263,15 @@ impl Rates {
 #[derive(Debug, Default)]
 pub(crate) struct Window {
     last: Option<Sample>,
-    /// Times, and the increase until then since some time before the window.
+    /// Times, and the increase until each of them. It is counted from a moment before
+    /// the window, so that the difference of two is the increase between them.
     increases: VecDeque<(Duration, Counts)>,
 }
 
 impl Window {
-    /// Adds a later sample. Returns the rates since the newest sample that is as old
-    /// as the window, or else since the oldest one: nothing is extrapolated. None for
-    /// the first sample.
+    /// Adds a later sample. Returns the rates since the newest sample that is at least
+    /// as old as the window, or else since the oldest one. Nothing is extrapolated. None
+    /// for the first sample.
     pub(crate) fn push(&mut self, at: Duration, sample: Sample) -> Option<Rates> {
         let increase = match &self.last {
             None => Counts::default(),
@@ -295,8 +296,8 @@ impl Window {
         rates
     }
 
-    /// Starts over after a failed read: what was counted meanwhile belongs to no
-    /// single moment. Prometheus's rates have the same gap.
+    /// Starts over after a failed read: the increase of the gap cannot be assigned to a
+    /// moment in it. Prometheus's rates have the same gap.
     pub(crate) fn interrupt(&mut self) {
         *self = Self::default();
     }

@@ -23,7 +23,7 @@ const QUANTILE_NAMES: [&str; QUANTILES.len()] = ["p50", "p95", "p99"];
 /// Significant digits of rates and quantiles.
 const DIGITS: i32 = 5;
 
-/// Encodes the recorder's history, or without a recorder that nothing is recorded.
+/// Encodes the recorder's history. Without a recorder, encodes that nothing is recorded.
 pub(crate) fn recent(recorder: Option<&Recorder>, links: &Links) -> Vec<u8> {
     let mut recent = recorder.map_or(json!({}), |recorder| recorder.view(recorded));
     recent["version"] = json!(env!("CARGO_PKG_VERSION"));

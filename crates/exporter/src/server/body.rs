@@ -19,7 +19,8 @@ use tokio::{
     time::Instant,
 };
 
-/// The connection asks for the next chunk when most of the previous ones are sent.
+/// Bytes per chunk. hyper asks for the next chunk when most of the earlier ones are
+/// sent, and then the time-out is checked.
 const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Compresses with gzip. The fastest level makes an exposition about 10× smaller;

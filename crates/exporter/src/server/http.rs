@@ -32,8 +32,8 @@ pub(crate) struct AppState {
     pub(crate) limit: ScrapeLimit,
 }
 
-/// Every route. `GET` routes also respond to `HEAD`. Load balancers and kubelets
-/// need no credentials.
+/// Every route. `GET` routes also respond to `HEAD`. Health checks need no
+/// credentials, because load balancers and kubelets have none.
 pub(crate) fn router(state: AppState, page: PageState) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
@@ -63,8 +63,9 @@ async fn authorize(State(state): State<AppState>, request: Request, next: Next) 
     response
 }
 
-/// Responds 200 even if Redis is down: that is a sample, so that the other samples
-/// arrive, and an alert can tell Redis from the exporter.
+/// Responds 200 even if Redis is down, with a sample that says so. After an error,
+/// Prometheus would have no samples at all, and an alert could not tell Redis from
+/// the exporter.
 async fn metrics(
     State(state): State<AppState>,
     request: HeaderMap,
@@ -88,7 +89,7 @@ async fn metrics(
     Ok(permit.respond(headers, body))
 }
 
-/// Independent of Redis: a restart of the exporter would not repair it.
+/// Does not depend on Redis, which a restart of the exporter would not repair.
 async fn healthz() -> &'static str {
     "ok\n"
 }

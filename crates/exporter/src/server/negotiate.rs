@@ -1,8 +1,8 @@
 //! Content negotiation ([RFC 9110, section 12]): format, compression, entity tags,
 //! and the client's time-out. Falls back to the text format instead of responding 406.
 //!
-//! `Accept` is matched here and not by the crate `headers-accept`, for which a range
-//! with a parameter that the format lacks (Prometheus sends `escaping`) is no match.
+//! `Accept` is matched here and not by the crate `headers-accept`, which rejects a range
+//! with a parameter that the format lacks. Prometheus sends such a one, `escaping`.
 //!
 //! [RFC 9110, section 12]: https://www.rfc-editor.org/rfc/rfc9110#section-12
 

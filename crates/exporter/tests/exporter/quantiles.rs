@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use functional_scaffold_exporter::quantile;
-use functional_scaffold_protocol::{catalog::Catalog, family::Kind};
+use functional_scaffold_protocol::catalog::latency_bounds;
 use proptest::{
     collection::vec,
     prelude::*,
@@ -18,13 +18,6 @@ const QUANTILES: [f64; 6] = [0.01, 0.5, 0.9, 0.95, 0.99, 1.0];
 
 /// Bounds, and one more count.
 type Histogram = (Vec<f64>, Vec<u32>);
-
-fn latency_bounds() -> Vec<f64> {
-    let catalog = Catalog::new("");
-    let families = catalog.families().into_iter();
-    let mut histograms = families.filter(|family| family.kind == Kind::Histogram);
-    histograms.next().expect("there is one").bounds.clone()
-}
 
 /// The same histograms in each run: with the catalog's bounds, with positive and negative
 /// bounds, and edge cases.

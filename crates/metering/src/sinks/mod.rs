@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`redis`]: increments, applied once under the batch's id
-//! - [`pushgateway`]: this instance's totals, as a group of its own
+//! - [`pushgateway`]: this instance's totals, as one group
 //! - [`pull`]: this instance's totals, kept until they are scraped
 //! - [`totals`]: what the last two share
 //! - [`error`], [`redis_error`]: why a batch is not stored
