@@ -1,16 +1,15 @@
-//! The requests of which the count is in doubt, because an instance may have died or
-//! Redis may have forgotten them; and so the least and the most that each series
-//! counts.
+//! Decides whose count is in doubt, because an instance may have died or Redis may have
+//! forgotten it. So it bounds what each series must count, from below and from above.
 //!
-//! A response is counted some milliseconds after it was sent, so its count is in doubt
-//! if its instance died soon after. Which instance a death took is not known. But one
-//! that responded to a request that was *sent* after the death has survived it, and one
-//! that responded to as many requests as an instance takes was not killed by any. So in
-//! doubt are the responses of all other instances shortly before a death.
+//! A response is counted some milliseconds after it was sent. If its instance dies before
+//! that, its count is lost. The client does not see which instance died. It only knows
+//! that two kinds of instances did not: those that responded to a request *sent* after
+//! the death, and those that had already served as many requests as an instance takes.
+//! So in doubt are the responses of all other instances, shortly before a death.
 //!
-//! While Redis does not reply at once, counts wait for longer, and executions run
-//! without a lease: then a response in doubt may not be counted at all. Otherwise its
-//! lease counts it as crashed.
+//! A response in doubt is counted as crashed, by its lease. It may not be counted at all
+//! if Redis was slow or away: then counts wait for longer, and executions run without a
+//! lease.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,30 +23,30 @@ use crate::{
     plan::{Durability, Phase},
 };
 
-/// The variable `execution_limit_ms`: small, so that leases run out soon.
+/// The variable `execution_limit_ms`: small, so that leases expire soon.
 pub(crate) const EXECUTION_LIMIT_MS: u64 = 1_000;
-/// The time after which a lease runs out: the limit, and the margin of 5 s.
+/// The time after which a lease expires: the limit, and the margin of 5 s.
 pub(crate) const LEASE: Duration = Duration::from_millis(EXECUTION_LIMIT_MS + 5_000);
-/// The number of requests that an instance takes, as on Spin.
+/// The number of requests that an instance serves, as on Spin.
 pub(crate) const REQUESTS_AN_INSTANCE: usize = 128;
 
-/// The longest that a response waits for its count while Redis replies at once: the
-/// flush interval of 20 ms, the write before it and its own, each faster than a lease's
-/// 20 ms, because a lease that waits for longer is in the log.
+/// The longest time from a response to its count, while Redis replies at once. It is the
+/// flush interval of 20 ms, the write in progress, and the response's own write. Both take
+/// less than 20 ms, or a lease would have timed out too, and the log would say so.
 const USUAL_WAIT: Duration = Duration::from_millis(60);
-/// The same while a reply may take longer than that, and less than the 300 ms that a
-/// write waits for it. Without leases nothing tells when.
+/// The same while Redis is slow, but replies within the 300 ms that a write waits. Without
+/// leases, the log does not say when that is.
 const SLOW_WAIT: Duration = Duration::from_millis(500);
-/// The same while no reply comes: an instance tries for a second, the last try may take
-/// another, and what finished during one flush goes with the next.
+/// The same while Redis does not reply. An instance tries to store a batch for a second,
+/// and an execution that ends meanwhile is stored with the next batch.
 const OUTAGE_WAIT: Duration = Duration::from_millis(2_500);
-/// The time after an outage during which instances may not have written what waited,
-/// and may run executions without leases until they have. One that idled, for a second
-/// at most, writes with its next request.
+/// How long an outage affects instances after its end. Until an instance has stored a
+/// batch, its counts wait, and its executions run without leases. An idle one, which
+/// lives for a second at most, stores a batch with its next request.
 pub(crate) const OUTAGE_LASTS: Duration = Duration::from_millis(1_200);
-/// The time by which the client may see something later than it happened.
+/// The longest time from an event until the client sees it.
 const LAG: Duration = Duration::from_millis(100);
-/// Examples that are kept of requests that failed without a cause.
+/// Requests without a known cause of failure that are kept as examples.
 const MAX_EXAMPLES: usize = 5;
 
 /// A period of the run, since its beginning.
@@ -91,11 +90,11 @@ pub(crate) struct Events {
     pub(crate) cuts: Vec<Duration>,
     /// A lease was not acknowledged in time.
     pub(crate) slow: Vec<Duration>,
-    /// What Redis stored during this time is forgotten.
+    /// Everything stored during this time is lost.
     pub(crate) forgotten: Vec<Span>,
 }
 
-/// What a series has to count.
+/// The count that a series must have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(crate) responses: i64,
@@ -110,11 +109,11 @@ pub(crate) struct Expected {
     /// By series of `http_requests_total` and `algorithm_executions_total`.
     pub(crate) series: BTreeMap<String, Bounds>,
     pub(crate) executions: Bounds,
-    /// Requests that were to crash, and those of them that did under a lease for
-    /// certain.
+    /// The number of requests that should crash, and of those that certainly crashed
+    /// under a lease.
     pub(crate) fatal: (i64, i64),
-    /// Requests without a response of the application though nothing died, and their
-    /// number.
+    /// Requests without a response of the application although nothing died: examples,
+    /// and their number.
     pub(crate) unexplained: (Vec<String>, usize),
 }
 
@@ -183,7 +182,7 @@ impl Expected {
     }
 }
 
-/// What a request may be counted as.
+/// How a request may be counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Possible {
     /// As its result.
@@ -198,7 +197,7 @@ struct Doubt<'a> {
     durability: Durability,
     events: &'a Events,
     outages: Vec<Span>,
-    /// In which instances may have died, by their beginnings.
+    /// Periods in which instances may have died, in order of their beginnings.
     deaths: Vec<Span>,
     longest_death: Duration,
     cuts: Vec<Duration>,
@@ -206,11 +205,11 @@ struct Doubt<'a> {
     instances: HashMap<u64, Life>,
 }
 
-/// What the responses tell of an instance.
+/// The responses of one instance.
 #[derive(Debug, Clone, Copy, Default)]
 struct Life {
     responses: usize,
-    /// When the last request that it responded to was sent.
+    /// When its last request was sent.
     last_sent: Duration,
 }
 
@@ -278,12 +277,12 @@ impl<'a> Doubt<'a> {
         }
     }
 
-    /// From a response until it is counted for certain.
+    /// The time from a response until it is certainly counted.
     fn wait_of(&self, entry: &Entry) -> Span {
         let during = Span::of(entry);
         let outages = self.outages.iter().filter(|outage| outage.overlaps(during));
         let wait = if let Some(over) = outages.map(|outage| outage.to).max() {
-            // Once Redis is back, what waits for it is written.
+            // Once Redis is back, waiting counts are written.
             let left = over.saturating_sub(entry.ended);
             left.clamp(SLOW_WAIT, OUTAGE_WAIT)
         } else if self.durability == Durability::Relaxed || is_near(&self.slow, during) {
@@ -314,7 +313,7 @@ impl<'a> Doubt<'a> {
             .filter(move |death| death.overlaps(span))
     }
 
-    /// Whether a death is the cause of what the client got.
+    /// Whether a death explains the outcome.
     fn explains(&self, entry: &Entry) -> bool {
         let around = Span::of(entry).widened(LAG, LAG);
         match entry.outcome {
@@ -324,20 +323,21 @@ impl<'a> Doubt<'a> {
         }
     }
 
-    /// Whether an execution then may have run without a lease.
+    /// Whether an execution during this span may have run without a lease.
     fn may_be_unleased(&self, span: Span) -> bool {
         span.overlaps_any(&self.outages) || is_near(&self.slow, span)
     }
 
-    /// Whether a strict response then may have been sent before its count was written:
-    /// after an attempt that failed. A slow lease is none.
+    /// Whether a strict response during this span may have been sent before its count was
+    /// written. That takes a failed attempt to write; a slow lease does not matter.
     fn may_be_unwritten(&self, span: Span) -> bool {
         span.overlaps_any(&self.outages) || is_near(&self.cuts, span)
     }
 
-    /// The fatal requests that the host responded to while Redis replied at once. Each
-    /// of them ended its instance under a lease, or was taken along by another that was
-    /// in flight at the same time. So of those that overlap at least one had begun.
+    /// The number of certain crashes, at least: of fatal requests to which the host
+    /// responded while Redis replied at once. Each of them either crashed under its lease,
+    /// or died with its instance because another one in flight crashed. So of requests
+    /// that overlap, at least one crashed.
     fn certain_crashes(&self, entries: &[Entry]) -> i64 {
         if self.durability == Durability::Relaxed {
             return 0;
@@ -366,7 +366,7 @@ fn is_death(entry: &Entry) -> bool {
         && matches!(entry.outcome, Outcome::HostError | Outcome::NoResponse)
 }
 
-/// Whether one of these moments, which are in order, is near a span.
+/// Whether one of these moments, which are sorted, is near a span.
 fn is_near(moments: &[Duration], span: Span) -> bool {
     let around = span.widened(SLOW_WAIT, SLOW_WAIT);
     let first = moments.partition_point(|&at| at < around.from);
@@ -411,8 +411,8 @@ mod tests {
         entry(kind, sent, ended, Outcome::HostError)
     }
 
-    /// How many of the responses may be counted as something else than their result,
-    /// and how many may not be counted at all.
+    /// The number of responses that may be counted otherwise than as their result, and
+    /// of those that may not be counted at all.
     fn in_doubt(entries: &[Entry], events: &Events, durability: Durability) -> (i64, i64) {
         let expected = Expected::of(entries, events, durability);
         let success = expected.series[&execution_series(ExecutionStatus::Success)];
@@ -433,7 +433,7 @@ mod tests {
             (vec![response(980, 1), trap, response(1_010, 1)], 0),
             // Sent before the death: its response proves nothing.
             (vec![response(980, 1), trap, response(1_001, 1)], 2),
-            // A loop holds its instance for all its time.
+            // A loop occupies its instance all the time.
             (vec![response(980, 1), died(Kind::Loop, 1_000, 1_600)], 1),
         ] {
             let events = Events::default();
@@ -469,7 +469,7 @@ mod tests {
         let entries = [response(700, 1), died(Kind::Trap, 1_000, 1_003)];
         for (slow, cuts, exact, strict) in [
             (&[][..], &[][..], (0, 0), (0, 0)),
-            // It waited for its count; but not after an error.
+            // A strict response waited for its count, unless a write failed.
             (&[5_000, 600], &[], (1, 1), (0, 0)),
             (&[100, 1_300], &[], (0, 0), (0, 0)),
             (&[], &[600], (1, 1), (1, 1)),
@@ -496,7 +496,7 @@ mod tests {
             (1_000, 2_100, 1),
             (2_100, 2_200, 1),
             (300, 2_100, 0),
-            // Redis was back for long.
+            // Redis had been back for a long time.
             (1_000, 3_000, 0),
         ] {
             let entries = [response(sent, 1), died(Kind::Trap, death, death + 3)];

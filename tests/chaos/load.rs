@@ -1,5 +1,5 @@
-//! The requests of a run: a few threads that send one request at a time, and an entry
-//! for each.
+//! The requests of a run. A few threads send one request at a time, and make an entry for
+//! each.
 
 use std::{
     io,
@@ -28,7 +28,7 @@ const MAX_EXAMPLES: usize = 5;
 pub(crate) enum Kind {
     Success,
     Failure,
-    /// Has an input that is refused.
+    /// Has an input that is rejected.
     Refusal,
     /// Traps, which ends its instance.
     Trap,
@@ -92,7 +92,7 @@ pub(crate) enum Outcome {
     /// A 500 without a body, which the host sends when the instance died. The execution
     /// may have begun or not, or may even have ended.
     HostError,
-    /// Nothing: the connection broke, or the time was up.
+    /// Nothing: the connection broke, or the time-out passed.
     NoResponse,
     /// Nothing was sent, because nothing listened.
     Refused,
@@ -141,7 +141,7 @@ pub(crate) fn request_series(phase: Phase, code: u16) -> String {
     format!("http_requests_total{{{labels}}}")
 }
 
-/// A load that goes on until it is ended.
+/// A load that continues until it is ended.
 #[derive(Debug)]
 pub(crate) struct Load {
     switch: Arc<Switch>,
@@ -169,7 +169,8 @@ impl Load {
         let worker = |number| Worker {
             agent: agent(),
             origin: origin.to_owned(),
-            // Half of it on average. The limit keeps a slow machine out of the result.
+            // The load is half of the limit on average. The limit makes the result
+            // independent of a slow machine.
             longest_pause_micros: 2_000_000 * CONNECTIONS / plan.rate,
             rng: Rng::with_seed(plan.seed.wrapping_mul(CONNECTIONS).wrapping_add(number)),
             began,
@@ -194,7 +195,7 @@ impl Load {
             .store(may_be_fatal, Ordering::Relaxed);
     }
 
-    /// Waits for the last responses and gives all requests.
+    /// Waits for the last responses and returns all requests.
     pub(crate) fn end(mut self) -> anyhow::Result<Requests> {
         self.switch.stop.store(true, Ordering::Relaxed);
         let mut all = Requests::default();

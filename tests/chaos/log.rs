@@ -21,8 +21,8 @@ use serde_json::Value;
 
 use functional_scaffold_tests::batch_log::BatchLog;
 
-/// How often the shipper looks for new lines: so rarely that the instance that gave a
-/// batch up may write others before that one is replayed.
+/// How often the shipper looks for new lines. It is slow enough for an instance to store
+/// other batches before the one that it gave up is replayed.
 const SHIP: Duration = Duration::from_secs(1);
 /// The event of a lease that Redis did not acknowledge in time.
 const LEASE_GIVEN_UP: &str = "lease_given_up";
@@ -32,8 +32,7 @@ pub(crate) struct Logged {
     pub(crate) batches: i64,
     /// The leases of the executions in them.
     pub(crate) leases: BTreeSet<String>,
-    /// The number of lines about a batch that hold none, because their writer was
-    /// killed meanwhile.
+    /// The number of lines without a whole batch, because their writer was killed.
     pub(crate) torn: i64,
     /// The number of batches that miss lines, because their writer was killed between
     /// them.
@@ -68,7 +67,7 @@ impl Logged {
     }
 }
 
-/// What `replay` reported, by what it calls it.
+/// The numbers that `replay` reported, by their names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Report(BTreeMap<String, i64>);
 
@@ -82,7 +81,7 @@ impl Report {
         Self(text.lines().filter_map(line).collect())
     }
 
-    /// The number of batches of which it says this.
+    /// The number under a name.
     pub(crate) fn of(&self, what: &str) -> i64 {
         self.0.get(what).copied().unwrap_or_default()
     }
@@ -92,7 +91,7 @@ impl Report {
         self.of("applied") + self.of("already applied")
     }
 
-    /// Everything else that it says, if it is not 0, or that it says nothing.
+    /// Every other number that is not 0, or a note that there is no report.
     pub(crate) fn failures(&self) -> Vec<String> {
         if self.0.is_empty() {
             return vec!["nothing".to_owned()];
@@ -141,7 +140,7 @@ impl Shipper {
         })
     }
 
-    /// Ships the rest, waits until it is replayed, and gives the report.
+    /// Ships the rest, waits until it is replayed, and returns the report.
     pub(crate) fn end(mut self) -> anyhow::Result<Report> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("it was ended")?;

@@ -1,15 +1,15 @@
 //! Load on the real application while its parts are killed, suspended and cut off.
-//! The invariant: by each label set, Redis has counted the responses that the client
-//! got, give or take the requests in doubt.
+//! The invariant: for each label set, Redis has counted the responses that the client
+//! received, plus or minus the requests in doubt.
 //!
 //! # Layout
 //! - `plan`: the options of a run, and the faults by seed
 //! - `load`: the requests, and the response to each
 //! - `proxy`: the path from the application to Redis, and the leases on it
-//! - `servers`: the servers, and the faults done to them
+//! - `servers`: the servers, and the faults injected into them
 //! - `log`: the log's batches, replayed during the run and at its end
 //! - `watcher`: series that step back on the exporter
-//! - `doubt`: the requests of which the count is in doubt
+//! - `doubt`: the requests whose count is in doubt
 //! - `verdict`: every difference beyond what the mode promises
 //! - `run`: a run, from its first server to its findings
 
@@ -44,35 +44,37 @@ use verdict::judge;
 ///
 /// Starts Redis, the dev host with an algorithm that misbehaves on request, the
 /// exporter, and a `replay` that follows the log; all on loopback, on free ports, stopped
-/// at the end. 16 clients send executions that succeed, fail, refuse their input, trap,
-/// or loop for ever. Meanwhile, one at a time: Redis is killed (-9) and started again, or
-/// stopped for up to 3 s; connections to it are cut; its replies are dropped after it did
-/// what it was told; calls arrive late; the runtime is killed (-9) and started again.
+/// at the end. 16 clients send executions that succeed, fail, reject their input, trap,
+/// or loop forever. Meanwhile there is one fault at a time: Redis is killed (-9) and
+/// started again, or stopped for up to 3 s; connections to it are cut; its replies are
+/// dropped after it executed the calls; calls arrive late; the runtime is killed (-9) and
+/// started again.
 ///
-/// In the calm phase nothing traps or loops and the runtime lives. Its requests take
-/// another route (/invoke/{algorithm}) and are counted apart, so that what deaths take
-/// back hides no count that another fault lost or doubled.
+/// In the calm phase nothing traps or loops, and the runtime is not killed. Its requests
+/// take another route (/invoke/{algorithm}), so they are counted separately. There every
+/// response must be counted, and no death can hide a count that another fault lost or
+/// doubled.
 ///
-/// At the end each series in Redis must count its responses, give or take the requests in
-/// doubt, and each lease that Redis took must be counted once, as crashed if no batch
-/// contains its result. The exit code is 0 if there is no other difference; else each is
-/// named, and the log is kept.
+/// At the end, each series in Redis must count its responses, plus or minus the requests
+/// in doubt. Each lease that Redis took must be counted once, as crashed if no batch
+/// contains its result. The exit code is 0 if there is no other difference. Otherwise each
+/// difference is named, and the log is kept.
 ///
-/// A kill of Redis with `--fsync everysec` takes the last second out of its append-only
-/// file, as a power cut may: kill -9 alone loses nothing.
+/// With `--fsync everysec`, a kill of Redis also removes the last second from its
+/// append-only file, as a power cut may. A kill -9 alone loses nothing.
 #[derive(Parser)]
 #[command(name = "chaos", after_help = EXAMPLES)]
 struct Cli {
-    /// Chooses faults and requests; the same seed gives the same. One from the
-    /// clock if there is none.
+    /// Chooses faults and requests: the same seed, the same choice. Taken from the clock
+    /// if it is not given.
     #[arg(long)]
     seed: Option<u64>,
 
-    /// How long the load lasts. Some 15 s more go to what is in flight then.
+    /// How long the load lasts. Some 15 s more are for executions in flight.
     #[arg(long, default_value = "60", value_parser = clap::value_parser!(u64).range(10..=3_000))]
     seconds: u64,
 
-    /// What Redis acknowledges before a request goes on: `metrics_durability`.
+    /// What Redis acknowledges before a request continues: `metrics_durability`.
     #[arg(long, value_enum, default_value = "exact")]
     durability: Durability,
 

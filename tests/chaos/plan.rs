@@ -16,14 +16,14 @@ pub(crate) struct Plan {
     pub(crate) rate: u64,
 }
 
-/// What Redis acknowledges before a request goes on.
+/// What Redis acknowledges before a request continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Durability {
-    /// Nothing: a death loses what was not written yet.
+    /// Nothing: a death loses all counts that were not written yet.
     Relaxed,
     /// A lease before the algorithm runs: a death loses no execution.
     Exact,
-    /// The lease, and the result before the response: a death takes no response back.
+    /// The lease, and the result before the response: a death loses no response's count.
     Strict,
 }
 
@@ -42,7 +42,7 @@ impl Durability {
 pub(crate) enum Fsync {
     /// Before each reply: a kill of Redis loses nothing.
     Always,
-    /// Every second: a kill is made to lose the last second, as a power cut may.
+    /// Every second: a kill also removes the last second, as a power cut may.
     Everysec,
 }
 
@@ -55,23 +55,22 @@ impl Fsync {
     }
 }
 
-/// A fault. The longest waits are below the 5 s by which a lease outlives its
-/// execution, so that no single fault makes a result late.
+/// A fault. None lasts for the 5 s by which a lease outlives its execution, so that no
+/// single fault makes a result late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Kills Redis (-9) and starts it again on its append-only file. The application
-    /// finds it refusing connections for at least this time.
+    /// Kills Redis (-9) and starts it again on its append-only file. Redis refuses
+    /// connections for at least this time.
     KillRedis(Duration),
-    /// SIGSTOP, and SIGCONT after this time: Redis accepts what is sent, and executes
-    /// it then.
+    /// SIGSTOP, and SIGCONT after this time: Redis executes the calls only then.
     SuspendRedis(Duration),
     /// Cuts all connections between the application and Redis.
     CutConnections,
-    /// Drops Redis's replies for this time, then cuts the connections: the calls were
+    /// Drops Redis's replies for this time, then cuts the connections. The calls are
     /// executed.
     DropReplies(Duration),
-    /// Holds the calls on the existing connections for this time; others pass. So a
-    /// lease arrives after its result, and a batch after its repetition.
+    /// Delays the calls on existing connections by this time, and no others. So a lease
+    /// arrives after its result, and a batch after its repetition.
     DelayCalls(Duration),
     /// Kills the application's runtime (-9) and starts it again.
     KillRuntime,
@@ -101,9 +100,9 @@ impl Fault {
     }
 }
 
-/// Whether executions that trap or loop are sent. A death takes other requests' counts
-/// along, which would hide a count that another fault lost or doubled. So the requests
-/// of the two phases take different routes and are counted apart.
+/// Whether executions that trap or loop are sent. The requests of the two phases take
+/// different routes, and so are counted separately: a death loses counts of other
+/// requests, which would hide a count that another fault lost or doubled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     /// No instance dies: every response is counted.
@@ -119,7 +118,7 @@ impl Phase {
 /// A fault, and the pause before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Step {
-    /// The time since the end of the fault before.
+    /// The time since the end of the previous fault.
     pub(crate) pause: Duration,
     pub(crate) fault: Fault,
     pub(crate) phase: Phase,
@@ -138,8 +137,8 @@ impl fmt::Display for Step {
     }
 }
 
-/// The faults of a run of this many seconds. Each six in a row, from the first on, are
-/// of six kinds, so that a short run has them all.
+/// The faults of a run of this many seconds. Every six faults in a row are of the six
+/// kinds, so that even a short run has them all.
 pub(crate) fn steps(seed: u64, seconds: u64) -> Vec<Step> {
     let mut rng = Rng::with_seed(seed);
     let mut left = Duration::from_secs(seconds);
@@ -191,7 +190,7 @@ mod tests {
     #[test]
     fn a_seed_gives_the_same_faults() {
         let text: Vec<_> = steps(4483, 20).iter().map(Step::to_string).collect();
-        // In the calm phase, where every response has to be counted: replies in doubt,
+        // In the calm phase, where every response must be counted: replies in doubt,
         // late leases, and a Redis away for longer than an instance tries.
         assert_eq!(
             text,

@@ -1,6 +1,6 @@
-//! The path from the application to Redis. It can be cut, closed, muted and delayed,
-//! and it reads what passes: each lease that Redis took has to be counted, as crashed
-//! if no stored batch contains its result.
+//! The path from the application to Redis. It can be cut, closed, muted and delayed. It
+//! also notes the leases and batches that pass: each lease that Redis took must be
+//! counted, as crashed if no stored batch contains its result.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -24,7 +24,7 @@ pub(crate) struct Proxy {
     path: Arc<Path>,
 }
 
-/// What the threads of all connections share.
+/// The state that the threads of all connections share.
 #[derive(Debug, Default)]
 struct Path {
     redis_port: u16,
@@ -147,7 +147,7 @@ impl Path {
         let Ok(redis) = TcpStream::connect((Ipv4Addr::LOCALHOST, self.redis_port)) else {
             return;
         };
-        // Without these everything is only slower.
+        // Without this option everything still works, more slowly.
         let _ = (application.set_nodelay(true), redis.set_nodelay(true));
         let clones = (
             application.try_clone(),
@@ -190,7 +190,8 @@ impl Path {
                 break;
             }
         }
-        // Redis executes what it got, and its replies are read to the end.
+        // Redis executes the calls that it received, and its replies are read to the
+        // end.
         let _ = redis.shutdown(Shutdown::Write);
     }
 
@@ -213,7 +214,7 @@ impl Path {
         let _ = application.shutdown(Shutdown::Both);
     }
 
-    /// Waits while the calls of a generation are held; false if it was cut.
+    /// Waits while the calls of a generation are held. Returns false if it was cut.
     fn wait_while_held(&self, generation: u64) -> bool {
         let switch = lock(&self.switch);
         let is_held = |switch: &mut Switch| {
@@ -231,13 +232,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The leases that have passed on all connections.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Leases {
-    /// How many Redis acknowledged.
+    /// The number that Redis acknowledged.
     pub(crate) acknowledged: i64,
-    /// By id, all but those that were acknowledged and that a stored batch contains.
+    /// By id, except those that were both acknowledged and contained in a stored batch.
     pub(crate) passed: BTreeMap<String, Passed>,
 }
 
-/// What has passed about a lease.
+/// The calls and replies about a lease.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Passed {
     /// Redis acknowledged it.
@@ -246,7 +247,7 @@ pub(crate) struct Passed {
     pub(crate) is_sent: bool,
     /// A batch that Redis stored contains its result.
     pub(crate) is_stored: bool,
-    /// A batch contains it whose connection ended before the reply.
+    /// A batch contains its result, but the connection ended before the reply.
     pub(crate) may_be_stored: bool,
 }
 
@@ -259,7 +260,7 @@ impl Leases {
         }
     }
 
-    /// How many Redis may have taken without an acknowledgement.
+    /// The number that Redis may have taken without an acknowledgement.
     pub(crate) fn in_doubt(&self) -> i64 {
         let passed = self.passed.values();
         let in_doubt =
@@ -456,7 +457,7 @@ mod tests {
         array(&parts.into_iter().chain(call.parts()).collect::<Vec<_>>())
     }
 
-    /// The ids of the leases of which this is true.
+    /// The ids of the leases for which this is true.
     fn ids(path: &Path, is: impl Fn(&Passed) -> bool) -> Vec<String> {
         let leases = lock(&path.leases);
         let ids = leases.passed.iter().filter(|(_, passed)| is(passed));

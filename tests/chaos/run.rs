@@ -22,13 +22,13 @@ use crate::{
     watcher::Watcher,
 };
 
-/// The time without a change after which everything is stored or logged: longer than an
-/// instance tries to write, and than the shipper waits.
+/// After this time without a change, everything is stored or logged. It is longer than an
+/// instance tries to store a batch, and than the shipper waits.
 const QUIET: Duration = Duration::from_secs(3);
-/// From the last request: a lease, the exporter's interval, and patience for a machine
-/// that does other things as well.
+/// The longest wait after the last request: for a lease, for the exporter's interval, and
+/// for a busy machine.
 const QUIET_TIMEOUT: Duration = Duration::from_secs(LEASE.as_secs() + 60);
-/// Longer than a response waits for its count while Redis replies slowly.
+/// Longer than a response waits for its count while Redis is slow.
 const BETWEEN_PHASES: Duration = Duration::from_millis(700);
 const POLL: Duration = Duration::from_millis(250);
 
@@ -69,7 +69,7 @@ impl Run<'_> {
         let shipper = Shipper::start(log.to_owned(), redis_port)?;
         let watcher = Watcher::start(exporter.address(), self.began);
         let load = Load::start(&servers.app.url(""), &self.plan, self.began);
-        let faults = self.suffer_all(servers, &load)?;
+        let faults = self.inject_all(servers, &load)?;
         let requests = load.end()?;
         self.say("the load has ended; waiting for what is in flight");
         self.wait_until_quiet(servers)?;
@@ -106,8 +106,8 @@ impl Run<'_> {
         })
     }
 
-    /// Does all faults, and gives their numbers by name.
-    fn suffer_all(
+    /// Injects all faults, and returns their numbers by name.
+    fn inject_all(
         &self,
         servers: &mut Servers,
         load: &Load,
@@ -118,15 +118,15 @@ impl Run<'_> {
             .into_iter()
             .enumerate()
         {
-            // The steps leave out the time that servers need to start. But each kind is
-            // done once, however slow the machine is.
+            // The plan does not count the time that servers need to start. On a slow
+            // machine it is cut short, but each kind of fault happens once.
             if done >= FAULT_KINDS && Instant::now() + step.pause + step.fault.duration() > end {
                 break;
             }
             self.change_phase(load, step)?;
             self.say(&step.to_string());
             servers
-                .suffer(step.fault)
+                .inject(step.fault)
                 .with_context(|| format!("could not {}", step.fault.name()))?;
             *faults.entry(step.fault.name()).or_default() += 1;
         }
@@ -134,9 +134,9 @@ impl Run<'_> {
         Ok(faults)
     }
 
-    /// Pauses before a step, and changes the phase when what the fault before has left is
-    /// over, with nothing that ends an instance shortly before or after. So no death takes
-    /// a calm response back.
+    /// Pauses before a step, and changes the phase when the effects of the previous fault
+    /// are over. Nothing ends an instance shortly before or after the change, so that no
+    /// death affects a calm response.
     fn change_phase(&self, load: &Load, step: Step) -> anyhow::Result<()> {
         let is_deadly = step.phase == Phase::Deadly;
         if !is_deadly {

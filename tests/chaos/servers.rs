@@ -1,4 +1,4 @@
-//! The servers of a run, and the faults done to them.
+//! The servers of a run, and the faults injected into them.
 
 use std::{
     path::Path,
@@ -43,7 +43,7 @@ impl Servers {
     pub(crate) fn start(plan: &Plan, began: Instant) -> anyhow::Result<Self> {
         let redis = RedisOptions::new()
             .append_only(plan.fsync.name())
-            // By which the file is cut, and which a rewrite would lose.
+            // The timestamps by which the file is cut. A rewrite would lose them.
             .line("aof-timestamp-enabled", &["yes"])
             .line("auto-aof-rewrite-percentage", &["0"])
             .start()?;
@@ -57,7 +57,7 @@ impl Servers {
             ])
             .variable("metrics_durability", plan.durability.name())
             .variable("execution_limit_ms", &EXECUTION_LIMIT_MS.to_string())
-            // Without a line a request, which would be most of the work.
+            // Without a line per request, which would be most of the work.
             .variable("log_level", "info");
         let runtime = Runtime::Devhost(program::built("devhost")?);
         Ok(Self {
@@ -70,8 +70,8 @@ impl Servers {
         })
     }
 
-    /// Does a fault, and waits for its end.
-    pub(crate) fn suffer(&mut self, fault: Fault) -> anyhow::Result<()> {
+    /// Injects a fault, and waits for its end.
+    pub(crate) fn inject(&mut self, fault: Fault) -> anyhow::Result<()> {
         let from = self.began.elapsed();
         match fault {
             Fault::KillRedis(time) => self.kill_redis(from + time)?,
@@ -124,10 +124,10 @@ impl Servers {
     }
 }
 
-/// Cuts the last second, and what has passed of this one, from the append-only file of a
-/// suspended Redis. A kill -9 alone loses nothing, because what Redis wrote is in the
-/// kernel's memory; a power cut loses what was not synced. Gives the time, since the
-/// beginning of the run, from which everything is forgotten.
+/// Cuts the last second, and the part of the current one, from the append-only file of a
+/// suspended Redis, as a power cut may. A kill -9 alone loses nothing, because all that
+/// Redis wrote is in the kernel's memory. Returns the time, since the beginning of the
+/// run, from which everything is lost.
 fn cut_last_second(data: &Path, began: Instant) -> anyhow::Result<Duration> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let forgotten_from = Duration::from_secs(now.as_secs() - 1);

@@ -1,15 +1,15 @@
 //! Every difference beyond what the mode promises.
 //!
-//! - Each series counts its responses, give or take the requests in doubt: see
-//!   [`super::doubt`]. A result that came after its lease ran out is counted as crashed
-//!   and as late. Of the requests in doubt that are counted as their results, none is
-//!   counted as crashed as well.
-//! - A request and its execution are counted together or not at all, a lease that ran
-//!   out is a crash, and a histogram counts what its counter does but for the crashed.
+//! - Each series counts its responses, plus or minus the requests in doubt: see
+//!   [`super::doubt`]. A result that arrived after its lease had expired is counted as
+//!   crashed and as late. A request in doubt is counted as its result or as crashed, not
+//!   as both.
+//! - A request and its execution are counted together or not at all. An expired lease is
+//!   a crash. A histogram counts as many as its counter, without the crashed ones.
 //! - Each lease that Redis took is counted once, as crashed if no batch contains its
-//!   result. The client cannot tell which responses before a death were written, but the
-//!   leases can. This does not hold for a Redis that forgets.
-//! - Each logged batch is stored by a replay, and none of them twice.
+//!   result. So leases show which responses before a death were written, which the client
+//!   cannot know. This does not hold if Redis loses writes.
+//! - Each logged batch is stored by a replay, and none is stored twice.
 //! - No series steps back on the exporter.
 
 use std::{collections::BTreeMap, fmt};
@@ -34,7 +34,8 @@ pub(crate) struct Findings {
     pub(crate) expected: Expected,
     pub(crate) counted: Counted,
     pub(crate) leases: Leases,
-    /// The leases whose results no batch contains, and how many of them never ran out.
+    /// The leases whose results no batch contains, and how many of them were never
+    /// settled.
     pub(crate) unsettled: (usize, usize),
     pub(crate) logged: Logged,
     /// The replays during the run, at its end, and once more.
@@ -43,7 +44,7 @@ pub(crate) struct Findings {
     pub(crate) dropped_bytes: u64,
 }
 
-/// All that Redis counted, read without the exporter.
+/// All counts in Redis, read without the exporter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Counted {
     /// By series of `http_requests_total` and `algorithm_executions_total`, those that
@@ -115,7 +116,7 @@ impl Counted {
     }
 }
 
-/// Everything that is wrong, a sentence each; nothing if the promise was kept.
+/// Everything that is wrong, one sentence each. Empty if the promise was kept.
 pub(crate) fn judge(findings: &Findings) -> Vec<String> {
     let durability = findings.plan.durability;
     let (counted, expected) = (&findings.counted, &findings.expected);
@@ -155,7 +156,7 @@ pub(crate) fn judge(findings: &Findings) -> Vec<String> {
     wrong
 }
 
-/// What holds between the counts, whatever was sent.
+/// Checks the relations between counts that hold whatever was sent.
 fn judge_sums(counted: &Counted) -> Vec<String> {
     use ExecutionStatus::{Crashed, Failed, InvalidInput, Success};
     let [success, invalid, failed, crashed] =
@@ -216,7 +217,7 @@ fn judge_series(expected: &Expected, counted: &Counted) -> Vec<String> {
         };
         check(&mut wrong, series, counted.of(series), (least, most));
     }
-    // A request in doubt that is counted as its result did not crash.
+    // A request in doubt that is counted as its result must not be counted as crashed.
     let results = expected.series.iter().filter(|(series, _)| {
         series.starts_with("algorithm_executions_total") && **series != crashed
     });
@@ -245,8 +246,8 @@ fn check(wrong: &mut Vec<String>, what: &str, counted: i64, (least, most): (i64,
     }
 }
 
-/// The leases whose results no batch contains, not even a logged one: they are counted as
-/// crashed.
+/// The acknowledged leases whose results no batch contains, not even a logged one. They
+/// must be counted as crashed.
 pub(crate) fn unsettled<'a>(
     leases: &'a Leases,
     logged: &'a Logged,
@@ -260,7 +261,7 @@ pub(crate) fn unsettled<'a>(
     passed.map(|(id, _)| id)
 }
 
-/// The leases that never ran out.
+/// Whether Redis never settled a lease.
 pub(crate) fn is_lost(redis: &RedisServer, lease: &str) -> anyhow::Result<bool> {
     let closed: Option<String> = redis.call(&["ZSCORE", "metrics:closed_leases", lease])?;
     Ok(closed.is_none())
@@ -308,8 +309,8 @@ fn judge_leases(
     wrong
 }
 
-/// A result is late only by way of the log, because no execution here takes longer than
-/// its lease.
+/// Checks the log and its replays. A late result can only come from the log, because no
+/// execution here takes longer than its lease.
 fn judge_log(findings: &Findings) -> Vec<String> {
     let mut wrong = Vec::new();
     let (logged, late) = (&findings.logged, findings.counted.late);
@@ -324,7 +325,7 @@ fn judge_log(findings: &Findings) -> Vec<String> {
     if logged.torn > kills {
         wrong.push(format!("{} lines of the log are torn", logged.torn));
     }
-    // A kill cuts off as many as the host has threads.
+    // One kill can cut off a batch per thread of the host.
     if logged.incomplete > 0 && kills == 0 {
         wrong.push(format!(
             "{} batches of the log are incomplete",

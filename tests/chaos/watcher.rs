@@ -1,5 +1,5 @@
-//! Series that step back on the exporter, which Prometheus takes for a restart, and
-//! then counts the whole total again.
+//! Finds series that step back on the exporter. Prometheus would take that for a counter
+//! reset, and count the whole total again.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -57,7 +57,7 @@ impl Watcher {
         }
     }
 
-    /// Scrapes once more, and gives what was shown.
+    /// Scrapes once more, and returns what it has seen.
     pub(crate) fn end(mut self) -> anyhow::Result<Watched> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().ok_or_else(|| anyhow!("it was ended"))?;
@@ -125,8 +125,8 @@ fn only_counters_and_histograms_step_back() {
     watched.compare(TEXT, Duration::ZERO);
     assert_eq!(watched.last.len(), 4, "{watched:?}");
     watched.compare(TEXT, Duration::ZERO);
-    // A series that is not shown does not step back; when it is shown again it is
-    // compared with its last value.
+    // A missing series does not step back. When it returns, it is compared with its last
+    // value.
     watched.compare("", Duration::ZERO);
     assert_eq!((watched.scrapes, watched.steps_back.1), (2, 0));
     let text = TEXT.replace("} 3", "} 2").replace("g 5", "g 1");

@@ -54,7 +54,7 @@ fn executions(service: &Service, expected: &[(&str, i64)]) -> Result {
     service.wait_for("metrics:algorithm_counter", &expected.collect())
 }
 
-/// Checks that a response is problem details with this status; gives its detail.
+/// Checks that a response is problem details with this status; returns its detail.
 fn problem(response: &Response, status: u16) -> Result<String> {
     let body: Value = serde_json::from_slice(&response.body)?;
     ensure!(

@@ -1,5 +1,5 @@
-//! Every response is counted once, under the labels it belongs to, from the
-//! client's tally through Redis to the exporter.
+//! Every response is counted once, under its labels: the client's tally, Redis and the
+//! exporter agree.
 
 use std::collections::BTreeMap;
 

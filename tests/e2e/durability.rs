@@ -18,11 +18,11 @@ use functional_scaffold_tests::{
 
 use crate::Result;
 
-/// The shortest execution limit, so that a lease runs out soon: after this and a
+/// The shortest execution limit, so that a lease expires soon: after this and a
 /// margin of five seconds.
 const LIMIT_MS: &str = "100";
 
-/// The rogue algorithm with an exporter, which settles leases that ran out.
+/// The rogue algorithm with an exporter, which settles expired leases.
 struct Settled {
     service: Service,
     _exporter: Exporter,

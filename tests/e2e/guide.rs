@@ -1,5 +1,5 @@
-//! A reader of `docs/guide.md` who copies its commands, block by block, sees what it
-//! shows; the guide in Chinese has the same commands; links and settings are right.
+//! Runs the commands of `docs/guide.md`, block by block, and compares their output with
+//! the guide's. The Chinese guide has the same commands, and links and settings are right.
 //!
 //! The info string of a block says after the language what is done with it:
 //!

@@ -1,5 +1,5 @@
-//! The exporter's page in a real browser: it shows what `/metrics` says, on every
-//! screen, and says so where it does not know.
+//! The exporter's page in a real browser: it shows the values of `/metrics`, on every
+//! screen, and says so if it does not know them.
 
 use std::{
     collections::BTreeMap,

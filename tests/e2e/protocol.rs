@@ -1,11 +1,11 @@
-//! On a real Redis the scripts count every execution once, whatever arrives late,
-//! twice or never.
+//! On a real Redis, the scripts count every execution once, even if calls arrive late,
+//! twice, or never.
 //!
 //! # Layout
-//! - `store`: the scripts, called on a redis-server, and all that they leave there
+//! - `store`: the scripts, called on a redis-server, and the data that they store
 //! - `model`: the promises of the protocol, in maps and numbers
 //! - `world`: instances, executions and a network between them and the store
-//! - `interleavings`: the property: model and store agree after each step
+//! - `interleavings`: the property that model and store agree after each step
 //! - `fixture`: a store for a test of one thing
 //! - `races`, `settling`, `registration`, `lost_counts`: one promise a test
 //! - `memory`: the memory that remembered ids take

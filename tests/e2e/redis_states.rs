@@ -1,6 +1,6 @@
-//! The application against a Redis in each state that operators know: requests
-//! are responded to as ever, log and `/readyz` name the state, and when it has
-//! passed every request is counted once.
+//! The application against a Redis in each state that operators know. Responses do
+//! not change, log and `/readyz` name the state, and afterwards every request is
+//! counted once.
 
 use std::{
     fs,
@@ -32,7 +32,7 @@ const CONNECTIONS: usize = 8;
 
 /// A state of Redis that an operator ends.
 struct State {
-    /// What log and `/readyz` call it.
+    /// Its name in the log and in `/readyz`.
     words: &'static str,
     variables: &'static [(&'static str, &'static str)],
     prepare: Step,
@@ -40,7 +40,7 @@ struct State {
     leave: Step,
 }
 
-/// Nothing is special but what a state sets.
+/// No special setting; each state changes some.
 const USUAL: State = State {
     words: "",
     variables: &[],
@@ -131,7 +131,7 @@ states! {
         words: "script that does not end",
         enter: |redis| {
             redis.call::<()>(&["CONFIG", "SET", "busy-reply-threshold", "1"])?;
-            // It goes on after its caller has closed the connection.
+            // It continues after its caller has closed the connection.
             let mut connection = redis.connect()?;
             connection.set_read_timeout(Some(POLL))?;
             let mut endless = redis::cmd("EVAL");
@@ -195,7 +195,7 @@ states! {
     },
 }
 
-/// Waits until Redis says this about what it stores and loads.
+/// Waits until Redis's `INFO persistence` contains this line.
 fn persistence_says(redis: &RedisServer, line: &str) -> Result {
     poll_until(PATIENCE, || {
         let state: String = redis.call(&["INFO", "persistence"])?;

@@ -95,8 +95,7 @@ fn send(app: &App) -> Result<Tally> {
     Ok(tally)
 }
 
-/// Requests are responded to as ever, and log and `/readyz` say why they are not
-/// counted.
+/// Responses do not change, and log and `/readyz` say why requests are not counted.
 fn refuses(options: &AppOptions, words: &str) -> Result {
     let app = App::start(options)?;
     send(&app)?;

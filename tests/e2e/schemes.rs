@@ -1,5 +1,5 @@
-//! Each scheme by which counts reach Prometheus, with the real servers and a real
-//! Prometheus that scrapes them: what was responded is what is counted.
+//! Each scheme by which counts reach Prometheus, with real servers and a real Prometheus
+//! that scrapes them: every response is counted.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -326,7 +326,7 @@ fn push_of_an_instance() -> Result<(String, Vec<u8>)> {
     Ok((head, body))
 }
 
-/// Sends a part of a request and no more, and gives the response.
+/// Sends a part of a request and no more, and returns the response.
 fn send_part(pushgateway: &Pushgateway, part: &[u8]) -> Result<String> {
     let mut stream = TcpStream::connect(pushgateway.address())?;
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -1,7 +1,7 @@
-//! What the end-to-end tests and `chaos` share beside `functional-scaffold-testkit`.
+//! Helpers of the end-to-end tests and `chaos`, besides `functional-scaffold-testkit`.
 //!
 //! # Layout
-//! - [`service`]: the application with a Redis of its own
+//! - [`service`]: the application with its own Redis
 //! - [`batch_log`]: the batches in the application's log, and replaying them
 //! - [`expositions`]: expositions as other parsers read them
 
@@ -20,12 +20,11 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-/// How long a test waits for something, on a machine that does other things as
-/// well.
+/// How long a test waits for something, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Runs a command with `input` on standard input, and gives what it wrote to
-/// stdout and stderr; `install` says how to get it.
+/// Runs a command with `input` on standard input, and returns its stdout and stderr.
+/// `install` says how to install it.
 ///
 /// # Errors
 /// It cannot be started, or ends without success.

@@ -1,4 +1,4 @@
-//! The application with a Redis of its own.
+//! The application with its own Redis.
 
 use anyhow::ensure;
 use functional_scaffold_protocol::batch::SentBatch;
@@ -18,10 +18,10 @@ use crate::{
 
 /// The body of an input that `prime-check` accepts.
 pub const PRIME: &str = r#"{"number": 17}"#;
-/// The body of an input that it refuses.
+/// The body of an input that it rejects.
 pub const NEGATIVE: &str = r#"{"number": -1}"#;
 
-/// The application with a Redis of its own. Both are stopped on drop.
+/// The application with its own Redis. Both are stopped on drop.
 #[derive(Debug)]
 pub struct Service {
     /// The application, which is stopped before its Redis.
@@ -111,8 +111,8 @@ impl Service {
         self.wait_for("metrics:request_counter", &expected.responses)
     }
 
-    /// Waits until the cells of a hash that are not 0 are these. Batches that a
-    /// busy machine sent to the log are replayed.
+    /// Waits until these are the cells of a hash that are not 0. Replays batches that
+    /// a busy machine sent to the log.
     ///
     /// # Errors
     /// They are others.
@@ -144,7 +144,7 @@ impl Service {
         })
     }
 
-    /// Stores what the log holds, if it holds anything.
+    /// Replays the batches in the log, if there are any.
     ///
     /// # Errors
     /// Not all of it could be stored.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddr
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Parses `host:port`. Port 0 is refused: nobody could be told the real one.
+/// Parses `host:port`. Refuses port 0, because the real port would be unknown.
 pub(crate) fn parse_address(text: &str) -> Result<SocketAddr> {
     let mut addresses = text.to_socket_addrs().context("it must be HOST:PORT")?;
     let address = addresses.next().context("the host has no address")?;

@@ -280,7 +280,7 @@ impl Plan {
                 let url = pushgateway.url(reachable(self.up.pushgateway_listen));
                 app.env("SPIN_VARIABLE_PUSHGATEWAY_URL", url);
             }
-            // Counts end with their instance, so the first one has to stay.
+            // Counts end with their instance, so the first one must not end.
             Store::App => {
                 app.args(LASTING_INSTANCE);
             }

@@ -68,7 +68,7 @@ impl Server {
         loop {
             let (stream, client) = match listener.accept().await {
                 Ok(accepted) => accepted,
-                // One connection failed, or there are too many. Others go on.
+                // One connection failed, or there are too many. Others continue.
                 Err(error) => {
                     eprintln!("Cannot accept a connection: {error}");
                     tokio::time::sleep(std::time::Duration::from_millis(10)).await;

@@ -43,12 +43,12 @@ pub struct Screen {
     pub width: u32,
     /// Whether the reader prefers a dark page.
     pub dark: bool,
-    /// Pixels of the screen to one of CSS.
+    /// Device pixels per CSS pixel.
     pub scale: u32,
 }
 
 impl Browser {
-    /// Starts one.
+    /// Starts a window.
     ///
     /// # Errors
     /// There is no chromedriver, or no Chromium that it can start.
@@ -66,7 +66,7 @@ impl Browser {
             "goog:loggingPrefs": {"browser": "ALL"},
             "goog:chromeOptions": {"args": [
                 "--headless=new",
-                // Its sandbox refuses root, and a container may not have what it needs.
+                // Its sandbox refuses root, and does not work in every container.
                 "--no-sandbox",
                 "--disable-dev-shm-usage",
                 "--hide-scrollbars",
@@ -94,7 +94,7 @@ impl Browser {
         self.call("/url", &json!({"url": url})).map(drop)
     }
 
-    /// Runs a script in the page and gives what it returns.
+    /// Runs a script in the page and returns its result.
     ///
     /// # Errors
     /// The script throws.
@@ -130,7 +130,7 @@ impl Browser {
             "width": screen.width,
             "height": 800,
             "deviceScaleFactor": screen.scale,
-            // A phone lays a page out on a wider plane, if the page lets it.
+            // A phone uses a wider layout, unless the page forbids it.
             "mobile": screen.width < 600,
         });
         self.devtools("Emulation.setDeviceMetricsOverride", &metrics)
@@ -149,8 +149,8 @@ impl Browser {
         Ok(STANDARD.decode(image["data"].as_str().context("no image")?)?)
     }
 
-    /// The console's lines since the last call, also about failed requests and
-    /// what the page's policy forbade.
+    /// The console's lines since the last call, including failed requests and
+    /// violations of the page's policy.
     ///
     /// # Errors
     /// The browser's own.
@@ -178,8 +178,8 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // A driver that is killed leaves its browser behind. It responds when the
-        // browser has ended.
+        // A killed driver would leave its browser behind. It responds when the browser
+        // has ended.
         let line = format!("DELETE {}", self.session);
         let _gone = http::request(self.driver, &line, &[], b"", Duration::from_secs(8));
     }

@@ -40,7 +40,7 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Starts one on a Redis and waits until it serves.
+    /// Starts an exporter of this Redis, and waits until it serves.
     ///
     /// # Errors
     /// It is not built, or does not respond.
@@ -73,7 +73,7 @@ impl Exporter {
                 .env("EXPORTER_LISTEN", address.to_string())
                 .envs(variables.iter().copied());
             let mut process = Process::start(&mut command)?;
-            // Whether it listens: over HTTP it would have to be TLS or not.
+            // A plain connection tells, whether it speaks TLS or not.
             process.wait_until(START_TIMEOUT, |_| {
                 http::connect(address, http::TIMEOUT).map(drop)
             })?;
@@ -93,7 +93,7 @@ impl Exporter {
         format!("http://{}{path}", self.address)
     }
 
-    /// The process; its output is the log.
+    /// The process, whose output is the log.
     #[must_use]
     pub fn process(&self) -> &Process {
         &self.process
@@ -104,7 +104,7 @@ impl Exporter {
         &mut self.process
     }
 
-    /// Stops it with SIGTERM and gives the whole log.
+    /// Stops it with SIGTERM and returns the whole log.
     ///
     /// # Errors
     /// It does not end, or not with success.

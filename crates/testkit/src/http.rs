@@ -1,5 +1,5 @@
-//! One HTTP request over a connection of its own, without an HTTP library: xtask
-//! compiles in seconds, and tests see every byte of a response.
+//! One HTTP request over a new connection, without an HTTP library: xtask compiles
+//! in seconds, and tests see every byte of a response.
 
 use std::{
     io::{Read as _, Write as _},
@@ -71,7 +71,7 @@ pub fn get(address: SocketAddr, path: &str) -> anyhow::Result<Response> {
     request(address, &format!("GET {path}"), &[], b"", TIMEOUT)
 }
 
-/// Sends `GET path` and gives the body of a response with status 200.
+/// Sends `GET path` and returns the body of a response with status 200.
 ///
 /// # Errors
 /// There is no such response within [`TIMEOUT`].
@@ -86,10 +86,11 @@ pub fn get_text(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Succeeds if `GET path` is responded with 200 within two seconds.
+/// Succeeds if the response to `GET path` has status 200 and arrives within two
+/// seconds.
 ///
 /// # Errors
-/// Says what happened instead.
+/// The error says what happened instead.
 pub fn check_ok(address: SocketAddr, path: &str) -> anyhow::Result<()> {
     let limit = Duration::from_secs(2);
     let response = request(address, &format!("GET {path}"), &[], b"", limit)?;

@@ -1,14 +1,14 @@
 //! Starts every server that the tests, the benchmarks and `cargo xtask up` need.
 //!
-//! Each server has options and a running form. `start` gives a server on a free
+//! Each server has options and a running form. `start` returns a server on a free
 //! port with its data in a temporary folder, waits until it is ready, captures its
-//! output and stops it on drop. `command` gives the same command line to a caller
+//! output and stops it on drop. `command` returns the same command line to a caller
 //! that supervises the process itself, as xtask does.
 //!
 //! # Layout
 //! - [`process`]: a child process: its output, signals, bounded waits, free ports
 //! - [`program`]: looks for programs and says how to install a missing one
-//! - [`http`]: one HTTP request over a connection of its own
+//! - [`http`]: one HTTP request over a new connection
 //! - [`redis`], [`prometheus`], [`pushgateway`], [`exporter`]: the servers
 //! - [`runtime`]: the application on the dev host or on Spin
 //! - [`manifest`]: lets a test set every variable of the application

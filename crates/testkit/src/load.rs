@@ -153,7 +153,7 @@ pub fn agent() -> Agent {
     config.build().into()
 }
 
-/// Sends a request and reads the whole response; gives the status code.
+/// Sends a request and reads the whole response; returns the status code.
 ///
 /// # Errors
 /// There is no whole response.

@@ -124,8 +124,8 @@ impl Process {
         self.child.id()
     }
 
-    /// What the process and those that it replaced wrote so far, stdout and stderr
-    /// interleaved; empty where it goes to the terminal.
+    /// The output so far of the process and those that it replaced, stdout and stderr
+    /// interleaved. Empty if it goes to the terminal.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -142,7 +142,7 @@ impl Process {
         self.output.as_deref()
     }
 
-    /// Waits until `condition` gives a value.
+    /// Waits until `condition` returns a value.
     ///
     /// # Errors
     /// The process ended or `bound` passed, with the condition's last error and the
@@ -219,11 +219,11 @@ impl Process {
         })
     }
 
-    /// Sends SIGTERM and waits for the end, then sends SIGKILL to what is left of
-    /// the process after eight seconds, or as soon as `is_impatient`.
+    /// Sends SIGTERM and waits for the end. After eight seconds, or as soon as
+    /// `is_impatient`, sends SIGKILL.
     pub fn stop(&mut self, is_impatient: impl Fn() -> bool) {
         // SIGTERM first: `spin up` ends its own child then, which SIGKILL would
-        // leave behind. A suspended process has to go on to handle it.
+        // leave behind. A suspended process must continue to handle it.
         let _gone = self.signal(Signal::TERM);
         let _gone = self.signal(Signal::CONT);
         let deadline = Instant::now() + STOP_TIMEOUT;
@@ -252,7 +252,7 @@ impl Drop for Process {
         if let Ok(None) | Err(_) = self.exit_status() {
             self.stop(|| false);
         } else if self.has_own_group {
-            // What it started may go on after its end.
+            // Processes that it started may outlive it.
             let _gone = self.signal(Signal::KILL);
         }
     }
@@ -284,7 +284,7 @@ pub fn describe_end(status: ExitStatus) -> String {
     }
 }
 
-/// Evaluates `condition` until it gives a value.
+/// Evaluates `condition` until it returns a value.
 ///
 /// # Errors
 /// `bound` passed; the condition's last error.

@@ -45,7 +45,7 @@ pub fn command(
 }
 
 /// Copies the configuration in `monitoring` to `folder`, with these targets and,
-/// if given, another interval of scrapes and evaluations; gives the path of
+/// if given, another interval of scrapes and evaluations; returns the path of
 /// `prometheus.yml` in it.
 ///
 /// # Errors
@@ -229,10 +229,10 @@ mod client {
             }
         }
 
-        /// The value of an expression that gives at most one sample.
+        /// The value of an expression that has at most one sample.
         ///
         /// # Errors
-        /// The expression is not valid, or gives several samples.
+        /// The expression is not valid, or has several samples.
         pub fn value(&self, expression: &str) -> anyhow::Result<Option<f64>> {
             let samples = self.query(expression)?;
             ensure!(samples.len() <= 1, "{expression} gives {samples:?}");

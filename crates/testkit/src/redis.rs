@@ -57,7 +57,7 @@ impl RedisOptions {
         self
     }
 
-    /// Keeps the data in this folder, which has to exist.
+    /// Keeps the data in this folder, which must exist.
     #[must_use]
     pub fn folder(mut self, folder: &Path) -> Self {
         self.folder = Some(folder.to_owned());
@@ -239,7 +239,7 @@ impl RedisServer {
 
 #[cfg(feature = "client")]
 impl RedisServer {
-    /// Calls a command over a connection of its own.
+    /// Calls a command over a new connection.
     ///
     /// # Errors
     /// Redis's own, or no reply within half a minute.

@@ -241,7 +241,7 @@ impl App {
     }
 
     /// Kills the runtime, starts it on the same port, and waits until it serves.
-    /// The output goes on in the same file.
+    /// The output is appended to the same file.
     ///
     /// # Errors
     /// It ended by itself before, or does not start.
@@ -307,7 +307,7 @@ impl App {
         Ok(lines.filter(|line| line["event"] == event).collect())
     }
 
-    /// Ends it with SIGTERM, and gives its exit code.
+    /// Ends it with SIGTERM, and returns its exit code.
     ///
     /// # Errors
     /// It does not end, or a signal ended it.

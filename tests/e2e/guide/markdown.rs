@@ -81,7 +81,7 @@ impl Document {
         self.chapters.iter().flat_map(|chapter| &chapter.blocks)
     }
 
-    /// Reads a line that is not code. Gives the heading of a chapter.
+    /// Reads a line that is not code. Returns the heading of a chapter.
     fn read_line<'a>(&mut self, line: &'a str) -> Option<&'a str> {
         let links = line.split("](").skip(1);
         let links = links.filter_map(|rest| rest.split(')').next());

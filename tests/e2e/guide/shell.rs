@@ -152,7 +152,7 @@ impl Shell {
         replaced + rest
     }
 
-    /// Runs a script to its end; gives what it printed.
+    /// Runs a script to its end; returns what it printed.
     pub(super) fn run(&self, script: &str) -> Result<String> {
         let mut running = self.spawn(script)?;
         let status = running.wait(BOUND);

@@ -192,7 +192,7 @@ impl World {
         })
     }
 
-    /// Sends the load. Gives the tallies of what was sent before, one response of
+    /// Sends the load. Returns the tallies of what was sent before, one response of
     /// each kind, and of the load itself.
     fn load(&self) -> Result<(Tally, Tally)> {
         let kinds = self.way.kinds();
@@ -257,7 +257,7 @@ impl World {
         })
     }
 
-    /// Waits until an expression gives samples.
+    /// Waits until an expression has samples.
     fn wait_for(&self, expression: &str) -> Result<Vec<Sample>> {
         poll_until(PATIENCE, || {
             let samples = self.prometheus.query(expression)?;
@@ -266,7 +266,7 @@ impl World {
         })
     }
 
-    /// Waits until an expression gives finite samples.
+    /// Waits until an expression has finite samples.
     fn evaluate(&self, place: &str, expression: &str) -> Result<Vec<Sample>> {
         let samples = poll_until(PATIENCE, || {
             let samples = self.prometheus.query(expression)?;

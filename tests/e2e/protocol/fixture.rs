@@ -30,7 +30,7 @@ pub(crate) fn metric_keys(catalog: &Catalog) -> Vec<&str> {
         .to_vec()
 }
 
-/// A store of its own.
+/// A store on its own server.
 pub(crate) struct Fixture {
     pub(crate) server: RedisServer,
     pub(crate) store: Store,

@@ -1,5 +1,5 @@
-//! The property: in any order of events, model and store agree after each of them, and
-//! every execution that Redis heard of has exactly one end or is in flight.
+//! The property: in any order of events, model and store agree after each event, and
+//! every execution that Redis knows has exactly one end or is in flight.
 
 use std::cell::Cell;
 

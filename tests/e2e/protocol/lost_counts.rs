@@ -19,7 +19,7 @@ fn lost(by: u64) -> Batch {
     lost
 }
 
-/// Of two readers that see the same loss, one restores it.
+/// If two readers see the same loss, only one restores it.
 #[test]
 fn a_loss_is_made_up_for_once() -> Result {
     let mut fixture = Fixture::start()?;
@@ -40,7 +40,7 @@ fn a_loss_is_made_up_for_once() -> Result {
     assert_eq!(fixture.store.dump()?, before);
     assert_eq!(add(&mut fixture, Some("a"), "b")?, ADDED);
     assert_eq!(fixture.server.cells("m:lost:m:a")?["x=\"1\""], 6);
-    // A sum carries as in its own hash.
+    // A sum carries as it does in its metric hash.
     let key = "m:lost:m:h".to_owned();
     let sums = fixture.store.counters(std::slice::from_ref(&key))?;
     let twice = 2 * i128::from(MAX_INCREMENT);
@@ -49,7 +49,7 @@ fn a_loss_is_made_up_for_once() -> Result {
     Ok(())
 }
 
-/// A removal is not undone by a reader that saw the counts before.
+/// A reader that saw the counts before a removal does not undo it.
 #[test]
 fn a_removal_overtakes_lost_counts_that_were_read_before() -> Result {
     let mut fixture = Fixture::start()?;

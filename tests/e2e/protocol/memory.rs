@@ -15,7 +15,7 @@ const APPLIED_BOUND_BYTES: u64 = 32 * 1024 * 1024;
 /// The bound of each closed lease.
 const CLOSED_BOUND_BYTES: u64 = 160;
 
-/// A part of the time for which ids are remembered.
+/// The part of the remembered time that the test simulates.
 const SECONDS: u64 = 600;
 
 fn used(store: &mut Store) -> Result<u64> {

@@ -10,7 +10,8 @@ use functional_scaffold_protocol::{
 
 /// The time for which ids are remembered.
 pub(crate) const REMEMBERED_MS: i64 = 7_200_000;
-/// The most time between two scripts that counts for leases; a longer pause extends them.
+/// The longest pause between two scripts that counts as lease time. The rest of a longer
+/// one extends all leases.
 pub(crate) const MAX_PAUSE_MS: i64 = 5_000;
 
 /// A store that keeps the protocol.
@@ -26,7 +27,7 @@ pub(crate) struct Model {
     pub(crate) applied: BTreeMap<u64, Bucket>,
     /// The time that passed by Redis's clock.
     pub(crate) wall: i64,
-    /// The time that passed for leases: it neither steps back nor passes in pauses.
+    /// Lease time: it never steps back, and stands still in pauses.
     pub(crate) lease_time: i64,
     since_script: i64,
     clock_kept: bool,
@@ -72,7 +73,7 @@ impl Model {
         self.clock_kept = true;
     }
 
-    /// A component starts; gives the lease time.
+    /// A component starts; returns the lease time.
     pub(crate) fn begin(&mut self, epoch: u64) -> i64 {
         self.run_script();
         self.epoch.get_or_insert(epoch);

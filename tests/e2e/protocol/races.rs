@@ -250,7 +250,7 @@ fn a_clock_that_steps_back_neither_ends_leases_nor_keeps_them_for_ever() -> Resu
             "{passed} ms"
         );
     }
-    // The clock goes on from there, and does not wait for the year to pass.
+    // Lease time continues from there, and does not wait for the year to pass.
     let kept = fixture.store.kept()?.state["last_ms"].parse::<i64>()?;
     let ahead = kept - fixture.store.time()?;
     assert!(ahead.abs() < TOLERANCE_MS, "{ahead} ms");

@@ -1,5 +1,5 @@
-//! Redis in a state that refuses the scripts, or parts of them: either nothing changes
-//! and an error names the cause, or the reply names the refused parts.
+//! Redis in a state in which it refuses the scripts or parts of them. Either nothing
+//! changes and an error names the cause, or the reply names the refused parts.
 
 use std::time::Duration;
 
@@ -57,8 +57,8 @@ const ALL: [CallScript; 7] = [
 ];
 
 /// A store with some of everything: a batch, open leases of which two have expired, and
-/// an id closed long ago, which the next script forgets. Its clock is old enough to be
-/// written again.
+/// an id that was closed long ago, so that the next script deletes it. Its saved clock is
+/// old enough to be saved again.
 fn filled_store() -> Result<Fixture> {
     let mut fixture = Fixture::start()?;
     let [first, second, third] = [(0, LONG_MS), (1, 0), (2, 0)];
@@ -150,7 +150,7 @@ fn a_batch_is_refused_whole_while_redis_is_full() -> Result {
     Ok(())
 }
 
-/// An expired lease is settled even then or left, and never in part.
+/// Even then, an expired lease is settled as a whole or not at all.
 #[test]
 fn leases_are_settled_once_also_while_redis_is_full() -> Result {
     let mut fixture = filled_store()?;

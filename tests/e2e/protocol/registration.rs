@@ -61,7 +61,7 @@ fn removed_series_are_registered_again() -> Result {
     Ok(())
 }
 
-/// Each instance of such a component has to get the key of its own hash.
+/// Each instance of such a component must get the key of its own hash.
 #[test]
 fn a_family_of_another_layout_is_never_taken_for_registered() -> Result {
     let mut fixture = Fixture::start()?;

@@ -1,4 +1,4 @@
-//! Expired leases are settled by readers, a page at a time, also behind leases of other
+//! Readers settle expired leases, a page at a time, even behind leases of other
 //! components.
 
 use functional_scaffold_protocol::lease::Lease;

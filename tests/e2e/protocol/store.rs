@@ -1,5 +1,6 @@
 //! The scripts of the protocol on a redis-server, and everything that they store there.
-//! The scripts read Redis's clock, so time passes by moving the stored times.
+//! The scripts read Redis's real clock, so a test makes time pass by moving the stored
+//! times back.
 
 use std::collections::BTreeMap;
 
@@ -143,8 +144,8 @@ impl Store {
         Ok(RegisterReply::decode(registration, reply)?)
     }
 
-    /// The lease time, as a component gets it that starts after another one; none if it
-    /// has to register.
+    /// The lease time, as a component gets it if another one started before. None if it
+    /// must register.
     pub(crate) fn is_registered(&mut self, registration: &Registration) -> Result<Option<i64>> {
         let call = is_registered_call(&self.prefix, registration);
         Ok(decode_is_registered(

@@ -56,7 +56,7 @@ pub(crate) enum Step {
     GiveUp { instance: usize },
     /// A logged batch is replayed, and stays in the log.
     Replay { index: usize },
-    /// An instance dies, and its unsent counts with it.
+    /// An instance dies, and its unsent counts are lost.
     Crash { instance: usize },
     /// The exporter settles expired leases.
     Settle { knows_all_keys: bool },
@@ -85,16 +85,16 @@ pub(crate) enum BatchDelivery {
     Delayed,
 }
 
-/// The grid of time in milliseconds. Time passes in multiples of it, apart from short
-/// pauses; leases expire between its lines; ids are remembered for four and a half. So
-/// the milliseconds that a test takes decide nothing.
+/// The grid of time, in milliseconds. Apart from short pauses, time passes in multiples
+/// of it. Leases expire between two multiples, and ids are remembered for four and a
+/// half. So the few milliseconds that a test really takes decide nothing.
 pub(crate) const GRID_MS: i64 = 1_600_000;
-/// A pause too short to extend leases by.
+/// A pause that is too short to extend leases.
 const SHORT_MS: i64 = 3_000;
 /// Instances at a time. The last one is of a component with its own metric hashes.
 pub(crate) const INSTANCES: usize = 3;
 
-/// The facts of an execution, whether or not Redis has heard of them.
+/// The facts of an execution, whether or not Redis knows them.
 #[derive(Debug)]
 struct Fact {
     lease: Option<Lease>,
@@ -335,8 +335,8 @@ impl World {
         Ok(())
     }
 
-    /// The lease time by an instance's own clock, which runs during pauses: from the time
-    /// that it got last, or that it gets now by registering.
+    /// The lease time by an instance's own clock, which also runs during pauses. It
+    /// counts from the last reply, or registers if there was none.
     fn lease_time_of(&mut self, instance: usize) -> Result<[i64; 2]> {
         let age = self.age;
         // No instance lives for longer without a batch.
@@ -460,7 +460,7 @@ const REPLAYED_MS: i64 = 3_600_000;
 struct BatchInTransit {
     batch: SentBatch,
     executions: Vec<usize>,
-    /// The begin of its oldest execution: it depends on ids since then.
+    /// When its oldest execution began: the batch depends on ids since then.
     oldest: i64,
 }
 
@@ -469,7 +469,7 @@ struct BatchInTransit {
 struct LeaseInTransit {
     execution: usize,
     lease: Lease,
-    /// Its begin, in the store and in the model.
+    /// When it began, in the store and in the model.
     began: [i64; 2],
 }
 
@@ -684,8 +684,8 @@ impl World {
         agree("buckets", &buckets.len(), &self.model.applied.len())
     }
 
-    /// Every execution that Redis heard of has exactly one end or is in flight: by the
-    /// contents of Redis and the facts, without the model.
+    /// Checks that every execution that Redis knows has exactly one end or is in flight.
+    /// Uses the contents of Redis and the facts, not the model.
     fn check_identity(&mut self) -> Result {
         let counters = self.store.counters(&self.keys)?;
         let kept = self.store.kept()?;
@@ -769,7 +769,7 @@ fn agree<T: PartialEq + Debug>(what: &str, store: &T, model: &T) -> Result {
     Ok(())
 }
 
-/// Like [`agree`], for the milliseconds that are left, which shrink during the test.
+/// Like [`agree`], for remaining milliseconds, which get fewer during the test.
 fn agree_on_times(
     what: &str,
     store: &BTreeMap<String, i64>,
