@@ -245,8 +245,8 @@ const WIDEST: Part = Part {
 };
 
 impl LoggedBatch {
-    /// Splits the batch into parts of at most `max_bytes` of JSON each. A cell or an
-    /// execution that is longer is a part of its own.
+    /// Splits the batch into parts of at most `max_bytes` of JSON each. A longer cell or
+    /// execution gets its own part.
     ///
     /// # Examples
     /// ```
@@ -283,7 +283,7 @@ impl LoggedBatch {
         let Self { batch, group } = whole.logged;
         let mut split = Split::new(batch.id, group, max_bytes);
         for (key, field, by) in batch.increments.cells() {
-            // An upper bound: as if no two cells shared a key.
+            // An upper bound, because cells that share a key repeat it here.
             let bytes = json_bytes(&(key, field, by)) + 1;
             split.part_for(bytes).increments.inc(key, field, by);
         }
@@ -326,7 +326,7 @@ impl Split {
         }
     }
 
-    /// The part that has room for this many bytes, a new one if necessary.
+    /// Returns a part with room for this many bytes, a new one if necessary.
     fn part_for(&mut self, bytes: usize) -> &mut SentBatch {
         if self.bytes.saturating_add(bytes) > self.max_bytes {
             self.filled.push(self.empty.clone());

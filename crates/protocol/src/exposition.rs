@@ -79,7 +79,7 @@ impl<'a> Metadata<'a> {
 pub struct Exposition {
     format: Format,
     out: String,
-    /// Names that a counter cannot have in OpenMetrics.
+    /// Family and sample names that are taken in OpenMetrics.
     reserved: HashSet<String>,
 }
 
@@ -161,10 +161,11 @@ impl Exposition {
         self.out
     }
 
-    /// Returns the name and type of a family in OpenMetrics, where a counter `x` has
-    /// samples `x_total`. The type is unknown if the counter's name does not end so, or
-    /// if another family has `x` or `x_created`: as a counter, its samples would get
-    /// another name, or belong to the other family.
+    /// Returns the name and type of a family in OpenMetrics. There, the counter `x_total`
+    /// is the family `x`, which owns the sample names `x_total` and `x_created`.
+    ///
+    /// A counter gets the type `unknown`, under its own name, if that does not end in
+    /// `_total`, or if another family is `x` or has samples `x_created`.
     fn open_metrics_type<'a>(&mut self, metadata: &Metadata<'a>) -> (&'a str, &'static str) {
         let Metadata { name, kind, .. } = *metadata;
         if kind != Kind::Counter {
@@ -176,6 +177,7 @@ impl Exposition {
         }
     }
 
+    /// Reserves the names of a counter. Returns false if one of them is taken.
     fn reserve(&mut self, stem: &str) -> bool {
         let created = format!("{stem}{CREATED}");
         let is_free = !self.reserved.contains(stem) && !self.reserved.contains(&created);
@@ -327,10 +329,10 @@ fn is_power_of_ten(scale: u64) -> bool {
     10_u64.checked_pow(scale.ilog10()) == Some(scale)
 }
 
-/// Writes a bound as a value of `le`, with a point or an exponent (`1.0`, `5e-05`):
+/// Writes a bound as a value of `le`, with a point or an exponent (`1.0`, `5e-05`), as
 /// [OpenMetrics](https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md#considerations-canonical-numbers)
-/// requires it, and Prometheus 3 converts to it. If the formats differed, the series of a
-/// bucket would change with the format of a scrape.
+/// requires. The text format does the same, so that the series of a bucket does not
+/// depend on the format of a scrape.
 fn le_value(bound: f64) -> String {
     let shortest = format!("{bound:e}");
     let Some((mantissa, Ok(exponent))) = shortest

@@ -30,7 +30,8 @@ const EXPLANATIONS: [(&[&str], &str); 19] = [
         &["BUSY: "],
         "Redis runs a script that does not end (SCRIPT KILL ends it)",
     ),
-    // Before it authenticates, a client may send at most ten words.
+    // An unauthenticated client that sends a command of more than ten words gets the
+    // second error instead of NOAUTH.
     (
         &["NOAUTH", "unauthenticated multibulk"],
         "Redis requires a password (redis_password)",
