@@ -6,7 +6,8 @@ use functional_scaffold_metering::{
     variables::{self, Reader, VariableError},
 };
 
-const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
+/// The largest `max_body_bytes` and `max_output_bytes`, 64 MiB.
+const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Every option of the component. Read once an instance.
 #[derive(Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct Config {
     pub api_key: Option<String>,
     /// The longest request body, in bytes, up to 64 MiB.
     pub max_body_bytes: u64,
+    /// The longest output of the algorithm that is sent, in bytes, up to 64 MiB.
+    pub max_output_bytes: u64,
     /// The least severe level that is logged.
     pub log_level: Level,
 }
@@ -37,7 +40,8 @@ impl Config {
         Self {
             metering: MeteringConfig::read(reader),
             api_key: Some(reader.text("api_key", "")).filter(|key| !key.is_empty()),
-            max_body_bytes: reader.integer("max_body_bytes", "1048576", 1..=MAX_BODY_BYTES),
+            max_body_bytes: reader.integer("max_body_bytes", "1048576", 1..=MAX_BYTES),
+            max_output_bytes: reader.integer("max_output_bytes", "8388608", 1..=MAX_BYTES),
             log_level: reader.choice("log_level", Level::Info, &levels),
         }
     }
@@ -87,6 +91,7 @@ mod tests {
     fn unset_and_empty_values_have_defaults() {
         let config = config(&[("api_key", ""), ("redis_tls", "")]).expect("nothing is wrong");
         assert_eq!(config.max_body_bytes, 1 << 20);
+        assert_eq!(config.max_output_bytes, 8 << 20);
         assert_eq!(config.api_key, None);
         assert_eq!(config.log_level, Level::Info);
     }
@@ -96,6 +101,8 @@ mod tests {
         for (name, value) in [
             ("max_body_bytes", "1MiB"),
             ("max_body_bytes", "67108865"),
+            ("max_output_bytes", "0"),
+            ("max_output_bytes", "67108865"),
             ("log_level", "loud"),
         ] {
             let errors = config(&[(name, value)]).err().expect("it is refused");

@@ -8,6 +8,7 @@ use functional_scaffold_metering::{
     time::Instant,
 };
 use serde::Serialize;
+use serde_json::json;
 use subtle::ConstantTimeEq as _;
 
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
         wasi::{RequestBody, RequestHead},
     },
     invoke, openapi, readiness,
-    response::{Problem, Response},
+    response::{Problem, ProblemType, Response},
     router::{self, NoRoute, Route},
     state::{self, AppState},
 };
@@ -46,10 +47,13 @@ pub async fn handle(head: RequestHead, body: RequestBody) -> Response {
         Err(NoRoute::Method(allow)) => (Err(Problem::method_not_allowed(allow)), None),
         Err(NoRoute::Path) => {
             let detail = format!("no route {}", head.path);
-            (Err(Problem::not_found(detail)), None)
+            (Err(Problem::new(ProblemType::NotFound, &detail)), None)
         }
     };
-    let response = result.unwrap_or_else(|problem| problem.respond(&request_id));
+    let response = result.unwrap_or_else(|problem| {
+        log_problem(&problem, algorithm, execution.as_ref(), &request_id);
+        problem.respond(&request_id)
+    });
 
     let nanos = Instant::now().nanos_since(began);
     let request = FinishedRequest {
@@ -96,13 +100,14 @@ async fn respond(
         }
         // The reasons are in the log and in /readyz: they may name what a client
         // should not see.
-        (_, Err(_)) => Err(Problem::internal(
+        (_, Err(_)) => Err(Problem::new(
+            ProblemType::Misconfigured,
             "the service is misconfigured; see /readyz",
         )),
-        (Route::Describe, Ok(app)) => Ok(invoke::describe(&app.algorithm, id)),
+        (Route::Describe, Ok(app)) => invoke::describe(&app.algorithm, id),
         (Route::OpenApi, Ok(app)) => {
             let has_metrics = app.meter.has_exposition();
-            Ok(openapi::respond(&app.algorithm, has_metrics, id))
+            openapi::respond(&app.algorithm, has_metrics, id)
         }
         (Route::Metrics, Ok(app)) => {
             authorize(&app.config, request.head).and_then(|()| respond_metrics(&app.meter, id))
@@ -126,7 +131,8 @@ async fn invoke(
     let input = invoke::read_input(request.head, body, max_bytes).await?;
     let lease = app.meter.lease(request.endpoint).await;
     let backpressure = request.in_flight.apply_backpressure().await;
-    let invoked = invoke::invoke(&app.algorithm, &input, request.request_id);
+    let max_bytes = app.config.max_output_bytes;
+    let invoked = invoke::invoke(&app.algorithm, &input, max_bytes, request.request_id);
     drop(backpressure);
     request.in_flight.note_execution(invoked.nanos);
     let execution = Execution {
@@ -161,10 +167,33 @@ fn respond_metrics(meter: &Meter, request_id: &str) -> Result<Response, Problem>
             text.into_bytes(),
         )),
         Err(error @ (ExpositionError::NotPull | ExpositionError::Disabled)) => {
-            Err(Problem::not_found(format!("/metrics: {error}")))
+            let detail = format!("/metrics: {error}");
+            Err(Problem::new(ProblemType::NotFound, &detail))
         }
-        Err(error @ ExpositionError::Totals(_)) => Err(Problem::internal(error.to_string())),
+        Err(error @ ExpositionError::Totals(_)) => Err(Problem::internal(&error.to_string())),
     }
+}
+
+/// Logs a problem of the service or its algorithm. A client's own errors are not
+/// logged.
+#[inline(never)]
+fn log_problem(
+    problem: &Problem,
+    algorithm: &str,
+    execution: Option<&Execution>,
+    request_id: &str,
+) {
+    if problem.problem_type.code() < 500 {
+        return;
+    }
+    let fields = json!({
+        "request_id": request_id,
+        "algorithm": algorithm,
+        "status": execution.map(|execution| execution.status.label()),
+        "type": problem.problem_type.uri(),
+        "reason": problem.detail,
+    });
+    log::write(Level::Error, "request_failed", fields);
 }
 
 fn log_request(head: &RequestHead, response: &Response, nanos: u64) {

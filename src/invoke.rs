@@ -10,7 +10,8 @@ use thiserror::Error;
 
 use crate::{
     http::wasi::{BodyError, RequestBody, RequestHead},
-    response::{Problem, Response},
+    response::{Problem, ProblemType, Response},
+    text::one_line,
 };
 
 mod bindings {
@@ -38,7 +39,7 @@ use bindings::functional_scaffold::algorithm::algorithm as contract;
 pub struct Description {
     /// Its name, valid as a path segment and as a label value.
     pub name: String,
-    /// Its version.
+    /// Its version, on one line.
     pub version: String,
     /// One line about what it computes.
     pub summary: String,
@@ -68,15 +69,17 @@ pub fn load_description() -> Result<Description, DescriptionError> {
     }
     Ok(Description {
         name: described.name,
-        version: described.version,
-        summary: described.summary,
+        version: one_line(&described.version),
+        summary: one_line(&described.summary),
         input_schema: RawValue::from_string(described.input_schema)?,
     })
 }
 
 /// Responds with the algorithm's description.
-#[must_use]
-pub fn describe(description: &Description, request_id: &str) -> Response {
+///
+/// # Errors
+/// It cannot be serialised.
+pub fn describe(description: &Description, request_id: &str) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Document<'a> {
         algorithm: &'a str,
@@ -105,10 +108,14 @@ pub async fn read_input(
     if let Some(content_type) = &head.content_type
         && !may_be_json(content_type)
     {
-        return Err(Problem::unsupported(content_type));
+        let detail = format!("the body must be application/json, not {content_type:?}");
+        return Err(Problem::new(ProblemType::UnsupportedMediaType, &detail));
     }
     let body = body.read(max_bytes).await.map_err(|error| match error {
-        BodyError::TooLarge => Problem::too_large(max_bytes),
+        BodyError::TooLarge => {
+            let detail = format!("the body may have at most {max_bytes} bytes");
+            Problem::new(ProblemType::BodyTooLarge, &detail)
+        }
         BodyError::Incomplete => Problem::malformed("the body ended before its length"),
     })?;
     json_text(body)
@@ -125,28 +132,34 @@ pub struct Invoked {
     pub nanos: u64,
 }
 
-/// Runs the algorithm. If it traps, this does not return: the instance ends.
+/// Runs the algorithm. If it traps, this does not return: the instance ends. An
+/// output of more than `max_output_bytes` is an error of the algorithm.
 #[must_use]
-pub fn invoke(description: &Description, input: &str, request_id: &str) -> Invoked {
+pub fn invoke(
+    description: &Description,
+    input: &str,
+    max_output_bytes: u64,
+    request_id: &str,
+) -> Invoked {
     let began = Instant::now();
     let result = contract::run(input);
     let nanos = Instant::now().nanos_since(began);
-    let (response, status) = match result.map(RawValue::from_string) {
-        Ok(Ok(result)) => (
-            Ok(success(description, &result, nanos, request_id)),
-            ExecutionStatus::Success,
-        ),
-        Ok(Err(error)) => {
-            let detail = format!("the algorithm's result is not JSON: {error}");
-            (Err(Problem::internal(detail)), ExecutionStatus::Failed)
+    let (response, status) = match result {
+        Ok(output) => {
+            let result = check_output(output, max_output_bytes);
+            match result.and_then(|result| success(description, &result, nanos, request_id)) {
+                Ok(response) => (Ok(response), ExecutionStatus::Success),
+                Err(problem) => (Err(problem), ExecutionStatus::Failed),
+            }
         }
         Err(contract::Error::InvalidInput(reason)) => (
-            Err(Problem::invalid_input(reason)),
+            Err(Problem::new(ProblemType::InvalidInput, &reason)),
             ExecutionStatus::InvalidInput,
         ),
-        Err(contract::Error::Failed(reason)) => {
-            (Err(Problem::internal(reason)), ExecutionStatus::Failed)
-        }
+        Err(contract::Error::Failed(reason)) => (
+            Err(Problem::new(ProblemType::AlgorithmFailed, &reason)),
+            ExecutionStatus::Failed,
+        ),
     };
     Invoked {
         response,
@@ -155,7 +168,25 @@ pub fn invoke(description: &Description, input: &str, request_id: &str) -> Invok
     }
 }
 
-fn success(description: &Description, result: &RawValue, nanos: u64, request_id: &str) -> Response {
+fn check_output(output: String, max_bytes: u64) -> Result<Box<RawValue>, Problem> {
+    let bytes = output.len() as u64;
+    if bytes > max_bytes {
+        let detail =
+            format!("the algorithm's result has {bytes} bytes; at most {max_bytes} are sent");
+        return Err(Problem::new(ProblemType::OutputTooLarge, &detail));
+    }
+    RawValue::from_string(output).map_err(|error| {
+        let detail = format!("the algorithm's result is not JSON: {error}");
+        Problem::new(ProblemType::InvalidOutput, &detail)
+    })
+}
+
+fn success(
+    description: &Description,
+    result: &RawValue,
+    nanos: u64,
+    request_id: &str,
+) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Document<'a> {
         request_id: &'a str,
@@ -220,10 +251,10 @@ fn json_text(body: Vec<u8>) -> Result<String, Problem> {
     }
     let text = String::from_utf8(body).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        Problem::malformed(format!("the body is not UTF-8 at byte {at}"))
+        Problem::malformed(&format!("the body is not UTF-8 at byte {at}"))
     })?;
     serde_json::from_str::<IgnoredAny>(&text)
-        .map_err(|error| Problem::malformed(format!("the body is not JSON: {error}")))?;
+        .map_err(|error| Problem::malformed(&format!("the body is not JSON: {error}")))?;
     Ok(text)
 }
 
@@ -279,7 +310,7 @@ mod tests {
             b" ",
         ] {
             let problem = json_text(body.to_vec()).expect_err("it is no JSON");
-            assert_eq!(problem.code, 400, "{body:?}");
+            assert_eq!(problem.problem_type.code(), 400, "{body:?}");
         }
         let deep = "[".repeat(100_000);
         assert!(json_text(deep.into_bytes()).is_err());

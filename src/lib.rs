@@ -11,6 +11,7 @@
 //! - [`invoke`]: runs the algorithm on a request body
 //! - [`readiness`], [`openapi`]: the responses about the service itself
 //! - [`response`]: responses, and errors as problem details
+//! - [`text`]: puts texts of others on one line
 //!
 //! The requests of an instance share:
 //! - [`state`]: the instance, which serves up to 128 requests
@@ -30,6 +31,7 @@ pub mod readiness;
 pub mod response;
 pub mod router;
 pub mod state;
+pub mod text;
 
 /// The component's only export, `wasi:http/handler`.
 #[cfg(target_family = "wasm")]

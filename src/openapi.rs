@@ -6,18 +6,25 @@ use serde_json::{Value, json};
 
 use crate::{
     invoke::Description,
-    response::{Problem, Response},
+    response::{Problem, ProblemType, Response},
 };
 
 const TEMPLATE: &str = include_str!("openapi.json");
 
 /// Describes the routes of a component that serves `algorithm`, with `/metrics`
 /// if the component serves its own metrics.
-#[must_use]
-pub fn respond(algorithm: &Description, has_metrics: bool, request_id: &str) -> Response {
+///
+/// # Errors
+/// The input's schema is JSON text, but not a JSON value: it is nested more than
+/// 128 levels deep, or has a number beyond a double's range.
+pub fn respond(
+    algorithm: &Description,
+    has_metrics: bool,
+    request_id: &str,
+) -> Result<Response, Problem> {
     match document(algorithm, has_metrics) {
         Ok(document) => Response::json(request_id, &document),
-        Err(error) => Problem::internal(format!("openapi.json: {error}")).respond(request_id),
+        Err(error) => Err(Problem::internal(&format!("openapi.json: {error}"))),
     }
 }
 
@@ -31,6 +38,21 @@ fn document(algorithm: &Description, has_metrics: bool) -> serde_json::Result<Va
     let mut input = serde_json::from_str(algorithm.input_schema.get())?;
     move_references(&mut input, "#/components/schemas/Input");
     document["components"]["schemas"]["Input"] = input;
+    let template = document["components"]["responses"].take();
+    // Types of one status code are one response.
+    for types in ProblemType::ALL.chunk_by(|one, next| one.code() == next.code()) {
+        let Some(first) = types.first() else {
+            continue;
+        };
+        let code = first.code();
+        let uris: Vec<_> = types.iter().map(|of| of.uri()).collect();
+        let mut response = template.clone();
+        response["description"] = first.title().into();
+        let schema = &mut response["content"]["application/problem+json"]["schema"];
+        schema["properties"]["type"]["enum"] = uris.into();
+        schema["properties"]["status"]["const"] = code.into();
+        document["components"]["responses"][code.to_string()] = response;
+    }
     let paths = &mut document["paths"];
     paths["/invoke"]["post"]["summary"] = json!(algorithm.summary);
     paths[format!("/invoke/{}", algorithm.name)] = paths["/invoke"].clone();
@@ -46,9 +68,10 @@ fn move_references(schema: &mut Value, place: &str) {
         // With an `$id`, references are relative to it wherever the schema is.
         Value::Object(members) if !members.contains_key("$id") => {
             if let Some(Value::String(reference)) = members.get_mut("$ref")
-                && (reference == "#" || reference.starts_with("#/"))
+                && let Some(path) = reference.strip_prefix('#')
+                && (path.is_empty() || path.starts_with('/'))
             {
-                reference.replace_range(..1, place);
+                *reference = place.to_owned() + path;
             }
             for member in members.values_mut() {
                 move_references(member, place);
@@ -65,9 +88,55 @@ fn move_references(schema: &mut Value, place: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use serde_json::value::RawValue;
 
     use super::*;
+
+    fn algorithm(input_schema: &Value) -> Description {
+        Description {
+            name: "tree".to_owned(),
+            version: String::new(),
+            summary: String::new(),
+            input_schema: RawValue::from_string(input_schema.to_string()).expect("JSON"),
+        }
+    }
+
+    #[test]
+    fn every_response_lists_its_problem_types() {
+        const TYPES: &str = "/content/application~1problem+json/schema/properties/type/enum";
+
+        let document = document(&algorithm(&json!(true)), true).expect("JSON");
+        let responses = document["components"]["responses"].as_object();
+        let mut listed = BTreeSet::new();
+        for (code, response) in responses.expect("responses") {
+            let code: u16 = code.parse().expect("a status code");
+            let types = response.pointer(TYPES).expect("a list");
+            let types: BTreeSet<String> = serde_json::from_value(types.clone()).expect("texts");
+            let expected = ProblemType::ALL.into_iter().filter(|it| it.code() == code);
+            assert_eq!(types, expected.map(ProblemType::uri).collect());
+            listed.extend(types);
+        }
+        assert_eq!(listed.len(), ProblemType::ALL.len());
+
+        let invoke = &document["paths"]["/invoke"]["post"]["responses"];
+        for problem_type in ProblemType::ALL {
+            let is_elsewhere = matches!(problem_type.code(), 404 | 405);
+            let response = &invoke[problem_type.code().to_string()];
+            assert_eq!(response.is_null(), is_elsewhere, "{problem_type:?}");
+        }
+        let operations = document["paths"].as_object().expect("paths").values();
+        let operations = operations.flat_map(|path| path.as_object().expect("methods").values());
+        for operation in operations {
+            for (code, response) in operation["responses"].as_object().expect("responses") {
+                if let Some(reference) = response["$ref"].as_str() {
+                    assert_eq!(reference, format!("#/components/responses/{code}"));
+                    assert!(document.pointer(&reference[1..]).is_some(), "{reference}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn references_within_the_input_schema_resolve_in_the_document() {
@@ -77,13 +146,7 @@ mod tests {
             "properties": { "$ref": list, "fixed": fixed, "other": { "$ref": "other.json" } },
             "$defs": { "end": { "type": "null" } },
         });
-        let algorithm = Description {
-            name: "tree".to_owned(),
-            version: String::new(),
-            summary: String::new(),
-            input_schema: RawValue::from_string(schema.to_string()).expect("JSON"),
-        };
-        let document = document(&algorithm, false).expect("JSON");
+        let document = document(&algorithm(&schema), false).expect("JSON");
         let input = &document["components"]["schemas"]["Input"];
         let moved = &input["properties"]["$ref"]["anyOf"];
         let references =

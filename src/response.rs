@@ -3,6 +3,8 @@
 
 use serde::Serialize;
 
+use crate::text::one_line;
+
 /// The response to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
@@ -19,18 +21,18 @@ pub struct Response {
 }
 
 impl Response {
-    /// A 200 with a JSON document.
-    #[must_use]
-    pub fn json(request_id: &str, document: &impl Serialize) -> Self {
+    /// Makes a 200 with a JSON document.
+    ///
+    /// # Errors
+    /// The document cannot be serialised.
+    pub fn json(request_id: &str, document: &impl Serialize) -> Result<Self, Problem> {
         match serde_json::to_vec(document) {
-            Ok(body) => Self::ok(request_id, "application/json", body),
-            Err(error) => {
-                Problem::internal(format!("cannot serialise: {error}")).respond(request_id)
-            }
+            Ok(body) => Ok(Self::ok(request_id, "application/json", body)),
+            Err(error) => Err(Problem::internal(&error.to_string())),
         }
     }
 
-    /// A 200 with any body.
+    /// Makes a 200 with any body.
     #[must_use]
     pub fn ok(request_id: &str, content_type: &'static str, body: Vec<u8>) -> Self {
         Self {
@@ -43,97 +45,154 @@ impl Response {
     }
 }
 
+/// The type of a problem. `docs/problems.md` says what a client should do about
+/// each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProblemType {
+    /// The body is not JSON.
+    MalformedBody,
+    /// The API key is missing or wrong.
+    Unauthorized,
+    /// No route has this path.
+    NotFound,
+    /// The route has other methods.
+    MethodNotAllowed,
+    /// The body is larger than `max_body_bytes`.
+    BodyTooLarge,
+    /// The body's content type is not JSON.
+    UnsupportedMediaType,
+    /// The algorithm rejects the input.
+    InvalidInput,
+    /// The algorithm returned an error.
+    AlgorithmFailed,
+    /// The algorithm's output is not JSON.
+    InvalidOutput,
+    /// The algorithm's output is larger than `max_output_bytes`.
+    OutputTooLarge,
+    /// A variable or the algorithm's description is invalid.
+    Misconfigured,
+    /// The service failed for another reason.
+    InternalError,
+}
+
+impl ProblemType {
+    /// Every type, by status code.
+    pub const ALL: [Self; 12] = [
+        Self::MalformedBody,
+        Self::Unauthorized,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::BodyTooLarge,
+        Self::UnsupportedMediaType,
+        Self::InvalidInput,
+        Self::AlgorithmFailed,
+        Self::InvalidOutput,
+        Self::OutputTooLarge,
+        Self::Misconfigured,
+        Self::InternalError,
+    ];
+
+    /// Returns the URI that identifies the type.
+    #[must_use]
+    pub fn uri(self) -> String {
+        format!("urn:functional-scaffold:problem:{}", self.parts().0)
+    }
+
+    /// Returns the status code of the response.
+    #[must_use]
+    pub fn code(self) -> u16 {
+        self.parts().1
+    }
+
+    /// Returns a summary, which is the same for every problem of the type.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        self.parts().2
+    }
+
+    fn parts(self) -> (&'static str, u16, &'static str) {
+        match self {
+            Self::MalformedBody => ("malformed-body", 400, "The body is not JSON"),
+            Self::Unauthorized => ("unauthorized", 401, "The API key is missing or wrong"),
+            Self::NotFound => ("not-found", 404, "There is no such route"),
+            Self::MethodNotAllowed => (
+                "method-not-allowed",
+                405,
+                "The route does not support the method",
+            ),
+            Self::BodyTooLarge => ("body-too-large", 413, "The body is too large"),
+            Self::UnsupportedMediaType => (
+                "unsupported-media-type",
+                415,
+                "The body's content type is not JSON",
+            ),
+            Self::InvalidInput => ("invalid-input", 422, "The algorithm rejects the input"),
+            Self::AlgorithmFailed => ("algorithm-failed", 500, "The algorithm failed"),
+            Self::InvalidOutput => ("invalid-output", 500, "The algorithm's output is not JSON"),
+            Self::OutputTooLarge => (
+                "output-too-large",
+                500,
+                "The algorithm's output is too large",
+            ),
+            Self::Misconfigured => ("misconfigured", 500, "The service is misconfigured"),
+            Self::InternalError => ("internal-error", 500, "The service failed"),
+        }
+    }
+}
+
 /// A problem: an error that is reported to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The HTTP status code.
-    pub code: u16,
-    /// The code's reason phrase, as RFC 9457 requires for `about:blank`.
-    pub title: &'static str,
-    /// What was wrong with this request.
+    /// Its type.
+    pub problem_type: ProblemType,
+    /// What was wrong with this request, on one line of at most 1,000 characters.
     pub detail: String,
-    /// A header that the code requires.
-    pub header: Option<(&'static str, &'static str)>,
+    /// A header that the status code requires.
+    header: Option<(&'static str, &'static str)>,
 }
 
 impl Problem {
-    fn new(code: u16, title: &'static str, detail: impl Into<String>) -> Self {
+    /// Makes a problem. The detail may be an algorithm's text of any length.
+    #[must_use]
+    #[inline(never)]
+    pub fn new(problem_type: ProblemType, detail: &str) -> Self {
         Self {
-            code,
-            title,
-            detail: detail.into(),
+            problem_type,
+            detail: one_line(detail),
             header: None,
         }
     }
 
-    /// 400: the body is not JSON.
+    /// Makes a 400.
     #[must_use]
-    pub fn malformed(detail: impl Into<String>) -> Self {
-        Self::new(400, "Bad Request", detail)
+    pub fn malformed(detail: &str) -> Self {
+        Self::new(ProblemType::MalformedBody, detail)
     }
 
-    /// 401: the API key is missing or wrong.
+    /// Makes a 500 that neither the algorithm nor the configuration caused.
+    #[must_use]
+    pub fn internal(detail: &str) -> Self {
+        Self::new(ProblemType::InternalError, detail)
+    }
+
+    /// Makes a 401.
     #[must_use]
     pub fn unauthorized() -> Self {
+        let detail = "this service requires its API key as `Authorization: Bearer <key>`";
         Self {
             header: Some(("www-authenticate", "Bearer")),
-            ..Self::new(
-                401,
-                "Unauthorized",
-                "this service requires its API key as `Authorization: Bearer <key>`",
-            )
+            ..Self::new(ProblemType::Unauthorized, detail)
         }
     }
 
-    /// 404: no such route.
-    #[must_use]
-    pub fn not_found(detail: impl Into<String>) -> Self {
-        Self::new(404, "Not Found", detail)
-    }
-
-    /// 405: the route has other methods.
+    /// Makes a 405 for a route with these methods.
     #[must_use]
     pub fn method_not_allowed(allow: &'static str) -> Self {
+        let detail = format!("this route has the methods {allow}");
         Self {
             header: Some(("allow", allow)),
-            ..Self::new(
-                405,
-                "Method Not Allowed",
-                format!("this route has the methods {allow}"),
-            )
+            ..Self::new(ProblemType::MethodNotAllowed, &detail)
         }
-    }
-
-    /// 413: the body is larger than `limit` bytes.
-    #[must_use]
-    pub fn too_large(limit: u64) -> Self {
-        Self::new(
-            413,
-            "Content Too Large",
-            format!("the body may have at most {limit} bytes"),
-        )
-    }
-
-    /// 415: the body's content type is not JSON.
-    #[must_use]
-    pub fn unsupported(content_type: &str) -> Self {
-        Self::new(
-            415,
-            "Unsupported Media Type",
-            format!("the body must be application/json, not {content_type:?}"),
-        )
-    }
-
-    /// 422: the algorithm is not defined for this input.
-    #[must_use]
-    pub fn invalid_input(detail: impl Into<String>) -> Self {
-        Self::new(422, "Unprocessable Content", detail)
-    }
-
-    /// 500: the algorithm or the service failed.
-    #[must_use]
-    pub fn internal(detail: impl Into<String>) -> Self {
-        Self::new(500, "Internal Server Error", detail)
     }
 
     /// Makes the response that reports the problem.
@@ -147,20 +206,58 @@ impl Problem {
             detail: &'a str,
             request_id: &'a str,
         }
+        let code = self.problem_type.code();
         let details = Details {
-            r#type: "about:blank",
-            title: self.title,
-            status: self.code,
+            r#type: &self.problem_type.uri(),
+            title: self.problem_type.title(),
+            status: code,
             detail: &self.detail,
             request_id,
         };
         Response {
-            code: self.code,
+            code,
             content_type: "application/problem+json",
             header: self.header,
             request_id: request_id.to_owned(),
             // A struct of strings and an integer always serialises.
             body: serde_json::to_vec(&details).unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    use super::*;
+
+    /// Status code and type of each row `| 422 | `invalid-input` | …` of a page.
+    fn rows(page: &str) -> BTreeSet<(u16, String)> {
+        let rows = page.lines().filter_map(|line| {
+            let mut cells = line.strip_prefix('|')?.split('|').map(str::trim);
+            let code = cells.next()?.parse().ok()?;
+            let name = cells.next()?.strip_prefix('`')?.strip_suffix('`')?;
+            Some((code, name.to_owned()))
+        });
+        rows.collect()
+    }
+
+    #[test]
+    fn the_pages_list_every_type_with_its_code() {
+        let expected = |prefix: &str| -> BTreeSet<(u16, String)> {
+            let types = ProblemType::ALL.into_iter();
+            let row = |of: ProblemType| (of.code(), of.uri().replace(prefix, ""));
+            types.map(row).collect()
+        };
+        assert_eq!(expected("").len(), ProblemType::ALL.len());
+        for (page, left_out) in [
+            ("docs/problems.md", ""),
+            ("README.md", "urn:functional-scaffold:problem:"),
+            ("README.zh-CN.md", "urn:functional-scaffold:problem:"),
+        ] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+            let text = fs::read_to_string(path).expect(page);
+            assert_eq!(rows(&text), expected(left_out), "{page}");
         }
     }
 }

@@ -54,8 +54,9 @@ fn executions(service: &Service, expected: &[(&str, i64)]) -> Result {
     service.wait_for("metrics:algorithm_counter", &expected.collect())
 }
 
-/// Checks that a response is problem details with this status; returns its detail.
-fn problem(response: &Response, status: u16) -> Result<String> {
+/// Checks that a response is a problem of this status and type, and returns its
+/// detail.
+fn problem(response: &Response, status: u16, name: &str) -> Result<String> {
     let body: Value = serde_json::from_slice(&response.body)?;
     ensure!(
         response.status == status,
@@ -67,7 +68,10 @@ fn problem(response: &Response, status: u16) -> Result<String> {
         Some("application/problem+json")
     );
     assert_eq!(body["status"], status);
-    assert_eq!(body["type"], "about:blank");
+    assert_eq!(
+        body["type"],
+        format!("urn:functional-scaffold:problem:{name}")
+    );
     assert_eq!(body["request_id"].as_str(), response.header("x-request-id"));
     assert!(body["request_id"].is_string() && body["title"].is_string());
     Ok(body["detail"].as_str().unwrap_or_default().to_owned())
@@ -135,6 +139,11 @@ fn large_numbers_stay_exact() -> Result {
 fn every_refused_body_is_a_documented_problem_and_counted() -> Result {
     let service = Service::start()?;
     let large = vec![b' '; 10 * 1024 * 1024];
+    let name_of = |status| match status {
+        400 => "malformed-body",
+        413 => "body-too-large",
+        _ => "invalid-input",
+    };
     for (body, status, says) in [
         (&b""[..], 400, "empty"),
         (b"{", 400, "not JSON"),
@@ -151,7 +160,7 @@ fn every_refused_body_is_a_documented_problem_and_counted() -> Result {
         (&large, 413, "1048576"),
     ] {
         let response = request(&service, "POST /invoke", &[], body)?;
-        let detail = problem(&response, status)?;
+        let detail = problem(&response, status, name_of(status))?;
         assert!(detail.contains(says), "{detail:?} does not say {says:?}");
     }
     let mut chunks = Vec::new();
@@ -165,7 +174,8 @@ fn every_refused_body_is_a_documented_problem_and_counted() -> Result {
     }
     chunks.extend(b"0\r\n\r\n");
     let chunked = [("transfer-encoding", "chunked")];
-    let detail = problem(&request(&service, "POST /invoke", &chunked, chunks)?, 413)?;
+    let response = request(&service, "POST /invoke", &chunked, chunks)?;
+    let detail = problem(&response, 413, "body-too-large")?;
     assert!(detail.contains("1048576"), "{detail}");
     let xml = request(
         &service,
@@ -173,7 +183,7 @@ fn every_refused_body_is_a_documented_problem_and_counted() -> Result {
         &[("content-type", "text/xml")],
         "<a/>",
     )?;
-    let detail = problem(&xml, 415)?;
+    let detail = problem(&xml, 415, "unsupported-media-type")?;
     assert!(detail.contains("text/xml"), "{detail}");
 
     let labels =
@@ -192,7 +202,7 @@ fn wrong_paths_and_methods_are_problems_and_counted() -> Result {
     let service = Service::start()?;
     for path in ["/", "/nope", "/invoke/", "/invoke/other", "/metrics"] {
         let response = request(&service, &format!("GET {path}"), &[], "")?;
-        let detail = problem(&response, 404)?;
+        let detail = problem(&response, 404, "not-found")?;
         assert!(detail.contains(path));
     }
     for (line, allowed) in [
@@ -201,7 +211,7 @@ fn wrong_paths_and_methods_are_problems_and_counted() -> Result {
     ] {
         let response = request(&service, line, &[], "")?;
         assert_eq!(response.header("allow"), Some(allowed));
-        problem(&response, 405)?;
+        problem(&response, 405, "method-not-allowed")?;
     }
     counted(
         &service,
@@ -345,7 +355,7 @@ fn an_api_key_is_required_where_one_is_set() -> Result {
     ] {
         let response = authorized(header)?;
         assert_eq!(response.header("www-authenticate"), Some("Bearer"));
-        problem(&response, 401)?;
+        problem(&response, 401, "unauthorized")?;
     }
     assert_eq!(authorized(Some("bearer s3cret"))?.status, 200);
     assert_eq!(status(&service, "GET /healthz")?, 200);
@@ -360,7 +370,7 @@ fn a_wrong_variable_is_named_and_never_a_trap() -> Result {
         options.variable("flush_interval_ms", "-1")
     })?;
     for _ in 0..2 {
-        let detail = problem(&invoke(&service.app, PRIME)?, 500)?;
+        let detail = problem(&invoke(&service.app, PRIME)?, 500, "misconfigured")?;
         assert!(detail.contains("/readyz"), "{detail}");
     }
     let (status_of_readiness, lines) = readiness(&service.app)?;

@@ -3,7 +3,7 @@
 
 use std::thread;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use functional_scaffold_testkit::{
     load::{RequestKind, Until},
     process::poll_until,
@@ -106,13 +106,93 @@ fn an_algorithms_errors_are_responded_and_counted() -> Result {
         (status, &body["detail"]),
         (500, &Value::from("asked to fail"))
     );
+    assert_eq!(
+        body["type"],
+        "urn:functional-scaffold:problem:algorithm-failed"
+    );
     let (status, body) = rogue.commit("babble")?;
     assert_eq!(status, 500);
+    assert_eq!(
+        body["type"],
+        "urn:functional-scaffold:problem:invalid-output"
+    );
     assert!(body["detail"].to_string().contains("not JSON"), "{body}");
     assert_eq!(rogue.commit("hum")?.0, 422);
     let labels = |status: &str| format!("algorithm=\"rogue\",status=\"{status}\"");
     let expected = [(labels("failed"), 2), (labels("invalid_input"), 1)];
     rogue.wait_for("metrics:algorithm_counter", &expected.into())
+}
+
+#[test]
+fn an_output_above_the_limit_is_not_sent_and_counted_as_failed() -> Result {
+    let rogue = Service::start_rogue(|options| options.variable("max_output_bytes", "1000"))?;
+    let (status, body) = rogue.commit("talk 1000")?;
+    assert_eq!(status, 200);
+    assert_eq!(body["result"].as_str().map(str::len), Some(998));
+    let (status, body) = rogue.commit("talk 1001")?;
+    assert_eq!(status, 500);
+    assert_eq!(
+        body["type"],
+        "urn:functional-scaffold:problem:output-too-large"
+    );
+    let detail = body["detail"].to_string();
+    assert!(detail.contains("1001") && detail.contains("1000"), "{body}");
+    let labels = |status: &str| format!("algorithm=\"rogue\",status=\"{status}\"");
+    let expected = [(labels("failed"), 1), (labels("success"), 1)];
+    rogue.wait_for("metrics:algorithm_counter", &expected.into())
+}
+
+#[test]
+fn an_algorithms_error_text_is_shortened_to_one_line() -> Result {
+    let rogue = Service::start_rogue(|options| options)?;
+    for (misdeed, expected) in [("fail-loudly", 500), ("refuse-loudly", 422)] {
+        let (status, body) = rogue.commit(misdeed)?;
+        assert_eq!(status, expected);
+        let detail = body["detail"].as_str().context("no detail")?;
+        assert!(
+            detail.starts_with("line one  {\"level\":\"info\"}   [2J é"),
+            "{detail}"
+        );
+        assert!(detail.ends_with("é…"), "{detail}");
+        assert_eq!(detail.chars().count(), 1000);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_reason_of_a_500_is_logged_at_every_level() -> Result {
+    let rogue = Service::start_rogue(|options| {
+        let options = options.variable("max_output_bytes", "1000");
+        options.variable("log_level", "error")
+    })?;
+    let misdeeds = [
+        ("fail", "algorithm-failed", "asked to fail"),
+        ("fail-loudly", "algorithm-failed", "line one"),
+        ("babble", "invalid-output", "not JSON"),
+        ("talk 1001", "output-too-large", "1001"),
+    ];
+    // A client's own errors are not logged.
+    assert_eq!(rogue.commit("hum")?.0, 422);
+    for (misdeed, name, says) in misdeeds {
+        let (status, body) = rogue.commit(misdeed)?;
+        assert_eq!(status, 500, "{misdeed}");
+        let line = poll_until(PATIENCE, || {
+            let lines = rogue.app.log("request_failed")?;
+            let mut lines = lines.into_iter();
+            let line = lines.find(|line| line["request_id"] == body["request_id"]);
+            line.with_context(|| format!("no line for {misdeed}"))
+        })?;
+        assert_eq!(line["level"], "error");
+        assert_eq!(line["algorithm"], "rogue");
+        assert_eq!(line["status"], "failed");
+        assert_eq!(
+            line["type"],
+            format!("urn:functional-scaffold:problem:{name}")
+        );
+        assert!(line["reason"].to_string().contains(says), "{line}");
+    }
+    assert_eq!(rogue.app.log("request_failed")?.len(), misdeeds.len());
+    Ok(())
 }
 
 #[test]

@@ -67,11 +67,27 @@ impl Guest for Rogue {
             },
             "work" => work(argument),
             "fail" => return Err(Error::Failed("asked to fail".into())),
+            "fail-loudly" => return Err(Error::Failed(noise())),
+            "refuse-loudly" => return Err(Error::InvalidInput(noise())),
             "babble" => return Ok("{ this is not JSON".into()),
+            "talk" => return Ok(talk(argument)),
             other => return Err(Error::InvalidInput(format!("unknown misdeed {other:?}"))),
         };
         Ok(succeeded.to_string())
     }
+}
+
+/// A text of several lines, of which a terminal shows something else, and that is
+/// very long.
+fn noise() -> String {
+    let end = "é".repeat(2_000_000);
+    format!("line one\r\n{{\"level\":\"info\"}}\u{2028}\u{202e}\u{1b}[2J {end}")
+}
+
+/// A result of so many bytes.
+fn talk(bytes: &str) -> String {
+    let bytes = bytes.parse().unwrap_or(0_usize);
+    format!("\"{}\"", "x".repeat(bytes.saturating_sub(2)))
 }
 
 /// Occupies the processor for so many milliseconds.
