@@ -24,6 +24,8 @@ COPY --from=components /source/target/wasm32-wasip2/release/*.wasm target/wasm32
 USER 65532:65532
 ENV HOME=/tmp
 EXPOSE 8000
+# instance_id is the container's host name unless it is set.
+ENTRYPOINT ["/bin/sh", "-c", "export SPIN_VARIABLE_INSTANCE_ID=\"${SPIN_VARIABLE_INSTANCE_ID:-$(uname -n)}\"; exec \"$0\" \"$@\"", "/usr/local/bin/spin"]
 # No state directory: the container keeps nothing, and logs go to stderr.
 # Compiled code is cached in /tmp while it runs.
 CMD ["up", "--from", "spin.toml", "--state-dir", "", "--listen", "0.0.0.0:8000"]
@@ -44,7 +46,8 @@ COPY spin.toml ./
 COPY --from=components /source/target/wasm32-wasip2/release/*.wasm target/wasm32-wasip2/release/
 USER 65532:65532
 EXPOSE 8000
-ENTRYPOINT ["/usr/local/bin/devhost"]
+# As on Spin.
+ENTRYPOINT ["/bin/sh", "-c", "export SPIN_VARIABLE_INSTANCE_ID=\"${SPIN_VARIABLE_INSTANCE_ID:-$(uname -n)}\"; exec \"$0\" \"$@\"", "/usr/local/bin/devhost"]
 # No cache: the file system is read-only.
 CMD ["up", "--from", "spin.toml", "--disable-cache", "--listen", "0.0.0.0:8000"]
 HEALTHCHECK --interval=30s --timeout=3s --start-period=30s \

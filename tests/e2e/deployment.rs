@@ -268,6 +268,34 @@ fn containers_run_unprivileged_with_a_health_check() -> Result {
 }
 
 #[test]
+fn the_app_in_a_container_is_named_after_its_host_unless_it_has_a_name() -> Result {
+    let text = fs::read_to_string(deployment().join("app.Dockerfile"))?;
+    let entry_points = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("ENTRYPOINT "));
+    let entry_points: Vec<_> = entry_points.collect();
+    assert_eq!(entry_points.len(), 2);
+    for entry_point in entry_points {
+        let mut words: Vec<String> = serde_json::from_str(entry_point)?;
+        let program = words.pop().context("no program")?;
+        assert!(["/usr/local/bin/spin", "/usr/local/bin/devhost"].contains(&program.as_str()));
+        let instance_id = |given: &str| -> Result<String> {
+            // Like Spin, `printenv` is given arguments and reads the environment.
+            let mut entry_point = Command::new(&words[0]);
+            entry_point.args(&words[1..]);
+            entry_point.args(["printenv", "SPIN_VARIABLE_INSTANCE_ID"]);
+            entry_point.env("SPIN_VARIABLE_INSTANCE_ID", given);
+            let output = run(&mut entry_point, "apt-get install coreutils")?;
+            Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+        };
+        let host = run(Command::new("uname").arg("-n"), "apt-get install coreutils")?;
+        assert_eq!(instance_id("")?, String::from_utf8(host.stdout)?.trim());
+        assert_eq!(instance_id("rack 7")?, "rack 7");
+    }
+    Ok(())
+}
+
+#[test]
 fn kubernetes_knows_the_resources() -> Result {
     // Those that custom resource definitions describe are not in its schemas.
     let files = ["redis.yaml", "redis-address.yaml", "exporter.yaml"];
@@ -305,6 +333,10 @@ fn kubernetes_resources_fit_together() -> Result {
         let name = variable["name"].as_str().context("no name")?;
         ensure!(declared.contains(name), "spin.toml has no variable {name}");
         registration_key(variable, address)?;
+        if name == "instance_id" {
+            let field = &variable["valueFrom"]["fieldRef"]["fieldPath"];
+            assert_eq!(field, "metadata.name");
+        }
     }
     let exporter = &read("exporter.yaml")?[0]["spec"]["template"];
     let known = exporter_variables()?;

@@ -22,7 +22,7 @@ pub(crate) enum Pushgateway {
 
 impl Pushgateway {
     pub(crate) fn find(settings: &Settings, install: InstallOptions) -> Result<Self> {
-        match settings.for_app("PUSHGATEWAY_URL") {
+        match settings.get("PUSHGATEWAY_URL") {
             Some(given) => Ok(Self::Named(given.value)),
             None => find_or_install(&PUSHGATEWAY, install).map(Self::Program),
         }

@@ -42,9 +42,7 @@ pub(crate) struct RedisSettings(BTreeMap<&'static str, Given>);
 
 impl RedisSettings {
     pub(crate) fn read(settings: &Settings) -> Self {
-        let given = SHARED
-            .iter()
-            .map(|name| Some((*name, settings.shared(name)?)));
+        let given = SHARED.iter().map(|name| Some((*name, settings.get(name)?)));
         Self(given.flatten().collect())
     }
 

@@ -1,7 +1,7 @@
 //! `cargo xtask up`: builds and runs the app with the servers that its metrics
 //! need, until Ctrl-C.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -20,20 +20,24 @@ use crate::process::{Child, Children};
 use crate::pushgateway::Pushgateway;
 use crate::redis::{self, RedisServer, RedisSettings};
 use crate::runtime::RuntimeName;
-use crate::settings::{MetricsBackend, Settings};
+use crate::settings::{MetricsBackend, SPIN_PREFIX, Settings};
 use crate::steps::Steps;
 use crate::toolchain::WasmToolchain;
 
 /// Build the app, and run it with the servers that its metrics need, until Ctrl-C.
 ///
 /// These are Redis and the exporter; a Pushgateway with
-/// SPIN_VARIABLE_METRICS_BACKEND=pushgateway; none with pull. REDIS_HOST names a
-/// Redis (with REDIS_PORT, REDIS_USERNAME, REDIS_PASSWORD, and for TLS REDIS_TLS
-/// and REDIS_CA_FILE). Without it one is started, with its data in
+/// METRICS_BACKEND=pushgateway; none with pull. REDIS_HOST names a Redis (with
+/// REDIS_PORT, REDIS_USERNAME, REDIS_PASSWORD, and for TLS REDIS_TLS and
+/// REDIS_CA_FILE). Without it one is started, with its data in
 /// .functional-scaffold/: redis-server or valkey-server, Debian's package
-/// (installed if we are root), or a Docker container. Likewise
-/// SPIN_VARIABLE_PUSHGATEWAY_URL names a Pushgateway. App and exporter get the same
-/// settings, from the environment or from .env.
+/// (installed if we are root), or a Docker container. Likewise PUSHGATEWAY_URL
+/// names a Pushgateway.
+///
+/// App and exporter get the same settings, from the environment or else from .env;
+/// .env.example lists them. Each may have the prefix SPIN_VARIABLE_, which then
+/// wins over the plain name. API_KEY and LOG_LEVEL need it in the environment.
+/// INSTANCE_ID is the host's name by default. `spin up` alone needs the prefix.
 ///
 /// The Spin CLI runs the app where 4.1.0 or newer is installed. Otherwise the dev
 /// host does, which is compiled once and takes some minutes.
@@ -83,6 +87,10 @@ struct Plan {
     store: Store,
     prometheus: Option<PathBuf>,
     api_key_is_set: bool,
+    /// Environment variables of the app.
+    variables: BTreeMap<String, String>,
+    /// Settings in `.env` that Spin alone would ignore.
+    plain_names: Vec<String>,
 }
 
 /// The store of the counts.
@@ -97,11 +105,11 @@ enum Store {
 impl Up {
     pub(crate) fn run(self) -> Result<()> {
         let settings = Settings::read()?;
-        let plan = self.plan(&settings)?;
-        plan.check_ports()?;
         let manifest = Manifest::read()?;
+        let plan = self.plan(&settings, &manifest)?;
+        plan.check_ports()?;
         for name in settings.undeclared(&manifest.variables) {
-            eprintln!("warning: {name} has no effect: spin.toml does not declare the variable");
+            eprintln!("warning: {name} has no effect: spin.toml declares no such variable");
         }
         plan.check_declared(&manifest.variables)?;
         let mut steps = Steps::default();
@@ -122,7 +130,7 @@ impl Up {
         children.watch()
     }
 
-    fn plan(self, settings: &Settings) -> Result<Plan> {
+    fn plan(self, settings: &Settings, manifest: &Manifest) -> Result<Plan> {
         let store = match settings.metrics_backend()? {
             MetricsBackend::Redis => self.redis(RedisSettings::read(settings))?,
             MetricsBackend::Pushgateway => {
@@ -140,7 +148,9 @@ impl Up {
             up: self,
             store,
             prometheus,
-            api_key_is_set: settings.for_app("API_KEY").is_some(),
+            api_key_is_set: settings.get("API_KEY").is_some(),
+            variables: settings.for_app(&manifest.variables),
+            plain_names: settings.plain_in_file(&manifest.variables),
         })
     }
 
@@ -268,6 +278,7 @@ impl Plan {
     fn start_app(&self, children: &mut Children) -> Result<()> {
         let program = command::program(self.runtime.program());
         let mut app = runtime::command(program, Path::new("spin.toml"), self.up.listen);
+        app.envs(&self.variables);
         match &self.store {
             Store::Redis(_, settings) => {
                 app.envs(settings.for_app());
@@ -357,6 +368,11 @@ impl Plan {
             println!("\nPrometheus scrapes every 15 s:\n");
             println!("  http://{prometheus}/graph?g0.expr=job_scheme:http_requests_total:sum");
             println!("  http://{prometheus}/alerts");
+        }
+        if !self.plain_names.is_empty() {
+            let names = self.plain_names.join(", ");
+            println!("\n`spin up` alone ignores these lines of .env: {names}.");
+            println!("It reads only names that begin with {SPIN_PREFIX}.");
         }
         println!();
         // With an invalid variable the app starts, but serves no request.
