@@ -213,10 +213,10 @@ fn core_instances(bench: &Bench) -> anyhow::Result<Table> {
 }
 
 const METHOD: &str = "\
-A new instance: there was no request for 1.5 s, after which Spin has ended every instance, and then \
-two requests came one after the other. One new instance served both: Redis saw one new connection, \
-or, in the pull scheme, which needs none, the instance's own `/metrics` counted two. The first \
-response of `exact` and `strict` waits for the connection and for the lease in Redis.
+A new instance: after 1.5 s without requests, in which Spin ends every instance, two requests follow \
+one after the other. It is checked that one new instance serves both: Redis has one new connection, or, \
+in the pull scheme, which needs none, the instance's own `/metrics` counts two. The first response of \
+`exact` and `strict` waits for the connection and for the lease in Redis.
 
 A new server: from the start of its process to the response of a `POST /invoke`. Whether it serves \
 is checked every 10 ms. The dev host and Spin compile the components, or find them in their cache.";

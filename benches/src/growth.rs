@@ -31,11 +31,12 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
         method: format!(
             "Instances as for [where metrics go](#where-metrics-go), one call in flight each, \
              batches of {BATCH}, and checked in the same way. *By series*: {WRITING} instances in \
-             `exact`, each serving one of many algorithms, all of whose {} series are in Redis. The \
-             cost of an instance is that of one that connects, checks that its families are \
-             registered, and ends. Each scrape is checked to have as many samples as are stored. \
-             *By instances*: one algorithm, and so many connections at a time; the clients share \
-             the machine with Redis, so processor time counts, not the clock.",
+             `exact`. Each serves one of many algorithms, each of which has {} series in Redis. The \
+             cost of an instance is measured without requests: it connects, checks that its \
+             families are registered, and ends. Each scrape is checked to have as many samples as \
+             are stored. *By instances*: one algorithm, with this number of connections at a time. \
+             Clients share the machine with Redis, so compare processor time, not requests/s on \
+             the clock.",
             Shape::Service.series_of_an_algorithm(),
         ),
         tables: vec![series, instances],
@@ -95,9 +96,9 @@ fn by_series(bench: &Bench) -> anyhow::Result<(Table, String)> {
     let micros = |place: usize| Figure::of(&runs[place], |run| run.request_micros).median();
     let cpu_millis = Figure::of(&runs[most], |run| run.scrape_cpu_millis).median();
     let note = format!(
-        "With {} series a request costs Redis {} times as much as with {}: a field is found by its \
-         name, so not the work grows, but the memory that it touches. A scrape grows in proportion, \
-         by {} µs of the exporter's processor time a series.",
+        "With {} series, a request costs Redis {} times as much as with {}. A field is found by its \
+         name, so the work stays the same, but it touches more memory. A scrape grows in \
+         proportion, by {} µs of the exporter's processor time per series.",
         grown[most].series,
         number(micros(most) / micros(least)),
         grown[least].series,
@@ -232,8 +233,8 @@ impl Estimate {
         vec![
             format!(
                 "The limit is the one core on which Redis runs scripts: beyond {} requests/s in \
-                 `relaxed` and {} in `exact`, with batches of {}, calls wait for it. More requests a \
-                 batch raise it more than anything else, see [above](#where-metrics-go).",
+                 `relaxed` and {} in `exact`, with batches of {}, calls wait for it. More requests \
+                 per batch raise the limit more than anything else; see [above](#where-metrics-go).",
                 capacity(self.relaxed_micros),
                 capacity(self.exact_micros),
                 self.batch,
@@ -241,10 +242,10 @@ impl Estimate {
             format!(
                 "**A million requests a second, as an estimate.** With batches of {batch}, at \
                  {instances} instances, a request costs {relaxed} µs of a Redis core in `relaxed` \
-                 and {exact} µs in `exact`, the connection of its instance included. At {busy} % \
+                 and {exact} µs in `exact`, including the connection of its instance. At {busy} % \
                  load, a million requests a second are {less} Redis processes in `relaxed` and \
-                 {more} in `exact`. Each {REQUESTS_OF_AN_INSTANCE} requests are an instance, so \
-                 {begun} begin every second; a writer is remembered for two hours in \
+                 {more} in `exact`. An instance serves {REQUESTS_OF_AN_INSTANCE} requests, so \
+                 {begun} begin every second. Redis remembers each for two hours in \
                  {BYTES_OF_A_WRITER} bytes, which is {gigabytes} GB over all shards.",
                 batch = self.batch,
                 instances = self.instances,
@@ -262,15 +263,14 @@ impl Estimate {
 }
 
 const SHARDING: &str = "\
-Redis would be sharded by writers, not by series: counts are added up, so an instance may write all \
-its counts to any one Redis, and a lease has to be in the Redis whose batch settles it. Today that is \
-a matter of deployment: each group of hosts has its own `redis_host`, with an exporter beside each \
-Redis, and Prometheus adds them up (`sum without(instance)`: the `max` of the recording rules is for \
-several exporters on *one* Redis, so they have to be changed). There is no instance that chooses its \
-shard by itself, no exporter that reads several Redis or prefixes and adds them up, and there are no \
-recording rules for shards. A Redis Cluster does not spread the load by itself, since a script \
-touches all keys of a prefix, which share a slot; and neither the component nor the exporter follows \
-a cluster's redirections, by which several prefixes would find their nodes.";
+Redis would be sharded by writers, not by series. Counts are added up, so an instance may write all \
+its counts to any one Redis; only the batch that closes a lease must go to the Redis of the lease. \
+Today that is a matter of deployment: each group of hosts has its own `redis_host`, each Redis has its \
+own exporter, and Prometheus adds them up with `sum without(instance)`. (The recording rules use `max`, \
+for several exporters on *one* Redis, and would have to be changed.) No instance chooses its shard by \
+itself, and no exporter adds up several Redis or prefixes. A Redis Cluster does not spread the load: \
+a script touches all keys of a prefix, so these share a slot, and neither the component nor the \
+exporter follows a cluster's redirections.";
 
 #[cfg(test)]
 mod tests {

@@ -114,19 +114,19 @@ fn latency_targets(open: &Measured, pace: &str, on_spin: bool) -> Vec<Target> {
 const METHOD: &str = "\
 `POST /invoke` to the service with metrics off, with each `metrics_durability`, and to a component \
 written the straightforward way (`naive`, benches/components/naive/: the SDK's Redis client, a \
-connection and six commands a request; `naive-off` is the same without). All run at the same time \
-on one Redis (append-only, `everysec`), and one at a time is under load, for 3 s.
+connection and six commands per request; `naive-off` is the same without them). All run at the same \
+time on one Redis (append-only, `everysec`), and one at a time is under load, for 3 s.
 
-In the closed loop each of 32 connections sends its next request after the last response. In the \
-open loop requests are due at a rate, and latency counts from when one was due (no coordinated \
-omission): once at half of each one's capacity, once at the same rate for all.
+In the closed loop, each of 32 connections sends its next request after the last response. In the \
+open loop, requests are due at a fixed rate, and latency counts from the due time (no coordinated \
+omission): once at half of each service's capacity, once at the same rate for all.
 
 Each run is checked: every response had status 200, and `request_counter` in Redis grew by just as \
 many.";
 
 const NOTE: &str = "\
 Server, Redis and the load generator share this machine's cores, so processor time that one saves is \
-available to the others. The generator is oha: of the usual ones it alone waits for the requests in \
-flight at the end, without which responses and counts could not be compared. It takes some 12 µs a \
-request in the closed loop (wrk some 7), which raises ratios by a percent or so. In the open loop it \
-sleeps between requests with a timer of one millisecond, so a few requests come together.";
+available to the others. The generator is oha, because it waits for the requests in flight at the end, \
+so that responses and counts can be compared. It takes some 12 µs per request in the closed loop (wrk \
+some 7), which raises ratios by a percent or so. In the open loop it sleeps between requests with a \
+timer of one millisecond, so a few requests come together.";

@@ -68,16 +68,16 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
 
 const METHOD: &str = "\
 The same algorithm, metrics, client and Redis, in Python (benches/peers/fastapi/): FastAPI on \
-uvicorn with uvloop and httptools, two workers. `fastapi-redis` counts with redis-py and hiredis, \
-one pipeline of the same six commands a request over kept connections, awaited before the response; \
-`fastapi-prometheus-client` counts in files, by prometheus_client in multiprocess mode; \
+uvicorn with uvloop and httptools, two workers. `fastapi-redis` counts with redis-py and hiredis: one \
+pipeline of the same six commands per request over kept connections, awaited before the response. \
+`fastapi-prometheus-client` counts in files, with prometheus_client in multiprocess mode. \
 `fastapi-off` does not count.
 
 Each run is checked: every response had status 200, and the counter in Redis, or in `/metrics`, grew \
 by just as many.";
 
 const NOTE: &str = "\
-Their guarantees differ. With prometheus_client, counts stay on one machine and end with its files. A \
-pipeline that fails loses counts, and one whose reply is lost may be sent twice; `exact` and `strict` \
-keep [their promises](operations.md#modes-and-what-each-loses) through both. n = 17 measures the \
-serving alone; a harder number would, in Python, measure the algorithm alone.";
+Their guarantees differ. With prometheus_client, counts stay on one machine and end with its files. \
+With redis-py, a pipeline that fails loses counts, and one whose reply is lost may be sent twice; \
+`exact` and `strict` keep [their promises](operations.md#modes-and-what-each-loses) in both cases. \
+n = 17 measures only the serving; with a harder number, Python would spend its time in the algorithm.";

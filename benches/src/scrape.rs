@@ -78,17 +78,18 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
     Ok(Findings {
         title: "What a scrape costs".into(),
         method: format!(
-            "Redis holds the service's own families with the {} series of each of many algorithms, \
-             every bucket in use; or, *in one hash*, the requests of more algorithms alone, whose \
-             pages can only be read one after the other. *Read and discarded* is a native client \
-             that reads the same hashes page by page (`HSCAN`, the exporter's page size), the next \
-             page of each at once, and discards them: the limit. *In Python* is a collector of \
-             `prometheus_client` with redis-py and hiredis that reads each hash with one `HGETALL` \
-             (`benches/peers/exporter`). Before the timing each exporter's scrape is compared \
-             sample by sample with what was stored; every timed one has to have as many samples. \
-             The longest wait is that of a second client, which pings Redis all the time; with no \
-             reader it is the machine's own. The longest command is by Redis's clock (`SLOWLOG`), \
-             0 where none took {SLOW_MICROS} µs.",
+            "Redis holds the service's own families, with the {} series of each of many algorithms \
+             and every bucket in use. *In one hash*, it holds only the counter of requests, of \
+             more algorithms: the pages of one hash can only be read one after the other. *Read \
+             and discarded* is a native client that reads the same hashes page by page (`HSCAN`, \
+             the exporter's page size, one request in flight per hash) and discards them: no \
+             exporter can be faster. *In Python* is a collector of `prometheus_client` with \
+             redis-py and hiredis that reads each hash with one `HGETALL` \
+             (`benches/peers/exporter`). Before the measurement, each exporter's scrape is compared \
+             sample by sample with the stored data; every measured one must have as many samples. \
+             The longest wait is that of a second client, which pings Redis all the time. Without \
+             a reader, it is caused by the machine alone. The longest command is by Redis's clock \
+             (`SLOWLOG`), and 0 if none took {SLOW_MICROS} µs.",
             Shape::Service.series_of_an_algorithm(),
         ),
         tables,
@@ -244,8 +245,8 @@ impl Measured {
     fn note(&self) -> String {
         let redis = self.figure(EXPORTER, |run| run.redis_millis).median();
         let mut text = format!(
-            "Of the exporter's {} ms for {} Redis works for {} ms on its one core to return the \
-             pages: no reader page by page is faster.",
+            "Of the exporter's {} ms for {}, Redis needs {} ms on its one core to return the \
+             pages. No reader that reads page by page can be faster.",
             number(self.time(EXPORTER).median()),
             self.what,
             number(redis),
@@ -253,8 +254,8 @@ impl Measured {
         if self.readers.len() > PYTHON {
             let whole = self.figure(PYTHON, |run| run.redis_millis).median();
             text.push_str(&format!(
-                " A twentieth of the Python exporter's time is {} ms. To return each hash at once \
-                 costs Redis {} ms, and other clients wait longer.",
+                " A twentieth of the Python exporter's time is {} ms. Returning each hash at once \
+                 costs Redis {} ms, and other clients wait longer meanwhile.",
                 number(self.time(PYTHON).median() * PYTHON_SHARE),
                 number(whole),
             ));

@@ -38,17 +38,18 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
     Ok(Findings {
         title: "Where metrics go".into(),
         method: format!(
-            "Native clients make the calls of instances, leases and the real scripts, and nothing \
-             else: each instance connects, checks that its families are registered, has \
-             {REQUESTS_OF_AN_INSTANCE} requests and ends, as on Spin. 32 instances run at a time \
-             with one call in flight each, as in the service; and, for the limit of Redis itself, \
-             4 with up to {PIPELINED} calls at a time. Requests are divided by Redis's own \
-             processor time (`/proc`), without the clients'. Each reply is read, and after each \
-             run every request is in its histogram once, and no lease is open. `appendfsync \
+            "Native clients make only the calls that instances make, leases and the real scripts. \
+             Each instance connects, checks that its families are registered, has \
+             {REQUESTS_OF_AN_INSTANCE} requests and ends, as on Spin. 32 instances run at a time, \
+             with one call in flight each, as in the service. To find the limit of Redis itself, 4 \
+             instances run with up to {PIPELINED} calls in flight each. Requests are divided by \
+             Redis's own processor time (`/proc`), without the clients'. Each reply is read. After \
+             each run, every request is in its histogram once, and no lease is open. `appendfsync \
              everysec`.\n\n\
-             For Redis `exact` and `strict` are the same calls: a lease an execution, and batches \
-             that settle them. They differ in the number of requests that share a batch: in \
-             `strict`, which waits for its batch, those that end while another one is written."
+             To Redis, `exact` and `strict` send the same calls: a lease per execution, and \
+             batches that close the leases. They differ in the number of requests per batch. In \
+             `strict`, a response waits for its batch, so a batch has the requests that end while \
+             another batch is written."
         ),
         charts: vec![Chart {
             name: "storage".into(),
