@@ -1,4 +1,4 @@
-//! Each route and each documented error, over HTTP, and that each is counted.
+//! Tests each route and each documented error over HTTP, and that each is counted.
 
 use std::{
     io::{Read as _, Write as _},
@@ -38,7 +38,7 @@ fn status(service: &Service, line: &str) -> Result<u16> {
     Ok(request(service, line, &[], "")?.status)
 }
 
-/// Waits until the request counter has exactly these, in any order.
+/// Waits until the request counter has exactly these series, in any order.
 fn counted(service: &Service, expected: &[(&str, i64)]) -> Result {
     let expected = expected
         .iter()
@@ -95,7 +95,7 @@ fn runs_the_algorithm_and_counts_it() -> Result {
     assert_eq!(body["metadata"]["algorithm"], "prime-check");
     assert!(body["metadata"]["execution_time_ms"].is_f64());
 
-    // curl sends the form type unless it is told another.
+    // curl sends the form type by default.
     let form = [("content-type", "application/x-www-form-urlencoded")];
     let form = request(&service, "POST /invoke", &form, r#"{"number": 12}"#)?;
     assert_eq!(form.status, 200);
@@ -239,8 +239,9 @@ fn wrong_paths_and_methods_are_problems_and_counted() -> Result {
 #[test]
 fn a_response_leaves_in_one_piece() -> Result {
     const REQUESTS: usize = 200;
-    // Another thread of the host may come between head and body, more often on a
-    // busy machine. A host that writes them apart does so nearly every time.
+    // Another thread of the host may poll the connection between head and body, more
+    // often on a busy machine. A host that writes them separately does so nearly every
+    // time.
     const MOST_IN_PIECES: usize = REQUESTS / 4;
 
     for durability in ["relaxed", "exact", "strict"] {
@@ -393,7 +394,7 @@ fn a_wrong_variable_is_named_and_never_a_trap() -> Result {
 
 #[test]
 fn readiness_names_the_dependency_that_does_not_respond() -> Result {
-    // On a busy machine as well Redis responds within a second, when it runs.
+    // A running Redis responds within a second, even on a busy machine.
     const LIMIT: Duration = Duration::from_secs(1);
     let service = Service::start_with(|options| {
         options.variable("redis_timeout_ms", &LIMIT.as_millis().to_string())

@@ -1,6 +1,6 @@
-//! What is in `deployment/` is accepted by docker-compose, hadolint and
-//! kubernetes-validate, and names variables, files and paths that exist. No container
-//! engine and no cluster is used.
+//! docker-compose, hadolint and kubernetes-validate accept the files in `deployment/`, and
+//! the variables, files and paths that these name exist. No container engine and no
+//! cluster is used.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,7 +45,7 @@ fn yaml(text: &str) -> Result<Vec<Value>> {
 /// The compose file as docker-compose understands it, with these settings.
 fn compose(settings: &[(&str, &str)]) -> Result<Value> {
     let mut compose = Command::new("docker-compose");
-    // Its environment goes before the file of settings, hence none of ours.
+    // The environment takes precedence over the file of settings, so it is cleared.
     let path = env::var_os("PATH").unwrap_or_default();
     compose.env_clear().env("PATH", path);
     compose.envs(settings.iter().copied());
@@ -297,7 +297,7 @@ fn the_app_in_a_container_is_named_after_its_host_unless_it_has_a_name() -> Resu
 
 #[test]
 fn kubernetes_knows_the_resources() -> Result {
-    // Those that custom resource definitions describe are not in its schemas.
+    // It has no schemas of custom resources.
     let files = ["redis.yaml", "redis-address.yaml", "exporter.yaml"];
     for version in KUBERNETES {
         let mut validate = Command::new("kubernetes-validate");
@@ -358,7 +358,7 @@ fn kubernetes_resources_fit_together() -> Result {
     Ok(())
 }
 
-/// What comes from the configuration map is in it.
+/// Checks that values taken from the configuration map are in it.
 fn registration_key(variable: &Value, address: &Value) -> Result {
     let key = variable["valueFrom"]["configMapKeyRef"]["key"].as_str();
     ensure!(

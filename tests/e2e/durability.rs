@@ -71,7 +71,7 @@ impl Settled {
 #[test]
 fn a_trap_is_counted_once_as_crashed() -> Result {
     let settled = Settled::start("exact", &[])?;
-    // The first one dies before anything was ever flushed.
+    // The first one dies before the first flush.
     for misdeed in ["trap", "exit", "trap"] {
         assert_eq!(settled.commit(misdeed)?, 500);
     }
@@ -115,7 +115,7 @@ fn a_result_after_the_limit_is_late_and_the_status_stays() -> Result {
                 ensure!(leases == 1, "{leases} leases");
                 Ok(())
             })?;
-            // Else the result waits for as long as it takes.
+            // Otherwise the result waits until Redis responds.
             service.app.process().signal(Signal::STOP)?;
             let settled = poll_until(PATIENCE, || {
                 ensure!(
@@ -149,7 +149,7 @@ fn in_strict_mode_a_response_is_a_stored_count() -> Result {
     })?;
     for round in 1..=20 {
         let tally = service.load(&[RequestKind::invoke(PRIME)], 8, Until::Requests(40))?;
-        // Read at once: nothing is waited for.
+        // Without waiting: strict responses are already counted.
         let counted = service.sum("metrics:request_counter")?;
         assert_eq!(counted, round * 40, "{tally:?}");
     }
@@ -176,11 +176,11 @@ fn without_a_lease_in_time_the_execution_runs_and_is_counted_once() -> Result {
     let send = || load_all(&service.app, &kinds, 4, Until::Requests(40));
     let mut tally = send()?;
     service.wait_for_counts(&tally)?;
-    // On a busy machine some have waited too long already.
+    // On a busy machine, some leases have timed out already.
     let unleased_before = service.sum("metrics:unleased_counter")?;
     service.redis.suspend()?;
     let during = send();
-    // The leases land after it has gone on, and so does everything else.
+    // Redis executes the leases, and all other calls, only after it resumes.
     service.redis.resume()?;
     tally.add(&during?);
     service.wait_for_counts(&tally)?;

@@ -1,4 +1,4 @@
-//! Responses and counts when Redis hangs, dies, forgets, or refuses.
+//! Responses and counts when Redis hangs, dies, loses data, or refuses writes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -54,7 +54,7 @@ fn a_hung_redis_fails_no_response_and_loses_no_count() -> Result {
     let service = Service::start()?;
     let mut tally = send(&service.app, Until::Elapsed(Duration::from_secs(1)))?;
     service.redis.suspend()?;
-    // Instances that linger give up meanwhile.
+    // Meanwhile instances give up their batches.
     let during = send(&service.app, Until::Elapsed(Duration::from_secs(3)))?;
     let logged = poll_until(PATIENCE, || {
         ensure!(
@@ -80,11 +80,11 @@ fn a_hung_redis_fails_no_response_and_loses_no_count() -> Result {
 #[test]
 fn a_large_batch_can_be_replayed_although_others_are_logged_meanwhile() -> Result {
     const MOST_OUTAGES: usize = 20;
-    /// Such a batch does not fit into what a host writes at once.
+    /// A batch of so many executions does not fit into one write of the host.
     const MANY_EXECUTIONS: usize = 24;
     const HOST_PIECE_BYTES: usize = 4096;
 
-    // What is finished and not yet sent fills a batch.
+    // Executions that are finished and not yet sent fill a batch.
     let service = Service::start_with(|options| {
         let options = options.variable("flush_interval_ms", "500");
         options.variable("lease_timeout_ms", "200")
@@ -99,8 +99,8 @@ fn a_large_batch_can_be_replayed_although_others_are_logged_meanwhile() -> Resul
     };
     let mut tally = Tally::default();
     for _outage in 0..MOST_OUTAGES {
-        // How many executions get their leases, and so come together in a batch,
-        // depends on the machine's load.
+        // The number of executions that get leases, and so are in one batch, depends
+        // on the machine's load.
         if has_large_batch()? {
             break;
         }
@@ -129,7 +129,7 @@ fn a_large_batch_can_be_replayed_although_others_are_logged_meanwhile() -> Resul
 
 #[test]
 fn requests_that_wait_for_a_hung_redis_together_stop_waiting_together() -> Result {
-    // The longest there is, so that two waits in a row differ from one.
+    // The longest possible, so that two waits in a row differ from one.
     const LEASE_TIMEOUT: Duration = Duration::from_secs(1);
     // A busy machine may take another second for the requests themselves. Two
     // waits in a row take two in every attempt.
@@ -223,7 +223,8 @@ fn a_key_of_the_wrong_type_is_named_and_the_rest_is_counted() -> Result {
 #[test]
 fn a_read_only_redis_keeps_batches_whole() -> Result {
     let service = Service::start()?;
-    // A replica of nowhere refuses writes, as the old master does after a failover.
+    // A replica without a master refuses writes, as the old master does after a
+    // failover.
     let nowhere = free_port()?.to_string();
     service
         .redis

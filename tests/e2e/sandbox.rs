@@ -1,5 +1,5 @@
-//! An algorithm has no capability: by its imports, and with an algorithm that
-//! tries.
+//! An algorithm has no capabilities: it has no imports for them, and an algorithm that
+//! tries to use them fails.
 
 use std::thread;
 
@@ -16,7 +16,7 @@ use wasmparser::{Parser, Payload};
 
 use crate::Result;
 
-/// What Spin loads, compiles and keeps for every algorithm.
+/// Spin loads, compiles and keeps this component for every algorithm.
 #[test]
 fn the_service_is_small() -> Result {
     let wasm = repository().join("target/wasm32-wasip2/release/functional_scaffold.wasm");
@@ -45,8 +45,7 @@ fn the_example_imports_what_its_runtime_needs_and_nothing_else() -> Result {
             _ => {}
         }
     }
-    // What Rust's standard library asks for on this target, whatever the
-    // program does.
+    // Imports of Rust's standard library on this target, whatever the program does.
     let runtime = [
         "wasi:cli/environment@",
         "wasi:cli/exit@",
@@ -92,7 +91,7 @@ fn the_composed_algorithm_is_denied_every_capability() -> Result {
             "{misdeed} succeeded: {status} {body}"
         );
     }
-    // The same algorithm does respond, so the denials above are denials.
+    // The same algorithm does respond, so the failures above are denials.
     let (status, body) = rogue.commit("nothing")?;
     assert_eq!((status, &body["result"]), (200, &Value::from(false)));
     Ok(())
@@ -210,8 +209,8 @@ fn an_execution_keeps_no_other_request_waiting() -> Result {
     let rogue = Service::start_rogue(|options| options)?;
     thread::scope(|scope| {
         let execution = scope.spawn(|| rogue.commit("work 5000"));
-        // It begins when it has its lease. What came to its instance before that
-        // waits for its end.
+        // It begins when it has its lease. Requests that reached its instance before
+        // that wait for its end.
         poll_until(PATIENCE, || {
             let leases: i64 = rogue.redis.call(&["ZCARD", "metrics:leases"])?;
             ensure!(leases > 0, "no lease");
@@ -232,8 +231,7 @@ fn an_execution_keeps_no_other_request_waiting() -> Result {
 #[test]
 fn an_endless_loop_ends_at_the_execution_limit() -> Result {
     if Runtime::from_environment()?.is_spin() {
-        // Spin has no such limit: a loop blocks a worker thread for good
-        // (ARCHITECTURE.md). The dev host goes beyond it here.
+        // Spin has no such limit: a loop blocks a worker thread for good (ADR 22).
         return Ok(());
     }
     let rogue = Service::start_rogue(|options| options.arguments(&["--execution-limit", "500ms"]))?;

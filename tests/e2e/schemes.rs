@@ -256,8 +256,8 @@ fn a_pushgateway_that_hangs_loses_and_doubles_nothing() -> Result {
             Ok(())
         })
     };
-    // One instance takes these, and some of the next: its group has a count
-    // already when a push of it is given up.
+    // One instance serves these and some of the next requests. So its group has a
+    // count already when a push of it is given up.
     send(&app, 50, 1)?;
     becomes(50.0)?;
     pushgateway.suspend()?;
@@ -266,7 +266,7 @@ fn a_pushgateway_that_hangs_loses_and_doubles_nothing() -> Result {
         ensure!(!app.log(EVENT)?.is_empty(), "{}", app.output()?);
         Ok(())
     });
-    // It handles now what was given up long ago.
+    // Now it handles the push that was given up long ago.
     pushgateway.resume()?;
     logged?;
     send(&app, 100, 8)?;
@@ -276,8 +276,8 @@ fn a_pushgateway_that_hangs_loses_and_doubles_nothing() -> Result {
     Ok(())
 }
 
-/// A push can be cut off on its way, while an execution computes and nothing
-/// leaves its instance: the Pushgateway gets the head of the app's own request.
+/// A push can be cut off before its body, because nothing leaves an instance during an
+/// execution. The Pushgateway then gets only the head of the app's request.
 #[test]
 fn a_push_that_is_cut_off_removes_nothing_from_its_group() -> Result {
     let (head, body) = push_of_an_instance()?;
@@ -300,7 +300,7 @@ fn a_push_that_is_cut_off_removes_nothing_from_its_group() -> Result {
     Ok(())
 }
 
-/// Head and body of what an instance pushes after one request.
+/// Head and body of the push of an instance after one request.
 fn push_of_an_instance() -> Result<(String, Vec<u8>)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let url = format!("http://{}", listener.local_addr()?);
@@ -326,7 +326,7 @@ fn push_of_an_instance() -> Result<(String, Vec<u8>)> {
     Ok((head, body))
 }
 
-/// Sends a part of a request and no more, and returns the response.
+/// Sends only a part of a request, and returns the response.
 fn send_part(pushgateway: &Pushgateway, part: &[u8]) -> Result<String> {
     let mut stream = TcpStream::connect(pushgateway.address())?;
     stream.set_read_timeout(Some(PATIENCE))?;

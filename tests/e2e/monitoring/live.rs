@@ -69,7 +69,7 @@ impl Way {
         matches!(self, Self::Exporters | Self::Relay)
     }
 
-    /// Whether a metric, or what is recorded of it, does not exist here.
+    /// Whether a metric, or a series recorded from it, does not exist here.
     fn lacks(self, metric: &str) -> bool {
         const OF_EXPORTER: [&str; 8] = [
             "functional_scaffold_redis_up",
@@ -93,19 +93,19 @@ impl Way {
         self != Self::Exporters && is_of_exporter || !self.has_leases() && OF_LEASES.contains(&base)
     }
 
-    /// Executions that crash. Without leases crashes are not counted, and an
-    /// instance that is scraped takes all counts with it.
+    /// Number of executions that crash. There are none without leases: a crash would not
+    /// be counted, and in the pull scheme it would end the only instance.
     fn crashes(self) -> usize {
         if self.has_leases() { 3 } else { 0 }
     }
 
-    /// Requests that take more than a second. While an instance computes another
-    /// one is scraped.
+    /// Number of requests that take more than a second. There are none in the pull
+    /// scheme: during an execution, another instance would be scraped.
     fn slow(self) -> usize {
         if self == Self::Pull { 0 } else { SLOW }
     }
 
-    /// Two requests at a time may become two instances.
+    /// Two requests at a time may start a second instance.
     fn connections(self) -> usize {
         if self == Self::Pull { 1 } else { 8 }
     }
@@ -129,7 +129,7 @@ impl Way {
     }
 }
 
-/// The servers of a way.
+/// The servers of one path.
 struct World {
     way: Way,
     prometheus: Prometheus,
@@ -192,8 +192,7 @@ impl World {
         })
     }
 
-    /// Sends the load. Returns the tallies of what was sent before, one response of
-    /// each kind, and of the load itself.
+    /// Sends one request of each kind, and then the load. Returns the tallies of both.
     fn load(&self) -> Result<(Tally, Tally)> {
         let kinds = self.way.kinds();
         let send = |kinds: &[RequestKind], connections, requests| {
@@ -205,7 +204,7 @@ impl World {
         let mut tally = send(&kinds, self.way.connections(), REQUESTS)?;
         let slow = [RequestKind::invoke(r#""work 1100""#)];
         tally.add(&send(&slow, 1, self.way.slow())?);
-        // A crash takes with it what its instance had responded and not yet stored.
+        // A crash loses the counts that its instance had not stored yet.
         self.wait_for_total(before.total() + tally.total())?;
         let crash = [RequestKind::invoke(r#""trap""#)];
         tally.add(&send(&crash, 1, self.way.crashes())?);
@@ -216,7 +215,7 @@ impl World {
         Ok((before, tally))
     }
 
-    /// Executions one after the other, until one is shown to be in flight.
+    /// Runs executions one after the other, until one is shown to be in flight.
     fn execute_until_it_is_shown(&self) -> Result<Tally> {
         let is_shown = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -360,7 +359,7 @@ fn all_expressions() -> Result<Vec<Expression>> {
     Ok(all)
 }
 
-/// Samples are of the size that their unit suggests.
+/// Checks that samples have plausible sizes for their unit.
 fn assert_plausible(expression: &Expression, samples: &[Sample]) -> Result {
     let place = &expression.place;
     let expected = match expression.unit.as_str() {
@@ -382,8 +381,8 @@ fn assert_plausible(expression: &Expression, samples: &[Sample]) -> Result {
     Ok(())
 }
 
-/// Nothing is missing, and nothing of several exporters is counted twice: between
-/// two known scrapes the totals rise by what was sent.
+/// Checks that between two known scrapes the totals rise by the requests sent: none is
+/// missing, and none is counted twice because there are several exporters.
 fn totals_are_exact(world: &World, before: &Tally, tally: &Tally) -> Result {
     let mut all = before.clone();
     all.add(tally);
@@ -405,7 +404,7 @@ fn totals_are_exact(world: &World, before: &Tally, tally: &Tally) -> Result {
         let series = r#"sum(job_scheme:http_requests_total:sum{endpoint!="/metrics", STATUS})"#;
         exact(&series.replace("STATUS", &label), expected)?;
     }
-    // A histogram holds all but the crashed.
+    // A histogram has no crashed executions.
     let crashed = i64::try_from(world.way.crashes())?;
     exact(
         r#"sum(job_scheme:algorithm_executions_total:sum{status="crashed"})"#,
@@ -430,10 +429,10 @@ fn totals_are_exact(world: &World, before: &Tally, tally: &Tally) -> Result {
     Ok(())
 }
 
-/// A rate is the increase between the first and the last sample in its window,
-/// extrapolated by up to 1.1 intervals on either side
-/// ([`extrapolatedRate`](https://github.com/prometheus/prometheus/blob/main/promql/functions.go)):
-/// how many samples there are depends on the machine's load.
+/// Checks rates against the increase. A rate is the increase between the first and the
+/// last sample in its window, extrapolated by up to 1.1 intervals on either side
+/// ([`extrapolatedRate`](https://github.com/prometheus/prometheus/blob/main/promql/functions.go)).
+/// The number of samples depends on the machine's load.
 fn rates_are_those_of_the_increase(world: &World, before: &Tally, tally: &Tally) -> Result {
     let of_users = |tally: &Tally| {
         let of_probes = ["endpoint=\"/healthz\"", "endpoint=\"/readyz\""];
@@ -488,8 +487,8 @@ fn rates_are_those_of_the_increase(world: &World, before: &Tally, tally: &Tally)
     Ok(())
 }
 
-/// Every metric that a rule, a panel or a unit test names is one that Prometheus
-/// has of the real servers, or records.
+/// Checks that Prometheus has every metric that a rule, a panel or a unit test names:
+/// from the real servers, or as a recorded series.
 fn every_metric_exists(world: &World, alerts: &[Rule], recorded: &[Rule]) -> Result {
     let rules = recorded.iter().chain(alerts);
     let rules = rules.map(|rule| (rule.name.clone(), metrics(&rule.expression)));
@@ -519,7 +518,7 @@ fn every_metric_exists(world: &World, alerts: &[Rule], recorded: &[Rule]) -> Res
     })
 }
 
-/// An alert has a summary, a description and a runbook.
+/// Checks that an alert has a summary, a description and a runbook.
 fn assert_annotated(alert: &Rule) -> Result {
     let name = &alert.name;
     for annotation in ["summary", "description"] {
@@ -535,7 +534,7 @@ fn assert_annotated(alert: &Rule) -> Result {
     Ok(())
 }
 
-/// The load makes some alerts fire, and no other.
+/// Checks that an alert fires if the load should make it fire, and only then.
 fn alert_fires_or_not(world: &World, alert: &Rule) -> Result {
     let expected = match alert.name.as_str() {
         "AlgorithmCrashing" => world.way.crashes() > 0,
@@ -552,7 +551,7 @@ fn alert_fires_or_not(world: &World, alert: &Rule) -> Result {
     })
 }
 
-/// Redis and then the exporters end.
+/// Stops Redis and then the exporters, and checks the alerts.
 fn alerts_fire_in_outages(mut world: World, alerts: &[Rule]) -> Result {
     if world.exporters.is_empty() {
         return Ok(());

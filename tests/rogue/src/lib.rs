@@ -1,6 +1,6 @@
-//! `rogue`: an algorithm that misbehaves on request, for tests of the sandbox
-//! and of what is counted when an algorithm dies. Its input is a JSON string
-//! that names the misdeed; what comes back says whether it succeeded.
+//! `rogue`: an algorithm that misbehaves on request, for tests of the sandbox and of
+//! counts when an algorithm dies. Its input is a JSON string that names the misdeed;
+//! its result says whether the misdeed succeeded.
 
 #![allow(
     unsafe_code,
@@ -90,7 +90,7 @@ fn talk(bytes: &str) -> String {
     format!("\"{}\"", "x".repeat(bytes.saturating_sub(2)))
 }
 
-/// Occupies the processor for so many milliseconds.
+/// Occupies the processor for this many milliseconds.
 fn work(millis: &str) -> bool {
     let millis = millis.parse().unwrap_or(0);
     let began = Instant::now();
