@@ -34,7 +34,7 @@ fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStream> {
         other => return Err(Error::new_spanned(other, "an algorithm is a function")),
     };
     let input = input(&function.sig)?;
-    let name = name(options.name)?;
+    let name = name(options.name, env::var("CARGO_PKG_NAME").ok())?;
     let version = match options.version {
         Some(version) => quote!(#version),
         None => quote!(::core::env!("CARGO_PKG_VERSION")),
@@ -57,13 +57,18 @@ fn implementation(
     let callee = &function.sig.ident;
     // Hygienic: the function may have the same name.
     let argument = format_ident!("input", span = Span::mixed_site());
-    let called = quote!(::functional_scaffold_algorithm::__private::Returned(#callee(#argument)));
-    let result = match &function.sig.output {
-        ReturnType::Default => quote!(#called.into_json()),
-        // The compiler reports a type that cannot be returned where it is written.
-        ReturnType::Type(_, output) => quote_spanned!(output.span()=> #called.into_json()),
+    // The compiler reports a type that cannot be returned where it is written.
+    let output = match &function.sig.output {
+        ReturnType::Default => callee.span(),
+        ReturnType::Type(_, output) => output.span(),
+    };
+    // It stays the macro's code for lints.
+    let output = Span::call_site().located_at(output);
+    let result = quote_spanned! {output=>
+        ::functional_scaffold_algorithm::__private::Returned(#callee(#argument)).into_json()
     };
     quote! {
+        #[allow(clippy::needless_pass_by_value, reason = "the input of an algorithm is owned")]
         #function
 
         const _: () = {
@@ -186,30 +191,27 @@ fn borrows(tokens: TokenStream) -> bool {
 }
 
 /// The algorithm's name: the one in the attribute, or the package's.
-fn name(option: Option<LitStr>) -> Result<String> {
+fn name(option: Option<LitStr>, package: Option<String>) -> Result<String> {
     const RULE: &str = "a lowercase letter, then lowercase letters, digits and hyphens; \
                         at most 64 characters";
     if let Some(literal) = option {
         let name = literal.value();
-        if !is_name(&name) {
-            let message = format!("{name:?} cannot be the name of an algorithm, which is {RULE}");
-            return Err(Error::new_spanned(literal, message));
+        if is_name(&name) {
+            return Ok(name);
         }
-        return Ok(name);
+        let message = format!("{name:?} cannot be the name of an algorithm, which is {RULE}");
+        return Err(Error::new_spanned(literal, message));
     }
-    let Ok(package) = env::var("CARGO_PKG_NAME") else {
-        let message = "there is no CARGO_PKG_NAME: set `name = \"…\"`";
-        return Err(Error::new(Span::call_site(), message));
-    };
-    if !is_name(&package) {
-        let fit = package.to_lowercase().replace('_', "-");
-        let message = format!(
-            "the package's name, {package:?}, cannot be the name of an algorithm, which is \
-             {RULE}; set another one, such as `#[algorithm(name = {fit:?})]`"
-        );
-        return Err(Error::new(Span::call_site(), message));
+    let package = package.unwrap_or_default();
+    if is_name(&package) {
+        return Ok(package);
     }
-    Ok(package)
+    let fit = package.to_lowercase().replace('_', "-");
+    let message = format!(
+        "the package's name {package:?} cannot be the name of an algorithm, which is {RULE}; \
+         set another one, such as `#[algorithm(name = {fit:?})]`"
+    );
+    Err(Error::new(Span::call_site(), message))
 }
 
 fn is_name(name: &str) -> bool {
@@ -238,5 +240,45 @@ fn doc_text(attribute: &Attribute) -> Option<String> {
             _ => None,
         },
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use syn::parse_quote;
+
+    use super::*;
+
+    #[test]
+    fn a_package_name_that_does_not_fit_is_refused_with_one_that_does() {
+        let name_of = |package: &str| name(None, Some(package.to_owned()));
+        assert_eq!(name_of("word-count-2").expect("it fits"), "word-count-2");
+        let message = name_of("Word_Count").expect_err("underscore").to_string();
+        assert!(
+            message.contains(r#"the package's name "Word_Count" cannot"#),
+            "{message}"
+        );
+        assert!(
+            message.contains(r#"#[algorithm(name = "word-count")]"#),
+            "{message}"
+        );
+        for unfit in ["", "2d", "-a", "a.b", "é", &"a".repeat(65)] {
+            assert!(name_of(unfit).is_err(), "{unfit}");
+        }
+    }
+
+    #[test]
+    fn the_summary_is_the_first_paragraph_on_one_line() {
+        let function: ItemFn = parse_quote! {
+            #[doc = ""]
+            /// Counts the words
+            #[inline]
+            /// of a text.
+            ///
+            /// Slowly.
+            fn count() {}
+        };
+        assert_eq!(summary(&function.attrs), "Counts the words of a text.");
+        assert_eq!(summary(&[]), "");
     }
 }

@@ -1,9 +1,6 @@
 //! A function as a component: what `#[algorithm]` implements, and its export.
 
-use schemars::JsonSchema;
-use serde::de::DeserializeOwned;
-
-use crate::Error;
+use crate::{Error, input::Input};
 
 /// An algorithm, as `#[algorithm]` implements it.
 pub trait Algorithm {
@@ -14,7 +11,7 @@ pub trait Algorithm {
     /// One line on what it computes.
     const SUMMARY: &'static str;
     /// The argument of the function.
-    type Input: DeserializeOwned + JsonSchema;
+    type Input: Input;
 
     /// Calls the function, and returns its result as JSON text.
     ///
@@ -31,7 +28,7 @@ mod wasm {
     use std::marker::PhantomData;
 
     use super::Algorithm;
-    use crate::{Error, input};
+    use crate::{Error, input::Input};
     use bindings::exports::functional_scaffold::algorithm::algorithm as contract;
 
     /// Types and the macro `export!`, from `wit/algorithm.wit`.
@@ -60,12 +57,12 @@ mod wasm {
                 name: A::NAME.to_owned(),
                 version: A::VERSION.to_owned(),
                 summary: A::SUMMARY.to_owned(),
-                input_schema: input::schema::<A::Input>(),
+                input_schema: A::Input::schema(),
             }
         }
 
         fn run(input: String) -> Result<String, contract::Error> {
-            let result = input::parse(&input).and_then(A::run);
+            let result = A::Input::parse(&input).and_then(A::run);
             result.map_err(|error| match error {
                 Error::InvalidInput(message) => contract::Error::InvalidInput(message),
                 Error::Failed(message) => contract::Error::Failed(message),

@@ -65,23 +65,31 @@ impl<E: std::error::Error> From<E> for Error {
 
 #[cfg(test)]
 mod tests {
-    use thiserror::Error as ThisError;
+    use std::error::Error as StdError;
 
     use super::*;
 
-    #[derive(Debug, ThisError)]
-    #[error("cannot read the table")]
-    struct Outer(#[source] Middle);
+    #[derive(Debug)]
+    struct Context(String, Box<dyn StdError>);
 
-    #[derive(Debug, ThisError)]
-    #[error("line 3: {0}")]
-    struct Middle(#[from] std::num::ParseIntError);
+    impl fmt::Display for Context {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(&self.0)
+        }
+    }
+
+    impl StdError for Context {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            Some(&*self.1)
+        }
+    }
 
     #[test]
     fn every_cause_is_in_the_message_once() {
         let fails = || -> Result<i32, Error> {
-            let parsed = "x".parse::<i32>();
-            Ok(parsed.map_err(Middle::from).map_err(Outer)?)
+            let number = "x".parse::<i32>();
+            let line = number.map_err(|e| Context(format!("line 3: {e}"), e.into()));
+            Ok(line.map_err(|e| Context("cannot read the table".to_owned(), e.into()))?)
         };
         let message = "cannot read the table: line 3: invalid digit found in string";
         assert_eq!(fails(), Err(Error::Failed(message.to_owned())));

@@ -9,13 +9,33 @@ use crate::Error;
 /// may repeat a long field name.
 const MAX_CHARS: usize = 200;
 
-/// Parses an input.
-///
-/// # Errors
-/// [`Error::InvalidInput`] with the path to the value.
-pub fn parse<T: DeserializeOwned>(json: &str) -> Result<T, Error> {
-    // Only a failure is parsed with its path: tracking costs an allocation a field.
-    serde_json::from_str(json).map_err(|error| Error::InvalidInput(explain::<T>(json, error)))
+/// The input of an algorithm.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the input of an algorithm",
+    label = "not both of `serde::Deserialize` and `schemars::JsonSchema` are implemented for `{Self}`",
+    note = "derive both: `#[derive(serde::Deserialize, schemars::JsonSchema)]`"
+)]
+pub trait Input: Sized {
+    /// Parses an input.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] with the path to the value.
+    fn parse(json: &str) -> Result<Self, Error>;
+
+    /// Its JSON Schema, as JSON text.
+    fn schema() -> String;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: DeserializeOwned + JsonSchema> Input for T {
+    fn parse(json: &str) -> Result<Self, Error> {
+        // Only a failure is parsed with its path: tracking costs an allocation a field.
+        serde_json::from_str(json).map_err(|error| Error::InvalidInput(explain::<T>(json, error)))
+    }
+
+    fn schema() -> String {
+        schema::<T>()
+    }
 }
 
 /// `path: message`, or the message alone where the whole input is wrong.
@@ -73,6 +93,8 @@ pub fn schema<T: JsonSchema>() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Debug;
+
     use serde::Deserialize;
     use serde_json::{Value, value::RawValue};
 
@@ -81,7 +103,7 @@ mod tests {
     #[derive(Debug, Deserialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
     #[allow(dead_code, reason = "only parsed")]
-    struct Input {
+    struct Number {
         number: u64,
         #[serde(default)]
         points: Vec<Point>,
@@ -93,7 +115,8 @@ mod tests {
         x: f64,
     }
 
-    #[derive(Debug, Deserialize)]
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[schemars(with = "u64")]
     #[serde(try_from = "&RawValue")]
     struct Digits(String);
 
@@ -108,8 +131,8 @@ mod tests {
         }
     }
 
-    fn error<T: DeserializeOwned + std::fmt::Debug>(json: &str) -> String {
-        match parse::<T>(json) {
+    fn error<T: Input + Debug>(json: &str) -> String {
+        match T::parse(json) {
             Err(Error::InvalidInput(message)) => message,
             other => panic!("{json}: {other:?}"),
         }
@@ -127,7 +150,7 @@ mod tests {
                 r#"{"number": 1, "points": [{"x": 1}, {"x": null}]}"#,
                 "points[1].x: invalid type: null, expected f64",
             ),
-            ("17", "invalid type: integer `17`, expected struct Input"),
+            ("17", "invalid type: integer `17`, expected struct Number"),
             (
                 r#"{"number": 1, "base": 2}"#,
                 "base: unknown field `base`, expected `number` or `points`",
@@ -137,13 +160,13 @@ mod tests {
             (r#"{"number": "#, "number: EOF while parsing a value"),
         ];
         for (json, expected) in cases {
-            assert_eq!(error::<Input>(json), expected, "{json}");
+            assert_eq!(error::<Number>(json), expected, "{json}");
         }
     }
 
     #[test]
     fn raw_json_is_parsed_and_its_error_located() {
-        let Digits(digits) = parse("18446744073709551615").expect("digits");
+        let Digits(digits) = Digits::parse("18446744073709551615").expect("digits");
         assert_eq!(digits, u64::MAX.to_string());
         assert_eq!(
             error::<Vec<Digits>>(r#"[1, "x"]"#),
@@ -155,15 +178,15 @@ mod tests {
     fn an_error_is_short_whatever_the_input() {
         let long = "x".repeat(1 << 20);
         let field = format!(r#"{{"number": 1, "{long}": 2}}"#);
-        assert!(error::<Input>(&field).len() < 500);
-        assert!(error::<Input>(&format!("{long:?}")).len() < 500);
+        assert!(error::<Number>(&field).len() < 500);
+        assert!(error::<Number>(&format!("{long:?}")).len() < 500);
         let deep = "[".repeat(1 << 20);
-        assert!(error::<Value>(&deep).len() < 500);
+        assert!(error::<Vec<Vec<Value>>>(&deep).len() < 500);
     }
 
     #[test]
     fn a_schema_describes_the_input_in_one_document() {
-        let schema: Value = serde_json::from_str(&schema::<Input>()).expect("JSON");
+        let schema: Value = serde_json::from_str(&schema::<Number>()).expect("JSON");
         let draft = "https://json-schema.org/draft/2020-12/schema";
         assert_eq!(schema["$schema"], draft);
         assert_eq!(schema["required"], serde_json::json!(["number"]));

@@ -190,7 +190,7 @@ macro_rules! invoke {
     ($function:expr, $json:expr) => {{
         #[allow(unused_imports, reason = "a `Result` has the method itself")]
         use $crate::__private::Plain as _;
-        $crate::__private::parse($json)
+        $crate::__private::Input::parse($json)
             .and_then(|input| $crate::__private::Returned($function(input)).into_json())
     }};
 }
@@ -202,7 +202,7 @@ pub mod __private {
     pub use crate::component::{Component, bindings};
     pub use crate::{
         component::Algorithm,
-        input::parse,
+        input::Input,
         output::{Plain, Returned},
     };
 }

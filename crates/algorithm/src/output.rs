@@ -22,7 +22,7 @@ impl<T, E> Returned<Result<T, E>> {
         T: Output,
         E: IntoError,
     {
-        to_json(&self.0.map_err(IntoError::into_error)?)
+        self.0.map_err(IntoError::into_error)?.to_json()
     }
 }
 
@@ -46,20 +46,31 @@ impl<T> Plain for Returned<T> {
     where
         T: Output,
     {
-        to_json(&self.0)
+        self.0.to_json()
     }
 }
 
 /// The output of an algorithm.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the output of an algorithm",
-    label = "the trait `serde::Serialize` is not implemented for `{Self}`",
+    label = "`serde::Serialize` is not implemented for `{Self}`",
     note = "derive it: `#[derive(serde::Serialize)]`"
 )]
-pub trait Output: Serialize {}
+pub trait Output {
+    /// Serializes it.
+    ///
+    /// # Errors
+    /// [`Error::Failed`]: it is not JSON.
+    fn to_json(&self) -> Result<String, Error>;
+}
 
 #[diagnostic::do_not_recommend]
-impl<T: Serialize> Output for T {}
+impl<T: Serialize> Output for T {
+    fn to_json(&self) -> Result<String, Error> {
+        serde_json::to_string(self)
+            .map_err(|error| Error::Failed(format!("the result is not JSON: {error}")))
+    }
+}
 
 /// The error of an algorithm.
 #[diagnostic::on_unimplemented(
@@ -78,11 +89,6 @@ impl<E: Into<Error>> IntoError for E {
     fn into_error(self) -> Error {
         self.into()
     }
-}
-
-fn to_json(output: &impl Serialize) -> Result<String, Error> {
-    serde_json::to_string(output)
-        .map_err(|error| Error::Failed(format!("the result is not JSON: {error}")))
 }
 
 #[cfg(test)]
