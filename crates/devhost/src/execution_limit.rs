@@ -5,8 +5,8 @@
 //! code checks it at each loop and function. [`ExecutionTimer`] counts the ticks
 //! in which a guest ran *since the event loop last had control*.
 //!
-//! Waiting must not count, nor the sum of an instance's many requests. So the
-//! count is reset when the event loop has control:
+//! Only one uninterrupted computation counts: not waiting, and not the sum of an
+//! instance's requests. So the count is reset when the event loop has control:
 //!
 //! - when the worker's future is pending and no tick made the guest yield:
 //!   everything in the instance waits for something outside
@@ -16,9 +16,9 @@
 //!   instance busy. wasmtime does not poll its event loop while a guest
 //!   computes, so neither happens inside an endless loop.
 //!
-//! From its second tick on, a guest yields at each tick, so that other instances
-//! are served. It does not yield at the first: that one is due after every wait
-//! longer than a tick, and would interrupt short requests.
+//! A guest yields at each tick but the first, so that other instances are served.
+//! The first tick is already due after any wait that was longer than a tick, so
+//! yielding at it would interrupt short requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -118,8 +118,8 @@ mod tests {
     #[test]
     fn guest_that_never_waits_ends_at_the_limit() {
         let timer = ExecutionTimer::new(Duration::from_millis(500));
-        // The guest yields from the second tick on. That the worker is pending
-        // then is no wait.
+        // The guest yields from the second tick on. The worker is pending then, but
+        // does not wait for anything.
         let end = ticks_until_the_end(&timer, |tick| {
             if tick > 2 {
                 timer.on_pending();

@@ -18,9 +18,9 @@ use functional_scaffold_protocol::{
 
 use crate::config::MAX_EXECUTION_LIMIT_MS;
 
-/// Milliseconds that a lease runs beyond the execution limit. They leave time for
-/// the flush that closes it, and for silence of Redis, of which `MAX_GAP_MS`
-/// (`clock.lua`) count as lease time.
+/// Milliseconds that a lease runs beyond the execution limit: time for the flush
+/// that closes it. Some of it may pass while Redis is silent, because silence of up
+/// to `MAX_GAP_MS` (`clock.lua`) counts as lease time.
 const LEASE_MARGIN_MS: u64 = 5_000;
 
 // The id of a closed lease must be remembered until the lease itself expires, in
