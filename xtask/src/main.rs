@@ -1,11 +1,11 @@
 //! `cargo xtask`: builds, runs and tests the whole application. Commands are in
 //! the files of their names.
 //!
-//! - `up`, `build`, `test`, `chaos`, `bench`, `prometheus_rule`: the
-//!   commands
+//! - `up`, `build`, `test`, `chaos`, `bench`, `new`, `dist`, `prometheus_rule`:
+//!   the commands
 //! - `runtime`, `redis`, `pushgateway`: the servers of `up`
 //! - `settings`, `manifest`: the app's settings and `spin.toml`
-//! - `toolchain`, `install`, `requirements`: the compiler for wasm, packages
+//! - `toolchain`, `install`, `requirements`: the compiler for wasm (and `env`), packages
 //!   from Debian, and the programs that the tests need
 //! - `command`, `process`, `net`, `steps`: commands, processes,
 //!   connections, progress
@@ -16,9 +16,11 @@ mod bench;
 mod build;
 mod chaos;
 mod command;
+mod dist;
 mod install;
 mod manifest;
 mod net;
+mod new;
 mod process;
 mod prometheus_rule;
 mod pushgateway;
@@ -46,6 +48,9 @@ enum Command {
     Test(test::Test),
     Chaos(chaos::Chaos),
     Bench(bench::Bench),
+    New(new::New),
+    Dist(dist::Dist),
+    Env(toolchain::Env),
     PrometheusRule(prometheus_rule::PrometheusRule),
 }
 
@@ -59,6 +64,9 @@ fn main() -> ExitCode {
             Command::Test(test) => test.run(),
             Command::Chaos(chaos) => chaos.run(),
             Command::Bench(bench) => bench.run(),
+            Command::New(new) => new.run(),
+            Command::Dist(dist) => dist.run(),
+            Command::Env(env) => env.run(),
             Command::PrometheusRule(rule) => rule.run(),
         });
     match outcome {

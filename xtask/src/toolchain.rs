@@ -3,12 +3,13 @@
 //! the standard library, too.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, bail, ensure};
+use clap::Args;
 
 use crate::command;
 use crate::install::{self, InstallOptions};
@@ -38,6 +39,35 @@ pub(crate) enum WasmToolchain {
     Rustup,
     /// Debian's compiler, with a PATH on which it finds the linkers.
     Debian { path: OsString },
+}
+
+/// Print the environment in which `cargo build --target wasm32-wasip2` and `spin
+/// build` work, for a shell: eval "$(cargo xtask env)".
+#[derive(Args)]
+pub(crate) struct Env {
+    #[command(flatten)]
+    install: InstallOptions,
+}
+
+impl Env {
+    pub(crate) fn run(self) -> Result<()> {
+        let mut command = Command::new("cargo");
+        WasmToolchain::find(self.install)?.set_environment(&mut command);
+        for (name, value) in command.get_envs() {
+            let name = name.display();
+            match value {
+                Some(value) => println!("export {name}={}", quoted(value)?),
+                None => println!("unset {name}"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A value in a shell's quotes.
+fn quoted(value: &OsStr) -> Result<String> {
+    let text = value.to_str().context("PATH is not UTF-8")?;
+    Ok(format!("'{}'", text.replace('\'', r"'\''")))
 }
 
 /// The value of `SCAFFOLD_WASM_TOOLCHAIN`.
@@ -77,16 +107,22 @@ impl WasmToolchain {
             Self::Debian { .. } => command::cargo_at(Path::new(DEBIAN_CARGO), subcommand),
         };
         cargo.args(["--release", "--target", TARGET]);
-        // The user's flags for native code (a CPU, a linker) are wrong here.
+        // Saves a seventh of the component's size. Not in the profile: native code
+        // gains nothing, and wasmtime takes minutes with it.
+        cargo.env("CARGO_PROFILE_RELEASE_LTO", "fat");
+        self.set_environment(&mut cargo);
         cargo
+    }
+
+    /// Lets a command and the cargo that it runs use this toolchain.
+    fn set_environment(&self, command: &mut Command) {
+        // The user's flags for native code (a CPU, a linker) are wrong here.
+        command
             .env_remove("RUSTFLAGS")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            // Saves a seventh of the component's size. Not in the profile:
-            // native code gains nothing, and wasmtime takes minutes with it.
-            .env("CARGO_PROFILE_RELEASE_LTO", "fat");
+            .env_remove("CARGO_ENCODED_RUSTFLAGS");
         if let Self::Debian { path } = self {
-            cargo
-                .arg("-Zbuild-std=std,panic_abort")
+            command
+                .env("CARGO_UNSTABLE_BUILD_STD", "std,panic_abort")
                 .env("PATH", path)
                 .env("RUSTC", DEBIAN_RUSTC)
                 .env("RUSTC_BOOTSTRAP", "1")
@@ -96,7 +132,6 @@ impl WasmToolchain {
                 .env_remove("RUSTUP_TOOLCHAIN")
                 .env_remove("RUSTDOC");
         }
-        cargo
     }
 
     /// The command that installs clippy for this toolchain, if it is missing.
@@ -247,6 +282,15 @@ mod tests {
         let error = choice(Some("nix".into())).expect_err("unknown");
         let expected = r#"SCAFFOLD_WASM_TOOLCHAIN is "nix"; it can be rustup or debian"#;
         assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn a_quoted_value_is_one_word_of_a_shell() {
+        let value = OsStr::new("/a b:/it's/$HOME");
+        let mut shell = Command::new("sh");
+        let script = format!("printf %s {}", quoted(value).expect("UTF-8"));
+        let output = output_of(shell.args(["-c", &script])).expect("it prints");
+        assert_eq!(OsStr::new(&output), value);
     }
 
     #[test]

@@ -1,0 +1,195 @@
+//! `cargo xtask dist`: what a user needs who does not clone this repository, in one
+//! folder.
+
+use std::fs;
+use std::iter;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::build::{self, EXPORTER};
+use crate::command;
+use crate::install::InstallOptions;
+use crate::process;
+use crate::steps::Steps;
+use crate::toolchain::WasmToolchain;
+
+/// The file of the service component.
+pub(crate) const SERVICE: &str = "functional_scaffold.wasm";
+
+const CHECKSUMS: &str = "SHA256SUMS";
+
+/// The packages of the SDK for Rust.
+const RUST_SDK: [&str; 2] = [
+    "functional-scaffold-algorithm",
+    "functional-scaffold-algorithm-macros",
+];
+/// The folders in `sdk/`, which have the names of templates.
+const OTHER_LANGUAGES: [&str; 0] = [];
+
+/// Folders that tools leave beside sources.
+const LEFTOVERS: [&str; 2] = ["__pycache__", "node_modules"];
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Lay out what a user needs without this repository: the service component, the
+/// exporter, the SDKs, and templates for `spin new` and `spin add`.
+#[derive(Args)]
+pub(crate) struct Dist {
+    /// The folder, which is replaced.
+    #[arg(long, value_name = "FOLDER", default_value = "dist")]
+    output: PathBuf,
+
+    /// Take the last build.
+    #[arg(long)]
+    no_build: bool,
+
+    #[command(flatten)]
+    install: InstallOptions,
+}
+
+impl Dist {
+    pub(crate) fn run(self) -> Result<()> {
+        let mut steps = Steps::default();
+        if !self.no_build {
+            let toolchain = WasmToolchain::find(self.install)?;
+            build::build_components(&mut steps, &toolchain, &[])?;
+            build::build_programs(&mut steps, &[EXPORTER])?;
+        }
+        let headline = format!("lay out {}", self.output.display());
+        steps.run(&headline, || lay_out(&self.output))
+    }
+}
+
+fn lay_out(output: &Path) -> Result<()> {
+    if output.exists() {
+        let is_ours = output.join(CHECKSUMS).is_file();
+        let output = output.display();
+        ensure!(
+            is_ours,
+            "{output} exists, and has no {CHECKSUMS}: nothing is deleted"
+        );
+    }
+    let service = Path::new(command::TARGET_DIR)
+        .join("wasm32-wasip2/release")
+        .join(SERVICE);
+    let _none = fs::remove_dir_all(output);
+    copy(&service, &output.join(SERVICE))?;
+    copy(&command::built(EXPORTER.file), &output.join(EXPORTER.file))?;
+    let sdk = output.join("sdk");
+    let mut cargo = command::cargo("package");
+    cargo.args([
+        "--quiet",
+        "--no-verify",
+        "--allow-dirty",
+        "--exclude-lockfile",
+    ]);
+    for package in RUST_SDK {
+        cargo.args(["--package", package]);
+    }
+    process::run("cargo package", &mut cargo, Some(TIMEOUT))?;
+    for package in RUST_SDK {
+        package_sources(package, &sdk.join("rust"))?;
+    }
+    for language in OTHER_LANGUAGES {
+        copy_folder(&Path::new("sdk").join(language), &sdk.join(language), &copy)?;
+    }
+    let templates = Path::new("templates");
+    for language in iter::once("rust").chain(OTHER_LANGUAGES) {
+        let template = output.join("templates").join(language);
+        copy_folder(&templates.join("common"), &template, &copy)?;
+        copy_folder(&templates.join(language), &template, &copy)?;
+        let content = template.join("content");
+        copy(&service, &content.join(SERVICE))?;
+        // Python imports packages of the folder in which it runs.
+        let place = if language == "python" { "" } else { "sdk" };
+        copy_folder(&sdk.join(language), &content.join(place), &copy_raw)?;
+    }
+    write_checksums(output)
+}
+
+/// The files of a package as `cargo publish` would upload them, into a folder of
+/// its name in `parent`.
+fn package_sources(package: &str, parent: &Path) -> Result<()> {
+    let crate_file = Path::new(command::TARGET_DIR)
+        .join("package")
+        .join(format!("{package}-{}.crate", env!("CARGO_PKG_VERSION")));
+    let folder = parent.join(package);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let mut tar = command::program("tar");
+    tar.arg("-xzf")
+        .arg(&crate_file)
+        .arg("-C")
+        .arg(&folder)
+        .args([
+            "--strip-components=1",
+            // Of this repository: its commit, its lock file, and what cargo rewrote.
+            "--exclude=.cargo_vcs_info.json",
+            "--exclude=Cargo.lock",
+            "--exclude=Cargo.toml.orig",
+        ]);
+    process::run("tar", &mut tar, Some(TIMEOUT))
+}
+
+type Copy = dyn Fn(&Path, &Path) -> Result<()>;
+
+/// Copies the files below a folder, apart from what tools leave there.
+fn copy_folder(from: &Path, to: &Path, copy: &Copy) -> Result<()> {
+    for path in files(from)? {
+        copy(&from.join(&path), &to.join(path))?;
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let copied = fs::create_dir_all(to.with_file_name("")).and_then(|()| fs::copy(from, to));
+    copied.with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+    Ok(())
+}
+
+/// Copies a file so that Spin, which renders every text of a template, writes it as
+/// it is.
+fn copy_raw(from: &Path, to: &Path) -> Result<()> {
+    copy(from, to)?;
+    match fs::read_to_string(from) {
+        Ok(text) if text.contains("{{") || text.contains("{%") => {
+            fs::write(to, format!("{{% raw %}}{text}{{% endraw %}}"))
+                .with_context(|| format!("cannot write {}", to.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The paths of the files below a folder, in order, apart from what tools leave
+/// there.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(below) = folders.pop() {
+        let place = folder.join(&below);
+        let entries =
+            fs::read_dir(&place).with_context(|| format!("cannot read {}", place.display()))?;
+        for entry in entries {
+            let entry = entry?;
+            let path = below.join(entry.file_name());
+            match entry.file_type()?.is_dir() {
+                true if LEFTOVERS.iter().any(|name| entry.file_name() == *name) => {}
+                true => folders.push(path),
+                false => files.push(path),
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Writes what `sha256sum --check` reads.
+fn write_checksums(output: &Path) -> Result<()> {
+    let mut sha256sum = command::program("sha256sum");
+    sha256sum.args(files(output)?).current_dir(output);
+    let sums = process::capture("sha256sum", &mut sha256sum, TIMEOUT)?;
+    let path = output.join(CHECKSUMS);
+    fs::write(&path, sums + "\n").with_context(|| format!("cannot write {}", path.display()))
+}
