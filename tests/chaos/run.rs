@@ -18,7 +18,7 @@ use crate::{
     log::{Logged, Shipper, replay_all},
     plan::{FAULT_KINDS, Phase, Plan, Step, steps},
     servers::Servers,
-    verdict::{Counted, Findings, is_lost, without_result},
+    verdict::{Counted, Findings, is_lost, unsettled},
     watcher::Watcher,
 };
 
@@ -87,7 +87,7 @@ impl Run<'_> {
         servers.events.slow.extend(given_up);
         let leases = servers.proxy.leases();
         let mut counts = (0, 0);
-        for lease in without_result(&leases, &logged) {
+        for lease in unsettled(&leases, &logged) {
             let lost = is_lost(&servers.redis, lease)?;
             counts = (counts.0 + 1, counts.1 + usize::from(lost));
         }
@@ -98,7 +98,7 @@ impl Run<'_> {
             requests,
             counted: Counted::read(&servers.redis)?,
             leases,
-            without_result: counts,
+            unsettled: counts,
             logged,
             replays,
             watched,

@@ -36,7 +36,7 @@ pub(crate) struct Findings {
     pub(crate) leases: Leases,
     /// The leases whose results no batch contains, and how many of them were never
     /// settled.
-    pub(crate) without_result: (usize, usize),
+    pub(crate) unsettled: (usize, usize),
     pub(crate) logged: Logged,
     /// The replays during the run, at its end, and once more.
     pub(crate) replays: [Report; 3],
@@ -130,10 +130,10 @@ pub(crate) fn judge(findings: &Findings) -> Vec<String> {
             expected.executions.most,
             durability,
         ));
-        let (without_result, lost) = findings.without_result;
+        let (unsettled, lost) = findings.unsettled;
         if lost > 0 {
             wrong.push(format!(
-                "{lost} of {without_result} leases without a result were never settled"
+                "{lost} of {unsettled} unsettled leases did not run out"
             ));
         }
     }
@@ -248,7 +248,7 @@ fn check(wrong: &mut Vec<String>, what: &str, counted: i64, (least, most): (i64,
 
 /// The acknowledged leases whose results no batch contains, not even a logged one. They
 /// must be counted as crashed.
-pub(crate) fn without_result<'a>(
+pub(crate) fn unsettled<'a>(
     leases: &'a Leases,
     logged: &'a Logged,
 ) -> impl Iterator<Item = &'a String> {
@@ -282,7 +282,7 @@ fn judge_leases(
         return wrong;
     }
     let crashed = counted.executions(ExecutionStatus::Crashed);
-    let least = without_result(leases, logged).count() as i64;
+    let least = unsettled(leases, logged).count() as i64;
     let may_crash = leases.passed.iter().filter(|(id, passed)| {
         let is_taken = passed.is_acknowledged || passed.is_sent;
         is_taken && !passed.is_stored && !logged.leases.contains(*id)
@@ -436,7 +436,7 @@ impl fmt::Display for Findings {
             (
                 "requests",
                 format!(
-                    "sent {}, responses {}, errors of the host {}, no response {}, not sent {}",
+                    "sent {}, responses {}, of the host alone {}, none {}, not sent {}",
                     executions.most,
                     executions.responses,
                     requests(Outcome::HostError),
@@ -448,17 +448,17 @@ impl fmt::Display for Findings {
                 "executions",
                 format!(
                     "unleased {unleased}, late {late}; sent to crash {}, \
-                     of which at least {} crashed under a lease",
+                     of which at least {} did under a lease",
                     fatal.0, fatal.1
                 ),
             ),
             (
                 "leases",
                 format!(
-                    "taken {}, in doubt {}; without a result {}, settled {settled}",
+                    "taken {}, in doubt {}; unsettled {}, ran out {settled}",
                     self.leases.acknowledged,
                     self.leases.in_doubt(),
-                    self.without_result.0,
+                    self.unsettled.0,
                 ),
             ),
             (
@@ -484,7 +484,7 @@ impl fmt::Display for Findings {
             (
                 "exporter",
                 format!(
-                    "{} scrapes, {} steps back, {} steps back in Redis",
+                    "{} scrapes, {} steps back, {} in Redis held up",
                     self.watched.scrapes,
                     self.watched.steps_back.1,
                     self.watched.regressions()
@@ -595,7 +595,7 @@ mod tests {
                 acknowledged: 280,
                 passed: passed.map(|(id, passed)| (id.to_owned(), passed)).into(),
             },
-            without_result: (2, 0),
+            unsettled: (2, 0),
             logged: Logged {
                 batches: 2,
                 leases: ["c", "z"].map(str::to_owned).into(),
@@ -738,9 +738,7 @@ mod tests {
                 f.counted.unleased -= 9
             }),
             ("unleased executions", "1 more", |f| f.counted.unleased += 5),
-            ("1 of 2 leases without a result", "", |f| {
-                f.without_result.1 = 1
-            }),
+            ("1 of 2 unsettled leases", "", |f| f.unsettled.1 = 1),
             // Counts that belong together.
             ("settled leases", "", |f| f.counted.settled += 1),
             ("request durations", "", |f| f.counted.observed[0] += 1),

@@ -1,5 +1,6 @@
-//! Runs the commands of `docs/guide.md`, block by block, and compares their output with
-//! the guide's. The Chinese guide has the same commands, and links and settings are right.
+//! Runs the commands of `docs/guide.md` and of README's "Add an algorithm", block by
+//! block, and compares their output with the page's. The Chinese pages have the same
+//! commands, and links and settings are right.
 //!
 //! The info string of a block says after the language what is done with it:
 //!
@@ -9,6 +10,7 @@
 //! | `sh repeat` | likewise, and again until it prints that |
 //! | `sh terminal=NAME` | run in a terminal of this name, after a Ctrl-C there, until the `text` after it was printed; it runs on until another command in that terminal, or the end of the chapter (`##`) |
 //! | `sh not-run: REASON` | not run |
+//! | `rust file=PATH` | the new content of this file |
 //!
 //! In a `text` block, `…` stands for any text.
 
@@ -50,7 +52,7 @@ fn every_command_prints_what_the_guide_shows() -> Result {
         loop {
             let next = left.lock().expect("no panic while it is held").next();
             let Some(chapter) = next else { return Ok(()) };
-            run(chapter).with_context(|| chapter.heading.clone())?;
+            run(chapter, Shell::new).with_context(|| chapter.heading.clone())?;
         }
     };
     thread::scope(|scope| {
@@ -61,6 +63,16 @@ fn every_command_prints_what_the_guide_shows() -> Result {
             .into_iter()
             .try_for_each(|thread| thread.join().expect("no panic"))
     })
+}
+
+#[test]
+fn an_algorithm_is_added_as_readme_says() -> Result {
+    let readme = read("README.md")?;
+    let mut chapters = readme.chapters.iter();
+    let chapter = chapters.find(|chapter| chapter.heading == "Add an algorithm");
+    let chapter = chapter.context("README.md does not say how to add an algorithm")?;
+    ensure!(chapter.blocks.len() > 5, "{chapter:?}");
+    run(chapter, Shell::in_a_copy)
 }
 
 #[test]
@@ -158,6 +170,7 @@ enum Step<'a> {
     },
     Terminal(&'a str),
     NotRun,
+    File(&'a str),
     /// What the block before prints.
     Shown,
     /// Not a command: a configuration, an expression.
@@ -171,6 +184,10 @@ fn step(info: &str) -> Result<Step<'_>> {
         ("sh", "repeat") => Step::Run { repeat: true },
         ("text", "") => Step::Shown,
         ("yaml" | "promql" | "ini", "") => Step::Other,
+        ("rust", rest) => match rest.split_once('=') {
+            Some(("file", path)) if !path.is_empty() => Step::File(path),
+            _ => bail!("{info:?} does not say which file it is"),
+        },
         ("sh", rest) => match rest.split_once(['=', ':']) {
             Some(("terminal", name)) if !name.is_empty() => Step::Terminal(name),
             Some(("not-run", reason)) if !reason.trim().is_empty() => Step::NotRun,
@@ -182,7 +199,7 @@ fn step(info: &str) -> Result<Step<'_>> {
 
 /// Runs every block of a chapter, up to the first that fails or prints something
 /// else.
-fn run(chapter: &Chapter) -> Result {
+fn run(chapter: &Chapter, new_shell: fn() -> Result<Shell>) -> Result {
     let mut shell = None;
     let mut blocks = chapter.blocks.iter().peekable();
     while let Some(block) = blocks.next() {
@@ -192,10 +209,10 @@ fn run(chapter: &Chapter) -> Result {
         let outcome = match step {
             Step::NotRun | Step::Other => continue,
             Step::Shown => bail!("line {}: nothing was run that prints it", block.line),
-            Step::Run { .. } | Step::Terminal(_) => {
+            Step::Run { .. } | Step::Terminal(_) | Step::File(_) => {
                 let shell = match &mut shell {
                     Some(shell) => shell,
-                    none => none.insert(Shell::new()?),
+                    none => none.insert(new_shell()?),
                 };
                 take(shell, &step, block, shown)
             }
@@ -207,6 +224,7 @@ fn run(chapter: &Chapter) -> Result {
 
 fn take(shell: &mut Shell, step: &Step<'_>, block: &Block, shown: Option<&str>) -> Result {
     match step {
+        Step::File(path) => shell.write(path, &block.text),
         Step::Terminal(name) => {
             let shown = shown.context("nothing is shown by which one sees that it runs")?;
             shell.start(name, &block.text, shown)
@@ -239,6 +257,8 @@ fn a_block_without_a_mark_is_refused() {
         "sh not-run: ",
         "sh terminal=",
         "text x",
+        "rust",
+        "rust file=",
     ] {
         assert!(step(info).is_err(), "{info:?}");
     }
@@ -247,6 +267,7 @@ fn a_block_without_a_mark_is_refused() {
         "sh repeat",
         "sh terminal=app",
         "sh not-run: needs Docker",
+        "rust file=src/lib.rs",
         "promql",
     ] {
         assert!(step(info).is_ok(), "{info:?}");

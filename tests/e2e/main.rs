@@ -15,5 +15,6 @@ mod redis_states;
 mod redis_tls;
 mod sandbox;
 mod schemes;
+mod templates;
 
 type Result<T = ()> = anyhow::Result<T>;

@@ -12,16 +12,77 @@ pub mod expositions;
 pub mod service;
 
 use std::{
+    fs,
     io::Write as _,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
+use functional_scaffold_testkit::{exporter, repository};
 
 /// How long a test waits for something, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The program `xtask`, as `cargo xtask` last built it.
+///
+/// # Errors
+/// It is not built.
+pub fn xtask() -> anyhow::Result<PathBuf> {
+    let xtask = repository().join("target/debug/xtask");
+    ensure!(
+        xtask.is_file(),
+        "xtask is not built; run `cargo xtask build`"
+    );
+    Ok(xtask.canonicalize()?)
+}
+
+/// Copies the sources of this repository into a folder, which shares its builds.
+///
+/// # Errors
+/// They cannot be copied, or nothing is built.
+pub fn copy_repository(folder: &Path) -> anyhow::Result<()> {
+    // With the times: cargo builds what is newer than the last build.
+    let script = "tar --create --exclude-vcs --exclude=./target --exclude=./dist \
+                  --exclude=.functional-scaffold --exclude=.venv --exclude=node_modules . \
+                  | tar --extract --directory \"$0\"";
+    let mut copy = Command::new("bash");
+    copy.args(["-o", "pipefail", "-c", script]).arg(folder);
+    copy.current_dir(repository());
+    run_with_input(&mut copy, "", "tar is in every distribution")?;
+    share_builds(folder)
+}
+
+/// Lets a folder use what is built in this repository, and build to the same place.
+///
+/// # Errors
+/// Nothing is built.
+pub fn share_builds(folder: &Path) -> anyhow::Result<()> {
+    let exporter = exporter::program()?;
+    let programs = exporter.parent().context("a program is in a folder")?;
+    let components = repository().canonicalize()?.join("target/wasm32-wasip2");
+    let target = folder.join("target");
+    fs::create_dir(&target)?;
+    symlink(programs, target.join("release"))?;
+    symlink(components, target.join("wasm32-wasip2"))?;
+    Ok(())
+}
+
+/// A command in a shell in which cargo builds components, without the network.
+///
+/// # Errors
+/// xtask is not built.
+pub fn shell(folder: &Path, script: &str) -> anyhow::Result<Command> {
+    let script = format!("eval \"$({} env)\"\n{script}", xtask()?.display());
+    let mut bash = Command::new("bash");
+    bash.args(["-ec", &script])
+        .env("CARGO_NET_OFFLINE", "true")
+        .current_dir(folder);
+    Ok(bash)
+}
 
 /// Runs a command with `input` on standard input, and returns its stdout and stderr.
 /// `install` says how to install it.

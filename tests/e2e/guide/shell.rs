@@ -1,11 +1,11 @@
 //! A reader's folder and terminals. The folder is as a clone after `cargo xtask
-//! build`; where the guide has the usual ports, free ones are put, so that it can
+//! build`, or the parts of one that commands of the guide read; where the guide has the usual ports, free ones are put, so that it can
 //! be followed beside whatever else runs here.
 
 use std::{
     collections::BTreeMap,
     env, fs,
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -14,11 +14,12 @@ use std::{
 use anyhow::{Context as _, ensure};
 use functional_scaffold_testkit::{
     process::{Process, Signal, free_port, poll_until},
-    program::Program,
+    program::{Program, built},
     prometheus::{copy_tree, set_interval},
     repository,
     runtime::Runtime,
 };
+use functional_scaffold_tests::{copy_repository, share_builds, xtask};
 use tempfile::TempDir;
 
 use crate::{Result, schemes::INTERVAL};
@@ -38,6 +39,20 @@ const REDIS_CLI: Program = Program {
     package: "redis-tools",
 };
 
+/// What `cargo xtask up` does first: of the algorithms, only a new one is not built.
+/// `cargo` is the reader's own.
+const BUILD_NEW: &str = r#"
+for folder in algorithms/*/; do
+    [ -f "$folder/Cargo.toml" ] && [ ! -e "$REPOSITORY/$folder" ] || continue
+    (
+        PATH=$READERS_PATH
+        eval "$($XTASK env)"
+        export CARGO_PROFILE_RELEASE_LTO=fat CARGO_NET_OFFLINE=true
+        cargo build --quiet --release --target wasm32-wasip2 --manifest-path "$folder/Cargo.toml"
+    )
+done
+"#;
+
 /// The reader's folder, and what runs there. Stopped on drop.
 pub(super) struct Shell {
     ports: BTreeMap<&'static str, String>,
@@ -46,7 +61,17 @@ pub(super) struct Shell {
 }
 
 impl Shell {
+    /// A folder with what the guide's commands read.
     pub(super) fn new() -> Result<Self> {
+        Self::with(fill_folder)
+    }
+
+    /// A folder with the whole repository.
+    pub(super) fn in_a_copy() -> Result<Self> {
+        Self::with(copy_repository)
+    }
+
+    fn with(fill: impl FnOnce(&Path) -> Result) -> Result<Self> {
         let mut ports = BTreeMap::new();
         for usual in PORTS {
             ports.insert(usual, free_port()?.to_string());
@@ -56,63 +81,47 @@ impl Shell {
             terminals: BTreeMap::new(),
             folder: TempDir::new()?,
         };
-        shell.fill_folder()?;
+        fill(shell.folder.path())?;
+        shell.set_ports()?;
+        shell.put_commands()?;
         Ok(shell)
     }
 
-    fn fill_folder(&self) -> Result {
-        let (root, folder) = (repository().canonicalize()?, self.folder.path());
-        let monitoring = folder.join("monitoring");
-        fs::create_dir(&monitoring)?;
-        copy_tree(&root.join("monitoring"), &monitoring)?;
-        set_interval(&monitoring.join("prometheus.yml"), INTERVAL)?;
-        fs::copy(root.join("spin.toml"), folder.join("spin.toml"))?;
-        fs::copy(root.join(".env.example"), folder.join(".env.example"))?;
+    fn set_ports(&self) -> Result {
+        let folder = self.folder.path();
+        set_interval(&folder.join("monitoring/prometheus.yml"), INTERVAL)?;
         let mut with_ports = vec![folder.join("spin.toml")];
-        for target in fs::read_dir(monitoring.join("targets"))? {
+        for target in fs::read_dir(folder.join("monitoring/targets"))? {
             with_ports.push(target?.path());
         }
         for file in with_ports {
             fs::write(&file, self.with_its_ports(&fs::read_to_string(&file)?))?;
         }
-
-        let target = folder.join("target");
-        fs::create_dir(&target)?;
-        let exporter = functional_scaffold_testkit::exporter::program()?;
-        let programs = exporter.parent().context("a program is in a folder")?;
-        symlink(programs, target.join("release"))?;
-        symlink(
-            root.join("target/wasm32-wasip2"),
-            target.join("wasm32-wasip2"),
-        )?;
-        self.put_commands(&root)
+        Ok(())
     }
 
     /// Commands that a reader has, and that are other ones here, or have no
     /// option for the port in the guide.
-    fn put_commands(&self, root: &Path) -> Result {
-        let xtask = root.join("target/debug/xtask");
-        ensure!(
-            xtask.is_file(),
-            "xtask is not built; run `cargo xtask build`"
-        );
+    fn put_commands(&self) -> Result {
+        let xtask_new = built("xtask-new")?;
+        let xtask_new = xtask_new.display();
         let runtime = Runtime::from_environment()?;
         let spin = runtime.program().display();
         let redis_cli = REDIS_CLI.find()?;
         let commands = self.commands();
         fs::create_dir(&commands)?;
-        // xtask works in the folder above its manifest's.
-        fs::create_dir(self.folder.path().join("xtask"))?;
         let port = |usual: &str| &self.ports[usual];
         for (name, script) in [
             (
                 "cargo",
                 format!(
-                    "[ \"$1 $2\" = \"xtask up\" ] || exit 1\nshift 2\n\
-                     CARGO_MANIFEST_DIR=$PWD/xtask exec {} up --no-build \
+                    "command=$1-$2; shift 2\n\
+                     [ $command != xtask-new ] || exec {xtask_new} \"$@\"\n\
+                     [ $command = xtask-up ] || exit 1\n\
+                     {BUILD_NEW}\
+                     CARGO_MANIFEST_DIR=$PWD/xtask exec $XTASK up --no-build \
                      --listen 127.0.0.1:{} --exporter-listen 127.0.0.1:{} \
                      --pushgateway-listen 127.0.0.1:{} --prometheus-listen 127.0.0.1:{} \"$@\"",
-                    xtask.display(),
                     port("8000"),
                     port("8001"),
                     port("9091"),
@@ -150,6 +159,14 @@ impl Shell {
             rest = after;
         }
         replaced + rest
+    }
+
+    /// Writes a file that a page shows.
+    pub(super) fn write(&self, path: &str, text: &str) -> Result {
+        let path = self.folder.path().join(path);
+        // Only a file that is there: the page says what to edit.
+        ensure!(path.is_file(), "there is no {}", path.display());
+        Ok(fs::write(path, text)?)
     }
 
     /// Runs a script to its end; returns what it printed.
@@ -200,9 +217,10 @@ impl Shell {
     }
 
     fn spawn(&self, script: &str) -> Result<Process> {
+        let readers_path = env::var_os("PATH").unwrap_or_default();
         let mut path = self.commands().into_os_string();
         path.push(":");
-        path.push(env::var_os("PATH").unwrap_or_default());
+        path.push(&readers_path);
         let mut command = Command::new("bash");
         // A reader has none of these.
         for (name, _) in env::vars_os() {
@@ -216,6 +234,9 @@ impl Shell {
             .args(["-ec", &self.with_its_ports(script)])
             .current_dir(&self.folder)
             .env("PATH", path)
+            .env("READERS_PATH", readers_path)
+            .env("REPOSITORY", repository().canonicalize()?)
+            .env("XTASK", xtask()?)
             .env("REDIS_PORT", &self.ports["6379"])
             .env(
                 "EXPORTER_LISTEN",
@@ -233,6 +254,19 @@ impl Drop for Shell {
             self.interrupt(terminal);
         }
     }
+}
+
+/// Puts what the guide's commands read into a folder.
+fn fill_folder(folder: &Path) -> Result {
+    let root = repository().canonicalize()?;
+    let monitoring = folder.join("monitoring");
+    fs::create_dir(&monitoring)?;
+    copy_tree(&root.join("monitoring"), &monitoring)?;
+    fs::copy(root.join("spin.toml"), folder.join("spin.toml"))?;
+    fs::copy(root.join(".env.example"), folder.join(".env.example"))?;
+    // xtask works in the folder above its manifest's.
+    fs::create_dir(folder.join("xtask"))?;
+    share_builds(folder)
 }
 
 /// Tells whether a text is what is shown, in which `…` stands for any text.

@@ -27,7 +27,7 @@ fn a_lease_that_lands_after_its_result_counts_nothing() -> Result {
     assert_eq!(fixture.apply(&batch)?, STORED);
     fixture.store.lease(&[first, second, third])?;
     assert_eq!(fixture.settle()?.leases, 0);
-    assert_eq!(fixture.counts()?, (3, 1, 0), "it goes when it expires");
+    assert_eq!(fixture.counts()?, (3, 1, 0), "it goes when it runs out");
     fixture.store.pass(LONGER_MS, Passing::Busy)?;
     assert_eq!(fixture.settle()?.leases, 2);
     assert_eq!(fixture.counts()?, (0, 1, 2));

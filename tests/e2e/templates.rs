@@ -1,0 +1,259 @@
+//! A project made of a template outside the repository, by a user who only has
+//! `dist/`: built, served and counted there. With `SPIN_BIN`, Spin itself makes,
+//! extends, builds and serves the same project.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use functional_scaffold_testkit::{
+    http,
+    process::{Process, on_free_port},
+    program,
+    redis::RedisServer,
+    repository,
+    runtime::{AppOptions, Runtime},
+};
+use functional_scaffold_tests::{
+    PATIENCE, copy_repository, run_with_input, service::Service, share_builds, shell, xtask,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::Result;
+
+const NAME: &str = "my-function";
+const LANGUAGES: [&str; 1] = ["rust"];
+
+#[test]
+fn the_checksums_are_right_and_the_same_build_gives_the_same_files() -> Result {
+    let folder = TempDir::new()?;
+    let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
+    lay_out(&one)?;
+    lay_out(&other)?;
+    assert_eq!(contents(&one)?, contents(&other)?);
+    let mut sha256sum = Command::new("sha256sum");
+    sha256sum.args(["--check", "SHA256SUMS"]).current_dir(&one);
+    let checked = run(&mut sha256sum)?;
+    // But for SHA256SUMS itself.
+    assert_eq!(checked.matches(": OK\n").count() + 1, contents(&one)?.len());
+    Ok(())
+}
+
+#[test]
+fn a_project_in_rust_is_served_outside_the_repository() -> Result {
+    is_served_outside_the_repository("rust")
+}
+
+/// In this repository, one `spin.toml` serves all of them.
+#[test]
+fn new_algorithms_are_served_beside_the_others() -> Result {
+    let folder = TempDir::new()?;
+    let copy = folder.path();
+    copy_repository(copy)?;
+    for language in LANGUAGES {
+        let name = format!("mean-in-{language}");
+        run(&mut new(copy, &name, language)?)?;
+        let manifests = ["spin.toml", "Cargo.toml"].map(|file| fs::read(copy.join(file)));
+        let error = run(&mut new(copy, &name, language)?).expect_err("it is taken");
+        assert!(error.to_string().contains("exists already"), "{error}");
+        let unchanged = ["spin.toml", "Cargo.toml"].map(|file| fs::read(copy.join(file)));
+        for (before, after) in manifests.into_iter().zip(unchanged) {
+            assert_eq!(before?, after?);
+        }
+    }
+    for language in LANGUAGES {
+        build_and_test(copy, &format!("mean-in-{language}"), language)?;
+    }
+    let service = Service::start_on(RedisServer::start()?, |options| AppOptions {
+        manifest: copy.join("spin.toml"),
+        ..options
+    })?;
+    let mut expected = BTreeMap::new();
+    for language in LANGUAGES {
+        let name = format!("mean-in-{language}");
+        calculates(service.app.address(), &format!("/invoke/{name}"))?;
+        for (status, count) in [("success", 1), ("invalid_input", 2)] {
+            expected.insert(format!("algorithm=\"{name}\",status=\"{status}\""), count);
+        }
+    }
+    service.wait_for("metrics:algorithm_counter", &expected)
+}
+
+fn is_served_outside_the_repository(language: &str) -> Result {
+    let folder = TempDir::new()?;
+    let dist = folder.path().join("dist");
+    lay_out(&dist)?;
+    let project = folder.path().join(NAME);
+    let mut new = new(folder.path(), NAME, language)?;
+    new.arg("--dist").arg(&dist).arg("--project").arg(&project);
+    run(&mut new)?;
+    let made = contents(&project)?;
+    prepare(&project)?;
+
+    run(&mut shell(&project, &build_command(&project)?)?)?;
+    let service = Service::start_on(RedisServer::start()?, |options| AppOptions {
+        manifest: project.join("spin.toml"),
+        ..options
+    })?;
+    calculates(service.app.address(), "/invoke")?;
+    let executions = |status, count| (format!("algorithm=\"{NAME}\",status=\"{status}\""), count);
+    let expected = [executions("success", 1), executions("invalid_input", 2)];
+    service.wait_for("metrics:algorithm_counter", &expected.into())?;
+
+    if env::var_os("SPIN_BIN").is_some_and(|name| !name.is_empty()) {
+        let project = folder.path().join("by-spin").join(NAME);
+        Spin::new(&dist, folder.path())?.makes_and_serves(language, &project, &made)?;
+    }
+    Ok(())
+}
+
+/// The Spin CLI with templates of its own.
+struct Spin {
+    program: PathBuf,
+    data: PathBuf,
+}
+
+impl Spin {
+    fn new(dist: &Path, folder: &Path) -> Result<Self> {
+        let program = Runtime::spin()?.program().to_owned();
+        let data = folder.join("spin-data");
+        let spin = Self { program, data };
+        let install = format!("templates install --dir {}", dist.display());
+        run(&mut spin.command(folder, &install)?)?;
+        Ok(spin)
+    }
+
+    fn command(&self, folder: &Path, arguments: &str) -> Result<Command> {
+        let mut command = shell(folder, &format!("exec \"$SPIN\" {arguments}"))?;
+        command
+            .env("SPIN", &self.program)
+            .env("SPIN_DATA_DIR", &self.data);
+        Ok(command)
+    }
+
+    /// Makes a project with the given files, adds a second algorithm, and serves both.
+    fn makes_and_serves(&self, language: &str, project: &Path, made: &Files) -> Result {
+        let template = format!("functional-scaffold-{language}");
+        let parent = project.parent().context("it is in a folder")?;
+        fs::create_dir_all(parent)?;
+        run(&mut self.command(parent, &format!("new -t {template} {NAME}"))?)?;
+        let mut by_spin = contents(project)?;
+        by_spin.retain(|path, _| !path.starts_with(".git/"));
+        assert_eq!(&by_spin, made);
+        run(&mut self.command(project, &format!("add -t {template} second"))?)?;
+        prepare(project)?;
+        prepare(&project.join("second"))?;
+
+        let redis = RedisServer::start()?;
+        let (_app, address) = on_free_port(|port| {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let mut up = self.command(project, &format!("up --build --listen {address}"))?;
+            up.env("SPIN_VARIABLE_REDIS_PORT", redis.port().to_string());
+            let mut app = Process::start_group(&mut up)?;
+            app.wait_for_output("Serving http://", PATIENCE)?;
+            Ok((app, address))
+        })?;
+        calculates(address, "/invoke")?;
+        calculates(address, "/invoke/second")
+    }
+}
+
+/// Sends the requests of which one succeeds and two are refused.
+fn calculates(address: SocketAddr, path: &str) -> Result {
+    let invoke = |body: &str| -> Result<(u16, Value)> {
+        let line = format!("POST {path}");
+        let response = http::request(address, &line, &[], body.as_bytes(), PATIENCE)?;
+        Ok((response.status, serde_json::from_slice(&response.body)?))
+    };
+    let (status, response) = invoke(r#"{"numbers": [1, 2, 6]}"#)?;
+    assert_eq!(status, 200, "{response}");
+    assert_eq!(response["result"]["mean"].as_f64(), Some(3.0), "{response}");
+    let (status, response) = invoke(r#"{"numbers": []}"#)?;
+    assert_eq!(status, 422, "{response}");
+    assert_eq!(response["detail"], "numbers: at least one is needed");
+    let (status, response) = invoke(r#"{"numbers": [1, "x"]}"#)?;
+    assert_eq!(status, 422, "{response}");
+    let detail = response["detail"].as_str().unwrap_or_default();
+    assert!(detail.starts_with("numbers[1]: "), "{response}");
+    Ok(())
+}
+
+/// `cargo xtask new`.
+fn new(folder: &Path, name: &str, language: &str) -> Result<Command> {
+    let mut new = Command::new(program::built("xtask-new")?);
+    new.args([name, "--lang", language]).current_dir(folder);
+    Ok(new)
+}
+
+/// Builds and tests a new algorithm, as `cargo xtask build` and `test` do.
+fn build_and_test(copy: &Path, name: &str, language: &str) -> Result {
+    match language {
+        "rust" => {
+            let build = "cargo build --release --target wasm32-wasip2 --package";
+            let mut build = shell(copy, &format!("{build} {name}"))?;
+            run(build.env("CARGO_PROFILE_RELEASE_LTO", "fat"))?;
+            let cargo = env::var_os("CARGO").context("cargo runs the tests")?;
+            let mut test = Command::new(&cargo);
+            test.args(["test", "--release", "--offline", "--package", name]);
+            let tested = run(test.current_dir(copy))?;
+            ensure!(tested.contains("1 passed"), "{tested}");
+            let mut format = Command::new(&cargo);
+            format.args(["fmt", "--check", "--package", name]);
+            run(format.current_dir(copy))?;
+        }
+        other => bail!("no build of {other}"),
+    }
+    Ok(())
+}
+
+/// Lays out what was built, as `cargo xtask dist` does.
+fn lay_out(folder: &Path) -> Result {
+    let mut dist = Command::new(xtask()?);
+    run(dist.args(["dist", "--no-build", "--output"]).arg(folder)).map(drop)
+}
+
+/// The command that Spin runs to build the project.
+fn build_command(project: &Path) -> Result<String> {
+    let manifest = fs::read_to_string(project.join("spin.toml"))?;
+    let mut lines = manifest.lines();
+    let command = lines.find_map(|line| line.strip_prefix("command = \"")?.strip_suffix('"'));
+    Ok(command.context("spin.toml has no command")?.to_owned())
+}
+
+/// Lets a project use what is built here, and the versions that are downloaded.
+fn prepare(project: &Path) -> Result {
+    share_builds(project)?;
+    fs::copy(repository().join("Cargo.lock"), project.join("Cargo.lock"))?;
+    Ok(())
+}
+
+fn run(command: &mut Command) -> Result<String> {
+    run_with_input(command, "", "run `cargo xtask build`")
+}
+
+/// The files of a folder, by their paths in it.
+type Files = BTreeMap<String, Vec<u8>>;
+
+fn contents(folder: &Path) -> Result<Files> {
+    let mut files = Files::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(below) = folders.pop() {
+        for entry in fs::read_dir(below)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(folder)?.display().to_string();
+                files.insert(name, fs::read(&path)?);
+            }
+        }
+    }
+    ensure!(!files.is_empty(), "{} is empty", folder.display());
+    Ok(files)
+}
