@@ -309,6 +309,9 @@ fn describes_itself() -> Result {
     let get = |path: &str| http::get(service.app.address(), path);
     let described = json_body(&get("/invoke")?, 200)?;
     assert_eq!(described["algorithm"], "prime-check");
+    assert_eq!(described["version"], env!("CARGO_PKG_VERSION"));
+    let summary = "Tells whether a number is prime, and gives its prime factors.";
+    assert_eq!(described["summary"], summary);
     assert_eq!(described["input_schema"]["required"][0], "number");
 
     let document = json_body(&get("/openapi.json")?, 200)?;

@@ -122,15 +122,14 @@
 //! ```
 //!
 //! Unit tests belong in `src/lib.rs`. Tests in `tests/` and examples in doc comments
-//! need a library that they can link: `crate-type = ["cdylib", "rlib"]`. A component
-//! that is built like that is larger, since cargo then leaves out link-time
-//! optimisation.
+//! need a library that they can link: `crate-type = ["cdylib", "rlib"]`. Cargo then
+//! builds the component without link-time optimisation.
 //!
 //! # The sandbox
 //!
 //! A component has clocks, random numbers, stdout and stderr (which the host logs),
-//! but no network, files, environment variables, or stores. A crate has one
-//! algorithm.
+//! but no network, files, environment variables, or stores. It has one algorithm:
+//! if a crate has two, its component does not build (`symbol … is already defined`).
 
 extern crate self as functional_scaffold_algorithm;
 
