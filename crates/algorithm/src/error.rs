@@ -88,10 +88,11 @@ mod tests {
     fn every_cause_is_in_the_message_once() {
         let fails = || -> Result<i32, Error> {
             let number = "x".parse::<i32>();
-            let line = number.map_err(|e| Context(format!("line 3: {e}"), e.into()));
+            let word = number.map_err(|e| Context(format!("word 2: {e}"), e.into()));
+            let line = word.map_err(|e| Context("line 3".to_owned(), e.into()));
             Ok(line.map_err(|e| Context("cannot read the table".to_owned(), e.into()))?)
         };
-        let message = "cannot read the table: line 3: invalid digit found in string";
+        let message = "cannot read the table: line 3: word 2: invalid digit found in string";
         assert_eq!(fails(), Err(Error::Failed(message.to_owned())));
     }
 }

@@ -44,11 +44,8 @@ fn explain<T: DeserializeOwned>(json: &str, error: serde_json::Error) -> String 
     let deserializer = &mut serde_json::Deserializer::from_str(json);
     match serde_path_to_error::deserialize::<_, T>(deserializer) {
         Err(located) if located.path().iter().next().is_some() => {
-            let path = located.path().to_string();
-            format!(
-                "{path:.MAX_CHARS$}: {:.MAX_CHARS$}",
-                message(located.inner())
-            )
+            let (path, message) = (located.path().to_string(), message(located.inner()));
+            format!("{path:.MAX_CHARS$}: {message:.MAX_CHARS$}")
         }
         // For instance, text after the value.
         _ => format!("{:.MAX_CHARS$}", message(&error)),
