@@ -5,8 +5,8 @@ use std::fmt;
 /// Why an algorithm gives no result. The message is shown to the caller.
 ///
 /// Every [`std::error::Error`] converts into [`Error::Failed`], with the messages of
-/// its sources, so that `?` works. It is none itself, as that would rule out the
-/// conversion.
+/// its sources, so that `?` works. Therefore `Error` itself cannot implement that
+/// trait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
     /// The algorithm rejects the input: the caller's fault (HTTP 422).

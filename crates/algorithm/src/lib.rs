@@ -102,7 +102,9 @@
 //! assert_eq!(error, Error::Failed("invalid digit found in string".to_owned()));
 //! ```
 //!
-//! A panic is no error: it ends the call as a crash.
+//! Other types convert by hand: for instance, `map_err(Error::failed)` for a
+//! `String`, or `map_err(|error| Error::failed(format!("{error:#}")))` for an
+//! `anyhow::Error`. A panic is not an error but a crash; return an error instead.
 //!
 //! # Tests
 //!
@@ -130,8 +132,6 @@
 //! A component has clocks, random numbers, stdout and stderr (which the host logs),
 //! but no network, files, environment variables, or stores. It has one algorithm:
 //! if a crate has two, its component does not build (`symbol … is already defined`).
-
-extern crate self as functional_scaffold_algorithm;
 
 mod component;
 mod error;
@@ -164,8 +164,7 @@ pub use functional_scaffold_algorithm_macros::algorithm;
 pub use error::Error;
 pub use input::schema;
 
-/// Calls a function with an input and for a result in JSON text, as the service
-/// calls an algorithm.
+/// Calls a function as the service does: with JSON text, and for JSON text.
 ///
 /// `invoke!(function, json)` is a `Result<String, Error>`.
 ///
