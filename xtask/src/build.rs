@@ -11,6 +11,7 @@ use clap::Args;
 
 use crate::command;
 use crate::install::InstallOptions;
+use crate::languages;
 use crate::process;
 use crate::steps::Steps;
 use crate::toolchain::WasmToolchain;
@@ -18,7 +19,8 @@ use crate::toolchain::WasmToolchain;
 /// The service component.
 const SERVICE: &str = "functional-scaffold";
 
-/// Folders of algorithms: each folder in them that has a Cargo.toml is one.
+/// Folders of algorithms: each folder in them with a Cargo.toml, a pyproject.toml or
+/// a package.json is one.
 pub(crate) const ALGORITHMS: [&str; 1] = ["algorithms"];
 pub(crate) const ALGORITHMS_OF_CHAOS: [&str; 2] = ["algorithms", "tests"];
 pub(crate) const ALGORITHMS_OF_BENCHES: [&str; 2] = ["algorithms", "benches/components"];
@@ -67,7 +69,8 @@ impl Build {
     }
 }
 
-/// Builds the service and the algorithms in the given folders.
+/// Builds the service and the algorithms in the given folders. Algorithms whose
+/// language is not installed are left out.
 pub(crate) fn build_components(
     steps: &mut Steps,
     toolchain: &WasmToolchain,
@@ -88,7 +91,8 @@ pub(crate) fn build_components(
             process::run("cargo build", build.args(["--package", &package]), None)?;
         }
         Ok(())
-    })
+    })?;
+    languages::build(steps, algorithms)
 }
 
 /// Builds native programs as users have them. Says how long the first build of

@@ -18,6 +18,7 @@ mod chaos;
 mod command;
 mod dist;
 mod install;
+mod languages;
 mod manifest;
 mod net;
 mod new;

@@ -1,5 +1,5 @@
 //! The parts of `spin.toml` that `up` needs: the variables that the app has, and
-//! the built files that it consists of.
+//! the files of it that cargo builds.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::command::TARGET_DIR;
 
-const PATH: &str = "spin.toml";
+pub(crate) const PATH: &str = "spin.toml";
 
 pub(crate) struct Manifest {
     /// The application's variables.

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io::{Read, Seek};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,8 +13,10 @@ use functional_scaffold_testkit::process::{Process, describe_end};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// Limit for a server to become ready. Redis reads its AOF first.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Limit for a server to become ready. Redis reads its AOF first; the app's runtime
+/// compiles what is not in its cache, which takes 20 s of processor time for Python.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 static SIGNALS: AtomicUsize = AtomicUsize::new(0);
@@ -166,6 +168,12 @@ pub(crate) fn capture(name: &str, command: &mut Command, limit: Duration) -> Res
     let read = file.read_to_string(&mut output);
     read.with_context(|| format!("cannot read the output of {name}"))?;
     Ok(output.trim().to_owned())
+}
+
+/// Whether `command` ends with success within half a minute. Its output is dropped.
+pub(crate) fn succeeds(command: &mut Command) -> bool {
+    command.stderr(Stdio::null());
+    capture("", command, PROBE_TIMEOUT).is_ok()
 }
 
 #[cfg(test)]

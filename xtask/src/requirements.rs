@@ -2,16 +2,14 @@
 //! `.ci/run` installs them; nothing here does.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use anyhow::{Result, ensure};
 
 use crate::command;
-use crate::process;
+use crate::languages::Language;
+use crate::process::succeeds;
 use crate::toolchain::WasmToolchain;
-
-const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 
 struct Requirement {
     name: &'static str,
@@ -19,7 +17,7 @@ struct Requirement {
     is_met: fn() -> bool,
 }
 
-const REQUIREMENTS: [Requirement; 12] = [
+const REQUIREMENTS: [Requirement; 14] = [
     Requirement {
         name: "rustfmt",
         install: "rustup component add rustfmt",
@@ -44,6 +42,16 @@ const REQUIREMENTS: [Requirement; 12] = [
         name: "a python3 with prometheus_client",
         install: "apt-get install python3-prometheus-client",
         is_met: || pythons().any(|python| succeeds(&mut imports_prometheus_client(python))),
+    },
+    Requirement {
+        name: "Python 3.11 or newer with venv",
+        install: "apt-get install python3-venv",
+        is_met: || Language::Python.is_installed(),
+    },
+    Requirement {
+        name: "Node.js 18 or newer with npm",
+        install: "apt-get install nodejs npm",
+        is_met: || Language::JavaScript.is_installed(),
     },
     Requirement {
         name: "docker-compose",
@@ -115,11 +123,6 @@ fn imports_prometheus_client(python: PathBuf) -> Command {
     command
 }
 
-fn succeeds(command: &mut Command) -> bool {
-    command.stderr(Stdio::null());
-    process::capture("", command, PROBE_TIMEOUT).is_ok()
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -136,7 +139,8 @@ mod tests {
         for Requirement { install, .. } in REQUIREMENTS {
             let package = install.strip_prefix("apt-get install ");
             let package = package.or_else(|| install.strip_prefix("pip install "));
-            let is_installed = package.is_none_or(|package| words.contains(&package));
+            let packages = package.unwrap_or_default();
+            let is_installed = packages.split_whitespace().all(|it| words.contains(&it));
             assert!(is_installed, "{install}: not in .ci/run");
         }
     }

@@ -13,6 +13,7 @@ use crate::build::{self, DEV_HOST, EXPORTER};
 use crate::chaos;
 use crate::command;
 use crate::install::InstallOptions;
+use crate::languages;
 use crate::process;
 use crate::requirements;
 use crate::runtime::{self, RuntimeName};
@@ -85,6 +86,9 @@ impl Test {
             run(doc.args(["--no-deps", "--document-private-items"]))
         })?;
         build::build_components(steps, &toolchain, &build::ALL_ALGORITHMS)?;
+        steps.run("tests of algorithms in other languages", || {
+            languages::test(&build::ALL_ALGORITHMS)
+        })?;
         steps.run("build programs and tests", || {
             // There are no examples: the option makes cargo unite the features
             // of dev-dependencies, too, as it does for tests.

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use clap::Args;
 use functional_scaffold_testkit::http::check_ok;
+use functional_scaffold_testkit::manifest::Manifest as BuiltManifest;
 use functional_scaffold_testkit::prometheus::{self, PROMETHEUS};
 use functional_scaffold_testkit::runtime::{self, LASTING_INSTANCE, Runtime};
 
 use crate::build::{self, DEV_HOST, EXPORTER, Program};
 use crate::command;
 use crate::install::{InstallOptions, find_or_install};
-use crate::manifest::Manifest;
+use crate::manifest::{self, Manifest};
 use crate::net::{check_free, parse_address, reachable};
 use crate::process::{Child, Children};
 use crate::pushgateway::Pushgateway;
@@ -125,7 +126,11 @@ impl Up {
             // Another server may have taken a port during the build.
             plan.check_ports()?;
         }
-        let mut children = steps.run("start", || plan.start())?;
+        let manifest = BuiltManifest::declaring(Path::new(manifest::PATH), &[])?;
+        for name in manifest.left_out() {
+            eprintln!("{name} is not built, and not served");
+        }
+        let mut children = steps.run("start", || plan.start(manifest.path()))?;
         plan.announce()?;
         children.watch()
     }
@@ -228,7 +233,7 @@ impl Plan {
         listeners
     }
 
-    fn start(&self) -> Result<Children> {
+    fn start(&self, manifest: &Path) -> Result<Children> {
         let mut children = Children::default();
         match &self.store {
             Store::Redis(redis, settings) => {
@@ -246,7 +251,7 @@ impl Plan {
             }
             Store::App | Store::Nowhere => {}
         }
-        self.start_app(&mut children)?;
+        self.start_app(manifest, &mut children)?;
         if let Store::Redis(_, settings) = &self.store {
             self.start_exporter(settings, &mut children)?;
         }
@@ -275,9 +280,9 @@ impl Plan {
         children.add(child, || check_ok(address, "/-/ready"))
     }
 
-    fn start_app(&self, children: &mut Children) -> Result<()> {
+    fn start_app(&self, manifest: &Path, children: &mut Children) -> Result<()> {
         let program = command::program(self.runtime.program());
-        let mut app = runtime::command(program, Path::new("spin.toml"), self.up.listen);
+        let mut app = runtime::command(program, manifest, self.up.listen);
         app.envs(&self.variables);
         match &self.store {
             Store::Redis(_, settings) => {

@@ -11,7 +11,7 @@
 //! - [`http`]: one HTTP request over a new connection
 //! - [`redis`], [`prometheus`], [`pushgateway`], [`exporter`]: the servers
 //! - [`runtime`]: the application on the dev host or on Spin
-//! - [`manifest`]: lets a test set every variable of the application
+//! - [`manifest`]: adapts a manifest to a run
 //! - `load` (feature): concurrent requests, and a tally of the responses
 //! - `browser` (feature): a headless Chromium
 //!

@@ -4,6 +4,7 @@
 use std::{
     env,
     ffi::OsString,
+    fs::File,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
@@ -224,6 +225,10 @@ impl App {
     /// It does not start.
     pub fn start_on(runtime: Runtime, options: &AppOptions) -> anyhow::Result<Self> {
         let names: Vec<_> = options.variables.iter().map(|(name, _)| *name).collect();
+        // A runtime compiles what its cache does not have, which takes 20 s for
+        // Python. Runtimes that start at the same time would all do so.
+        let lock = File::create(env::temp_dir().join("functional-scaffold-start.lock"))?;
+        lock.lock()?;
         on_free_port(|port| {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             let manifest = Manifest::declaring(&options.manifest, &names)?;
