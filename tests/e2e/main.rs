@@ -7,6 +7,7 @@ mod counting;
 mod deployment;
 mod durability;
 mod guide;
+mod languages;
 mod monitoring;
 mod outage;
 mod page;

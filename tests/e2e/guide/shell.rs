@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     env, fs,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use functional_scaffold_testkit::{
+    manifest::Manifest,
     process::{Process, Signal, free_port, poll_until},
     program::{Program, built},
     prometheus::{copy_tree, set_interval},
@@ -262,7 +263,9 @@ fn fill_folder(folder: &Path) -> Result {
     let monitoring = folder.join("monitoring");
     fs::create_dir(&monitoring)?;
     copy_tree(&root.join("monitoring"), &monitoring)?;
-    fs::copy(root.join("spin.toml"), folder.join("spin.toml"))?;
+    let manifest = Manifest::declaring(&root.join("spin.toml"), &[])?;
+    fs::copy(manifest.path(), folder.join("spin.toml"))?;
+    symlink(root.join("algorithms"), folder.join("algorithms"))?;
     fs::copy(root.join(".env.example"), folder.join(".env.example"))?;
     // xtask works in the folder above its manifest's.
     fs::create_dir(folder.join("xtask"))?;
