@@ -15,12 +15,26 @@ RUN CARGO_PROFILE_RELEASE_OPT_LEVEL=s \
     cargo build --locked --release --target wasm32-wasip2 --package functional-scaffold \
     && cargo build --locked --release --target wasm32-wasip2 --package prime-check
 
+FROM python:3.13-slim-bookworm AS python
+WORKDIR /source
+COPY . .
+WORKDIR /source/algorithms/word-count-py
+RUN python3 -m functional_scaffold.build
+
+FROM node:22-bookworm-slim AS javascript
+WORKDIR /source
+COPY . .
+WORKDIR /source/algorithms/statistics-js
+RUN npm ci && npm run build
+
 # --- On Spin. The base image is Debian slim; its entry point is
 # /usr/local/bin/spin and its user root.
 FROM ghcr.io/spinframework/spin:v4.1.0 AS spin
 WORKDIR /app
 COPY spin.toml ./
 COPY --from=components /source/target/wasm32-wasip2/release/*.wasm target/wasm32-wasip2/release/
+COPY --from=python /source/algorithms/word-count-py/*.wasm algorithms/word-count-py/
+COPY --from=javascript /source/algorithms/statistics-js/*.wasm algorithms/statistics-js/
 USER 65532:65532
 ENV HOME=/tmp
 EXPOSE 8000
@@ -44,6 +58,8 @@ WORKDIR /app
 COPY --from=devhost-build /source/target/release/devhost /usr/local/bin/devhost
 COPY spin.toml ./
 COPY --from=components /source/target/wasm32-wasip2/release/*.wasm target/wasm32-wasip2/release/
+COPY --from=python /source/algorithms/word-count-py/*.wasm algorithms/word-count-py/
+COPY --from=javascript /source/algorithms/statistics-js/*.wasm algorithms/statistics-js/
 USER 65532:65532
 EXPOSE 8000
 # As on Spin.
