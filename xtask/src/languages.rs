@@ -121,7 +121,9 @@ impl Algorithm {
         let modified = |file: &str| fs::metadata(self.folder.join(file))?.modified();
         // npm writes it last.
         let installed = modified("node_modules/.package-lock.json");
-        let wanted = modified("package-lock.json")?;
+        let lock = modified("package-lock.json");
+        // A new algorithm has no lock file yet.
+        let wanted = lock.or_else(|_none| modified("package.json"))?;
         if installed.is_ok_and(|installed| installed >= wanted) {
             return Ok(());
         }

@@ -29,11 +29,15 @@ from wit_world.exports.algorithm import Description, Error_Failed, Error_Invalid
 
 
 def load():
-    """Imports the algorithm's module, which has the name of the project."""
+    """Imports the algorithm's module. It has the name of the project, unless
+    pyproject.toml names another one.
+    """
     files = (Path(folder, "pyproject.toml") for folder in sys.path)
     file = next(file for file in files if file.is_file())
-    project = tomllib.loads(file.read_text())["project"]
-    module = project["name"].replace("-", "_")
+    settings = tomllib.loads(file.read_text())
+    project = settings["project"]
+    own = settings.get("tool", {}).get("functional-scaffold", {})
+    module = own.get("module", project["name"].replace("-", "_"))
     importlib.import_module(module)
     registration = functional_scaffold.registration
     if registration is None:
