@@ -6,11 +6,12 @@ use std::{
     collections::BTreeMap,
     env, fs,
     net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use functional_scaffold_testkit::{
     http,
     process::{Process, on_free_port},
@@ -28,7 +29,10 @@ use tempfile::TempDir;
 use crate::Result;
 
 const NAME: &str = "my-function";
-const LANGUAGES: [&str; 1] = ["rust"];
+const LANGUAGES: [&str; 3] = ["rust", "python", "javascript"];
+/// The languages of algorithms that are built in the repository. In Python, build and
+/// start take 40 s, and a project of its own does the same.
+const BUILT: [&str; 2] = ["rust", "javascript"];
 
 #[test]
 fn the_checksums_are_right_and_the_same_build_gives_the_same_files() -> Result {
@@ -48,6 +52,16 @@ fn the_checksums_are_right_and_the_same_build_gives_the_same_files() -> Result {
 #[test]
 fn a_project_in_rust_is_served_outside_the_repository() -> Result {
     is_served_outside_the_repository("rust")
+}
+
+#[test]
+fn a_project_in_python_is_served_outside_the_repository() -> Result {
+    is_served_outside_the_repository("python")
+}
+
+#[test]
+fn a_project_in_javascript_is_served_outside_the_repository() -> Result {
+    is_served_outside_the_repository("javascript")
 }
 
 /// In this repository, one `spin.toml` serves all of them.
@@ -75,7 +89,7 @@ fn new_algorithms_are_served_beside_the_others() -> Result {
         ..options
     })?;
     let mut expected = BTreeMap::new();
-    for language in LANGUAGES {
+    for language in BUILT {
         let name = format!("mean-in-{language}");
         calculates(service.app.address(), &format!("/invoke/{name}"))?;
         for (status, count) in [("success", 1), ("invalid_input", 2)] {
@@ -94,7 +108,7 @@ fn is_served_outside_the_repository(language: &str) -> Result {
     new.arg("--dist").arg(&dist).arg("--project").arg(&project);
     run(&mut new)?;
     let made = contents(&project)?;
-    prepare(&project)?;
+    prepare(&project, language)?;
 
     run(&mut shell(&project, &build_command(&project)?)?)?;
     let service = Service::start_on(RedisServer::start()?, |options| AppOptions {
@@ -147,8 +161,8 @@ impl Spin {
         by_spin.retain(|path, _| !path.starts_with(".git/"));
         assert_eq!(&by_spin, made);
         run(&mut self.command(project, &format!("add -t {template} second"))?)?;
-        prepare(project)?;
-        prepare(&project.join("second"))?;
+        prepare(project, language)?;
+        prepare(&project.join("second"), language)?;
 
         let redis = RedisServer::start()?;
         let (_app, address) = on_free_port(|port| {
@@ -191,10 +205,20 @@ fn new(folder: &Path, name: &str, language: &str) -> Result<Command> {
     Ok(new)
 }
 
-/// Builds and tests a new algorithm, as `cargo xtask build` and `test` do.
+/// Tests a new algorithm, and builds the [`BUILT`], as `cargo xtask build` and `test` do.
 fn build_and_test(copy: &Path, name: &str, language: &str) -> Result {
+    let folder = copy.join("algorithms").join(name);
     match language {
-        "rust" => {
+        "python" => {
+            let tested = run(&mut shell(&folder, "python3 -m unittest")?)?;
+            ensure!(tested.contains("Ran 1 test"), "{tested}");
+        }
+        "javascript" => {
+            prepare(&folder, language)?;
+            let tested = run(&mut shell(&folder, "npm run build && npm test")?)?;
+            ensure!(tested.contains("pass 1"), "{tested}");
+        }
+        _ => {
             let build = "cargo build --release --target wasm32-wasip2 --package";
             let mut build = shell(copy, &format!("{build} {name}"))?;
             run(build.env("CARGO_PROFILE_RELEASE_LTO", "fat"))?;
@@ -207,7 +231,6 @@ fn build_and_test(copy: &Path, name: &str, language: &str) -> Result {
             format.args(["fmt", "--check", "--package", name]);
             run(format.current_dir(copy))?;
         }
-        other => bail!("no build of {other}"),
     }
     Ok(())
 }
@@ -226,10 +249,23 @@ fn build_command(project: &Path) -> Result<String> {
     Ok(command.context("spin.toml has no command")?.to_owned())
 }
 
-/// Lets a project use what is built here, and the versions that are downloaded.
-fn prepare(project: &Path) -> Result {
-    share_builds(project)?;
-    fs::copy(repository().join("Cargo.lock"), project.join("Cargo.lock"))?;
+/// Lets a folder use what is built and downloaded for the algorithms here.
+fn prepare(folder: &Path, language: &str) -> Result {
+    let repository = repository().canonicalize()?;
+    match language {
+        "python" => {
+            let environment = repository.join("algorithms/word-count-py/.venv");
+            symlink(environment, folder.join(".venv"))?;
+        }
+        "javascript" => {
+            let packages = repository.join("algorithms/statistics-js/node_modules");
+            run(Command::new("cp").arg("-a").arg(packages).arg(folder))?;
+        }
+        _ => {
+            share_builds(folder)?;
+            fs::copy(repository.join("Cargo.lock"), folder.join("Cargo.lock"))?;
+        }
+    }
     Ok(())
 }
 

@@ -71,7 +71,8 @@ pub fn share_builds(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A command in a shell in which cargo builds components, without the network.
+/// A command in a shell in which cargo builds components. Neither cargo nor npm uses
+/// the network.
 ///
 /// # Errors
 /// xtask is not built.
@@ -80,6 +81,7 @@ pub fn shell(folder: &Path, script: &str) -> anyhow::Result<Command> {
     let mut bash = Command::new("bash");
     bash.args(["-ec", &script])
         .env("CARGO_NET_OFFLINE", "true")
+        .env("npm_config_offline", "true")
         .current_dir(folder);
     Ok(bash)
 }

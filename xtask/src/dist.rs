@@ -27,7 +27,7 @@ const RUST_SDK: [&str; 2] = [
     "functional-scaffold-algorithm-macros",
 ];
 /// The folders in `sdk/`, which have the names of templates.
-const OTHER_LANGUAGES: [&str; 0] = [];
+const OTHER_LANGUAGES: [&str; 2] = ["javascript", "python"];
 
 /// Folders that tools leave beside sources.
 const LEFTOVERS: [&str; 2] = ["__pycache__", "node_modules"];
@@ -64,35 +64,14 @@ impl Dist {
 }
 
 fn lay_out(output: &Path) -> Result<()> {
-    if output.exists() {
-        let is_ours = output.join(CHECKSUMS).is_file();
-        let output = output.display();
-        ensure!(
-            is_ours,
-            "{output} exists, and has no {CHECKSUMS}: nothing is deleted"
-        );
-    }
+    remove(output)?;
     let service = Path::new(command::TARGET_DIR)
         .join("wasm32-wasip2/release")
         .join(SERVICE);
-    let _none = fs::remove_dir_all(output);
     copy(&service, &output.join(SERVICE))?;
     copy(&command::built(EXPORTER.file), &output.join(EXPORTER.file))?;
     let sdk = output.join("sdk");
-    let mut cargo = command::cargo("package");
-    cargo.args([
-        "--quiet",
-        "--no-verify",
-        "--allow-dirty",
-        "--exclude-lockfile",
-    ]);
-    for package in RUST_SDK {
-        cargo.args(["--package", package]);
-    }
-    process::run("cargo package", &mut cargo, Some(TIMEOUT))?;
-    for package in RUST_SDK {
-        package_sources(package, &sdk.join("rust"))?;
-    }
+    package_rust_sdk(&sdk.join("rust"))?;
     for language in OTHER_LANGUAGES {
         copy_folder(&Path::new("sdk").join(language), &sdk.join(language), &copy)?;
     }
@@ -110,27 +89,52 @@ fn lay_out(output: &Path) -> Result<()> {
     write_checksums(output)
 }
 
-/// The files of a package as `cargo publish` would upload them, into a folder of
-/// its name in `parent`.
-fn package_sources(package: &str, parent: &Path) -> Result<()> {
-    let crate_file = Path::new(command::TARGET_DIR)
-        .join("package")
-        .join(format!("{package}-{}.crate", env!("CARGO_PKG_VERSION")));
-    let folder = parent.join(package);
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let mut tar = command::program("tar");
-    tar.arg("-xzf")
-        .arg(&crate_file)
-        .arg("-C")
-        .arg(&folder)
-        .args([
-            "--strip-components=1",
-            // Of this repository: its commit, its lock file, and what cargo rewrote.
-            "--exclude=.cargo_vcs_info.json",
-            "--exclude=Cargo.lock",
-            "--exclude=Cargo.toml.orig",
-        ]);
-    process::run("tar", &mut tar, Some(TIMEOUT))
+/// Removes the last output, but no other folder.
+fn remove(output: &Path) -> Result<()> {
+    if !output.exists() {
+        return Ok(());
+    }
+    let place = output.display();
+    let is_ours = output.join(CHECKSUMS).is_file();
+    ensure!(
+        is_ours,
+        "{place} exists, and has no {CHECKSUMS}: nothing is deleted"
+    );
+    fs::remove_dir_all(output).with_context(|| format!("cannot remove {place}"))
+}
+
+/// The packages as `cargo publish` would upload them, each in a folder of its name.
+fn package_rust_sdk(parent: &Path) -> Result<()> {
+    let mut cargo = command::cargo("package");
+    cargo.args([
+        "--quiet",
+        "--no-verify",
+        "--allow-dirty",
+        "--exclude-lockfile",
+    ]);
+    for package in RUST_SDK {
+        cargo.args(["--package", package]);
+    }
+    process::run("cargo package", &mut cargo, Some(TIMEOUT))?;
+    for package in RUST_SDK {
+        let file = format!("package/{package}-{}.crate", env!("CARGO_PKG_VERSION"));
+        let folder = parent.join(package);
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+        let mut tar = command::program("tar");
+        tar.args(["--extract", "--gzip", "--strip-components=1", "--file"])
+            .arg(Path::new(command::TARGET_DIR).join(file))
+            .arg("--directory")
+            .arg(&folder)
+            // Of this repository: its commit, what cargo rewrote, and tests.
+            .args([
+                "--exclude=.cargo_vcs_info.json",
+                "--exclude=Cargo.toml.orig",
+                "--exclude=tests",
+            ]);
+        process::run("tar", &mut tar, Some(TIMEOUT))?;
+    }
+    Ok(())
 }
 
 type Copy = dyn Fn(&Path, &Path) -> Result<()>;

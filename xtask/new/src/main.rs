@@ -37,64 +37,11 @@ const PYTHON_SDK: &str = "../../sdk/python/functional_scaffold";
 const NAME_LENGTH: usize = 64;
 
 /// Names that a Rust library cannot have: keywords, and crates of the compiler.
-const RESERVED: [&str; 56] = [
-    "abstract",
-    "alloc",
-    "as",
-    "async",
-    "await",
-    "become",
-    "box",
-    "break",
-    "const",
-    "continue",
-    "core",
-    "crate",
-    "do",
-    "dyn",
-    "else",
-    "enum",
-    "extern",
-    "false",
-    "final",
-    "fn",
-    "for",
-    "gen",
-    "if",
-    "impl",
-    "in",
-    "let",
-    "loop",
-    "macro",
-    "match",
-    "mod",
-    "move",
-    "mut",
-    "override",
-    "priv",
-    "proc-macro",
-    "pub",
-    "ref",
-    "return",
-    "self",
-    "static",
-    "std",
-    "struct",
-    "super",
-    "test",
-    "trait",
-    "true",
-    "try",
-    "type",
-    "typeof",
-    "unsafe",
-    "unsized",
-    "use",
-    "virtual",
-    "where",
-    "while",
-    "yield",
-];
+const RESERVED: &str = "\
+    abstract alloc as async await become box break const continue core crate do dyn else \
+    enum extern false final fn for gen if impl in let loop macro match mod move mut override \
+    priv proc-macro pub ref return self static std struct super test trait true try type \
+    typeof unsafe unsized use virtual where while yield";
 
 /// Make an algorithm that builds, has a test, and is served at /invoke/NAME.
 #[derive(clap::Parser)]
@@ -265,7 +212,7 @@ fn check_name(name: &str, lang: Language) -> Result<()> {
         name.len()
     );
     ensure!(
-        lang != Language::Rust || !RESERVED.contains(&name),
+        lang != Language::Rust || RESERVED.split(' ').all(|word| word != name),
         "{name:?} is a reserved word of Rust"
     );
     Ok(())
@@ -303,7 +250,7 @@ fn excluding(workspace: &str, folder: &Path) -> Result<String> {
     );
     let entry = format!("{LIST}\"{}\", ", folder.display());
     let workspace = workspace.replacen(LIST, &entry, 1);
-    DeTable::parse(&workspace).with_context(|| format!("cannot add {entry:?} to {WORKSPACE}"))?;
+    DeTable::parse(&workspace).with_context(|| format!("cannot change {WORKSPACE}"))?;
     Ok(workspace)
 }
 
