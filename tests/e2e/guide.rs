@@ -1,6 +1,6 @@
-//! Runs the commands of `docs/guide.md` and of README's "Add an algorithm", block by
-//! block, and compares their output with the page's. The Chinese pages have the same
-//! commands, and links and settings are right.
+//! Runs the commands of `docs/guide.md`, `docs/coming-from-python.md` and of README's
+//! "Add an algorithm", block by block, and compares their output with the page's. The
+//! Chinese pages have the same commands, and links and settings are right.
 //!
 //! The info string of a block says after the language what is done with it:
 //!
@@ -11,13 +11,15 @@
 //! | `sh terminal=NAME` | run in a terminal of this name, after a Ctrl-C there, until the `text` after it was printed; it runs on until another command in that terminal, or the end of the chapter (`##`) |
 //! | `sh not-run: REASON` | not run |
 //! | `rust file=PATH` | the new content of this file |
+//! | `python tested=PATH`, `rust tested=PATH` | the end of this file, which has tests |
+//! | `python` | compiled |
 //!
 //! In a `text` block, `…` stands for any text.
 
 mod markdown;
 mod shell;
 
-use std::{collections::BTreeSet, env, fs, path::Path, sync::Mutex, thread};
+use std::{collections::BTreeSet, env, fs, path::Path, process::Command, sync::Mutex, thread};
 
 use anyhow::{Context as _, bail, ensure};
 use functional_scaffold_testkit::repository;
@@ -28,6 +30,8 @@ use shell::{Shell, shows};
 
 const ENGLISH: &str = "docs/guide.md";
 const CHINESE: &str = "docs/guide.zh-CN.md";
+const FROM_PYTHON: &str = "docs/coming-from-python.md";
+const FROM_PYTHON_CHINESE: &str = "docs/coming-from-python.zh-CN.md";
 
 fn read(path: &str) -> Result<Document> {
     let text = fs::read_to_string(repository().join(path));
@@ -41,9 +45,9 @@ const CHAPTERS_AT_A_TIME: usize = 3;
 /// `SCAFFOLD_GUIDE` names a part of a chapter's heading, to run that one alone.
 #[test]
 fn every_command_prints_what_the_guide_shows() -> Result {
-    let guide = read(ENGLISH)?;
+    let pages = [read(ENGLISH)?, read(FROM_PYTHON)?];
     let named = env::var("SCAFFOLD_GUIDE").unwrap_or_default();
-    let chapters = guide.chapters.iter();
+    let chapters = pages.iter().flat_map(|page| &page.chapters);
     let chapters: Vec<_> = chapters
         .filter(|chapter| chapter.heading.contains(&named))
         .collect();
@@ -77,7 +81,11 @@ fn an_algorithm_is_added_as_readme_says() -> Result {
 
 #[test]
 fn both_languages_have_the_same_commands_in_the_same_sections() -> Result {
-    for (english, chinese) in [(ENGLISH, CHINESE), ("README.md", "README.zh-CN.md")] {
+    for (english, chinese) in [
+        (ENGLISH, CHINESE),
+        (FROM_PYTHON, FROM_PYTHON_CHINESE),
+        ("README.md", "README.zh-CN.md"),
+    ] {
         let (english, translated) = (read(english)?, read(chinese)?);
         ensure!(
             english.levels == translated.levels,
@@ -91,6 +99,42 @@ fn both_languages_have_the_same_commands_in_the_same_sections() -> Result {
         }
         ensure!(english.blocks().count() == translated.blocks().count());
     }
+    Ok(())
+}
+
+#[test]
+fn code_that_is_shown_is_tested_code() -> Result {
+    let page = read(FROM_PYTHON)?;
+    let mut kinds = Vec::new();
+    for block in page.blocks() {
+        let check = match step(&block.info)? {
+            Step::Tested(path) => ends_with(path, &block.text),
+            Step::Python => compile_python(&block.text),
+            _ => continue,
+        };
+        check.with_context(|| format!("{FROM_PYTHON}:{}", block.line))?;
+        kinds.push(&*block.info);
+    }
+    let languages = kinds
+        .iter()
+        .map(|info| info.split(' ').next().unwrap_or(info));
+    ensure!(languages.eq(["python", "python", "rust"]), "{kinds:?}");
+    Ok(())
+}
+
+fn ends_with(path: &str, code: &str) -> Result {
+    let file = fs::read_to_string(repository().join(path)).with_context(|| path.to_owned())?;
+    ensure!(file.ends_with(code), "{path} does not end with\n{code}");
+    Ok(())
+}
+
+fn compile_python(code: &str) -> Result {
+    let check = "import sys; compile(sys.argv[1], 'block', 'exec')";
+    let compiled = Command::new("/usr/bin/python3")
+        .args(["-c", check, code])
+        .output()?;
+    let errors = String::from_utf8_lossy(&compiled.stderr);
+    ensure!(compiled.status.success(), "{errors}");
     Ok(())
 }
 
@@ -171,6 +215,10 @@ enum Step<'a> {
     Terminal(&'a str),
     NotRun,
     File(&'a str),
+    /// The end of a file.
+    Tested(&'a str),
+    /// Python that is in no file.
+    Python,
     /// What the block before prints.
     Shown,
     /// Not a command: a configuration, an expression.
@@ -184,8 +232,10 @@ fn step(info: &str) -> Result<Step<'_>> {
         ("sh", "repeat") => Step::Run { repeat: true },
         ("text", "") => Step::Shown,
         ("yaml" | "promql" | "ini", "") => Step::Other,
-        ("rust", rest) => match rest.split_once('=') {
+        ("python", "") => Step::Python,
+        ("rust" | "python", rest) => match rest.split_once('=') {
             Some(("file", path)) if !path.is_empty() => Step::File(path),
+            Some(("tested", path)) if !path.is_empty() => Step::Tested(path),
             _ => bail!("{info:?} does not say which file it is"),
         },
         ("sh", rest) => match rest.split_once(['=', ':']) {
@@ -207,7 +257,7 @@ fn run(chapter: &Chapter, new_shell: fn() -> Result<Shell>) -> Result {
         let shown = blocks.next_if(|next| next.info == "text");
         let shown = shown.map(|shown| shown.text.as_str());
         let outcome = match step {
-            Step::NotRun | Step::Other => continue,
+            Step::NotRun | Step::Tested(_) | Step::Python | Step::Other => continue,
             Step::Shown => bail!("line {}: nothing was run that prints it", block.line),
             Step::Run { .. } | Step::Terminal(_) | Step::File(_) => {
                 let shell = match &mut shell {
@@ -269,6 +319,8 @@ fn a_block_without_a_mark_is_refused() {
         "sh not-run: needs Docker",
         "rust file=src/lib.rs",
         "promql",
+        "python",
+        "python tested=app.py",
     ] {
         assert!(step(info).is_ok(), "{info:?}");
     }
