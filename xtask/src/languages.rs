@@ -154,7 +154,7 @@ fn python() -> Option<PathBuf> {
 }
 
 fn has_node() -> bool {
-    let probe = "process.exit(parseInt(process.versions.node) < 18)";
+    let probe = "process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)";
     which::which("npm").is_ok() && succeeds(command::program("node").args(["-e", probe]))
 }
 
