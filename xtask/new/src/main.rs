@@ -415,6 +415,40 @@ mod tests {
     }
 
     #[test]
+    fn spin_adds_the_entry_that_a_new_project_has() {
+        let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../templates");
+        for language in ["rust", "python", "javascript"] {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            for part in ["common", language].map(|part| templates.join(part)) {
+                let files = list_files(&part).expect("a template").into_iter();
+                let files = files.map(|path| {
+                    let name = path.strip_prefix(&part).expect("it is below").to_owned();
+                    (name, fs::read(&path).expect("it is readable"))
+                });
+                write(folder.path(), &files.collect()).expect("it can be written");
+            }
+            let globals = object!({ "project-name": "second", "output-path": "second" });
+            let renderer = Renderer::new(folder.path(), globals).expect("partials");
+            let render = |path| {
+                let text = read(&folder.path().join(path)).expect("a file");
+                renderer.render(&text).expect(path)
+            };
+            let project = render("content/spin.toml");
+            DeTable::parse(&project).expect("TOML");
+            let added = render("metadata/snippets/component.txt");
+            assert!(added.contains("source = \"second/functional_scaffold.wasm\""));
+            let at_root = added
+                .replace("workdir = \"second\"\n", "")
+                .replace("second/", "")
+                .replace("/invoke/second", "/...");
+            assert!(project.ends_with(&at_root), "{project}\n{at_root}");
+            let variables = render("metadata/snippets/variables.txt");
+            let declared = format!("\n[variables]\n{variables}");
+            assert!(project.contains(&declared), "{project}\n{variables}");
+        }
+    }
+
+    #[test]
     fn a_name_that_is_taken_is_refused_with_its_place() {
         is_free("word-count").expect("nothing has this name");
         for (name, place) in [
