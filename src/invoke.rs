@@ -255,12 +255,56 @@ fn json_text(body: Vec<u8>) -> Result<String, Problem> {
     })?;
     serde_json::from_str::<IgnoredAny>(&text)
         .map_err(|error| Problem::malformed(&format!("the body is not JSON: {error}")))?;
+    let depth = depth(&text);
+    if depth > MAX_DEPTH {
+        return Err(Problem::malformed(&format!(
+            "the body is nested {depth} levels deep; {MAX_DEPTH} are allowed"
+        )));
+    }
     Ok(text)
+}
+
+/// The deepest nesting of an input. Parsers recurse, and those in Python and QuickJS
+/// trap on a few thousand levels. serde_json has a limit of 127.
+const MAX_DEPTH: usize = 100;
+
+/// The levels of arrays and objects in a text that is JSON.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest, mut is_in_string) = (0_usize, 0, false);
+    let mut bytes = json.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => is_in_string = !is_in_string,
+            // What follows may be a quotation mark.
+            b'\\' => {
+                bytes.next();
+            }
+            b'[' | b'{' if !is_in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !is_in_string => depth -= 1,
+            _ => {}
+        }
+    }
+    deepest
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn brackets_in_strings_are_no_levels() {
+        for (json, expected) in [
+            ("1", 0),
+            ("[]", 1),
+            (r#"[{"a": []}, [[1]]]"#, 3),
+            (r#"{"[[": "\\\"[", "]": ["{"]}"#, 2),
+        ] {
+            assert_eq!(depth(json), expected, "{json}");
+        }
+    }
 
     #[test]
     fn names_are_valid_in_paths_and_labels() {

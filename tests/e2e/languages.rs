@@ -200,6 +200,19 @@ fn what_goes_wrong_in_python_is_responded_and_counted() -> Result {
 }
 
 #[test]
+fn deep_nesting_reaches_no_parser_that_traps() -> Result {
+    let service = start_rogues()?;
+    let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    for name in ["rogue-py", "rogue-js"] {
+        assert_eq!(invoke(&service, name, &nested(100))?.0, 422, "{name}");
+        let detail = "the body is nested 101 levels deep; 100 are allowed";
+        assert_problem(&service, name, &nested(101), (400, detail))?;
+        assert_eq!(invoke(&service, name, &nested(100_000))?.0, 400, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
 fn an_algorithm_in_python_is_denied_every_capability() -> Result {
     let service = start_rogues()?;
     let manifest = repository().join("spin.toml").display().to_string();
