@@ -97,13 +97,14 @@ function nameOf(value) {
  *  prefix, no line of it passes for one of the service. */
 function log(name, error) {
   const text = error instanceof Error ? `${error}\n${error.stack}` : String(error);
-  for (const line of text.trim().split("\n")) console.error(`${name}: ${line}`);
+  for (const line of text.toWellFormed().trim().split("\n")) console.error(`${name}: ${line}`);
 }
 
 function shorten(text) {
   return text.length <= 100 ? text : `${text.slice(0, 100)}…`;
 }
 
+/** A text that is cut within a character is no UTF-8, of which the component dies. */
 function oneLine(error) {
-  return String(error).split(/\s+/).join(" ").trim();
+  return String(error).toWellFormed().split(/\s+/).join(" ").trim();
 }
