@@ -98,7 +98,12 @@ fn the_example_in_javascript_is_served_and_counted() -> Result {
     );
     body["result"]["standard_deviation"] = result["standard_deviation"].clone();
     assert_eq!((status, &body["result"]), (200, &result));
+    // The message would end within the last character.
+    let digits = "1".repeat(98);
+    let long = format!("{{\"numbers\": [\"{digits}\u{1f980}\"]}}");
+    let cut = format!("numbers[0]: must be number: \"{digits}\u{fffd}…");
     for (input, detail) in [
+        (&*long, &*cut),
         (
             r#"{"numbers": [1, "2"]}"#,
             r#"numbers[1]: must be number: "2""#,
@@ -119,7 +124,7 @@ fn the_example_in_javascript_is_served_and_counted() -> Result {
     let too_large = r#"{"numbers": [1e308, 1e308]}"#;
     let detail = "TypeError: the result is not JSON: mean: Infinity";
     assert_problem(&service, name, too_large, (500, detail))?;
-    let expected = [("success", 1), ("invalid_input", 4), ("failed", 1)];
+    let expected = [("success", 1), ("invalid_input", 5), ("failed", 1)];
     wait_for_executions(&service, name, &expected)
 }
 
