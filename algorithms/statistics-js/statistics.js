@@ -2,7 +2,8 @@
 export const input = {
   type: "object",
   properties: {
-    numbers: { type: "array", items: { type: "number" }, minItems: 1 },
+    // Squares of larger numbers overflow.
+    numbers: { type: "array", items: { type: "number", minimum: -1e150, maximum: 1e150 }, minItems: 1 },
   },
   required: ["numbers"],
   additionalProperties: false,
