@@ -104,7 +104,7 @@ fn implementation(
     }
 }
 
-/// What the attribute sets.
+/// The options of the attribute.
 #[derive(Default)]
 struct Options {
     name: Option<LitStr>,
@@ -176,7 +176,7 @@ fn input(signature: &Signature) -> Result<&Type> {
     Ok(input)
 }
 
-/// Whether a type contains a reference, or a lifetime other than `'static`.
+/// True if a type contains a reference, or a lifetime other than `'static`.
 fn borrows(tokens: TokenStream) -> bool {
     let mut after_apostrophe = false;
     tokens.into_iter().any(|token| match token {

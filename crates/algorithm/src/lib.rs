@@ -193,7 +193,7 @@ macro_rules! invoke {
     }};
 }
 
-/// What the macros expand to. Not for other use.
+/// Items that the macros expand to. Not for other use.
 #[doc(hidden)]
 pub mod __private {
     #[cfg(target_family = "wasm")]

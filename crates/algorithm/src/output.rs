@@ -1,10 +1,10 @@
-//! What a function returns, to JSON text.
+//! Encodes the value that a function returns as JSON text.
 
 use serde::Serialize;
 
 use crate::Error;
 
-/// What a function returned: a `Result`, or anything else.
+/// A value that a function returned: a `Result`, or any other type.
 ///
 /// A `Result` is told apart by its type, whatever its alias is called. `Result`
 /// itself is [`Serialize`], so two implementations of a trait would overlap. The
@@ -28,7 +28,7 @@ impl<T, E> Returned<Result<T, E>> {
 
 /// The conversion of what is not a `Result`.
 pub trait Plain {
-    /// What the function returned.
+    /// The value that the function returned.
     type Output;
 
     /// # Errors

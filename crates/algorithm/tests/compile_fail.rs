@@ -1,4 +1,4 @@
-//! What `#[algorithm]` refuses, with the message and the place in the user's code.
+//! Functions that `#[algorithm]` refuses, with the message and the place in the user's code.
 
 #[test]
 fn mistakes_are_reported_where_they_are_written() {

@@ -17,7 +17,7 @@ const EVENT: &str = "batch_not_stored";
 /// Longer lines are skipped. A line with a batch has at most 4,000 bytes, and what a log
 /// shipper adds.
 const MAX_LINE_BYTES: u64 = 16 << 20;
-/// How many of the first `{` of a line are tried as the start of the object.
+/// The number of `{` in a line that are tried as the start of the object.
 const MAX_STARTS: usize = 16;
 /// Lines that are read ahead.
 const READ_AHEAD: usize = 16;
