@@ -386,13 +386,17 @@ fn assert_plausible(expression: &Expression, samples: &[Sample]) -> Result {
 fn totals_are_exact(world: &World, before: &Tally, tally: &Tally) -> Result {
     let mut all = before.clone();
     all.add(tally);
+    // The rules of a group are evaluated one after the other, and a scrape may fall in
+    // between: the other totals are complete one evaluation later at most.
     let exact = |expression: &str, expected: i64| {
-        let found = world.value(expression)?;
-        ensure!(
-            found == expected as f64,
-            "{expression} is {found}, not {expected}"
-        );
-        Ok(())
+        poll_until(PATIENCE, || {
+            let found = world.value(expression)?;
+            ensure!(
+                found == expected as f64,
+                "{expression} is {found}, not {expected}"
+            );
+            Ok(())
+        })
     };
     for status in ["success", "rejected", "error"] {
         let label = format!("status=\"{status}\"");
