@@ -51,7 +51,7 @@ fn instances(bench: &Bench) -> anyhow::Result<Table> {
     let store = Store::start()?;
     let services = [
         app("pull", Mode::Pull, &store)?,
-        app("relaxed", Mode::Durability("relaxed"), &store)?,
+        app("batched", Mode::Durability("batched"), &store)?,
         app("exact", Mode::Durability("exact"), &store)?,
         app("strict", Mode::Durability("strict"), &store)?,
     ];

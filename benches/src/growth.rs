@@ -180,7 +180,7 @@ fn by_instances(bench: &Bench) -> anyhow::Result<(Table, Estimate)> {
             as_float(cost.completed.requests) / cost.took.as_secs_f64()
         })
     };
-    // In pairs: relaxed and exact.
+    // In pairs: batched and exact.
     let rows = sizes.iter().zip(costs.chunks(2)).map(|(instances, costs)| {
         vec![
             instances.to_string().into(),
@@ -192,7 +192,7 @@ fn by_instances(bench: &Bench) -> anyhow::Result<(Table, Estimate)> {
     });
     let columns = [
         "instances",
-        "`relaxed`: Redis, µs of CPU a request",
+        "`batched`: Redis, µs of CPU a request",
         "requests/s on the clock",
         "`exact`: Redis, µs of CPU a request",
         "requests/s on the clock",
@@ -202,7 +202,7 @@ fn by_instances(bench: &Bench) -> anyhow::Result<(Table, Estimate)> {
     let estimate = Estimate {
         batch: BATCH,
         instances: workloads[last].instances,
-        relaxed_micros: micros(&costs[last]).median(),
+        batched_micros: micros(&costs[last]).median(),
         exact_micros: micros(&costs[last + 1]).median(),
     };
     Ok((table, estimate))
@@ -213,7 +213,7 @@ struct Estimate {
     batch: u64,
     instances: usize,
     /// Processor time of Redis per request.
-    relaxed_micros: f64,
+    batched_micros: f64,
     exact_micros: f64,
 }
 
@@ -233,26 +233,26 @@ impl Estimate {
         vec![
             format!(
                 "The limit is the one core on which Redis runs scripts: beyond {} requests/s in \
-                 `relaxed` and {} in `exact`, with batches of {}, calls wait for it. More requests \
+                 `batched` and {} in `exact`, with batches of {}, calls wait for it. More requests \
                  per batch raise the limit more than anything else; see [above](#where-metrics-go).",
-                capacity(self.relaxed_micros),
+                capacity(self.batched_micros),
                 capacity(self.exact_micros),
                 self.batch,
             ),
             format!(
                 "**A million requests a second, as an estimate.** With batches of {batch}, at \
-                 {instances} instances, a request costs {relaxed} µs of a Redis core in `relaxed` \
+                 {instances} instances, a request costs {batched} µs of a Redis core in `batched` \
                  and {exact} µs in `exact`, including the connection of its instance. At {busy} % \
-                 load, a million requests a second are {less} Redis processes in `relaxed` and \
+                 load, a million requests a second are {less} Redis processes in `batched` and \
                  {more} in `exact`. An instance serves {REQUESTS_OF_AN_INSTANCE} requests, so \
                  {begun} begin every second. Redis remembers each for two hours in \
                  {BYTES_OF_A_WRITER} bytes, which is {gigabytes} GB over all shards.",
                 batch = self.batch,
                 instances = self.instances,
-                relaxed = number(self.relaxed_micros),
+                batched = number(self.batched_micros),
                 exact = number(self.exact_micros),
                 busy = format!("{:.0}", BUSY * 100.0),
-                less = processes(self.relaxed_micros),
+                less = processes(self.batched_micros),
                 more = processes(self.exact_micros),
                 begun = number(begun),
                 gigabytes = number(begun * REMEMBERED_SECONDS * BYTES_OF_A_WRITER / 1e9),
@@ -281,7 +281,7 @@ mod tests {
         let estimate = Estimate {
             batch: 4,
             instances: 300,
-            relaxed_micros: 7.0,
+            batched_micros: 7.0,
             exact_micros: 20.9,
         };
         let text = estimate.paragraphs().join("\n");

@@ -14,7 +14,7 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
     let store = Store::start()?;
     let service = [
         app("off", Mode::Off, &store)?,
-        app("relaxed", Mode::Durability("relaxed"), &store)?,
+        app("batched", Mode::Durability("batched"), &store)?,
         app("exact", Mode::Durability("exact"), &store)?,
         app("strict", Mode::Durability("strict"), &store)?,
     ];
@@ -72,7 +72,7 @@ fn throughput_targets(closed: &Measured, millisecond: &Measured) -> Vec<Target> 
         let off = measured.figure("off", rate);
         measured.figure(name, rate).ratio_to(&off)
     };
-    let modes = [("relaxed", 0.9), ("exact", 0.75), ("strict", 0.65)];
+    let modes = [("batched", 0.9), ("exact", 0.75), ("strict", 0.65)];
     let mut targets = Vec::new();
     for (name, bound) in modes {
         let claim = format!("`{name}`: throughput, times `off`");
@@ -82,8 +82,8 @@ fn throughput_targets(closed: &Measured, millisecond: &Measured) -> Vec<Target> 
         let claim = format!("`{name}`: throughput with an algorithm of 1 ms, times `off`");
         targets.push(Target::at_least(claim, 0.95, times_off(millisecond, name)));
     }
-    let commands = closed.figure("relaxed", |run| run.commands);
-    let claim = "`relaxed`: Redis commands a request under load";
+    let commands = closed.figure("batched", |run| run.commands);
+    let claim = "`batched`: Redis commands a request under load";
     targets.push(Target::at_most(claim, 0.2, commands));
     // The last instances of a load serve fewer than 128 requests.
     for (name, _) in modes {
@@ -96,10 +96,10 @@ fn throughput_targets(closed: &Measured, millisecond: &Measured) -> Vec<Target> 
 
 fn latency_targets(open: &Measured, pace: &str, on_spin: bool) -> Vec<Target> {
     let off = open.figure("off", p99);
-    let relaxed = open.figure("relaxed", p99).ratio_to(&off);
+    let batched = open.figure("batched", p99).ratio_to(&off);
     let exact = open.figure("exact", p99).above(&off);
     let mut targets = vec![
-        Target::at_most(format!("`relaxed`: p99, {pace}, times `off`"), 1.1, relaxed),
+        Target::at_most(format!("`batched`: p99, {pace}, times `off`"), 1.1, batched),
         Target::at_most(format!("`exact`: p99, {pace}, above `off`, ms"), 1.0, exact),
     ];
     if on_spin {

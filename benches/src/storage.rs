@@ -96,7 +96,7 @@ fn redis(bench: &Bench) -> anyhow::Result<(Table, Vec<(String, Figure)>)> {
         let mode = if leased {
             "`exact`, `strict`"
         } else {
-            "`relaxed`"
+            "`batched`"
         };
         let one = Figure::of(&costs[0], Cost::requests_per_core);
         bars.push((

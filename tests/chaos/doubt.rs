@@ -247,7 +247,7 @@ impl<'a> Doubt<'a> {
     }
 
     fn of(&self, entry: &Entry) -> Possible {
-        let has_leases = self.durability != Durability::Relaxed;
+        let has_leases = self.durability != Durability::Batched;
         if entry.instance().is_none() {
             return Possible {
                 result: !entry.kind.is_fatal(),
@@ -259,7 +259,7 @@ impl<'a> Doubt<'a> {
         let waits = self.wait_of(entry);
         let is_taken_by_death = self.may_die(entry, waits);
         let (crash, nothing) = match self.durability {
-            Durability::Relaxed => (false, is_taken_by_death),
+            Durability::Batched => (false, is_taken_by_death),
             Durability::Exact => (
                 is_taken_by_death,
                 is_taken_by_death && self.may_be_unleased(during),
@@ -285,7 +285,7 @@ impl<'a> Doubt<'a> {
             // Once Redis is back, waiting counts are written.
             let left = over.saturating_sub(entry.ended);
             left.clamp(SLOW_WAIT, OUTAGE_WAIT)
-        } else if self.durability == Durability::Relaxed || is_near(&self.slow, during) {
+        } else if self.durability == Durability::Batched || is_near(&self.slow, during) {
             SLOW_WAIT
         } else {
             USUAL_WAIT
@@ -339,7 +339,7 @@ impl<'a> Doubt<'a> {
     /// or died with its instance because another one in flight crashed. So of requests
     /// that overlap, at least one crashed.
     fn certain_crashes(&self, entries: &[Entry]) -> i64 {
-        if self.durability == Durability::Relaxed {
+        if self.durability == Durability::Batched {
             return 0;
         }
         let fatal = entries
@@ -421,7 +421,7 @@ mod tests {
         (success.responses - success.least, lost)
     }
 
-    use Durability::{Exact, Relaxed, Strict};
+    use Durability::{Batched, Exact, Strict};
 
     #[test]
     fn a_response_is_in_doubt_shortly_before_a_death_of_an_instance_not_seen_again() {
@@ -440,7 +440,7 @@ mod tests {
             let of = |durability| in_doubt(&entries, &events, durability);
             assert_eq!(of(Exact), (count, 0), "{entries:?}: it has a lease");
             assert_eq!(of(Strict), (0, 0), "{entries:?}: it is counted before");
-            assert_eq!(of(Relaxed), (count, count), "{entries:?}");
+            assert_eq!(of(Batched), (count, count), "{entries:?}");
         }
     }
 
@@ -500,7 +500,7 @@ mod tests {
             (1_000, 3_000, 0),
         ] {
             let entries = [response(sent, 1), died(Kind::Trap, death, death + 3)];
-            for durability in [Exact, Strict, Relaxed] {
+            for durability in [Exact, Strict, Batched] {
                 assert_eq!(in_doubt(&entries, &events, durability), (count, count));
             }
         }
@@ -531,7 +531,7 @@ mod tests {
         ];
         let mut events = Events::default();
         assert_eq!(Expected::of(&entries, &events, Exact).fatal, (5, 3));
-        assert_eq!(Expected::of(&entries, &events, Relaxed).fatal, (5, 0));
+        assert_eq!(Expected::of(&entries, &events, Batched).fatal, (5, 0));
         events.outages = vec![span(4_900, 4_950)];
         assert_eq!(Expected::of(&entries, &events, Exact).fatal, (5, 2));
     }

@@ -20,7 +20,7 @@ pub(crate) struct Plan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Durability {
     /// Nothing: a death loses all counts that were not written yet.
-    Relaxed,
+    Batched,
     /// A lease before the algorithm runs: a death loses no execution.
     Exact,
     /// The lease, and the result before the response: a death loses no response's count.
@@ -30,7 +30,7 @@ pub(crate) enum Durability {
 impl Durability {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Relaxed => "relaxed",
+            Self::Batched => "batched",
             Self::Exact => "exact",
             Self::Strict => "strict",
         }

@@ -276,7 +276,7 @@ fn judge_leases(
 ) -> Vec<String> {
     let mut wrong = Vec::new();
     let in_doubt = leases.in_doubt();
-    if durability == Durability::Relaxed {
+    if durability == Durability::Batched {
         check(&mut wrong, "leases", leases.acknowledged + in_doubt, (0, 0));
         check(&mut wrong, "unleased executions", counted.unleased, (0, 0));
         return wrong;
@@ -611,7 +611,7 @@ mod tests {
             watched: Watched::default(),
             dropped_bytes: 0,
         };
-        if durability == Durability::Relaxed {
+        if durability == Durability::Batched {
             findings.leases = Leases::default();
         } else {
             findings.counted.unleased = 10;
@@ -623,7 +623,7 @@ mod tests {
             (
                 Crashed,
                 0,
-                if durability == Durability::Relaxed {
+                if durability == Durability::Batched {
                     0
                 } else {
                     4
@@ -693,7 +693,7 @@ mod tests {
             assert_eq!(judge(&findings), [""; 0]);
         }
         // Without leases those in doubt are lost.
-        let mut findings = right(Durability::Relaxed);
+        let mut findings = right(Durability::Batched);
         shift(&mut findings, [(Success, -7), (InvalidInput, -2)]);
         assert_eq!(judge(&findings), [""; 0]);
     }
@@ -788,7 +788,7 @@ mod tests {
                 "{name} {words}: {wrong:?}"
             );
         }
-        let mut findings = right(Durability::Relaxed);
+        let mut findings = right(Durability::Batched);
         add(&mut findings, Phase::Deadly, Crashed, 1);
         let wrong = judge(&findings);
         let crashes = format!("{}: 1 counted, 1 more", execution_series(Crashed));

@@ -244,7 +244,7 @@ fn a_response_leaves_in_one_piece() -> Result {
     // time.
     const MOST_IN_PIECES: usize = REQUESTS / 4;
 
-    for durability in ["relaxed", "exact", "strict"] {
+    for durability in ["batched", "exact", "strict"] {
         let service =
             Service::start_with(|options| options.variable("metrics_durability", durability))?;
         let mut connection = http::connect(service.app.address(), PATIENCE)?;

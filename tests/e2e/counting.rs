@@ -85,7 +85,7 @@ fn every_response_is_counted_once_in_redis_and_on_the_exporter() -> Result {
 
 #[test]
 fn one_batch_counts_many_requests() -> Result {
-    for (durability, has_leases) in [("relaxed", false), ("exact", true)] {
+    for (durability, has_leases) in [("batched", false), ("exact", true)] {
         const REQUESTS: usize = 5_000;
         let service = Service::start_with(|options| {
             let options = options

@@ -159,8 +159,8 @@ fn in_strict_mode_a_response_is_a_stored_count() -> Result {
 }
 
 #[test]
-fn relaxed_mode_takes_no_lease() -> Result {
-    let settled = Settled::start("relaxed", &[])?;
+fn batched_mode_takes_no_lease() -> Result {
+    let settled = Settled::start("batched", &[])?;
     assert_eq!(settled.commit("trap")?, 500);
     assert_eq!(settled.commit("nothing")?, 200);
     settled.counted(&[("success", 1)], &[(200, 1), (500, 0)])?;

@@ -30,7 +30,7 @@ pub(crate) struct Chaos {
     seconds: Option<u64>,
 
     /// `metrics_durability`; exact unless given.
-    #[arg(long, value_parser = ["relaxed", "exact", "strict"])]
+    #[arg(long, value_parser = ["batched", "exact", "strict"])]
     durability: Option<String>,
 
     /// Redis's `appendfsync`; always unless given.

@@ -31,12 +31,12 @@ pub(crate) enum Backend {
     Off,
 }
 
-/// What Redis must acknowledge before a request continues. Always `Relaxed` in
+/// What Redis must acknowledge before a request continues. Always `Batched` in
 /// the other schemes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Durability {
     /// Nothing.
-    Relaxed,
+    Batched,
     /// The lease, before the execution.
     Exact,
     /// The lease, and the result before the response.
@@ -100,7 +100,7 @@ impl Config {
             ("off", Backend::Off),
         ];
         let durabilities = [
-            ("relaxed", Durability::Relaxed),
+            ("batched", Durability::Batched),
             ("exact", Durability::Exact),
             ("strict", Durability::Strict),
         ];
@@ -108,12 +108,12 @@ impl Config {
         let durability = reader.choice("metrics_durability", Durability::Exact, &durabilities);
         let durability = match backend {
             Backend::Redis => durability,
-            Backend::Pushgateway | Backend::Pull | Backend::Off => Durability::Relaxed,
+            Backend::Pushgateway | Backend::Pull | Backend::Off => Durability::Batched,
         };
         // With leases, a longer interval would let a death turn more responses
         // into crashes.
         let flush_interval = Duration::from_millis(match durability {
-            Durability::Relaxed => 50,
+            Durability::Batched => 50,
             Durability::Exact | Durability::Strict => 20,
         });
         Self {
@@ -218,11 +218,11 @@ mod tests {
         for (values, millis) in [
             (&[("metrics_durability", "exact")][..], 20),
             (&[("metrics_durability", "strict")], 20),
-            (&[("metrics_durability", "relaxed")], 50),
+            (&[("metrics_durability", "batched")], 50),
             (&[("metrics_backend", "pushgateway")], 50),
             (
                 &[
-                    ("metrics_durability", "relaxed"),
+                    ("metrics_durability", "batched"),
                     ("flush_interval_ms", "7"),
                 ],
                 7,
@@ -280,7 +280,7 @@ mod tests {
         let errors = config(&[("metrics_durability", "sure")]).err();
         assert_eq!(
             errors.expect("it is refused")[0].to_string(),
-            "variable metrics_durability: \"sure\" is not relaxed, exact or strict"
+            "variable metrics_durability: \"sure\" is not batched, exact or strict"
         );
     }
 
@@ -307,8 +307,8 @@ mod tests {
     fn only_redis_acknowledges() {
         for (backend, durability) in [
             ("redis", Durability::Strict),
-            ("pushgateway", Durability::Relaxed),
-            ("pull", Durability::Relaxed),
+            ("pushgateway", Durability::Batched),
+            ("pull", Durability::Batched),
         ] {
             let config = valid(&[
                 ("metrics_backend", backend),

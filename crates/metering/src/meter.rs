@@ -147,7 +147,7 @@ impl Meter {
     fn check_leases(&self) -> Result<String, String> {
         let batcher = self.0.batcher.borrow();
         match (self.0.durability, batcher.lease_error()) {
-            (Durability::Relaxed, _) => Ok("none are taken".to_owned()),
+            (Durability::Batched, _) => Ok("none are taken".to_owned()),
             (_, Some(reason)) if !batcher.takes_leases() => Err(format!(
                 "suspended in this instance until Redis stores a batch: {reason}"
             )),

@@ -63,7 +63,7 @@ impl RedisSink {
         Self {
             prefix: config.prefix.clone(),
             timeout: config.redis.timeout,
-            leases: (config.durability != Durability::Relaxed).then_some(leases),
+            leases: (config.durability != Durability::Batched).then_some(leases),
             client: RedisClient::new(&config.redis),
             registering: SingleFlight::default(),
             lease_time: Cell::new(None),
