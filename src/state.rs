@@ -89,10 +89,11 @@ impl Instance {
         // them too, and one result is kept. Waiting for another request's task
         // would cost every request more than that.
         let loaded = Config::load().await;
-        // Reading variables leaves the host's task in a state in which it must
-        // not respond, and only a yield ends that. A new request's first yield has
-        // no effect. It is spent here, so that the one in `respond_on_fresh_poll`
-        // works: ADR 3, "A response leaves in one write".
+        // Reading variables calls `block_in_place` in the host, after which a
+        // response would leave in two writes until the host's task is polled again.
+        // A yield causes that, but not a new request's first one. This is the first;
+        // the second is in `respond_on_fresh_poll`. ADR 3, "A response leaves in one
+        // write", rule 4.
         wit_bindgen::yield_async().await;
         self.app
             .get_or_init(|| self.start(loaded).map(Rc::new).map_err(Rc::from))

@@ -64,7 +64,7 @@ impl InFlight {
         wit_bindgen::backpressure_inc();
         let guard = BackpressureGuard(());
         // The host checks for backpressure at the beginning of a poll.
-        single_write::repoll().await;
+        single_write::yield_to_host().await;
         Some(guard)
     }
 

@@ -41,7 +41,7 @@ pub async fn respond_on_fresh_poll<T>(response: impl Future<Output = T>) -> T {
     })
     .await;
     if CURRENT.get() == PollStart::Woken {
-        repoll().await;
+        yield_to_host().await;
     }
     output
 }
@@ -52,7 +52,7 @@ pub(super) fn is_first_poll() -> bool {
 }
 
 /// Yields, so that the host polls its task again before the request continues.
-pub(super) async fn repoll() {
+pub(super) async fn yield_to_host() {
     wit_bindgen::yield_async().await;
     CURRENT.set(PollStart::Fresh);
 }

@@ -19,8 +19,8 @@ use functional_scaffold_protocol::{
 use crate::config::MAX_EXECUTION_LIMIT_MS;
 
 /// Milliseconds that a lease runs beyond the execution limit: time for the flush
-/// that closes it. Some of it may pass while Redis is silent, because silence of up
-/// to `MAX_GAP_MS` (`clock.lua`) counts as lease time.
+/// that closes it. An outage of Redis uses it up, too, because up to `MAX_GAP_MS`
+/// of each outage counts as lease time (docs/protocol.md, "Lease time").
 const LEASE_MARGIN_MS: u64 = 5_000;
 
 // The id of a closed lease must be remembered until the lease itself expires, in
@@ -325,8 +325,9 @@ impl Batcher {
     }
 
     /// Removes the executions of expired leases, which are already counted as
-    /// crashed. The frozen batch keeps its id: Redis has applied nothing under
-    /// it, and also refuses a copy with those leases that arrives later.
+    /// crashed. The batch keeps its id although its content changes, which is safe:
+    /// Redis has applied nothing under that id, and refuses an older copy that
+    /// arrives later, because that names leases which are closed.
     pub(crate) fn remove_late(&mut self, ids: &[String]) {
         let Some(mut frozen) = self.frozen.take() else {
             return;

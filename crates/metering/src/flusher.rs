@@ -100,10 +100,11 @@ impl Flusher {
             let Err(error) = attempt(batcher, sink, deadline).await else {
                 return;
             };
-            // An execution during the attempt can make it end after its deadline.
-            // Such an overrun is subtracted from the time that counts, down to 0.
-            // The pauses always count, so the number of attempts is bounded.
-            let took = timeout.saturating_sub(deadline.distance());
+            // An execution in this instance can make the attempt end after its
+            // deadline. The attempt is then charged less than its time-out: the
+            // overrun less, because that time was the execution's. The pauses are
+            // always charged, so the number of attempts is bounded.
+            let took = timeout.saturating_sub(deadline.remaining() + deadline.overrun());
             left = left.saturating_sub(took + BACKOFF);
             let is_last = left.is_zero() || matches!(error, StoreError::Denied(_));
             let error = match cause {

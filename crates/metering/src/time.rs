@@ -62,10 +62,10 @@ impl Deadline {
         Duration::from_nanos(self.at.saturating_sub(monotonic_clock::now()))
     }
 
-    /// Distance from now to the deadline, in either direction. One host call.
+    /// Time since the deadline; zero before it. One host call.
     #[must_use]
-    pub fn distance(self) -> Duration {
-        Duration::from_nanos(self.at.abs_diff(monotonic_clock::now()))
+    pub fn overrun(self) -> Duration {
+        Duration::from_nanos(monotonic_clock::now().saturating_sub(self.at))
     }
 
     /// Awaits `future` until the deadline. Does not poll it after the deadline.

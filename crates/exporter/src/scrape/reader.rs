@@ -60,7 +60,7 @@ impl Reader {
     pub(crate) async fn read(&mut self) -> Result<Reading, Failure> {
         let (redis, timeout) = (Arc::clone(&self.redis), self.options.timeout);
         let reading = redis.run(timeout, self, |reader, connection| {
-            Box::pin(reader.read_over(connection))
+            Box::pin(reader.read_until_stable(connection))
         });
         let reading = reading.await?;
         if let Some(file) = &mut self.state_file {
@@ -70,7 +70,7 @@ impl Reader {
     }
 
     /// Reads everything until there are no new lost counts, in [`MAX_PASSES`] at most.
-    async fn read_over(&mut self, mut connection: Connection) -> Result<Reading, Failure> {
+    async fn read_until_stable(&mut self, mut connection: Connection) -> Result<Reading, Failure> {
         let mut regressions = 0;
         let mut passes_left = MAX_PASSES;
         loop {

@@ -18,7 +18,7 @@
 --   leases have been looked at.
 --
 -- A script may only touch keys that it was given. So a lease that counts in any
--- other key stays open, and `skip` keeps it from hiding those behind it.
+-- other key stays open, and the next call skips it to reach the leases after it.
 
 --- @include "includes/clock"
 
