@@ -43,7 +43,9 @@ fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStream> {
         Some(summary) => summary.value(),
         None => summary(&function.attrs),
     };
-    Ok(implementation(&function, input, &name, &version, &summary))
+    let implementation = implementation(&function, input, &name, &version, &summary);
+    let budget = options.budget.map(budget_section);
+    Ok(quote!(#implementation #budget))
 }
 
 /// The function, and the component that calls it.
@@ -104,12 +106,26 @@ fn implementation(
     }
 }
 
+/// A custom section of the module, which `functional-scaffold-guard` reads.
+fn budget_section(budget: u64) -> TokenStream {
+    let bytes = budget.to_le_bytes();
+    quote! {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            #[unsafe(link_section = "functional-scaffold-budget")]
+            #[used]
+            static BUDGET: [u8; 8] = [#(#bytes),*];
+        };
+    }
+}
+
 /// The options of the attribute.
 #[derive(Default)]
 struct Options {
     name: Option<LitStr>,
     version: Option<LitStr>,
     summary: Option<LitStr>,
+    budget: Option<u64>,
 }
 
 impl Options {
@@ -122,8 +138,11 @@ impl Options {
                 &mut options.version
             } else if meta.path.is_ident("summary") {
                 &mut options.summary
+            } else if meta.path.is_ident("budget") {
+                options.budget = Some(budget(&meta.value()?.parse()?)?);
+                return Ok(());
             } else {
-                return Err(meta.error("expected `name`, `version` or `summary`"));
+                return Err(meta.error("expected `name`, `version`, `summary` or `budget`"));
             };
             *option = Some(meta.value()?.parse()?);
             Ok(())
@@ -131,6 +150,22 @@ impl Options {
         parser.parse2(tokens)?;
         Ok(options)
     }
+}
+
+/// The number of instructions that a budget allows.
+fn budget(value: &Expr) -> Result<u64> {
+    let number = match value {
+        Expr::Lit(ExprLit {
+            lit: Lit::Int(number),
+            ..
+        }) => number.base10_parse().ok(),
+        _ => None,
+    };
+    number.filter(|number| *number > 0).ok_or_else(|| {
+        let message = "a budget is the number of instructions that a call may take: an integer \
+                       from 1 to 18446744073709551615, such as `budget = 5_000_000_000`";
+        Error::new_spanned(value, message)
+    })
 }
 
 /// The type of the function's argument, if the function can be an algorithm.

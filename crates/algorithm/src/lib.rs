@@ -104,7 +104,11 @@
 //!
 //! Other types convert by hand: for instance, `map_err(Error::failed)` for a
 //! `String`, or `map_err(|error| Error::failed(format!("{error:#}")))` for an
-//! `anyhow::Error`. A panic is not an error but a crash; return an error instead.
+//! `anyhow::Error`.
+//!
+//! A panic is for bugs. The guard, which rewrites the component after it is built, ends
+//! that call with a 500 and a text of its own, and sets the algorithm back to its
+//! initial state. It also ends a call that exceeds its budget of instructions.
 //!
 //! # Tests
 //!
@@ -148,13 +152,14 @@ mod output;
 /// | `name` | the package's name. `[a-z][a-z0-9-]*`, at most 64 characters |
 /// | `version` | the package's version |
 /// | `summary` | the first paragraph of the doc comment |
+/// | `budget` | the guard's. WebAssembly instructions that a call may execute, an integer above 0 |
 ///
 /// # Examples
 ///
 /// ```
 /// use functional_scaffold_algorithm::algorithm;
 ///
-/// #[algorithm(name = "word-count", version = "2", summary = "counts words")]
+/// #[algorithm(name = "word-count", version = "2", summary = "counts words", budget = 500_000_000)]
 /// fn count(text: String) -> usize {
 ///     text.split_whitespace().count()
 /// }
