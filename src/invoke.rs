@@ -121,6 +121,12 @@ pub async fn read_input(
     json_text(body)
 }
 
+// Not the algorithm's own words: it wrote them to the host's log, if at all.
+const CRASHED: &str = "the algorithm crashed, and the same input is likely to crash it again; \
+                       report it with the request id";
+const LIMIT_EXCEEDED: &str = "the algorithm did not finish within its budget of instructions; \
+                              send a smaller input, or ask for a larger budget";
+
 /// A finished execution.
 #[derive(Debug)]
 pub struct Invoked {
@@ -132,8 +138,9 @@ pub struct Invoked {
     pub nanos: u64,
 }
 
-/// Runs the algorithm. If it traps, this does not return: the instance ends. An
-/// output of more than `max_output_bytes` is an error of the algorithm.
+/// Runs the algorithm. If it traps and no guard catches that, this does not return:
+/// the instance ends. An output of more than `max_output_bytes` is an error of the
+/// algorithm.
 #[must_use]
 pub fn invoke(
     description: &Description,
@@ -159,6 +166,14 @@ pub fn invoke(
         Err(contract::Error::Failed(reason)) => (
             Err(Problem::new(ProblemType::AlgorithmFailed, &reason)),
             ExecutionStatus::Failed,
+        ),
+        Err(contract::Error::Crashed) => (
+            Err(Problem::new(ProblemType::AlgorithmCrashed, CRASHED)),
+            ExecutionStatus::Crashed,
+        ),
+        Err(contract::Error::LimitExceeded) => (
+            Err(Problem::new(ProblemType::LimitExceeded, LIMIT_EXCEEDED)),
+            ExecutionStatus::Crashed,
         ),
     };
     Invoked {

@@ -65,6 +65,10 @@ pub enum ProblemType {
     InvalidInput,
     /// The algorithm returned an error.
     AlgorithmFailed,
+    /// The algorithm crashed, and the guard caught it.
+    AlgorithmCrashed,
+    /// The algorithm used up its budget of instructions.
+    LimitExceeded,
     /// The algorithm's output is not JSON.
     InvalidOutput,
     /// The algorithm's output is larger than `max_output_bytes`.
@@ -77,7 +81,7 @@ pub enum ProblemType {
 
 impl ProblemType {
     /// Every type, by status code.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::MalformedBody,
         Self::Unauthorized,
         Self::NotFound,
@@ -86,6 +90,8 @@ impl ProblemType {
         Self::UnsupportedMediaType,
         Self::InvalidInput,
         Self::AlgorithmFailed,
+        Self::AlgorithmCrashed,
+        Self::LimitExceeded,
         Self::InvalidOutput,
         Self::OutputTooLarge,
         Self::Misconfigured,
@@ -128,6 +134,12 @@ impl ProblemType {
             ),
             Self::InvalidInput => ("invalid-input", 422, "The algorithm rejects the input"),
             Self::AlgorithmFailed => ("algorithm-failed", 500, "The algorithm failed"),
+            Self::AlgorithmCrashed => ("algorithm-crashed", 500, "The algorithm crashed"),
+            Self::LimitExceeded => (
+                "limit-exceeded",
+                500,
+                "The algorithm exceeded its budget of instructions",
+            ),
             Self::InvalidOutput => ("invalid-output", 500, "The algorithm's output is not JSON"),
             Self::OutputTooLarge => (
                 "output-too-large",

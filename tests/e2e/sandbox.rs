@@ -165,16 +165,22 @@ fn the_reason_of_a_500_is_logged_at_every_level() -> Result {
         options.variable("log_level", "error")
     })?;
     let misdeeds = [
-        ("fail", "algorithm-failed", "asked to fail"),
-        ("fail-loudly", "algorithm-failed", "line one"),
-        ("babble", "invalid-output", "not JSON"),
-        ("talk 1001", "output-too-large", "1001"),
+        ("fail", "failed", "algorithm-failed", "asked to fail"),
+        ("fail-loudly", "failed", "algorithm-failed", "line one"),
+        ("babble", "failed", "invalid-output", "not JSON"),
+        ("talk 1001", "failed", "output-too-large", "1001"),
+        ("claim-crash", "crashed", "algorithm-crashed", "crashed"),
+        ("claim-limit", "crashed", "limit-exceeded", "budget"),
     ];
     // A client's own errors are not logged.
     assert_eq!(rogue.commit("hum")?.0, 422);
-    for (misdeed, name, says) in misdeeds {
-        let (status, body) = rogue.commit(misdeed)?;
-        assert_eq!(status, 500, "{misdeed}");
+    for (misdeed, status, name, says) in misdeeds {
+        let (code, body) = rogue.commit(misdeed)?;
+        assert_eq!(code, 500, "{misdeed}");
+        assert_eq!(
+            body["type"],
+            format!("urn:functional-scaffold:problem:{name}")
+        );
         let line = poll_until(PATIENCE, || {
             let lines = rogue.app.log("request_failed")?;
             let mut lines = lines.into_iter();
@@ -183,7 +189,7 @@ fn the_reason_of_a_500_is_logged_at_every_level() -> Result {
         })?;
         assert_eq!(line["level"], "error");
         assert_eq!(line["algorithm"], "rogue");
-        assert_eq!(line["status"], "failed");
+        assert_eq!(line["status"], status);
         assert_eq!(
             line["type"],
             format!("urn:functional-scaffold:problem:{name}")
@@ -191,6 +197,36 @@ fn the_reason_of_a_500_is_logged_at_every_level() -> Result {
         assert!(line["reason"].to_string().contains(says), "{line}");
     }
     assert_eq!(rogue.app.log("request_failed")?.len(), misdeeds.len());
+    Ok(())
+}
+
+#[test]
+fn a_crash_that_is_returned_is_counted_at_once_as_crashed() -> Result {
+    let rogue = Service::start_rogue(|options| options)?;
+    for misdeed in ["claim-crash", "nothing", "claim-limit"] {
+        rogue.commit(misdeed)?;
+    }
+    let labels = |status: &str| format!("algorithm=\"rogue\",status=\"{status}\"");
+    let expected = [(labels("crashed"), 2), (labels("success"), 1)];
+    rogue.wait_for("metrics:algorithm_counter", &expected.into())?;
+    // By the same batches: no exporter settles leases here.
+    let invoke = RequestKind::invoke("");
+    let expected = [(invoke.labels(200), 1), (invoke.labels(500), 2)];
+    assert_eq!(
+        rogue.redis.cells("metrics:request_counter")?,
+        expected.into()
+    );
+    let leases: i64 = rogue.redis.call(&["ZCARD", "metrics:leases"])?;
+    assert_eq!(leases, 0);
+    let observed = |key| -> Result<i64> {
+        let cells = rogue.redis.cells(key)?.into_iter();
+        Ok(cells
+            .filter(|(field, _)| !field.ends_with("|sum"))
+            .map(|(_, count)| count)
+            .sum())
+    };
+    assert_eq!(observed("metrics:request_latency")?, 3);
+    assert_eq!(observed("metrics:algorithm_latency")?, 1);
     Ok(())
 }
 

@@ -258,8 +258,8 @@ impl Catalog {
         tally.add_to(batch, self, "");
     }
 
-    /// Records a finished execution into `batch`. A crashed one has no duration,
-    /// so it enters no histogram.
+    /// Records a finished execution into `batch`. A crashed one enters no histogram,
+    /// because one that is counted by its lease has no duration.
     pub fn record_execution(&self, batch: &mut Batch, execution: &FinishedExecution<'_>) {
         let mut tally = Tally::default();
         tally.record_execution(execution.status, execution.duration_nanos);
@@ -393,7 +393,8 @@ pub enum ExecutionStatus {
     InvalidInput,
     /// It returned an error.
     Failed,
-    /// It never returned: a trap, an endless loop, a host that died.
+    /// It ended without a result: a trap, an endless loop, a host that died. The
+    /// guard reports it at once, otherwise its lease expires.
     Crashed,
 }
 
@@ -487,7 +488,7 @@ impl<'a> Tally<'a> {
     }
 
     /// Records a finished execution that took `nanos` nanoseconds. A crashed one
-    /// has no duration, so it enters no histogram.
+    /// enters no histogram (see [`Catalog::record_execution`]).
     pub fn record_execution(&mut self, status: ExecutionStatus, nanos: u64) {
         self.executions[status as usize] += 1;
         if status != ExecutionStatus::Crashed {

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::ensure;
 use functional_scaffold_protocol::catalog::RequestLabels;
 use ureq::{Agent, http::Request};
 
@@ -27,6 +28,8 @@ pub struct RequestKind {
     pub body: &'static str,
     /// The route under which it is counted: the label `endpoint`.
     pub endpoint: &'static str,
+    /// A text that the body of a right response contains.
+    pub response: Option<&'static str>,
 }
 
 impl RequestKind {
@@ -39,6 +42,7 @@ impl RequestKind {
             content_type: Some("application/json"),
             body,
             endpoint: "/invoke",
+            response: None,
         }
     }
 
@@ -51,6 +55,7 @@ impl RequestKind {
             content_type: None,
             body: "",
             endpoint,
+            response: None,
         }
     }
 
@@ -66,7 +71,7 @@ impl RequestKind {
 pub struct Tally {
     /// The number of responses by their labels in `http_requests_total`.
     pub responses: BTreeMap<String, i64>,
-    /// The number of requests without a response.
+    /// The number of requests without a response, or without the right one.
     pub failed: usize,
 }
 
@@ -156,7 +161,7 @@ pub fn agent() -> Agent {
 /// Sends a request and reads the whole response; returns the status code.
 ///
 /// # Errors
-/// There is no whole response.
+/// There is no whole response, or another one than `kind` expects.
 pub fn send(agent: &Agent, origin: &str, kind: &RequestKind) -> anyhow::Result<u16> {
     let url = format!("{origin}{}", kind.path);
     let mut request = Request::builder().method(kind.method).uri(url);
@@ -167,6 +172,10 @@ pub fn send(agent: &Agent, origin: &str, kind: &RequestKind) -> anyhow::Result<u
         "" => agent.run(request.body(())?)?,
         body => agent.run(request.body(body)?)?,
     };
-    response.body_mut().read_to_vec()?;
+    let body = response.body_mut().read_to_vec()?;
+    if let Some(expected) = kind.response {
+        let body = String::from_utf8_lossy(&body);
+        ensure!(body.contains(expected), "not {expected:?}: {body}");
+    }
     Ok(response.status().as_u16())
 }

@@ -1,18 +1,21 @@
-//! `rogue`: an algorithm that misbehaves on request, for tests of the sandbox and of
-//! counts when an algorithm dies. Its input is a JSON string that names the misdeed;
-//! its result says whether the misdeed succeeded.
+//! `rogue`: an algorithm that misbehaves on request, for tests of the sandbox, of the
+//! guard, and of counts when an algorithm dies. Its input is a JSON string that names
+//! the misdeed; its result says whether the misdeed succeeded.
 
 #![allow(
     unsafe_code,
     missing_docs,
     unreachable_pub,
-    reason = "generated: it passes strings through the canonical ABI's raw memory"
+    reason = "generated: it passes strings through the canonical ABI's raw memory; and some \
+              misdeeds are not possible otherwise"
 )]
 
 use std::{
-    env, fs, hint,
+    env, fs, hint, mem,
     net::SocketAddrV4,
-    process,
+    process, ptr,
+    sync::Mutex,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -34,6 +37,15 @@ struct Rogue;
 #[cfg(target_family = "wasm")]
 export!(Rogue);
 
+/// The instructions that a call may execute in `rogue.guarded.wasm`: some 20 ms.
+#[cfg(target_family = "wasm")]
+#[unsafe(link_section = "functional-scaffold-budget")]
+#[used]
+static BUDGET: [u8; 8] = 20_000_000_u64.to_le_bytes();
+
+/// The number of calls since the module was in its initial state.
+static CALLS: Mutex<u32> = Mutex::new(0);
+
 impl Guest for Rogue {
     fn describe() -> Description {
         Description {
@@ -49,8 +61,11 @@ impl Guest for Rogue {
             .trim_matches('"')
             .split_once(' ')
             .unwrap_or((input.trim_matches('"'), ""));
+        let poisoned = |_| Error::Failed("a call died with a mutex".into());
+        *CALLS.lock().map_err(poisoned)? += 1;
         let succeeded = match misdeed {
             "nothing" => false,
+            "calls" => return Ok(CALLS.lock().map_err(poisoned)?.to_string()),
             "environment" => env::vars().next().is_some(),
             "arguments" => env::args().next().is_some(),
             "read-file" => fs::read(argument).is_ok() || fs::read_dir("/").is_ok(),
@@ -60,12 +75,39 @@ impl Guest for Rogue {
                 println!("{argument}");
                 true
             }
+            "panic" => panic!("asked to panic"),
+            "index" => argument.as_bytes()[hint::black_box(1_000)] == 0,
+            "divide" => 1 / hint::black_box(0_u32) == 0,
+            "panic-in-drop" => {
+                let _panics = PanicsOnDrop;
+                panic!("asked to panic")
+            }
+            "poison" => {
+                let _calls = CALLS.lock();
+                panic!("asked to panic with a mutex locked")
+            }
             "exit" => process::exit(0),
             "trap" => process::abort(),
+            "wild-pointer" => write_outside_memory(),
+            "allocate" => allocate(),
+            "recurse" => recurse(argument.parse().unwrap_or(u64::MAX)) > 0,
             "loop" => loop {
                 hint::spin_loop();
             },
+            "clock" => loop {
+                hint::black_box(Instant::now());
+            },
+            "flood" => loop {
+                println!("rogue");
+            },
+            "sleep" => {
+                thread::sleep(Duration::from_secs(1_000_000));
+                true
+            }
             "work" => work(argument),
+            // What only the guard should return.
+            "claim-crash" => return Err(Error::Crashed),
+            "claim-limit" => return Err(Error::LimitExceeded),
             "fail" => return Err(Error::Failed("asked to fail".into())),
             "fail-loudly" => return Err(Error::Failed(noise())),
             "refuse-loudly" => return Err(Error::InvalidInput(noise())),
@@ -74,6 +116,39 @@ impl Guest for Rogue {
             other => return Err(Error::InvalidInput(format!("unknown misdeed {other:?}"))),
         };
         Ok(succeeded.to_string())
+    }
+}
+
+struct PanicsOnDrop;
+
+impl Drop for PanicsOnDrop {
+    fn drop(&mut self) {
+        panic!("asked to panic while panicking");
+    }
+}
+
+/// Writes to the last byte of the address space, which a component's memory never
+/// reaches.
+fn write_outside_memory() -> bool {
+    let last = ptr::without_provenance_mut::<u8>(hint::black_box(usize::MAX));
+    // SAFETY: there is none. The write is out of bounds, which is a trap.
+    unsafe { last.write_volatile(1) };
+    true
+}
+
+/// Allocates until there is no memory left.
+fn allocate() -> bool {
+    loop {
+        mem::forget(hint::black_box(Vec::<u8>::with_capacity(1 << 20)));
+    }
+}
+
+/// Recurses this many levels deep.
+#[inline(never)]
+fn recurse(levels: u64) -> u64 {
+    match hint::black_box(levels) {
+        0 => 1,
+        levels => hint::black_box(recurse(levels - 1)) + 1,
     }
 }
 
