@@ -1,0 +1,5 @@
+//! The guard, on wasmtime: what a guarded module and a guarded component do.
+
+mod budget;
+mod crash;
+mod guest;
