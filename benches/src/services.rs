@@ -199,9 +199,9 @@ fn start_app<'a>(
     counts_in_redis: bool,
     store: &'a Store,
 ) -> anyhow::Result<Service<'a>> {
-    let mut options =
-        AppOptions::with_redis(store.port()).variable("metrics_prefix", &format!("{name}:"));
-    options.manifest = repository().join(manifest);
+    let mut options = AppOptions::with_redis(store.port())
+        .manifest(repository().join(manifest))
+        .variable("metrics_prefix", &format!("{name}:"));
     if let Some((name, value)) = variable {
         options = options.variable(name, value);
     }

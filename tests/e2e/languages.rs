@@ -51,17 +51,14 @@ fn wait_for_executions(service: &Service, algorithm: &str, expected: &[(&str, i6
 
 fn start_rogues() -> Result<Service> {
     Service::start_with(|options| {
-        let options = AppOptions {
-            manifest: repository().join("tests/rogue/languages.toml"),
-            ..options
-        };
+        let options = options.manifest(repository().join("tests/rogue/languages.toml"));
         options.variable("lease_timeout_ms", "1000")
     })
 }
 
 #[test]
 fn the_example_in_python_is_served_and_counted() -> Result {
-    let service = Service::start()?;
+    let service = Service::start_with(AppOptions::every_component)?;
     let name = "word-count-py";
     let result = json!({"words": 6, "most_common": [["to", 2], ["be", 2]]});
     let input = r#"{"text": "To be or not to be", "top": 2}"#;
@@ -86,7 +83,7 @@ fn the_example_in_python_is_served_and_counted() -> Result {
 
 #[test]
 fn the_example_in_javascript_is_served_and_counted() -> Result {
-    let service = Service::start()?;
+    let service = Service::start_with(AppOptions::every_component)?;
     let name = "statistics-js";
     let result = json!({"count": 4, "mean": 5, "median": 4.5, "standard_deviation": 2.55});
     let input = r#"{"numbers": [2, 3, 6, 9]}"#;
@@ -130,7 +127,7 @@ fn the_example_in_javascript_is_served_and_counted() -> Result {
 
 #[test]
 fn both_examples_describe_themselves() -> Result {
-    let service = Service::start()?;
+    let service = Service::start_with(AppOptions::every_component)?;
     for (name, summary, field) in [
         (
             "word-count-py",

@@ -293,9 +293,9 @@ fn a_host_that_the_manifest_does_not_allow() -> Result {
         .replace(":{{ redis_port }}", ":1")
         .replace("\"target/", &format!("\"{}/target/", root.display()));
     let folder = tempfile::tempdir()?;
-    let mut options = AppOptions::with_redis(6379);
-    options.manifest = folder.path().join("spin.toml");
-    fs::write(&options.manifest, manifest)?;
+    let path = folder.path().join("spin.toml");
+    fs::write(&path, manifest)?;
+    let options = AppOptions::with_redis(6379).manifest(path);
     lasts(&options, "allowed_outbound_hosts")
 }
 

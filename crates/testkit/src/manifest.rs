@@ -1,6 +1,6 @@
 //! Adapts a manifest to a run. A test sets every variable of the application, of
 //! which a manifest declares only those that its users change. An algorithm whose
-//! language is not installed is left out.
+//! language is not installed is left out, and those that a test does not need.
 
 use std::{
     collections::BTreeSet,
@@ -28,11 +28,23 @@ impl Manifest {
     /// # Errors
     /// The manifest cannot be read or copied.
     pub fn declaring(path: &Path, names: &[&str]) -> anyhow::Result<Self> {
+        Self::serving(path, names, None)
+    }
+
+    /// Like [`Self::declaring`], with this component alone.
+    ///
+    /// # Errors
+    /// The manifest cannot be read or copied.
+    pub fn serving(path: &Path, names: &[&str], only: Option<&str>) -> anyhow::Result<Self> {
         let read = || format!("cannot read {}", path.display());
         let text = fs::read_to_string(path).with_context(read)?;
         let home = path.canonicalize().with_context(read)?;
         let home = home.parent().with_context(read)?;
-        let left_out = unbuilt(&text, home);
+        let mut left_out = unbuilt(&text, home);
+        if let Some(only) = only {
+            let others = tables(&text).filter_map(component);
+            left_out.extend(others.filter(|name| *name != only).map(str::to_owned));
+        }
         let copy = without(&with_variables(&text, names), &left_out);
         if copy == text {
             return Ok(Self {
@@ -99,7 +111,8 @@ fn without(manifest: &str, components: &BTreeSet<String>) -> String {
     kept.collect()
 }
 
-/// Declares the variables that are missing, and passes them to every component.
+/// Declares the variables that are missing, and passes them to every component that
+/// does not set its own.
 fn with_variables(manifest: &str, names: &[&str]) -> String {
     let mut text = manifest.to_owned();
     for name in names {
@@ -108,8 +121,13 @@ fn with_variables(manifest: &str, names: &[&str]) -> String {
         }
         let declaration = format!("\n[variables]\n{name} = {{ default = \"\" }}\n");
         text = text.replace("\n[variables]\n", &declaration);
-        let passed = format!(".variables]\n{name} = \"{{{{ {name} }}}}\"\n");
-        text = text.replace(".variables]\n", &passed);
+        let tables = tables(&text).map(|table| match table.split_once(".variables]\n") {
+            Some((component, set)) if !table.contains(&format!("\n{name} = ")) => {
+                format!("{component}.variables]\n{name} = \"{{{{ {name} }}}}\"\n{set}")
+            }
+            _ => table.to_owned(),
+        });
+        text = tables.collect();
     }
     text
 }
@@ -143,6 +161,17 @@ mod tests {
         assert!(text.contains("\nlease_timeout_ms = \"{{ lease_timeout_ms }}\"\n"));
         assert_eq!(text.matches("redis_port = { default").count(), 1);
         assert!(!text.contains("\"target/"), "{text}");
+    }
+
+    #[test]
+    fn one_component_is_served_alone() {
+        let path = repository().join("spin.toml");
+        let manifest = Manifest::serving(&path, &[], Some("prime-check"));
+        let text = fs::read_to_string(manifest.expect("it is readable").path());
+        let text = text.expect("it is readable");
+        let components = tables(&text).filter_map(component).collect::<BTreeSet<_>>();
+        assert_eq!(components, ["prime-check"].into());
+        assert_eq!(text.matches("[[trigger.http]]").count(), 1);
     }
 
     #[test]

@@ -135,6 +135,8 @@ impl std::fmt::Display for Version {
 pub struct AppOptions {
     /// The manifest.
     pub manifest: PathBuf,
+    /// The only component of it that is served.
+    pub component: Option<&'static str>,
     /// Spin variables, also those that the manifest leaves out. The last of a name
     /// counts.
     pub variables: Vec<(&'static str, String)>,
@@ -145,12 +147,17 @@ pub struct AppOptions {
 }
 
 impl AppOptions {
-    /// The application of this repository, with Redis on `redis_port`.
+    /// `prime-check` of this repository's application in `exact`, with Redis on
+    /// `redis_port`. Hosts take half a second to load Python and JavaScript.
     #[must_use]
     pub fn with_redis(redis_port: u16) -> Self {
         Self {
             manifest: repository().join("spin.toml"),
-            variables: vec![("redis_port", redis_port.to_string())],
+            component: Some("prime-check"),
+            variables: vec![
+                ("redis_port", redis_port.to_string()),
+                ("metrics_durability", "exact".to_owned()),
+            ],
             arguments: Vec::new(),
             environment: Vec::new(),
         }
@@ -177,11 +184,24 @@ impl AppOptions {
         self.arguments(&LASTING_INSTANCE)
     }
 
+    /// Serves every component of the manifest.
+    #[must_use]
+    pub fn every_component(mut self) -> Self {
+        self.component = None;
+        self
+    }
+
+    /// Serves every component of another manifest.
+    #[must_use]
+    pub fn manifest(mut self, path: PathBuf) -> Self {
+        self.manifest = path;
+        self.every_component()
+    }
+
     /// Serves the algorithm that misbehaves on request instead of `prime-check`.
     #[must_use]
-    pub fn rogue(mut self) -> Self {
-        self.manifest = repository().join("tests/rogue/spin.toml");
-        self
+    pub fn rogue(self) -> Self {
+        self.manifest(repository().join("tests/rogue/spin.toml"))
     }
 
     fn command(&self, runtime: &Runtime, manifest: &Manifest, listen: SocketAddr) -> Command {
@@ -231,7 +251,7 @@ impl App {
         lock.lock()?;
         on_free_port(|port| {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            let manifest = Manifest::declaring(&options.manifest, &names)?;
+            let manifest = Manifest::serving(&options.manifest, &names, options.component)?;
             let mut app = Self {
                 process: Process::start(&mut options.command(&runtime, &manifest, address))?,
                 runtime: runtime.clone(),
