@@ -4,6 +4,9 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fs::{self, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -17,6 +20,9 @@ use crate::process::{self, Interrupted};
 
 const TARGET: &str = "wasm32-wasip2";
 const CHOICE_VARIABLE: &str = "SCAFFOLD_WASM_TOOLCHAIN";
+
+/// The folder of the `cargo` for a shell.
+const SHELL_CARGO: &str = "target/tools/debian";
 
 /// Limit for `rustup target add` when the server is unreachable.
 const ADD_TARGET_TIMEOUT: Duration = Duration::from_secs(60);
@@ -51,17 +57,65 @@ pub(crate) struct Env {
 
 impl Env {
     pub(crate) fn run(self) -> Result<()> {
-        let mut command = Command::new("cargo");
-        WasmToolchain::find(self.install)?.set_environment(&mut command);
-        for (name, value) in command.get_envs() {
-            let name = name.display();
-            match value {
-                Some(value) => println!("export {name}={}", quoted(value)?),
-                None => println!("unset {name}"),
+        let toolchain = WasmToolchain::find(self.install)?;
+        match toolchain {
+            WasmToolchain::Rustup => {
+                let mut cargo = Command::new("cargo");
+                toolchain.set_environment(&mut cargo);
+                print!("{}", shell_environment(&cargo)?);
+            }
+            WasmToolchain::Debian { .. } => {
+                let folder = env::current_dir()?.join(SHELL_CARGO);
+                write_cargo(&toolchain, &folder)?;
+                println!("export PATH={}:\"$PATH\"", quoted(folder.as_os_str())?);
             }
         }
         Ok(())
     }
+}
+
+/// Writes a `cargo` that builds components with Debian's compiler, and programs of this
+/// machine, such as tests and the guard, as the user's own does.
+fn write_cargo(debian: &WasmToolchain, folder: &Path) -> Result<()> {
+    let path = folder.join("cargo");
+    let users = env::var_os("CARGO").map(PathBuf::from);
+    let users = users.or_else(|| which::which_all("cargo").ok()?.find(|cargo| *cargo != path));
+    let users = users.context("there is no cargo on PATH")?;
+    let mut cargo = Command::new(DEBIAN_CARGO);
+    debian.set_environment(&mut cargo);
+    let script = format!(
+        "#!/bin/sh\n\
+         case \" $* \" in *\" --target {TARGET} \"* | *\" --target={TARGET} \"*)\n\
+         {}exec {DEBIAN_CARGO} \"$@\" ;;\n\
+         esac\n\
+         exec {} \"$@\"\n",
+        shell_environment(&cargo)?,
+        quoted(users.as_os_str())?
+    );
+    if fs::read_to_string(&path).is_ok_and(|written| written == script) {
+        return Ok(());
+    }
+    // Renamed when it is complete: another shell may run it now.
+    fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(script.as_bytes())?;
+    fs::set_permissions(file.path(), Permissions::from_mode(0o755))?;
+    let written = file.persist(&path);
+    written.with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(())
+}
+
+/// Lines of a shell with which other commands get the environment of this one.
+fn shell_environment(command: &Command) -> Result<String> {
+    let mut lines = String::new();
+    for (name, value) in command.get_envs() {
+        let name = name.display();
+        lines.push_str(&match value {
+            Some(value) => format!("export {name}={}\n", quoted(value)?),
+            None => format!("unset {name}\n"),
+        });
+    }
+    Ok(lines)
 }
 
 /// A value in a shell's quotes.
