@@ -14,6 +14,9 @@ ENV CARGO_PROFILE_RELEASE_LTO=fat
 RUN CARGO_PROFILE_RELEASE_OPT_LEVEL=s \
     cargo build --locked --release --target wasm32-wasip2 --package functional-scaffold \
     && cargo build --locked --release --target wasm32-wasip2 --package prime-check
+# A crash of the algorithm is an error of one call. CARGO_PROFILE_RELEASE_LTO would take minutes.
+RUN cargo run --locked --package functional-scaffold-guard -- \
+    target/wasm32-wasip2/release/prime_check.wasm -o target/wasm32-wasip2/release/prime_check.guarded.wasm
 
 FROM python:3.13-slim-bookworm AS python
 WORKDIR /source

@@ -3,7 +3,7 @@
 //! extends, builds and serves the same project.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env, fs,
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::symlink,
@@ -18,7 +18,7 @@ use functional_scaffold_testkit::{
     program,
     redis::RedisServer,
     repository,
-    runtime::{AppOptions, Runtime},
+    runtime::{LASTING_INSTANCE, Runtime},
 };
 use functional_scaffold_tests::{
     PATIENCE, copy_repository, run_with_input, service::Service, share_builds, shell, xtask,
@@ -84,17 +84,17 @@ fn new_algorithms_are_served_beside_the_others() -> Result {
     for language in LANGUAGES {
         build_and_test(copy, &format!("mean-in-{language}"), language)?;
     }
-    let service = Service::start_on(RedisServer::start()?, |options| AppOptions {
-        manifest: copy.join("spin.toml"),
-        ..options
-    })?;
+    let manifest = copy.join("spin.toml");
+    let service = start(manifest)?;
     let mut expected = BTreeMap::new();
     for language in BUILT {
         let name = format!("mean-in-{language}");
-        calculates(service.app.address(), &format!("/invoke/{name}"))?;
-        for (status, count) in [("success", 1), ("invalid_input", 2)] {
-            expected.insert(format!("algorithm=\"{name}\",status=\"{status}\""), count);
-        }
+        expected.extend(serves(
+            &service,
+            &format!("/invoke/{name}"),
+            &name,
+            language,
+        )?);
     }
     service.wait_for("metrics:algorithm_counter", &expected)
 }
@@ -111,14 +111,9 @@ fn is_served_outside_the_repository(language: &str) -> Result {
     prepare(&project, language)?;
 
     run(&mut shell(&project, &build_command(&project)?)?)?;
-    let service = Service::start_on(RedisServer::start()?, |options| AppOptions {
-        manifest: project.join("spin.toml"),
-        ..options
-    })?;
-    calculates(service.app.address(), "/invoke")?;
-    let executions = |status, count| (format!("algorithm=\"{NAME}\",status=\"{status}\""), count);
-    let expected = [executions("success", 1), executions("invalid_input", 2)];
-    service.wait_for("metrics:algorithm_counter", &expected.into())?;
+    let service = start(project.join("spin.toml"))?;
+    let expected = serves(&service, "/invoke", NAME, language)?;
+    service.wait_for("metrics:algorithm_counter", &expected)?;
 
     if env::var_os("SPIN_BIN").is_some_and(|name| !name.is_empty()) {
         let project = folder.path().join("by-spin").join(NAME);
@@ -167,35 +162,108 @@ impl Spin {
         let redis = RedisServer::start()?;
         let (_app, address) = on_free_port(|port| {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            let mut up = self.command(project, &format!("up --build --listen {address}"))?;
+            let lasting = LASTING_INSTANCE.join(" ");
+            let up = format!("up --build --listen {address} {lasting}");
+            let mut up = self.command(project, &up)?;
             up.env("SPIN_VARIABLE_REDIS_PORT", redis.port().to_string());
             let mut app = Process::start_group(&mut up)?;
             app.wait_for_output("Serving http://", PATIENCE)?;
             Ok((app, address))
         })?;
-        calculates(address, "/invoke")?;
-        calculates(address, "/invoke/second")
+        for path in ["/invoke", "/invoke/second"] {
+            calculates(address, path)?;
+            if language == "rust" {
+                survives(address, path)?;
+            }
+        }
+        Ok(())
     }
+}
+
+fn start(manifest: PathBuf) -> Result<Service> {
+    Service::start_on(RedisServer::start()?, |options| {
+        options.manifest(manifest).lasting()
+    })
+}
+
+/// Sends requests to an algorithm, and returns the executions that are counted then.
+fn serves(
+    service: &Service,
+    path: &str,
+    name: &str,
+    language: &str,
+) -> Result<BTreeMap<String, i64>> {
+    let executions = |status, count| (format!("algorithm=\"{name}\",status=\"{status}\""), count);
+    calculates(service.app.address(), path)?;
+    if language != "rust" {
+        return Ok([executions("success", 1), executions("invalid_input", 2)].into());
+    }
+    survives(service.app.address(), path)?;
+    let executions = [("success", 3), ("invalid_input", 2), ("crashed", 2)]
+        .map(|(status, count)| executions(status, count));
+    Ok(executions.into())
+}
+
+fn invoke(address: SocketAddr, path: &str, body: &str) -> Result<(u16, Value)> {
+    let line = format!("POST {path}");
+    let response = http::request(address, &line, &[], body.as_bytes(), PATIENCE)?;
+    let value = serde_json::from_slice(&response.body);
+    let text = || format!("{body}: {} {response:?}", response.status);
+    Ok((response.status, value.with_context(text)?))
 }
 
 /// Sends the requests of which one succeeds and two are refused.
 fn calculates(address: SocketAddr, path: &str) -> Result {
-    let invoke = |body: &str| -> Result<(u16, Value)> {
-        let line = format!("POST {path}");
-        let response = http::request(address, &line, &[], body.as_bytes(), PATIENCE)?;
-        Ok((response.status, serde_json::from_slice(&response.body)?))
-    };
-    let (status, response) = invoke(r#"{"numbers": [1, 2, 6]}"#)?;
+    let (status, response) = invoke(address, path, r#"{"numbers": [1, 2, 6]}"#)?;
     assert_eq!(status, 200, "{response}");
     assert_eq!(response["result"]["mean"].as_f64(), Some(3.0), "{response}");
-    let (status, response) = invoke(r#"{"numbers": []}"#)?;
+    let (status, response) = invoke(address, path, r#"{"numbers": []}"#)?;
     assert_eq!(status, 422, "{response}");
     assert_eq!(response["detail"], "numbers: at least one is needed");
-    let (status, response) = invoke(r#"{"numbers": [1, "x"]}"#)?;
+    let (status, response) = invoke(address, path, r#"{"numbers": [1, "x"]}"#)?;
     assert_eq!(status, 422, "{response}");
     let detail = response["detail"].as_str().unwrap_or_default();
     assert!(detail.starts_with("numbers[1]: "), "{response}");
     Ok(())
+}
+
+/// Sends the inputs with which a [`faulty`] function crashes and loops, and a good one
+/// after each. One instance responds to all of them.
+fn survives(address: SocketAddr, path: &str) -> Result {
+    let mut instances = BTreeSet::new();
+    for (number, problem) in [(7, "algorithm-crashed"), (8, "limit-exceeded")] {
+        for (number, expected) in [(number, 500), (3, 200)] {
+            let body = format!(r#"{{"numbers": [{number}]}}"#);
+            let (status, response) = invoke(address, path, &body)?;
+            assert_eq!(status, expected, "{response}");
+            if status == 500 {
+                let problem = format!("urn:functional-scaffold:problem:{problem}");
+                assert_eq!(response["type"], problem, "{response}");
+            }
+            let id = response["request_id"].as_str().context("no request id")?;
+            let (instance, _) = id.split_once('-').context("no number in the id")?;
+            instances.insert(instance.to_owned());
+        }
+    }
+    assert_eq!(instances.len(), 1, "{instances:?}");
+    Ok(())
+}
+
+/// Lets the template's function crash with one input and loop with another, within a
+/// smaller budget.
+fn faulty(folder: &Path) -> Result {
+    let path = folder.join("src/lib.rs");
+    let mut source = fs::read_to_string(&path)?;
+    let faults = "    assert!(numbers != [7.0]);\n    while numbers == [8.0] {\n        \
+                  std::hint::spin_loop();\n    }\n    let sum";
+    for (code, changed) in [
+        ("budget = 10_000_000_000", "budget = 10_000_000"),
+        ("    let sum", faults),
+    ] {
+        ensure!(source.matches(code).count() == 1, "{code} in {source}");
+        source = source.replace(code, changed);
+    }
+    Ok(fs::write(path, source)?)
 }
 
 /// `cargo xtask new`.
@@ -219,9 +287,17 @@ fn build_and_test(copy: &Path, name: &str, language: &str) -> Result {
             ensure!(tested.contains("pass 1"), "{tested}");
         }
         _ => {
+            faulty(&folder)?;
             let build = "cargo build --release --target wasm32-wasip2 --package";
             let mut build = shell(copy, &format!("{build} {name}"))?;
             run(build.env("CARGO_PROFILE_RELEASE_LTO", "fat"))?;
+            let component = copy.join("target/wasm32-wasip2/release");
+            let component = component.join(name.replace('-', "_"));
+            let mut guard = Command::new(program::built("functional-scaffold-guard")?);
+            guard.arg(component.with_extension("wasm"));
+            run(guard
+                .arg("-o")
+                .arg(component.with_extension("guarded.wasm")))?;
             let cargo = env::var_os("CARGO").context("cargo runs the tests")?;
             let mut test = Command::new(&cargo);
             test.args(["test", "--release", "--offline", "--package", name]);
@@ -262,6 +338,7 @@ fn prepare(folder: &Path, language: &str) -> Result {
             run(Command::new("cp").arg("-a").arg(packages).arg(folder))?;
         }
         _ => {
+            faulty(folder)?;
             share_builds(folder)?;
             fs::copy(repository.join("Cargo.lock"), folder.join("Cargo.lock"))?;
         }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 use functional_scaffold_testkit::runtime::Runtime;
 
-use crate::build::{self, DEV_HOST, EXPORTER, Program};
+use crate::build::{self, DEV_HOST, EXPORTER, GUARD, Program};
 use crate::command;
 use crate::install::InstallOptions;
 use crate::process;
@@ -66,12 +66,12 @@ impl Bench {
             arguments.push("--render".to_owned());
         } else {
             let toolchain = WasmToolchain::find(self.install)?;
-            build::build_components(&mut steps, &toolchain, &build::ALGORITHMS_OF_BENCHES)?;
             let programs: &[Program] = match runtime.is_spin() {
-                true => &[EXPORTER],
-                false => &[DEV_HOST, EXPORTER],
+                true => &[EXPORTER, GUARD],
+                false => &[DEV_HOST, EXPORTER, GUARD],
             };
             build::build_programs(&mut steps, programs)?;
+            build::build_components(&mut steps, &toolchain, &build::ALGORITHMS_OF_BENCHES)?;
             arguments = steps.run("install load generator and Python packages", || {
                 install_tools(self.install)
             })?;

@@ -18,6 +18,8 @@ use crate::toolchain::WasmToolchain;
 
 /// The service component.
 const SERVICE: &str = "functional-scaffold";
+/// Components in folders of algorithms that are services, and not guarded.
+const OTHER_SERVICES: [&str; 1] = ["naive"];
 
 /// Folders of algorithms: each folder in them with a Cargo.toml, a pyproject.toml or
 /// a package.json is one.
@@ -26,7 +28,11 @@ pub(crate) const ALGORITHMS_OF_CHAOS: [&str; 2] = ["algorithms", "tests"];
 pub(crate) const ALGORITHMS_OF_BENCHES: [&str; 2] = ["algorithms", "benches/components"];
 pub(crate) const ALL_ALGORITHMS: [&str; 3] = ["algorithms", "benches/components", "tests"];
 
+/// Where cargo writes components.
+pub(crate) const COMPONENTS: &str = "target/wasm32-wasip2/release";
+
 const PKGID_TIMEOUT: Duration = Duration::from_secs(60);
+const GUARD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A native program.
 pub(crate) struct Program {
@@ -53,6 +59,14 @@ pub(crate) const EXPORTER: Program = Program {
     core_seconds: 150,
 };
 
+/// Makes crashes and endless loops of an algorithm errors of one call.
+pub(crate) const GUARD: Program = Program {
+    name: "the guard",
+    package: "functional-scaffold-guard",
+    file: "functional-scaffold-guard",
+    core_seconds: 30,
+};
+
 /// Build the wasm components and the native programs, into target/.
 #[derive(Args)]
 pub(crate) struct Build {
@@ -64,13 +78,14 @@ impl Build {
     pub(crate) fn run(self) -> Result<()> {
         let mut steps = Steps::default();
         let toolchain = WasmToolchain::find(self.install)?;
-        build_components(&mut steps, &toolchain, &ALGORITHMS)?;
-        build_programs(&mut steps, &[DEV_HOST, EXPORTER])
+        build_programs(&mut steps, &[DEV_HOST, EXPORTER, GUARD])?;
+        build_components(&mut steps, &toolchain, &ALGORITHMS)
     }
 }
 
-/// Builds the service and the algorithms in the given folders. Algorithms whose
-/// language is not installed are left out.
+/// Builds the service and the algorithms in the given folders, and guards those in
+/// Rust: [`GUARD`] must be built. Algorithms whose language is not installed are left
+/// out.
 pub(crate) fn build_components(
     steps: &mut Steps,
     toolchain: &WasmToolchain,
@@ -89,10 +104,34 @@ pub(crate) fn build_components(
                 build.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s");
             }
             process::run("cargo build", build.args(["--package", &package]), None)?;
+            let name = package_name(&package);
+            if name != SERVICE && !OTHER_SERVICES.contains(&name) {
+                guard(name)?;
+            }
         }
         Ok(())
     })?;
     languages::build(steps, algorithms)
+}
+
+/// Writes the guarded component of an algorithm beside the one that cargo built,
+/// unless it is up to date.
+fn guard(algorithm: &str) -> Result<()> {
+    let file = algorithm.replace('-', "_");
+    let component = Path::new(COMPONENTS).join(file + ".wasm");
+    let guarded = component.with_extension("guarded.wasm");
+    let program = command::built(GUARD.file);
+    let modified = |path: &Path| {
+        let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+        modified.with_context(|| format!("cannot read {}", path.display()))
+    };
+    let newest = modified(&component)?.max(modified(&program)?);
+    if modified(&guarded).is_ok_and(|guarded| guarded > newest) {
+        return Ok(());
+    }
+    let mut guard = command::program(program);
+    guard.arg(component).arg("-o").arg(guarded);
+    process::run("the guard", &mut guard, Some(GUARD_TIMEOUT))
 }
 
 /// Builds native programs as users have them. Says how long the first build of
@@ -176,9 +215,32 @@ fn package_id(manifest: &Path) -> Result<String> {
     })
 }
 
+/// The name in what `cargo pkgid` prints: `path+file:///algorithms/prime-check#0.1.0`, or
+/// `path+file:///a#prime-check@0.1.0` if the folder has another name.
+fn package_name(id: &str) -> &str {
+    let (folder, version) = id.rsplit_once('#').unwrap_or((id, ""));
+    match version.split_once('@') {
+        Some((name, _)) => name,
+        None => folder.rsplit('/').next().unwrap_or(folder),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_name_of_a_package_is_in_its_id() {
+        assert_eq!(
+            package_name("path+file:///a/prime-check#0.1.0"),
+            "prime-check"
+        );
+        assert_eq!(
+            package_name("path+file:///a/primes#prime-check@0.1.0"),
+            "prime-check"
+        );
+        assert_eq!(package_name(SERVICE), SERVICE);
+    }
 
     #[test]
     fn an_estimate_is_in_seconds_or_minutes() {

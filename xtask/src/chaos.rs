@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use crate::build::{self, DEV_HOST, EXPORTER};
+use crate::build::{self, DEV_HOST, EXPORTER, GUARD};
 use crate::command;
 use crate::install::InstallOptions;
 use crate::process;
@@ -53,8 +53,8 @@ impl Chaos {
     pub(crate) fn run(self) -> Result<()> {
         let mut steps = Steps::default();
         let toolchain = WasmToolchain::find(self.install)?;
+        build::build_programs(&mut steps, &[DEV_HOST, EXPORTER, GUARD])?;
         build::build_components(&mut steps, &toolchain, &build::ALGORITHMS_OF_CHAOS)?;
-        build::build_programs(&mut steps, &[DEV_HOST, EXPORTER])?;
         steps.run("build chaos", || {
             let mut build = command::cargo("build");
             build.args(["--release", "--package", "functional-scaffold-tests"]);

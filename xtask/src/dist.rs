@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use crate::build::{self, EXPORTER};
+use crate::build::{self, COMPONENTS, EXPORTER, GUARD, Program};
 use crate::command;
 use crate::install::InstallOptions;
 use crate::process;
@@ -21,10 +21,14 @@ pub(crate) const SERVICE: &str = "functional_scaffold.wasm";
 
 const CHECKSUMS: &str = "SHA256SUMS";
 
-/// The packages of the SDK for Rust.
-const RUST_SDK: [&str; 2] = [
+const PROGRAMS: [Program; 2] = [EXPORTER, GUARD];
+
+/// The packages of the SDK for Rust. A project compiles the guard, too: its source runs
+/// on every machine.
+const RUST_SDK: [&str; 3] = [
     "functional-scaffold-algorithm",
     "functional-scaffold-algorithm-macros",
+    "functional-scaffold-guard",
 ];
 /// The folders in `sdk/`, which have the names of templates.
 const OTHER_LANGUAGES: [&str; 2] = ["javascript", "python"];
@@ -35,7 +39,7 @@ const LEFTOVERS: [&str; 2] = ["__pycache__", "node_modules"];
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Lay out what a user needs without this repository: the service component, the
-/// exporter, the SDKs, and templates for `spin new` and `spin add`.
+/// exporter, the guard, the SDKs, and templates for `spin new` and `spin add`.
 #[derive(Args)]
 pub(crate) struct Dist {
     /// The folder, which is replaced.
@@ -56,7 +60,7 @@ impl Dist {
         if !self.no_build {
             let toolchain = WasmToolchain::find(self.install)?;
             build::build_components(&mut steps, &toolchain, &[])?;
-            build::build_programs(&mut steps, &[EXPORTER])?;
+            build::build_programs(&mut steps, &PROGRAMS)?;
         }
         let headline = format!("lay out {}", self.output.display());
         steps.run(&headline, || lay_out(&self.output))
@@ -65,11 +69,11 @@ impl Dist {
 
 fn lay_out(output: &Path) -> Result<()> {
     remove(output)?;
-    let service = Path::new(command::TARGET_DIR)
-        .join("wasm32-wasip2/release")
-        .join(SERVICE);
+    let service = Path::new(COMPONENTS).join(SERVICE);
     copy(&service, &output.join(SERVICE))?;
-    copy(&command::built(EXPORTER.file), &output.join(EXPORTER.file))?;
+    for program in PROGRAMS {
+        copy(&command::built(program.file), &output.join(program.file))?;
+    }
     let sdk = output.join("sdk");
     package_rust_sdk(&sdk.join("rust"))?;
     for language in OTHER_LANGUAGES {

@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::bench;
-use crate::build::{self, DEV_HOST, EXPORTER};
+use crate::build::{self, DEV_HOST, EXPORTER, GUARD};
 use crate::chaos;
 use crate::command;
 use crate::install::InstallOptions;
@@ -71,7 +71,7 @@ impl Test {
         steps.run("check with the features of a user's build", || {
             let mut check = command::cargo("check");
             check.arg("--release");
-            run(check.args(build::package_arguments(&[DEV_HOST, EXPORTER])))
+            run(check.args(build::package_arguments(&[DEV_HOST, EXPORTER, GUARD])))
         })?;
         steps.run("clippy, wasm", || {
             let mut clippy = toolchain.cargo("clippy");
@@ -85,15 +85,15 @@ impl Test {
             doc.env("RUSTDOCFLAGS", "-D warnings");
             run(doc.args(["--no-deps", "--document-private-items"]))
         })?;
-        build::build_components(steps, &toolchain, &build::ALL_ALGORITHMS)?;
-        steps.run("tests of algorithms in other languages", || {
-            languages::test(&build::ALL_ALGORITHMS)
-        })?;
         steps.run("build programs and tests", || {
             // There are no examples: the option makes cargo unite the features
             // of dev-dependencies, too, as it does for tests.
             run(workspace("build").args(["--bins", "--examples"]))?;
             run(workspace("test").arg("--no-run"))
+        })?;
+        build::build_components(steps, &toolchain, &build::ALL_ALGORITHMS)?;
+        steps.run("tests of algorithms in other languages", || {
+            languages::test(&build::ALL_ALGORITHMS)
         })?;
         steps.run("unit, property and end-to-end tests", || {
             // End-to-end tests wait for servers most of the time.

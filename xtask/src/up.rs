@@ -12,7 +12,7 @@ use functional_scaffold_testkit::manifest::Manifest as BuiltManifest;
 use functional_scaffold_testkit::prometheus::{self, PROMETHEUS};
 use functional_scaffold_testkit::runtime::{self, LASTING_INSTANCE, Runtime};
 
-use crate::build::{self, DEV_HOST, EXPORTER, Program};
+use crate::build::{self, DEV_HOST, EXPORTER, GUARD, Program};
 use crate::command;
 use crate::install::{InstallOptions, find_or_install};
 use crate::manifest::{self, Manifest};
@@ -121,8 +121,9 @@ impl Up {
             }
         } else {
             let toolchain = WasmToolchain::find(plan.up.install)?;
+            let programs: Vec<_> = plan.programs().into_iter().chain([GUARD]).collect();
+            build::build_programs(&mut steps, &programs)?;
             build::build_components(&mut steps, &toolchain, &build::ALGORITHMS)?;
-            build::build_programs(&mut steps, &plan.programs())?;
             // Another server may have taken a port during the build.
             plan.check_ports()?;
         }

@@ -25,7 +25,7 @@ const SERVICE: &str = "functional_scaffold.wasm";
 const ENTRY: &str = "templates/entry.toml";
 
 /// Files of a project that an algorithm in the workspace does not have.
-const OF_A_PROJECT: [&str; 3] = [".gitignore", "README.md", "spin.toml"];
+const OF_A_PROJECT: [&str; 4] = [".cargo/config.toml", ".gitignore", "README.md", "spin.toml"];
 
 /// An input of the templates' function.
 const EXAMPLE: &str = r#"{"numbers": [1, 2, 6]}"#;
@@ -102,7 +102,8 @@ impl Language {
     fn component(self, name: &str, folder: &Path) -> PathBuf {
         match self {
             Self::Rust => {
-                Path::new("target/wasm32-wasip2/release").join(name.replace('-', "_") + ".wasm")
+                let file = name.replace('-', "_") + ".guarded.wasm";
+                Path::new("target/wasm32-wasip2/release").join(file)
             }
             Self::Python | Self::Javascript => folder.join(name.to_owned() + ".wasm"),
         }
@@ -137,6 +138,7 @@ impl New {
         let globals = object!({
             "project-name": name,
             "workspace": true,
+            "guarded": *lang == Language::Rust,
             "component": lang.component(name, &folder).display().to_string(),
             "variables": variables(&manifest)?,
         });
