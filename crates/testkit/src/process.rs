@@ -108,6 +108,9 @@ impl Process {
             file.write_all(b"\n")?;
             command.stdout(file.try_clone()?).stderr(file);
         }
+        if self.has_own_group {
+            command.process_group(0);
+        }
         self.child = spawn(command, input)?;
         Ok(())
     }
@@ -233,15 +236,16 @@ impl Process {
             }
             sleep(POLL);
         }
-        if self.has_own_group {
-            let _gone = self.signal(Signal::KILL);
-        }
         self.kill();
     }
 
-    /// Sends SIGKILL and waits for the end.
+    /// Sends SIGKILL to the process, or to its whole group, and waits for the end of
+    /// the process.
     pub fn kill(&mut self) {
         // It may have ended already.
+        if self.has_own_group {
+            let _ = self.signal(Signal::KILL);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

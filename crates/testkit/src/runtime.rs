@@ -43,6 +43,15 @@ impl Runtime {
         }
     }
 
+    /// `spin up` starts another process, which does not end by SIGTERM while an
+    /// algorithm loops in it, and outlives it. So both are a group.
+    fn start(&self, command: &mut Command) -> anyhow::Result<Process> {
+        match self {
+            Self::Devhost(_) => Process::start(command),
+            Self::Spin(_) => Process::start_group(command),
+        }
+    }
+
     /// The Spin CLI: the one that `SPIN_BIN` names, else `spin` on `PATH`.
     ///
     /// # Errors
@@ -253,7 +262,7 @@ impl App {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             let manifest = Manifest::serving(&options.manifest, &names, options.component)?;
             let mut app = Self {
-                process: Process::start(&mut options.command(&runtime, &manifest, address))?,
+                process: runtime.start(&mut options.command(&runtime, &manifest, address))?,
                 runtime: runtime.clone(),
                 options: options.clone(),
                 manifest,
