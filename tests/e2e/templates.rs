@@ -158,12 +158,13 @@ impl Spin {
         run(&mut self.command(project, &format!("add -t {template} second"))?)?;
         prepare(project, language)?;
         prepare(&project.join("second"), language)?;
+        run(&mut self.command(project, "build")?)?;
 
         let redis = RedisServer::start()?;
         let (_app, address) = on_free_port(|port| {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             let lasting = LASTING_INSTANCE.join(" ");
-            let up = format!("up --build --listen {address} {lasting}");
+            let up = format!("up --listen {address} {lasting}");
             let mut up = self.command(project, &up)?;
             up.env("SPIN_VARIABLE_REDIS_PORT", redis.port().to_string());
             let mut app = Process::start_group(&mut up)?;

@@ -50,6 +50,8 @@ for folder in algorithms/*/; do
         eval "$($XTASK env)"
         export CARGO_PROFILE_RELEASE_LTO=fat CARGO_NET_OFFLINE=true
         cargo build --quiet --release --target wasm32-wasip2 --manifest-path "$folder/Cargo.toml"
+        component=target/wasm32-wasip2/release/$(basename "$folder" | tr - _)
+        target/release/functional-scaffold-guard "$component.wasm" -o "$component.guarded.wasm"
     )
 done
 "#;
