@@ -124,8 +124,8 @@ pub async fn read_input(
 // Not the algorithm's own words: it wrote them to the host's log, if at all.
 const CRASHED: &str = "the algorithm crashed, and the same input is likely to crash it again; \
                        report it with the request id";
-const LIMIT_EXCEEDED: &str = "the algorithm did not finish within its budget of instructions; \
-                              send a smaller input, or ask for a larger budget";
+const LIMIT_EXCEEDED: &str = "the algorithm used up its budget of instructions, or its stack by \
+                              recursion; send a smaller input, or ask for a larger budget";
 
 /// A finished execution.
 #[derive(Debug)]

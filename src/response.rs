@@ -67,7 +67,7 @@ pub enum ProblemType {
     AlgorithmFailed,
     /// The algorithm crashed, and the guard caught it.
     AlgorithmCrashed,
-    /// The algorithm used up its budget of instructions.
+    /// The algorithm used up its budget of instructions, or its stack.
     LimitExceeded,
     /// The algorithm's output is not JSON.
     InvalidOutput,
@@ -135,11 +135,7 @@ impl ProblemType {
             Self::InvalidInput => ("invalid-input", 422, "The algorithm rejects the input"),
             Self::AlgorithmFailed => ("algorithm-failed", 500, "The algorithm failed"),
             Self::AlgorithmCrashed => ("algorithm-crashed", 500, "The algorithm crashed"),
-            Self::LimitExceeded => (
-                "limit-exceeded",
-                500,
-                "The algorithm exceeded its budget of instructions",
-            ),
+            Self::LimitExceeded => ("limit-exceeded", 500, "The algorithm exceeded a limit"),
             Self::InvalidOutput => ("invalid-output", 500, "The algorithm's output is not JSON"),
             Self::OutputTooLarge => (
                 "output-too-large",

@@ -8,6 +8,7 @@ mod deployment;
 mod durability;
 mod guide;
 mod languages;
+mod misdeeds;
 mod monitoring;
 mod outage;
 mod page;

@@ -213,6 +213,13 @@ impl AppOptions {
         self.manifest(repository().join("tests/rogue/spin.toml"))
     }
 
+    /// Serves the algorithm that misbehaves on request, on `/invoke/rogue` with a guard
+    /// and on all other paths without.
+    #[must_use]
+    pub fn guarded_rogue(self) -> Self {
+        self.manifest(repository().join("tests/rogue/guarded.toml"))
+    }
+
     fn command(&self, runtime: &Runtime, manifest: &Manifest, listen: SocketAddr) -> Command {
         let mut command = command(Command::new(runtime.program()), manifest.path(), listen);
         command
