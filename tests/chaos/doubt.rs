@@ -10,6 +10,9 @@
 //! A response in doubt is counted as crashed, by its lease. It may not be counted at all
 //! if Redis was slow or away: then counts wait for longer, and executions run without a
 //! lease.
+//!
+//! In strict mode no response with a result is in doubt, whatever happens. A 503 says
+//! that the execution did not begin, or that its result is counted and withheld.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,7 +22,7 @@ use std::{
 use functional_scaffold_protocol::catalog::ExecutionStatus;
 
 use crate::{
-    load::{Entry, Kind, Outcome, code_of, execution_series, request_series},
+    load::{Entry, Kind, Outcome, UNAVAILABLE, code_of, execution_series, request_series},
     plan::{Durability, Phase},
 };
 
@@ -104,11 +107,20 @@ pub(crate) struct Bounds {
     pub(crate) most: i64,
 }
 
+impl Bounds {
+    fn add(&mut self, is_response: bool, is_certain: bool) {
+        self.responses += i64::from(is_response);
+        self.least += i64::from(is_certain);
+        self.most += 1;
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Expected {
     /// By series of `http_requests_total` and `algorithm_executions_total`.
     pub(crate) series: BTreeMap<String, Bounds>,
     pub(crate) executions: Bounds,
+    pub(crate) requests: Bounds,
     /// The number of requests that should crash, and of those that certainly crashed
     /// under a lease.
     pub(crate) fatal: (i64, i64),
@@ -126,8 +138,10 @@ impl Expected {
                 .series
                 .insert(execution_series(status), Bounds::default());
             for phase in Phase::ALL {
-                let series = request_series(phase, code_of(status));
-                expected.series.insert(series, Bounds::default());
+                for code in [code_of(status), UNAVAILABLE] {
+                    let series = request_series(phase, code);
+                    expected.series.insert(series, Bounds::default());
+                }
             }
         }
         for entry in entries {
@@ -145,6 +159,7 @@ impl Expected {
         let crashed = doubt.certain_crashes(entries);
         expected.fatal.1 = crashed;
         expected.executions.least += crashed;
+        expected.requests.least += crashed;
         let code = code_of(ExecutionStatus::Crashed);
         for series in [
             execution_series(ExecutionStatus::Crashed),
@@ -156,27 +171,34 @@ impl Expected {
     }
 
     fn add(&mut self, entry: &Entry, possible: Possible) {
-        let status = entry.kind.status();
         let is_response = entry.instance().is_some();
+        let is_result = matches!(entry.outcome, Outcome::Response { .. });
         self.fatal.0 += i64::from(entry.kind.is_fatal());
-        self.executions.responses += i64::from(is_response);
-        self.executions.least += i64::from(!possible.nothing);
-        self.executions.most += 1;
-        let result = possible.result.then_some(status);
+        let result = possible.result.then_some(entry.kind.status());
         let crash = possible.crash.then_some(ExecutionStatus::Crashed);
         let ends = || result.into_iter().chain(crash);
-        let mut execution: Vec<_> = ends().map(execution_series).collect();
-        let request = ends().map(|end| request_series(entry.phase, code_of(end)));
+        let executions: Vec<_> = ends().map(execution_series).collect();
+        let unavailable = possible.unavailable.then_some(UNAVAILABLE);
+        let mut codes: Vec<_> = unavailable.into_iter().chain(ends().map(code_of)).collect();
         // A failure and a crash have the same code.
-        let mut request: Vec<_> = request.collect();
-        request.dedup();
-        for series in [&mut execution, &mut request] {
-            let is_certain = series.len() == 1 && !possible.nothing;
-            for (index, name) in series.drain(..).enumerate() {
+        codes.dedup();
+        let requests = codes.iter().map(|&code| request_series(entry.phase, code));
+        let is_counted = !possible.nothing;
+        let is_executed = is_counted && !possible.unavailable;
+        for (total, series, is_response, is_counted) in [
+            (&mut self.executions, executions, is_result, is_executed),
+            (
+                &mut self.requests,
+                requests.collect(),
+                is_response,
+                is_counted,
+            ),
+        ] {
+            total.add(is_response, is_counted);
+            let is_certain = is_counted && series.len() == 1;
+            for (index, name) in series.into_iter().enumerate() {
                 let bounds = self.series.entry(name).or_default();
-                bounds.responses += i64::from(is_response && index == 0);
-                bounds.least += i64::from(is_certain);
-                bounds.most += 1;
+                bounds.add(is_response && index == 0, is_certain);
             }
         }
     }
@@ -191,6 +213,8 @@ struct Possible {
     crash: bool,
     /// Not at all.
     nothing: bool,
+    /// As a 503, without an execution.
+    unavailable: bool,
 }
 
 struct Doubt<'a> {
@@ -200,7 +224,6 @@ struct Doubt<'a> {
     /// Periods in which instances may have died, in order of their beginnings.
     deaths: Vec<Span>,
     longest_death: Duration,
-    cuts: Vec<Duration>,
     slow: Vec<Duration>,
     instances: HashMap<u64, Life>,
 }
@@ -220,9 +243,7 @@ impl<'a> Doubt<'a> {
         deaths.sort_by_key(|death| death.from);
         let longest_death = deaths.iter().map(|death| death.to - death.from).max();
         let outages = events.outages.iter();
-        let mut cuts = events.cuts.clone();
-        cuts.sort_unstable();
-        let mut slow = [&*cuts, &*events.slow].concat();
+        let mut slow = [&*events.cuts, &*events.slow].concat();
         slow.sort_unstable();
         let mut instances: HashMap<u64, Life> = HashMap::new();
         for entry in entries {
@@ -240,7 +261,6 @@ impl<'a> Doubt<'a> {
                 .collect(),
             longest_death: longest_death.unwrap_or_default(),
             deaths,
-            cuts,
             slow,
             instances,
         }
@@ -253,39 +273,48 @@ impl<'a> Doubt<'a> {
                 result: !entry.kind.is_fatal(),
                 crash: has_leases,
                 nothing: true,
+                unavailable: self.durability == Durability::Strict,
             };
         }
         let during = Span::of(entry);
         let waits = self.wait_of(entry);
         let is_taken_by_death = self.may_die(entry, waits);
+        let is_forgotten = waits.overlaps_any(&self.events.forgotten);
+        if let Outcome::Unavailable { .. } = entry.outcome {
+            return Possible {
+                result: !entry.kind.is_fatal(),
+                crash: true,
+                nothing: is_taken_by_death || is_forgotten,
+                unavailable: true,
+            };
+        }
         let (crash, nothing) = match self.durability {
             Durability::Batched => (false, is_taken_by_death),
             Durability::Exact => (
                 is_taken_by_death,
                 is_taken_by_death && self.may_be_unleased(during),
             ),
-            Durability::Strict => {
-                let is_unwritten = is_taken_by_death && self.may_be_unwritten(during);
-                (is_unwritten, is_unwritten)
-            }
+            Durability::Strict => (false, false),
         };
-        let is_forgotten = waits.overlaps_any(&self.events.forgotten);
         Possible {
             result: true,
             crash: has_leases && (crash || is_forgotten),
             nothing: nothing || is_forgotten,
+            unavailable: false,
         }
     }
 
     /// The time from a response until it is certainly counted.
     fn wait_of(&self, entry: &Entry) -> Span {
         let during = Span::of(entry);
+        let is_unavailable = matches!(entry.outcome, Outcome::Unavailable { .. });
+        let is_slow = is_unavailable || is_near(&self.slow, during);
         let outages = self.outages.iter().filter(|outage| outage.overlaps(during));
         let wait = if let Some(over) = outages.map(|outage| outage.to).max() {
             // Once Redis is back, waiting counts are written.
             let left = over.saturating_sub(entry.ended);
             left.clamp(SLOW_WAIT, OUTAGE_WAIT)
-        } else if self.durability == Durability::Batched || is_near(&self.slow, during) {
+        } else if self.durability == Durability::Batched || is_slow {
             SLOW_WAIT
         } else {
             USUAL_WAIT
@@ -317,7 +346,7 @@ impl<'a> Doubt<'a> {
     fn explains(&self, entry: &Entry) -> bool {
         let around = Span::of(entry).widened(LAG, LAG);
         match entry.outcome {
-            Outcome::Response { .. } => true,
+            Outcome::Response { .. } | Outcome::Unavailable { .. } => true,
             Outcome::HostError | Outcome::NoResponse => self.deaths_in(around).next().is_some(),
             Outcome::Refused => around.overlaps_any(&self.events.kills),
         }
@@ -328,16 +357,10 @@ impl<'a> Doubt<'a> {
         span.overlaps_any(&self.outages) || is_near(&self.slow, span)
     }
 
-    /// Whether a strict response during this span may have been sent before its count was
-    /// written. That takes a failed attempt to write; a slow lease does not matter.
-    fn may_be_unwritten(&self, span: Span) -> bool {
-        span.overlaps_any(&self.outages) || is_near(&self.cuts, span)
-    }
-
     /// The number of certain crashes, at least: of fatal requests to which the host
-    /// responded while Redis replied at once. Each of them either crashed under its lease,
-    /// or died with its instance because another one in flight crashed. So of requests
-    /// that overlap, at least one crashed.
+    /// responded while Redis replied at once, or in strict mode at any time. Each of them
+    /// either crashed under its lease, or died with its instance because another one in
+    /// flight crashed. So of requests that overlap, at least one crashed.
     fn certain_crashes(&self, entries: &[Entry]) -> i64 {
         if self.durability == Durability::Batched {
             return 0;
@@ -355,7 +378,8 @@ impl<'a> Doubt<'a> {
             }
         }
         groups.retain(|group| {
-            !self.may_be_unleased(*group) && !group.overlaps_any(&self.events.forgotten)
+            let is_leased = self.durability == Durability::Strict || !self.may_be_unleased(*group);
+            is_leased && !group.overlaps_any(&self.events.forgotten)
         });
         groups.len() as i64
     }
@@ -467,12 +491,11 @@ mod tests {
     #[test]
     fn near_a_slow_lease_a_response_waits_for_longer_and_may_have_no_lease() {
         let entries = [response(700, 1), died(Kind::Trap, 1_000, 1_003)];
-        for (slow, cuts, exact, strict) in [
-            (&[][..], &[][..], (0, 0), (0, 0)),
-            // A strict response waited for its count, unless a write failed.
-            (&[5_000, 600], &[], (1, 1), (0, 0)),
-            (&[100, 1_300], &[], (0, 0), (0, 0)),
-            (&[], &[600], (1, 1), (1, 1)),
+        for (slow, cuts, exact) in [
+            (&[][..], &[][..], (0, 0)),
+            (&[5_000, 600], &[], (1, 1)),
+            (&[100, 1_300], &[], (0, 0)),
+            (&[], &[600], (1, 1)),
         ] {
             let moments = |moments: &[u64]| moments.iter().copied().map(at).collect();
             let events = Events {
@@ -481,7 +504,8 @@ mod tests {
                 ..Events::default()
             };
             assert_eq!(in_doubt(&entries, &events, Exact), exact, "{events:?}");
-            assert_eq!(in_doubt(&entries, &events, Strict), strict, "{events:?}");
+            // A strict response waited for its count.
+            assert_eq!(in_doubt(&entries, &events, Strict), (0, 0), "{events:?}");
         }
     }
 
@@ -500,9 +524,34 @@ mod tests {
             (1_000, 3_000, 0),
         ] {
             let entries = [response(sent, 1), died(Kind::Trap, death, death + 3)];
-            for durability in [Exact, Strict, Batched] {
+            for durability in [Exact, Batched] {
                 assert_eq!(in_doubt(&entries, &events, durability), (count, count));
             }
+            assert_eq!(in_doubt(&entries, &events, Strict), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_503_is_counted_unless_its_instance_died_and_its_execution_may_be() {
+        let unavailable = |sent| {
+            let outcome = Outcome::Unavailable { instance: 1 };
+            entry(Kind::Success, sent, sent + 5, outcome)
+        };
+        let trap = died(Kind::Trap, 1_000, 1_003);
+        for (sent, least) in [(400, 1), (980, 0)] {
+            let expected = Expected::of(&[unavailable(sent), trap], &Events::default(), Strict);
+            let success = execution_series(ExecutionStatus::Success);
+            let expect = |responses, least, most| Bounds {
+                responses,
+                least,
+                most,
+            };
+            assert_eq!(expected.series[&success], expect(0, 0, 1));
+            let series = request_series(Phase::Deadly, 503);
+            assert_eq!(expected.series[&series], expect(1, 0, 2));
+            // The trap is certain.
+            assert_eq!(expected.executions, expect(0, 1, 2));
+            assert_eq!(expected.requests, expect(1, least + 1, 2));
         }
     }
 
@@ -534,6 +583,8 @@ mod tests {
         assert_eq!(Expected::of(&entries, &events, Batched).fatal, (5, 0));
         events.outages = vec![span(4_900, 4_950)];
         assert_eq!(Expected::of(&entries, &events, Exact).fatal, (5, 2));
+        // In strict mode it had a lease even then.
+        assert_eq!(Expected::of(&entries, &events, Strict).fatal, (5, 3));
     }
 
     #[test]

@@ -17,9 +17,12 @@ use functional_scaffold_protocol::catalog::{ExecutionLabels, ExecutionStatus, Re
 use functional_scaffold_testkit::load::agent;
 use ureq::{Agent, Body, http::Response};
 
-use crate::plan::{Phase, Plan};
+use crate::plan::{Durability, Phase, Plan};
 
 pub(crate) const CONNECTIONS: u64 = 16;
+/// The status code of a response without a result: Redis has not acknowledged the
+/// execution.
+pub(crate) const UNAVAILABLE: u16 = 503;
 /// The unexpected responses that are kept for the report.
 const MAX_EXAMPLES: usize = 5;
 
@@ -89,6 +92,9 @@ pub(crate) enum Outcome {
     /// A response of the application, from the instance with this nonce: the execution
     /// has ended and is counted as that.
     Response { instance: u64 },
+    /// A 503 of the application, in strict mode: the execution has not begun, or its
+    /// result is withheld.
+    Unavailable { instance: u64 },
     /// A 500 without a body, which the host sends when the instance died. The execution
     /// may have begun or not, or may even have ended.
     HostError,
@@ -114,7 +120,7 @@ pub(crate) struct Entry {
 impl Entry {
     pub(crate) fn instance(&self) -> Option<u64> {
         match self.outcome {
-            Outcome::Response { instance } => Some(instance),
+            Outcome::Response { instance } | Outcome::Unavailable { instance } => Some(instance),
             _ => None,
         }
     }
@@ -172,6 +178,7 @@ impl Load {
             // The load is half of the limit on average. The limit makes the result
             // independent of a slow machine.
             longest_pause_micros: 2_000_000 * CONNECTIONS / plan.rate,
+            is_strict: plan.durability == Durability::Strict,
             rng: Rng::with_seed(plan.seed.wrapping_mul(CONNECTIONS).wrapping_add(number)),
             began,
             requests: Requests::default(),
@@ -222,6 +229,7 @@ struct Worker {
     agent: Agent,
     origin: String,
     longest_pause_micros: u64,
+    is_strict: bool,
     rng: Rng,
     began: Instant,
     requests: Requests,
@@ -272,6 +280,9 @@ impl Worker {
             None if code == 500 && body.is_empty() => return Outcome::HostError,
             Some(instance) if code == code_of(kind.status()) && !kind.is_fatal() => {
                 return Outcome::Response { instance };
+            }
+            Some(instance) if code == UNAVAILABLE && self.is_strict => {
+                return Outcome::Unavailable { instance };
             }
             _ => {}
         }

@@ -26,6 +26,8 @@ use functional_scaffold_tests::batch_log::BatchLog;
 const SHIP: Duration = Duration::from_secs(1);
 /// The event of a lease that Redis did not acknowledge in time.
 const LEASE_GIVEN_UP: &str = "lease_given_up";
+/// The event of an execution that begins without an acknowledged lease.
+const UNLEASED: &str = "execution_unleased";
 
 #[derive(Debug, Default)]
 pub(crate) struct Logged {
@@ -39,6 +41,8 @@ pub(crate) struct Logged {
     pub(crate) incomplete: i64,
     /// When leases were not acknowledged in time, since the beginning of the run.
     pub(crate) leases_given_up: Vec<Duration>,
+    /// The number of executions that began without an acknowledged lease.
+    pub(crate) unleased: i64,
 }
 
 impl Logged {
@@ -48,6 +52,7 @@ impl Logged {
             batches: batches.batches.len() as i64,
             torn: batches.torn as i64,
             incomplete: batches.incomplete as i64,
+            unleased: log.lines().filter(|line| line.contains(UNLEASED)).count() as i64,
             ..Self::default()
         };
         let leased = batches.batches.into_iter().flat_map(|batch| batch.leased);

@@ -97,6 +97,9 @@ counted as crashed), and Redis was away or slow then (it may not be counted at a
 request without a response of the application may be counted as what it was, as
 crashed, or not at all. `least` and `most` of each series allow for that.
 
+In strict mode no result is in doubt, whatever happens. A 503 is counted as such, or as
+the result that it withheld.
+
 SCAFFOLD_BIN_DIR names the folder of devhost and functional-scaffold-exporter,
 if they are not beside this program.";
 

@@ -23,7 +23,8 @@ pub(crate) enum Durability {
     Batched,
     /// A lease before the algorithm runs: a death loses no execution.
     Exact,
-    /// The lease, and the result before the response: a death loses no response's count.
+    /// The lease, and the result before the response: nothing loses a response's count.
+    /// What is not acknowledged gets a 503.
     Strict,
 }
 

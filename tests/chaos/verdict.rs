@@ -19,7 +19,7 @@ use functional_scaffold_testkit::redis::RedisServer;
 
 use crate::{
     doubt::{Bounds, Expected},
-    load::{Outcome, Requests, code_of, execution_series, request_series},
+    load::{Outcome, Requests, UNAVAILABLE, code_of, execution_series, request_series},
     log::{Logged, Report},
     plan::{Durability, Fsync, Phase, Plan},
     proxy::Leases,
@@ -121,13 +121,12 @@ pub(crate) fn judge(findings: &Findings) -> Vec<String> {
     let durability = findings.plan.durability;
     let (counted, expected) = (&findings.counted, &findings.expected);
     let mut wrong = judge_sums(counted);
-    wrong.extend(judge_series(expected, counted));
+    wrong.extend(judge_series(expected, counted, durability));
     if findings.plan.fsync == Fsync::Always {
         wrong.extend(judge_leases(
             &findings.leases,
             &findings.logged,
             counted,
-            expected.executions.most,
             durability,
         ));
         let (unsettled, lost) = findings.unsettled;
@@ -162,7 +161,8 @@ fn judge_sums(counted: &Counted) -> Vec<String> {
     let [success, invalid, failed, crashed] =
         [Success, InvalidInput, Failed, Crashed].map(|status| counted.executions(status));
     let ended = success + invalid + failed;
-    let codes = [200, 422, 500].map(|code| counted.requests(code));
+    let codes = [200, 422, 500, UNAVAILABLE].map(|code| counted.requests(code));
+    let unavailable = codes[3];
     let pairs = [
         ("requests 200", codes[0], "successes", success),
         ("requests 422", codes[1], "refusals", invalid),
@@ -172,7 +172,12 @@ fn judge_sums(counted: &Counted) -> Vec<String> {
             "failures and crashes",
             failed + crashed,
         ),
-        ("request durations", counted.observed[0], "results", ended),
+        (
+            "request durations",
+            counted.observed[0],
+            "results and 503",
+            ended + unavailable,
+        ),
         ("execution durations", counted.observed[1], "results", ended),
         ("settled leases", counted.settled, "crashes", crashed),
         (
@@ -203,7 +208,7 @@ fn judge_sums(counted: &Counted) -> Vec<String> {
 }
 
 /// The invariant: counted = responses ± in doubt, by series.
-fn judge_series(expected: &Expected, counted: &Counted) -> Vec<String> {
+fn judge_series(expected: &Expected, counted: &Counted, durability: Durability) -> Vec<String> {
     let mut wrong = Vec::new();
     let crashed = execution_series(ExecutionStatus::Crashed);
     let code = code_of(ExecutionStatus::Crashed);
@@ -212,6 +217,9 @@ fn judge_series(expected: &Expected, counted: &Counted) -> Vec<String> {
         let late = counted.late;
         let (least, most) = if *series == crashed || with_crashes.contains(series) {
             (bounds.least, bounds.most + late)
+        } else if durability == Durability::Strict {
+            // A late result is withheld.
+            (bounds.least, bounds.most)
         } else {
             (bounds.least - late, bounds.most)
         };
@@ -229,6 +237,11 @@ fn judge_series(expected: &Expected, counted: &Counted) -> Vec<String> {
     let Bounds { least, most, .. } = expected.executions;
     let executions = counted.all("algorithm_executions_total");
     check(&mut wrong, "all executions", executions, (least, most));
+    let Bounds { least, most, .. } = expected.requests;
+    // A 503 whose lease has expired is counted as a crash, too.
+    let most = most + counted.late;
+    let requests = counted.all("http_requests_total");
+    check(&mut wrong, "all requests", requests, (least, most));
     wrong
 }
 
@@ -271,7 +284,6 @@ fn judge_leases(
     leases: &Leases,
     logged: &Logged,
     counted: &Counted,
-    sent: i64,
     durability: Durability,
 ) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -290,22 +302,22 @@ fn judge_leases(
     let most = may_crash.count() as i64 + counted.late;
     check(&mut wrong, "crashes by leases", crashed, (least, most));
     let executions = counted.all("algorithm_executions_total");
-    let least = leases.acknowledged;
-    let most = least + in_doubt + counted.unleased;
+    // A lease that was late in strict mode is closed with the count of a 503.
+    let least = leases.acknowledged - counted.requests(UNAVAILABLE);
+    let most = leases.acknowledged + in_doubt + counted.unleased;
     check(
         &mut wrong,
         "executions by leases",
         executions,
         (least, most),
     );
-    let given_up = logged.leases_given_up.len() as i64;
-    let most = sent - leases.acknowledged + given_up;
-    check(
-        &mut wrong,
-        "unleased executions",
-        counted.unleased,
-        (0, most),
-    );
+    // Each of them left a trace before it began, and none began in strict mode.
+    let (unleased, traces) = (counted.unleased, logged.unleased);
+    let most = match durability {
+        Durability::Strict => 0,
+        Durability::Exact | Durability::Batched => traces,
+    };
+    check(&mut wrong, "unleased executions", unleased, (0, most));
     wrong
 }
 
@@ -404,7 +416,10 @@ impl fmt::Display for Findings {
             entries.filter(|entry| entry.outcome == outcome).count()
         };
         let Expected {
-            executions, fatal, ..
+            executions,
+            requests: all,
+            fatal,
+            ..
         } = &self.expected;
         let Counted {
             unleased,
@@ -421,6 +436,7 @@ impl fmt::Display for Findings {
             leases,
             incomplete,
             torn,
+            unleased: traces,
             ..
         } = &self.logged;
         let [shipped, first, second] = self.replays.each_ref().map(|report| report.of("applied"));
@@ -436,9 +452,10 @@ impl fmt::Display for Findings {
             (
                 "requests",
                 format!(
-                    "sent {}, responses {}, of the host alone {}, none {}, not sent {}",
+                    "sent {}, results {}, 503 {}, of the host alone {}, none {}, not sent {}",
                     executions.most,
                     executions.responses,
+                    all.responses - executions.responses,
                     requests(Outcome::HostError),
                     requests(Outcome::NoResponse),
                     requests(Outcome::Refused),
@@ -447,7 +464,7 @@ impl fmt::Display for Findings {
             (
                 "executions",
                 format!(
-                    "unleased {unleased}, late {late}; sent to crash {}, \
+                    "unleased {unleased} (in the log {traces}), late {late}; sent to crash {}, \
                      of which at least {} did under a lease",
                     fatal.0, fatal.1
                 ),
@@ -599,7 +616,7 @@ mod tests {
             logged: Logged {
                 batches: 2,
                 leases: ["c", "z"].map(str::to_owned).into(),
-                leases_given_up: vec![Duration::ZERO; 3],
+                unleased: 10,
                 ..Logged::default()
             },
             replays: [
@@ -611,10 +628,10 @@ mod tests {
             watched: Watched::default(),
             dropped_bytes: 0,
         };
-        if durability == Durability::Batched {
-            findings.leases = Leases::default();
-        } else {
-            findings.counted.unleased = 10;
+        match durability {
+            Durability::Batched => findings.leases = Leases::default(),
+            Durability::Exact => findings.counted.unleased = 10,
+            Durability::Strict => findings.leases.acknowledged = 284,
         }
         for (status, calm, deadly) in [
             (Success, 50, 100),
@@ -737,7 +754,7 @@ mod tests {
             ("executions by leases", "2 more", |f| {
                 f.counted.unleased -= 9
             }),
-            ("unleased executions", "1 more", |f| f.counted.unleased += 5),
+            ("unleased executions", "5 more", |f| f.counted.unleased += 5),
             ("1 of 2 unsettled leases", "", |f| f.unsettled.1 = 1),
             // Counts that belong together.
             ("settled leases", "", |f| f.counted.settled += 1),
@@ -787,6 +804,22 @@ mod tests {
                 named.any(|text| text.contains(words)),
                 "{name} {words}: {wrong:?}"
             );
+        }
+        // In strict mode not even a response before a death is in doubt.
+        assert_eq!(judge(&right(Durability::Strict)), [""; 0]);
+        let strict: [(&str, Change); 3] = [
+            ("1 fewer", |f| shift(f, [(Success, -1), (Crashed, 1)])),
+            ("1 fewer", |f| {
+                (f.counted.late, f.logged.leases) = (1, ["x".to_owned()].into());
+                shift(f, [(Success, -1), (Crashed, 1)]);
+            }),
+            ("unleased executions: 1 counted", |f| f.counted.unleased = 1),
+        ];
+        for (words, change) in strict {
+            let mut findings = right(Durability::Strict);
+            change(&mut findings);
+            let wrong = judge(&findings);
+            assert!(wrong.iter().any(|text| text.contains(words)), "{wrong:?}");
         }
         let mut findings = right(Durability::Batched);
         add(&mut findings, Phase::Deadly, Crashed, 1);
