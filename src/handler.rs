@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use functional_scaffold_metering::{
-    Execution, ExpositionError, FinishedRequest, Format, Meter, RequestLabels,
+    Execution, ExecutionStatus, ExpositionError, FinishedRequest, Format, Meter, RequestLabels,
     log::{self, Level},
     time::Instant,
 };
@@ -50,10 +50,12 @@ pub async fn handle(head: RequestHead, body: RequestBody) -> Response {
             (Err(Problem::new(ProblemType::NotFound, &detail)), None)
         }
     };
-    let response = result.unwrap_or_else(|problem| {
-        log_problem(&problem, algorithm, execution.as_ref(), &request_id);
+    let status = execution.as_ref().map(|execution| execution.status);
+    let report = |problem: Problem| {
+        log_problem(&problem, algorithm, status, &request_id);
         problem.respond(&request_id)
-    });
+    };
+    let mut response = result.unwrap_or_else(report);
 
     let nanos = Instant::now().nanos_since(began);
     let request = FinishedRequest {
@@ -64,8 +66,12 @@ pub async fn handle(head: RequestHead, body: RequestBody) -> Response {
         ),
         duration_nanos: nanos,
     };
-    if let Ok(app) = &app {
-        app.meter.record(&request, execution).await;
+    if let Ok(app) = &app
+        && app.meter.record(&request, execution).await.is_err()
+    {
+        let detail = "the algorithm ran, but Redis has not acknowledged its count, so the \
+                      result is withheld";
+        response = report(Problem::metrics_unavailable(detail));
     }
     log_request(&head, &response, nanos);
     response
@@ -129,7 +135,11 @@ async fn invoke(
     authorize(&app.config, request.head)?;
     let max_bytes = app.config.max_body_bytes;
     let input = invoke::read_input(request.head, body, max_bytes).await?;
-    let lease = app.meter.lease(request.endpoint).await;
+    let lease = app.meter.lease(request.endpoint, request.request_id).await;
+    let lease = lease.map_err(|_unacknowledged| {
+        let detail = "Redis has not acknowledged the execution: the algorithm did not run";
+        Problem::metrics_unavailable(detail)
+    })?;
     let backpressure = request.in_flight.apply_backpressure().await;
     let max_bytes = app.config.max_output_bytes;
     let invoked = invoke::invoke(&app.algorithm, &input, max_bytes, request.request_id);
@@ -180,7 +190,7 @@ fn respond_metrics(meter: &Meter, request_id: &str) -> Result<Response, Problem>
 fn log_problem(
     problem: &Problem,
     algorithm: &str,
-    execution: Option<&Execution>,
+    status: Option<ExecutionStatus>,
     request_id: &str,
 ) {
     if problem.problem_type.code() < 500 {
@@ -189,7 +199,7 @@ fn log_problem(
     let fields = json!({
         "request_id": request_id,
         "algorithm": algorithm,
-        "status": execution.map(|execution| execution.status.label()),
+        "status": status.map(ExecutionStatus::label),
         "type": problem.problem_type.uri(),
         "reason": problem.detail,
     });

@@ -1,6 +1,7 @@
 //! Responses, and errors as problem details
 //! ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
 
+use functional_scaffold_metering::RETRY_AFTER;
 use serde::Serialize;
 
 use crate::text::one_line;
@@ -77,11 +78,13 @@ pub enum ProblemType {
     Misconfigured,
     /// The service failed for another reason.
     InternalError,
+    /// Redis has not acknowledged the execution, in `strict` durability.
+    MetricsUnavailable,
 }
 
 impl ProblemType {
     /// Every type, by status code.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::MalformedBody,
         Self::Unauthorized,
         Self::NotFound,
@@ -96,6 +99,7 @@ impl ProblemType {
         Self::OutputTooLarge,
         Self::Misconfigured,
         Self::InternalError,
+        Self::MetricsUnavailable,
     ];
 
     /// Returns the URI that identifies the type.
@@ -144,6 +148,11 @@ impl ProblemType {
             ),
             Self::Misconfigured => ("misconfigured", 500, "The service is misconfigured"),
             Self::InternalError => ("internal-error", 500, "The service failed"),
+            Self::MetricsUnavailable => (
+                "metrics-unavailable",
+                503,
+                "The execution cannot be counted",
+            ),
         }
     }
 }
@@ -200,6 +209,15 @@ impl Problem {
         Self {
             header: Some(("allow", allow)),
             ..Self::new(ProblemType::MethodNotAllowed, &detail)
+        }
+    }
+
+    /// Makes a 503 for an execution that Redis has not acknowledged.
+    #[must_use]
+    pub fn metrics_unavailable(detail: &str) -> Self {
+        Self {
+            header: Some(("retry-after", RETRY_AFTER)),
+            ..Self::new(ProblemType::MetricsUnavailable, detail)
         }
     }
 

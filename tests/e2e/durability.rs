@@ -1,10 +1,12 @@
 //! Every execution that began is counted once, whatever dies in between.
 
-use std::thread;
+use std::{thread, time::Duration};
 
 use anyhow::ensure;
+use functional_scaffold_protocol::lease::Lease;
 use functional_scaffold_testkit::{
     exporter::Exporter,
+    http::{self, Response},
     load::{RequestKind, Until},
     process::{Signal, poll_until},
     redis::RedisServer,
@@ -13,8 +15,9 @@ use functional_scaffold_testkit::{
 };
 use functional_scaffold_tests::{
     PATIENCE,
-    service::{PRIME, Service, load_all, readiness},
+    service::{PRIME, Service, invoke, load_all, readiness},
 };
+use serde_json::Value;
 
 use crate::Result;
 
@@ -143,9 +146,8 @@ fn in_strict_mode_a_response_is_a_stored_count() -> Result {
     let service = Service::start_with(|options| {
         options
             .variable("metrics_durability", "strict")
-            // Longer than any pause of a busy machine: the promise holds for as long.
+            // Longer than any pause of a busy machine, on which there would be a 503.
             .variable("redis_timeout_ms", "5000")
-            .variable("lease_timeout_ms", "1000")
     })?;
     for round in 1..=20 {
         let tally = service.load(&[RequestKind::invoke(PRIME)], 8, Until::Requests(40))?;
@@ -155,6 +157,140 @@ fn in_strict_mode_a_response_is_a_stored_count() -> Result {
     }
     let leases: i64 = service.redis.call(&["ZCARD", "metrics:leases"])?;
     assert_eq!(leases, 0);
+    Ok(())
+}
+
+#[test]
+fn while_leases_are_late_they_are_still_sent_and_executions_leave_a_trace() -> Result {
+    const LEASE_TIMEOUT: Duration = Duration::from_secs(1);
+
+    let service = Service::start_rogue(|options| {
+        options
+            .variable("execution_limit_ms", LIMIT_MS)
+            // No call is given up.
+            .variable("redis_timeout_ms", "10000")
+            // The trace does not depend on it.
+            .variable("log_level", "error")
+    })?;
+    assert_eq!(service.commit("nothing")?.0, 200);
+    let success = [(r#"algorithm="rogue",status="success""#.to_owned(), 1)];
+    service.wait_for("metrics:algorithm_counter", &success.into())?;
+    let traces = |expected: usize| {
+        poll_until(PATIENCE, || {
+            let traces = service.app.log("execution_unleased")?;
+            ensure!(traces.len() == expected, "{traces:?}");
+            Ok(traces)
+        })
+    };
+    service.redis.suspend()?;
+    // Three requests to one instance. It has others while one waits.
+    let found = thread::scope(|scope| {
+        let late = scope.spawn(|| service.commit("nothing"));
+        thread::sleep(LEASE_TIMEOUT / 2);
+        let waiting = scope.spawn(|| service.commit("nothing"));
+        let found = traces(1);
+        let lost = scope.spawn(|| service.commit("work 60000"));
+        let found = found.and_then(|_one| traces(2));
+        service.app.process().signal(Signal::KILL)?;
+        for request in [late, waiting, lost] {
+            let _ = request.join().expect("no panic");
+        }
+        found
+    });
+    service.redis.resume()?;
+    for trace in found? {
+        let labels = ["endpoint", "algorithm"].map(|name| trace[name].as_str());
+        assert_eq!(labels, [Some("/invoke"), Some("rogue")]);
+        assert!(trace["request_id"].is_string(), "{trace}");
+    }
+    let settled = Settled {
+        _exporter: Exporter::start(service.redis.port())?,
+        service,
+    };
+    settled.counted(&[("crashed", 3), ("success", 1)], &[(500, 3), (200, 1)])
+}
+
+/// The problem of a 503, which says when to retry.
+fn is_unavailable(response: &Response) -> Result {
+    ensure!(response.status == 503, "{response:?}");
+    ensure!(response.header("retry-after") == Some("1"), "{response:?}");
+    let problem: Value = serde_json::from_slice(&response.body)?;
+    let expected = "urn:functional-scaffold:problem:metrics-unavailable";
+    ensure!(problem["type"] == expected, "{problem}");
+    Ok(())
+}
+
+#[test]
+fn in_strict_mode_a_hung_redis_is_a_503_before_the_algorithm_runs() -> Result {
+    let service = Service::start_with(|options| {
+        options
+            .variable("metrics_durability", "strict")
+            // A busy machine must not be late before Redis hangs.
+            .variable("redis_timeout_ms", "1000")
+    })?;
+    let kinds = [RequestKind::invoke(PRIME)];
+    let send = || load_all(&service.app, &kinds, 8, Until::Requests(40));
+    let mut tally = poll_until(PATIENCE, send)?;
+    service.redis.suspend()?;
+    let during = send();
+    let refused = invoke(&service.app, PRIME);
+    let health = http::get(service.app.address(), "/healthz");
+    service.redis.resume()?;
+    let during = during?;
+    assert_eq!(during.with_code(503), 40, "{during:?}");
+    is_unavailable(&refused?)?;
+    assert_eq!(health?.status, 200);
+    tally.add(&during);
+    *tally.responses.entry(kinds[0].labels(503)).or_default() += 1;
+    // Nothing else is counted, although the leases arrive after all.
+    service.wait_for_invoked(&tally)?;
+    let unleased = service.sum("metrics:unleased_counter")?;
+    assert_eq!(unleased, 0, "no execution began without a lease");
+    poll_until(PATIENCE, || {
+        let response = invoke(&service.app, PRIME)?;
+        ensure!(response.status == 200, "{response:?}");
+        Ok(())
+    })?;
+    // No lease would count a crash of an execution that never began.
+    poll_until(PATIENCE, || {
+        let open: Vec<String> = service
+            .redis
+            .call(&["ZRANGE", "metrics:leases", "0", "-1"])?;
+        for member in open {
+            let id = Lease::decode(&member)?.id;
+            let closed: Option<String> =
+                service
+                    .redis
+                    .call(&["ZSCORE", "metrics:closed_leases", &id])?;
+            ensure!(closed.is_some(), "{id} is open");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn in_strict_mode_a_result_that_is_not_stored_is_withheld() -> Result {
+    let service = Service::start_with(|options| options.variable("metrics_durability", "strict"))?;
+    // The rest of each batch is stored, so the store itself seems well.
+    let key = "metrics:algorithm_latency";
+    service.redis.call::<()>(&["SET", key, "not a hash"])?;
+    is_unavailable(&invoke(&service.app, PRIME)?)?;
+    // It stands beside the 503.
+    let success = [(r#"algorithm="prime-check",status="success""#.to_owned(), 1)];
+    service.wait_for("metrics:algorithm_counter", &success.into())?;
+    poll_until(PATIENCE, || {
+        is_unavailable(&invoke(&service.app, PRIME)?)?;
+        let (status, lines) = readiness(&service.app)?;
+        ensure!(status == 503 && lines.contains(key), "{status}: {lines}");
+        Ok(())
+    })?;
+    service.redis.call::<()>(&["DEL", key])?;
+    poll_until(PATIENCE, || {
+        let response = invoke(&service.app, PRIME)?;
+        ensure!(response.status == 200, "{response:?}");
+        Ok(())
+    })?;
+    assert_eq!(readiness(&service.app)?.0, 200);
     Ok(())
 }
 

@@ -65,10 +65,13 @@ pub(crate) struct Batcher {
     frozen_batches: u64,
     /// Number of frozen batches that were acknowledged or logged.
     resolved_batches: u64,
+    /// The last of the frozen batches that Redis did not acknowledge whole.
+    unacknowledged_batch: u64,
     flushing: bool,
-    leases_suspended: bool,
+    leasing: Leasing,
     lease_error: Option<String>,
     store_error: Option<String>,
+    refusal: Option<String>,
     logged_batches: u64,
     refusing_keys: BTreeSet<String>,
 }
@@ -91,20 +94,34 @@ impl Pending {
     }
 }
 
-/// A finished execution that had a lease, with its request.
+/// A lease that is closed by the batch.
 #[derive(Debug)]
 struct LeasedResult {
     lease: EncodedLease,
-    request: FinishedRequest<'static>,
-    status: ExecutionStatus,
-    duration_nanos: u64,
+    endpoint: &'static str,
+    /// The request, and how its execution ended in how many nanoseconds. `None` if
+    /// the execution never began.
+    finished: Option<(FinishedRequest<'static>, ExecutionStatus, u64)>,
 }
 
 impl LeasedResult {
     fn record(&self, tally: &mut Tally<'static>) {
-        tally.record_request(&self.request);
-        tally.record_execution(self.status, self.duration_nanos);
+        if let Some((request, status, nanos)) = &self.finished {
+            tally.record_request(request);
+            tally.record_execution(*status, *nanos);
+        }
     }
+}
+
+/// What an execution does about its lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leasing {
+    /// It waits until Redis acknowledges it.
+    Awaited,
+    /// It sends it and does not wait, because another one was late.
+    Late,
+    /// It takes none, because Redis refused one or cannot be reached.
+    Suspended,
 }
 
 /// A batch that is sent unchanged until it is acknowledged.
@@ -143,10 +160,12 @@ impl Batcher {
             frozen: None,
             frozen_batches: 0,
             resolved_batches: 0,
+            unacknowledged_batch: 0,
             flushing: false,
-            leases_suspended: false,
+            leasing: Leasing::Awaited,
             lease_error: None,
             store_error: None,
+            refusal: None,
             logged_batches: 0,
             refusing_keys: BTreeSet::new(),
         }
@@ -168,10 +187,18 @@ impl Batcher {
         lease
     }
 
-    /// Whether executions take a lease. False from the first lease that is not
-    /// acknowledged until Redis acknowledges a batch.
-    pub(crate) fn takes_leases(&self) -> bool {
-        !self.leases_suspended
+    /// Gives up a lease that may still arrive, because its execution does not begin.
+    pub(crate) fn abandon(&mut self, endpoint: &'static str, lease: EncodedLease) {
+        self.pending.leased.push(LeasedResult {
+            lease,
+            endpoint,
+            finished: None,
+        });
+    }
+
+    /// What executions do about their leases.
+    pub(crate) fn leasing(&self) -> Leasing {
+        self.leasing
     }
 
     /// Reason of the last lease that was not acknowledged.
@@ -179,15 +206,14 @@ impl Batcher {
         self.lease_error.as_deref()
     }
 
-    /// Whether a response may wait for its batch. False from a failed attempt
-    /// until a batch is acknowledged.
-    pub(crate) fn waits_for_batches(&self) -> bool {
-        self.store_error.is_none()
-    }
-
     /// Reason why the last attempt to store a batch failed, if it did.
     pub(crate) fn store_error(&self) -> Option<&str> {
         self.store_error.as_deref()
+    }
+
+    /// An increment of the last stored batch that Redis refused, if it refused any.
+    pub(crate) fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
     }
 
     /// Whether something is not stored yet.
@@ -200,10 +226,10 @@ impl Batcher {
         self.logged_batches
     }
 
-    /// Lets executions start without leases, because one was not acknowledged for
-    /// this reason.
-    pub(crate) fn suspend_leases(&mut self, reason: String) {
-        self.leases_suspended = true;
+    /// Makes executions do this about their leases until Redis acknowledges a batch,
+    /// because one lease was not acknowledged for this reason.
+    pub(crate) fn give_up_leases(&mut self, leasing: Leasing, reason: String) {
+        self.leasing = leasing;
         self.lease_error = Some(reason);
     }
 
@@ -227,9 +253,8 @@ impl Batcher {
                 lease: Some(lease),
             }) => pending.leased.push(LeasedResult {
                 lease,
-                request: *request,
-                status,
-                duration_nanos,
+                endpoint: request.labels.endpoint,
+                finished: Some((*request, status, duration_nanos)),
             }),
             Some(Execution {
                 status,
@@ -247,6 +272,12 @@ impl Batcher {
     /// Whether the ticket's batch was acknowledged or logged.
     pub(crate) fn is_resolved(&self, ticket: Ticket) -> bool {
         self.resolved_batches >= ticket.0
+    }
+
+    /// Whether Redis acknowledged every increment of the ticket's batch. May be false
+    /// if it acknowledged that batch but not a later one.
+    pub(crate) fn is_acknowledged(&self, ticket: Ticket) -> bool {
+        self.is_resolved(ticket) && self.unacknowledged_batch < ticket.0
     }
 
     /// Starts a flush, unless one is running. Returns whether it started.
@@ -294,12 +325,17 @@ impl Batcher {
     }
 
     /// Drops the frozen batch, which is stored: by this attempt or, if
-    /// `duplicate`, by an earlier one.
-    pub(crate) fn acknowledge(&mut self, duplicate: bool) {
+    /// `duplicate`, by an earlier one. `refused` are the increments that Redis
+    /// refused; those of a duplicate are not known.
+    pub(crate) fn acknowledge(&mut self, duplicate: bool, refused: &[String]) {
         self.frozen = None;
         self.resolved_batches = self.frozen_batches;
-        self.leases_suspended = false;
+        self.leasing = Leasing::Awaited;
         self.store_error = None;
+        self.refusal = refused.first().cloned();
+        if duplicate || self.refusal.is_some() {
+            self.unacknowledged_batch = self.frozen_batches;
+        }
         if duplicate {
             self.record_flush(FlushOutcome::Duplicate, 1);
         }
@@ -336,6 +372,7 @@ impl Batcher {
         let before = leased.len();
         leased.retain(|leased| !ids.contains(&leased.lease.id));
         let late = (before - leased.len()) as u64;
+        self.unacknowledged_batch = self.frozen_batches;
         self.catalog.record_late(
             &mut frozen.pending.self_metrics,
             &self.workload.algorithm,
@@ -362,6 +399,7 @@ impl Batcher {
         let _ = self.freeze();
         let pending = self.frozen.take();
         self.resolved_batches = self.frozen_batches;
+        self.unacknowledged_batch = self.frozen_batches;
         self.become_writer(nonces[1], now);
         let batches = frozen.into_iter().chain(pending);
         batches.map(|frozen| self.for_log(frozen)).collect()
@@ -370,16 +408,16 @@ impl Batcher {
     fn for_log(&self, frozen: FrozenBatch) -> SentBatch {
         let pending = frozen.pending;
         let leased = pending.leased.iter().map(|result| {
-            let LeasedResult { lease, request, .. } = result;
+            let LeasedResult {
+                lease, endpoint, ..
+            } = result;
             let mut tally = Tally::default();
             result.record(&mut tally);
             LeasedExecution {
                 lease: Lease {
                     id: lease.id.clone(),
                     millis: lease.millis,
-                    count: self
-                        .catalog
-                        .crash_cells(&self.workload.algorithm, request.labels.endpoint),
+                    count: self.catalog.crash_cells(&self.workload.algorithm, endpoint),
                 },
                 increments: self.with_tally(Batch::default(), &tally),
             }
@@ -399,6 +437,11 @@ impl Batcher {
     fn record_flush(&mut self, outcome: FlushOutcome, attempts: u64) {
         self.catalog
             .record_flushes(&mut self.pending.self_metrics, outcome, attempts);
+    }
+
+    /// The algorithm whose executions are counted.
+    pub(crate) fn algorithm(&self) -> &str {
+        &self.workload.algorithm
     }
 
     /// The families that are recorded into.
@@ -519,7 +562,7 @@ mod tests {
         let later = record(&mut batcher);
         assert_eq!(as_sent(&mut batcher), first, "a retry sends the same");
         assert!(!batcher.is_resolved(ticket));
-        batcher.acknowledge(false);
+        batcher.acknowledge(false, &[]);
         assert!(batcher.is_resolved(ticket));
         assert!(!batcher.is_resolved(later), "it goes with the next batch");
         let (first, second) = (first, as_sent(&mut batcher));
@@ -567,19 +610,68 @@ mod tests {
     #[test]
     fn waits_resume_when_a_batch_is_acknowledged() {
         let mut batcher = batcher();
-        let waits = |batcher: &Batcher| (batcher.takes_leases(), batcher.waits_for_batches());
+        let waits = |batcher: &Batcher| {
+            let is_awaited = batcher.leasing() == Leasing::Awaited;
+            (is_awaited, batcher.store_error().is_none())
+        };
         assert_eq!(waits(&batcher), (true, true));
-        batcher.suspend_leases("hung".to_owned());
+        batcher.give_up_leases(Leasing::Late, "hung".to_owned());
         assert_eq!(waits(&batcher), (false, true));
         record(&mut batcher);
         assert!(batcher.record_failure("full"), "that is new");
         assert!(!batcher.record_failure("full"), "that is known");
         assert_eq!(waits(&batcher), (false, false));
         assert!(batcher.freeze().is_some());
-        batcher.acknowledge(true);
+        batcher.acknowledge(true, &[]);
         assert_eq!(waits(&batcher), (true, true));
         let next = batcher.freeze().expect("the duplicate is counted");
         assert_eq!(sum(&next.total, "m:flush_counter"), 1);
+    }
+
+    #[test]
+    fn only_a_batch_that_is_stored_whole_is_acknowledged() {
+        let refused = ["m:request_counter code=\"200\" +1: WRONGTYPE".to_owned()];
+        for (duplicate, refused, whole) in [
+            (false, &[][..], true),
+            (false, &refused, false),
+            // Its reply was lost, and with it what was refused.
+            (true, &[], false),
+        ] {
+            let mut batcher = batcher();
+            let ticket = record(&mut batcher);
+            assert!(batcher.freeze().is_some());
+            assert!(!batcher.is_acknowledged(ticket), "it is not stored yet");
+            batcher.acknowledge(duplicate, refused);
+            assert_eq!(batcher.is_acknowledged(ticket), whole, "{refused:?}");
+            assert_eq!(batcher.refusal().is_some(), !refused.is_empty());
+            let next = record(&mut batcher);
+            assert!(batcher.freeze().is_some());
+            batcher.acknowledge(false, &[]);
+            assert!(batcher.is_acknowledged(next));
+            assert_eq!(batcher.refusal(), None);
+        }
+        let mut batcher = batcher();
+        let logged = record(&mut batcher);
+        let _batches = batcher.take_for_log([8, 9], 200);
+        assert!(batcher.is_resolved(logged) && !batcher.is_acknowledged(logged));
+        let late = record_leased(&mut batcher);
+        let ticket = record(&mut batcher);
+        assert!(batcher.freeze().is_some());
+        batcher.remove_late(&[late]);
+        batcher.acknowledge(false, &[]);
+        assert!(!batcher.is_acknowledged(ticket), "a result is left out");
+    }
+
+    #[test]
+    fn a_lease_whose_execution_never_began_is_closed_and_counts_nothing() {
+        let mut batcher = batcher();
+        let lease = batcher.lease("/invoke", 1000);
+        batcher.abandon("/invoke", lease.clone());
+        let (_, total, leases) = as_sent(&mut batcher).expect("a lease waits");
+        assert_eq!((total, &leases), (Batch::default(), &vec![lease.clone()]));
+        let logged = batcher.take_for_log([8, 9], 200).remove(0);
+        assert_eq!(EncodedLease::from(&logged.leased[0].lease), lease);
+        assert_eq!(logged.total(), Batch::default());
     }
 
     #[test]
@@ -628,7 +720,7 @@ mod tests {
         assert!(!batcher.end_flushing(), "a request still waits");
         assert!(batcher.freeze().is_some());
         assert!(!batcher.end_flushing(), "a batch is not acknowledged");
-        batcher.acknowledge(false);
+        batcher.acknowledge(false, &[]);
         assert!(batcher.end_flushing());
         assert!(batcher.begin_flushing());
     }

@@ -23,6 +23,11 @@ use crate::{
 /// waited forever, an outage of Redis would take the application down.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// The header `Retry-After` of a request that Redis did not acknowledge, in seconds.
+/// After this time the instance has stored the batch or given it up, and then the next
+/// request starts another attempt.
+pub const RETRY_AFTER: &str = "1";
+
 /// The pause before a failed attempt is repeated.
 const BACKOFF: Duration = Duration::from_millis(50);
 
@@ -60,18 +65,23 @@ impl Flusher {
         }
     }
 
-    /// Waits until the batch of a request is acknowledged or logged, at most for
-    /// the sink's time-out. Does not wait at all if the last attempt failed.
-    /// Stores the batch itself if no other task is storing one.
-    pub(crate) async fn wait_for(&self, ticket: Ticket, batcher: &RefCell<Batcher>, sink: &Sink) {
+    /// Waits until the batch of a request is acknowledged, at most for the sink's
+    /// time-out, and stores it itself if no other task is storing one. Returns false
+    /// if it is not acknowledged whole. A failed attempt ends all waits: it is
+    /// repeated by the flush after the response.
+    pub(crate) async fn wait_for(
+        &self,
+        ticket: Ticket,
+        batcher: &RefCell<Batcher>,
+        sink: &Sink,
+    ) -> bool {
         let deadline = Deadline::after(sink.timeout());
         loop {
-            let waits = {
+            {
                 let batcher = batcher.borrow();
-                !batcher.is_resolved(ticket) && batcher.waits_for_batches()
-            };
-            if !waits {
-                return;
+                if batcher.is_resolved(ticket) || batcher.store_error().is_some() {
+                    return batcher.is_acknowledged(ticket);
+                }
             }
             let Some(_storing) = self.storing.begin() else {
                 // Without a deadline: the other attempt started earlier and has
@@ -79,7 +89,6 @@ impl Flusher {
                 self.storing.ended().await;
                 continue;
             };
-            // A failed attempt is repeated by the flush after the response.
             let _ = attempt(batcher, sink, deadline).await;
         }
     }
@@ -153,7 +162,7 @@ async fn attempt(
         return Ok(());
     };
     let mut batcher = batcher.borrow_mut();
-    batcher.acknowledge(duplicate);
+    batcher.acknowledge(duplicate, &refused);
     log::write(Level::Debug, "flushed", json!({ "duplicate": duplicate }));
     if !refused.is_empty() {
         // Each refusal is a loss and is logged, but only a new key is an error.
@@ -244,6 +253,11 @@ mod tests {
             let bytes = json!(part).to_string().len();
             assert!(bytes <= room, "{bytes} of {room}");
         }
+    }
+
+    #[test]
+    fn clients_retry_when_an_attempt_has_ended() {
+        assert_eq!(RETRY_AFTER, LINGER.as_secs().to_string());
     }
 
     #[test]

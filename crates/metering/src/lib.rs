@@ -37,7 +37,9 @@
 //!
 //! // Once a request.
 //! let began = Instant::now();
-//! let lease = meter.lease("/orders").await;
+//! let Ok(lease) = meter.lease("/orders", "request-66").await else {
+//!     return Ok(()); // In `strict` mode: Redis does not acknowledge, so respond 503.
+//! };
 //! // Here is the work that is counted as crashed if it never returns.
 //! let duration_nanos = Instant::now().nanos_since(began);
 //! let request = FinishedRequest {
@@ -49,7 +51,9 @@
 //!     duration_nanos,
 //!     lease,
 //! };
-//! meter.record(&request, Some(execution)).await;
+//! if meter.record(&request, Some(execution)).await.is_err() {
+//!     // In `strict` mode: respond 503 instead of the result.
+//! }
 //! # Ok(())
 //! # }
 //! ```
@@ -68,9 +72,11 @@ mod sinks;
 
 pub use batcher::{Execution, Workload};
 pub use config::Config;
+pub use flusher::RETRY_AFTER;
 pub use functional_scaffold_protocol::{
     catalog::{ExecutionStatus, FinishedRequest, RequestLabels},
     exposition::Format,
     lease::EncodedLease,
 };
 pub use meter::{Check, ExpositionError, Meter};
+pub use sinks::error::Unacknowledged;

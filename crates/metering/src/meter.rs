@@ -11,10 +11,10 @@ use spin_sdk::wit_bindgen;
 use thiserror::Error;
 
 use crate::{
-    batcher::{Batcher, Execution, Workload},
+    batcher::{Batcher, Execution, Leasing, Workload},
     config::{Config, Durability},
     flusher::Flusher,
-    sinks::Sink,
+    sinks::{Sink, error::Unacknowledged},
     time::unix_seconds,
 };
 
@@ -66,19 +66,38 @@ impl Meter {
 
     /// Takes a lease before an execution, for a request to `endpoint`, so that the
     /// execution is counted even if it never returns. Waits for Redis for
-    /// `lease_timeout_ms` at most.
+    /// `lease_timeout_ms` at most, in `strict` durability for `redis_timeout_ms`.
     ///
     /// Returns `None` if the scheme has no leases, or if Redis is known not to
-    /// reply.
-    pub async fn lease(&self, endpoint: &'static str) -> Option<EncodedLease> {
-        self.0.sink.lease(&self.0.batcher, endpoint).await
+    /// reply. A lease that was not acknowledged in time is returned too: it may still
+    /// arrive, so the batch with the result has to close it. Each execution without an
+    /// acknowledged lease is logged under its `request_id`.
+    ///
+    /// # Errors
+    /// The durability is `strict` and the lease is not acknowledged: the execution
+    /// must not begin.
+    pub async fn lease(
+        &self,
+        endpoint: &'static str,
+        request_id: &str,
+    ) -> Result<Option<EncodedLease>, Unacknowledged> {
+        let State { batcher, sink, .. } = &*self.0;
+        sink.lease(batcher, endpoint, request_id).await
     }
 
     /// Counts a finished request, and its execution if it had one.
     ///
     /// The increments are stored in the background, after the response. Only in
     /// `strict` durability this waits for Redis, for `redis_timeout_ms` at most.
-    pub async fn record(&self, request: &FinishedRequest<'static>, execution: Option<Execution>) {
+    ///
+    /// # Errors
+    /// The durability is `strict`, and Redis has not acknowledged the execution. It
+    /// is counted nevertheless, now or later.
+    pub async fn record(
+        &self,
+        request: &FinishedRequest<'static>,
+        execution: Option<Execution>,
+    ) -> Result<(), Unacknowledged> {
         let State {
             durability,
             batcher,
@@ -87,26 +106,21 @@ impl Meter {
             ..
         } = &*self.0;
         if !sink.counts() {
-            return;
+            return Ok(());
         }
         let is_strict = *durability == Durability::Strict && execution.is_some();
-        let (ticket, waits) = {
-            let mut batcher = batcher.borrow_mut();
-            let ticket = batcher.record(request, execution);
-            (ticket, batcher.waits_for_batches())
-        };
-        if is_strict && waits {
-            flusher.wait_for(ticket, batcher, sink).await;
-        }
-        if !sink.needs_flush() {
-            return;
-        }
+        let ticket = batcher.borrow_mut().record(request, execution);
+        let is_acknowledged = !is_strict || flusher.wait_for(ticket, batcher, sink).await;
         let mut batcher = batcher.borrow_mut();
-        if !batcher.is_resolved(ticket) && batcher.begin_flushing() {
+        if sink.needs_flush() && !batcher.is_resolved(ticket) && batcher.begin_flushing() {
             let state = Rc::clone(&self.0);
             wit_bindgen::spawn(async move {
                 state.flusher.run(&state.batcher, &state.sink).await;
             });
+        }
+        match is_acknowledged {
+            true => Ok(()),
+            false => Err(Unacknowledged),
         }
     }
 
@@ -148,7 +162,7 @@ impl Meter {
         let batcher = self.0.batcher.borrow();
         match (self.0.durability, batcher.lease_error()) {
             (Durability::Batched, _) => Ok("none are taken".to_owned()),
-            (_, Some(reason)) if !batcher.takes_leases() => Err(format!(
+            (_, Some(reason)) if batcher.leasing() != Leasing::Awaited => Err(format!(
                 "suspended in this instance until Redis stores a batch: {reason}"
             )),
             _ => Ok("taken".to_owned()),
@@ -167,7 +181,10 @@ impl Meter {
             true => "this instance has some to store",
             false => "this instance has none to store",
         };
-        match batcher.store_error() {
+        // In the other modes a refusal delays nothing.
+        let refusal = batcher.refusal();
+        let refusal = refusal.filter(|_| self.0.durability == Durability::Strict);
+        match batcher.store_error().or(refusal) {
             None => Ok(format!("{waiting}{logged}")),
             Some(reason) => Err(format!(
                 "this instance's last batch was not stored: {reason}{logged}"

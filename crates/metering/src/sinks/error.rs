@@ -17,6 +17,11 @@ pub(crate) struct Stored {
     pub(crate) refused: Vec<String>,
 }
 
+/// In `strict` durability, Redis has not acknowledged an execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the execution is not acknowledged")]
+pub struct Unacknowledged;
+
 /// Why a batch is not stored, or a call has no reply.
 #[derive(Debug, Error)]
 pub(crate) enum StoreError {

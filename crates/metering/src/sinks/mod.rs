@@ -27,7 +27,7 @@ mod redis;
 mod redis_error;
 mod totals;
 
-use error::{StoreError, Stored};
+use error::{StoreError, Stored, Unacknowledged};
 use pull::PullSink;
 use pushgateway::PushgatewaySink;
 use redis::RedisSink;
@@ -83,10 +83,11 @@ impl Sink {
         &self,
         batcher: &RefCell<Batcher>,
         endpoint: &'static str,
-    ) -> Option<EncodedLease> {
+        request_id: &str,
+    ) -> Result<Option<EncodedLease>, Unacknowledged> {
         match self {
-            Self::Redis(redis) => redis.lease(batcher, endpoint).await,
-            Self::Pushgateway(_) | Self::Pull(_) | Self::Off => None,
+            Self::Redis(redis) => redis.lease(batcher, endpoint, request_id).await,
+            Self::Pushgateway(_) | Self::Pull(_) | Self::Off => Ok(None),
         }
     }
 

@@ -31,7 +31,7 @@ impl PullSink {
     /// Returns everything that was recorded so far, in the text format.
     pub(crate) fn exposition(&self, batcher: &mut Batcher) -> Result<String, TotalsError> {
         if self.store(batcher).is_some() {
-            batcher.acknowledge(false);
+            batcher.acknowledge(false, &[]);
         }
         let totals = with_batch(&self.totals.borrow(), &Batch::default(), batcher);
         text(&totals, batcher)

@@ -6,7 +6,10 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::Future,
+    pin::Pin,
     rc::Rc,
+    task::{Context, Waker},
     time::Duration,
 };
 
@@ -22,14 +25,15 @@ use serde_json::json;
 use spin_sdk::{
     redis::{Connection, Error, RedisParameter, RedisResult},
     wasip3::random::random::get_random_u64,
+    wit_bindgen,
 };
 
 use crate::{
-    batcher::Batcher,
+    batcher::{Batcher, Leasing},
     config::{Config, Durability, RedisConfig},
     log::{self, Level},
     single_flight::SingleFlight,
-    sinks::error::{StoreError, Stored},
+    sinks::error::{StoreError, Stored, Unacknowledged},
     time::{Deadline, Instant},
 };
 
@@ -41,7 +45,8 @@ pub(crate) struct RedisSink {
     timeout: Duration,
     /// Absent if executions have no leases.
     leases: Option<LeaseOptions>,
-    client: RedisClient,
+    /// Each lease that is sent and not awaited holds a clone.
+    client: Rc<RedisClient>,
     registering: SingleFlight,
     /// As Redis last reported it; `None` until the families are registered.
     lease_time: Cell<Option<LeaseTime>>,
@@ -50,21 +55,32 @@ pub(crate) struct RedisSink {
 struct LeaseOptions {
     timeout: Duration,
     execution_limit_millis: u64,
+    /// Whether no execution begins without an acknowledged lease.
+    is_strict: bool,
 }
+
+/// The leases of an instance that may be sent without waiting for their
+/// acknowledgement, at a time: as many as Spin sends it requests.
+const MAX_UNAWAITED: usize = 16;
 
 impl RedisSink {
     /// Makes a sink without connecting.
     pub(super) fn new(config: &Config) -> Self {
         let limit = config.execution_limit.as_millis();
+        let is_strict = config.durability == Durability::Strict;
         let leases = LeaseOptions {
-            timeout: config.lease_timeout,
+            timeout: match is_strict {
+                true => config.redis.timeout,
+                false => config.lease_timeout,
+            },
             execution_limit_millis: u64::try_from(limit).unwrap_or(u64::MAX),
+            is_strict,
         };
         Self {
             prefix: config.prefix.clone(),
             timeout: config.redis.timeout,
             leases: (config.durability != Durability::Batched).then_some(leases),
-            client: RedisClient::new(&config.redis),
+            client: Rc::new(RedisClient::new(&config.redis)),
             registering: SingleFlight::default(),
             lease_time: Cell::new(None),
         }
@@ -92,36 +108,115 @@ impl RedisSink {
         }
     }
 
-    /// Takes a lease for an execution, for a request to `endpoint`.
-    ///
-    /// Returns `None` if executions have no leases, if leases are suspended, or if
-    /// registration fails. A lease that is not acknowledged in time is returned
-    /// too: it may still arrive, so the batch with the result has to close it.
+    /// Takes a lease for an execution, as [`Meter::lease`](crate::Meter::lease).
     pub(super) async fn lease(
         &self,
         batcher: &RefCell<Batcher>,
         endpoint: &'static str,
-    ) -> Option<EncodedLease> {
-        let options = self.leases.as_ref()?;
-        if !batcher.borrow().takes_leases() {
-            batcher.borrow_mut().record_unleased();
-            return None;
+        request_id: &str,
+    ) -> Result<Option<EncodedLease>, Unacknowledged> {
+        let Some(options) = &self.leases else {
+            return Ok(None);
+        };
+        let leasing = batcher.borrow().leasing();
+        let lease = match leasing {
+            _ if options.is_strict && refuses_executions(&batcher.borrow()) => None,
+            Leasing::Awaited => match self.acknowledged_lease(batcher, endpoint, options).await {
+                Ok(lease) => return Ok(Some(lease)),
+                Err(lease) => lease,
+            },
+            Leasing::Late => self.send_lease(batcher, endpoint, options).await,
+            Leasing::Suspended => None,
+        };
+        let mut batcher = batcher.borrow_mut();
+        if options.is_strict {
+            if let Some(lease) = lease {
+                batcher.abandon(endpoint, lease);
+            }
+            return Err(Unacknowledged);
         }
+        batcher.record_unleased();
+        // At the level that is always written: if the execution crashes, nothing
+        // else says that it began.
+        let fields = json!({
+            "request_id": request_id,
+            "endpoint": endpoint,
+            "algorithm": batcher.algorithm(),
+        });
+        log::write(Level::Error, "execution_unleased", fields);
+        Ok(lease)
+    }
+
+    /// Sends a lease and waits for its acknowledgement. If there is none, returns the
+    /// lease if it was sent: it may still arrive.
+    async fn acknowledged_lease(
+        &self,
+        batcher: &RefCell<Batcher>,
+        endpoint: &'static str,
+        options: &LeaseOptions,
+    ) -> Result<EncodedLease, Option<EncodedLease>> {
         let deadline = Deadline::after(options.timeout);
         let time = match self.ensure_registered(batcher, deadline).await {
             Ok(time) => time,
             Err(error) => {
-                give_up_lease(batcher, &error);
-                return None;
+                give_up_leases(batcher, &error);
+                return Err(None);
             }
         };
+        let (lease, command) = self.make_lease(batcher, endpoint, options, time);
+        match self.client.command(command, deadline).await {
+            Ok(_added) => Ok(lease),
+            Err(error) => {
+                give_up_leases(batcher, &error);
+                Err(Some(lease))
+            }
+        }
+    }
+
+    /// Sends a lease without waiting for its acknowledgement. Returns `None` if there
+    /// is no open connection, or if too many leases are on their way.
+    async fn send_lease(
+        &self,
+        batcher: &RefCell<Batcher>,
+        endpoint: &'static str,
+        options: &LeaseOptions,
+    ) -> Option<EncodedLease> {
+        let time = self.lease_time.get()?;
+        let is_open = self.client.connection.borrow().is_some();
+        if !is_open || Rc::strong_count(&self.client) > MAX_UNAWAITED {
+            return None;
+        }
+        let (lease, command) = self.make_lease(batcher, endpoint, options, time);
+        let mut call = self.client.command(command, Deadline::after(self.timeout));
+        // The first poll hands over the command. It happens here, because no other task
+        // of the instance runs during the execution.
+        let mut context = Context::from_waker(Waker::noop());
+        if call.as_mut().poll(&mut context).is_pending() {
+            // Holds the connection: the host drops commands of a closed one that it
+            // has not sent.
+            wit_bindgen::spawn(async move {
+                let _ = call.await;
+            });
+            // The host sends it from a task that may have to wait for this thread.
+            // A new request's first yield does not free it (ADR 3).
+            for _ in 0..2 {
+                wit_bindgen::yield_async().await;
+            }
+        }
+        Some(lease)
+    }
+
+    fn make_lease(
+        &self,
+        batcher: &RefCell<Batcher>,
+        endpoint: &'static str,
+        options: &LeaseOptions,
+        time: LeaseTime,
+    ) -> (EncodedLease, Command) {
         let limit = options.execution_limit_millis;
         let lease = batcher.borrow_mut().lease(endpoint, limit);
         let command = lease_command(&self.prefix, &lease, time.at(Instant::now()));
-        if let Err(error) = self.client.command(command, deadline).await {
-            give_up_lease(batcher, &error);
-        }
-        Some(lease)
+        (lease, command)
     }
 
     /// Sends the next batch, as [`Sink::store`](super::Sink::store).
@@ -255,18 +350,28 @@ impl RedisSink {
     }
 }
 
-/// Counts an execution that starts without an acknowledged lease, and suspends
-/// leases until Redis acknowledges a batch.
-fn give_up_lease(batcher: &RefCell<Batcher>, error: &StoreError) {
+/// Whether Redis has not stored the last batch whole, so that it would probably not
+/// store the result of an execution that begins now.
+fn refuses_executions(batcher: &Batcher) -> bool {
+    batcher.leasing() != Leasing::Awaited
+        || batcher.store_error().is_some()
+        || batcher.refusal().is_some()
+}
+
+/// Lets no execution wait for a lease until Redis acknowledges a batch.
+fn give_up_leases(batcher: &RefCell<Batcher>, error: &StoreError) {
     let reason = error.to_string();
     let mut batcher = batcher.borrow_mut();
-    batcher.record_unleased();
     // One line per execution. Only the first line with a new reason is a warning,
     // because other executions may have waited at the same time.
-    let is_known = !batcher.takes_leases() || batcher.lease_error() == Some(&reason);
+    let is_known = batcher.leasing() != Leasing::Awaited || batcher.lease_error() == Some(&reason);
     let level = if is_known { Level::Info } else { Level::Warn };
     log::write(level, "lease_given_up", json!({ "reason": reason }));
-    batcher.suspend_leases(reason);
+    let leasing = match error {
+        StoreError::Timeout(_) => Leasing::Late,
+        _ => Leasing::Suspended,
+    };
+    batcher.give_up_leases(leasing, reason);
 }
 
 /// Lease time, by which leases expire: Redis's clock minus the time during which
@@ -295,6 +400,9 @@ impl LeaseTime {
         self.millis.saturating_add_unsigned(passed)
     }
 }
+
+/// A call that may outlive the request that makes it.
+type BoxedCall = Pin<Box<dyn Future<Output = Result<Vec<String>, StoreError>>>>;
 
 /// Calls Redis on one connection, with a deadline for each call.
 ///
@@ -326,7 +434,7 @@ impl RedisClient {
     /// An error closes the connection, so that the next call opens another, unless
     /// it is `NOSCRIPT`. After a time-out the caller decides.
     async fn call(
-        &self,
+        self: &Rc<Self>,
         script: &Script,
         call: &Call,
         deadline: Deadline,
@@ -345,12 +453,10 @@ impl RedisClient {
     }
 
     /// Calls a plain command, like [`Self::call`].
-    async fn command(&self, command: Command, deadline: Deadline) -> Result<(), StoreError> {
+    fn command(self: &Rc<Self>, command: Command, deadline: Deadline) -> BoxedCall {
         let arguments = command.arguments.into_iter();
-        let parameters = arguments.map(|argument| RedisParameter::Binary(argument.into_bytes()));
+        let parameters = arguments.map(|word| RedisParameter::Binary(word.into_bytes()));
         self.execute(command.name, parameters.collect(), deadline)
-            .await?;
-        Ok(())
     }
 
     /// Closes the connection, so that the next call opens another.
@@ -358,27 +464,32 @@ impl RedisClient {
         self.connection.take();
     }
 
-    async fn execute(
-        &self,
-        command: &str,
+    /// Boxed, so that it is compiled once, and can be handed to another task.
+    fn execute(
+        self: &Rc<Self>,
+        command: &'static str,
         parameters: Vec<RedisParameter>,
         deadline: Deadline,
-    ) -> Result<Vec<String>, StoreError> {
-        let connection = self.connection(deadline).await?;
-        let reply = deadline.timeout(connection.execute(command, parameters));
-        let reply = reply.await;
-        match reply {
-            Some(Ok(results)) => Ok(results.into_iter().map(text_of_result).collect()),
-            Some(Err(error)) => {
-                let error = self.store_error(error);
-                let is_healthy = matches!(&error, StoreError::Redis(reason) if is_noscript(reason));
-                if !is_healthy {
-                    self.discard(&connection);
+    ) -> BoxedCall {
+        let client = Rc::clone(self);
+        Box::pin(async move {
+            let connection = client.connection(deadline).await?;
+            let reply = deadline.timeout(connection.execute(command, parameters));
+            let reply = reply.await;
+            match reply {
+                Some(Ok(results)) => Ok(results.into_iter().map(text_of_result).collect()),
+                Some(Err(error)) => {
+                    let error = client.store_error(error);
+                    let is_healthy =
+                        matches!(&error, StoreError::Redis(reason) if is_noscript(reason));
+                    if !is_healthy {
+                        client.discard(&connection);
+                    }
+                    Err(error)
                 }
-                Err(error)
+                None => Err(StoreError::Timeout(deadline.limit())),
             }
-            None => Err(StoreError::Timeout(deadline.limit())),
-        }
+        })
     }
 
     /// Returns the open connection, or opens one. One task opens at a time, or
