@@ -115,11 +115,17 @@ mod tests {
     }
 
     #[test]
-    fn the_manifest_declares_variables_with_the_components_defaults() {
+    fn the_manifest_declares_variables_with_the_components_defaults_but_for_guards() {
         let (declared, in_manifest) = (declared(), in_manifest());
         assert!(!in_manifest.is_empty());
         for (name, default) in &in_manifest {
-            assert_eq!(declared.get(name), Some(default), "{name} in spin.toml");
+            // The component's own default is right for any algorithm. The manifest's
+            // algorithms in Rust are guarded, for which `batched` counts crashes, too.
+            let expected = match name.as_str() {
+                "metrics_durability" => "batched",
+                name => &declared[name],
+            };
+            assert_eq!(default, expected, "{name} in spin.toml");
         }
         // `allowed_outbound_hosts` is built from these.
         for name in ["redis_host", "redis_port", "pushgateway_url"] {
