@@ -203,26 +203,14 @@ impl State {
         additions: &mut Additions<'_, '_>,
         adapter: Option<u32>,
     ) -> Result<Function, GuardError> {
-        let mut code = Function::new([]);
+        let mut code = Function::new([(2, ValType::I32)]);
         let mut sink = code.instructions();
         self.lift_budget(&mut sink);
         sink.i32_const(STACK).global_set(self.stack);
         if let Some(adapter) = adapter {
             sink.i32_const(0).call(adapter);
         }
-        // In two halves, because the length of 4 GiB is no number of 32 bits.
-        let half = |sink: &mut InstructionSink<'_>| {
-            sink.global_get(self.pages)
-                .i32_const(PAGE_BITS.cast_signed() - 1)
-                .i32_shl();
-        };
-        sink.i32_const(0).i32_const(0);
-        half(&mut sink);
-        sink.memory_fill(0);
-        half(&mut sink);
-        sink.i32_const(0);
-        half(&mut sink);
-        sink.memory_fill(0);
+        self.zero_memory(&mut sink);
         sink.i32_const(self.initial_pages.cast_signed())
             .global_set(self.pages);
         for segment in &module.data {
@@ -245,6 +233,54 @@ impl State {
         }
         sink.end();
         Ok(code)
+    }
+
+    /// Zeroes the memory, with two locals of the function. Of the 4 GiB that a call may
+    /// have allocated it has seldom written much, and a host page that is only read costs
+    /// the host no memory.
+    fn zero_memory(&self, sink: &mut InstructionSink<'_>) {
+        const HOST_PAGE_BITS: u32 = 12;
+        const STRIDE: u8 = 64;
+        let (page, address) = (0, 1);
+        sink.block(BlockType::Empty).loop_(BlockType::Empty);
+        sink.local_get(page)
+            .global_get(self.pages)
+            .i32_const((PAGE_BITS - HOST_PAGE_BITS).cast_signed())
+            .i32_shl()
+            .i32_ge_u()
+            .br_if(1);
+        let start = |sink: &mut InstructionSink<'_>| {
+            let bits = HOST_PAGE_BITS.cast_signed();
+            sink.local_get(page).i32_const(bits).i32_shl();
+        };
+        start(sink);
+        sink.local_set(address).loop_(BlockType::Empty);
+        sink.local_get(address).i64_load(at(0));
+        for offset in (8..STRIDE).step_by(8).map(u64::from) {
+            sink.local_get(address).i64_load(at(offset)).i64_or();
+        }
+        sink.i64_eqz().if_(BlockType::Empty);
+        sink.local_get(address)
+            .i32_const(i32::from(STRIDE))
+            .i32_add()
+            .local_tee(address)
+            .i32_const((1 << HOST_PAGE_BITS) - 1)
+            .i32_and()
+            .br_if(1)
+            .else_();
+        start(sink);
+        sink.i32_const(0)
+            .i32_const(1 << HOST_PAGE_BITS)
+            .memory_fill(0)
+            .end()
+            .end();
+        sink.local_get(page)
+            .i32_const(1)
+            .i32_add()
+            .local_set(page)
+            .br(0)
+            .end()
+            .end();
     }
 
     /// Forgets the last call's error, so that the module is as new.
