@@ -4,3 +4,4 @@ mod budget;
 mod components;
 mod crash;
 mod guest;
+mod random;
