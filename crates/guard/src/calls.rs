@@ -10,8 +10,9 @@ use crate::path::Path;
 /// a shorter one is charged by its callers, as if it were inlined.
 const LONGEST_INLINE: u64 = 200;
 
-/// Instructions for one call of an import: about what a call of the host takes.
-const IMPORT: u64 = 500;
+/// Charged for a call of an import: a call of the host takes about as long as this
+/// many instructions.
+const IMPORT: u64 = 3_000;
 
 /// What is known about calling a function.
 #[derive(Clone, Copy, Default)]

@@ -38,7 +38,9 @@ const PAGE_BITS: u32 = 16;
 const AREA: u32 = 16;
 
 /// Native stack for functions that can call themselves, in bytes of estimated frames.
-const STACK: i32 = 256 << 10;
+/// wasmtime gives a call 512 KiB. The rest is for the service, which calls the
+/// algorithm, and for functions that cannot call themselves.
+const STACK: i32 = 384 << 10;
 
 /// The part of the shadow stack that is kept for functions that cannot call
 /// themselves, which do not check it.

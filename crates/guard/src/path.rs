@@ -6,6 +6,10 @@ use wasmparser::Operator;
 use crate::GuardError;
 use crate::module::{index, narrow};
 
+/// Charged for an iteration besides its instructions: a loop that does nothing takes
+/// as long as one with some instructions.
+const ITERATION: u64 = 5;
+
 /// Follows the operators of a function, and knows before each one how many
 /// instructions the longest path to it executes.
 pub(crate) struct Path {
@@ -71,7 +75,7 @@ impl Path {
             }) = self.blocks.get(self.position(depth))
                 && let Some(length) = self.length
             {
-                cost = cost.max(Some(length - start + 1));
+                cost = cost.max(Some(length - start + ITERATION));
             }
         }
         Ok(cost)

@@ -99,10 +99,15 @@ impl<'g, 'm, 'a> Rewriter<'g, 'm, 'a> {
         let ty = guarded.module.function_type(function);
         let mut locals = Vec::new();
         let mut count = narrow(ty.params().len());
+        let mut slots = 0_u32;
         for run in body.get_locals_reader()? {
             let (length, ty) = run?;
             locals.push((length, val_type(ty)?));
             count += length;
+            // One of these takes two slots.
+            if ty == wasmparser::ValType::V128 {
+                slots = slots.saturating_add(length);
+            }
         }
         locals.push((1, ValType::I64));
         locals.push((1, ValType::I32));
@@ -123,7 +128,7 @@ impl<'g, 'm, 'a> Rewriter<'g, 'm, 'a> {
             body_block: body_block.transpose()?,
             left: count,
             length: count + 1,
-            frame: frame(count),
+            frame: frame(count.saturating_add(slots)),
             code: Function::new(locals),
         })
     }
@@ -325,7 +330,8 @@ fn constant(cost: u64) -> i64 {
     i64::try_from(cost).unwrap_or(i64::MAX)
 }
 
-/// An estimate of a function's native frame, in bytes, from the number of its locals.
-fn frame(locals: u32) -> i32 {
-    i32::try_from(64 + 8 * u64::from(locals)).unwrap_or(i32::MAX)
+/// An estimate of a function's native frame, in bytes: a slot for each local, and some
+/// for the saved registers and for values on the operand stack.
+fn frame(slots: u32) -> i32 {
+    i32::try_from(8 * (u64::from(slots) + 12)).unwrap_or(i32::MAX)
 }

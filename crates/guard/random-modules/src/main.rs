@@ -56,7 +56,8 @@ fn module(exports: &[u8], seed: u64) -> Result<Vec<u8>> {
         gc_enabled: false,
         max_imports: 0,
         max_memory32_bytes: 4 << 20,
-        max_memories: 1,
+        // Besides the exported one.
+        max_memories: 0,
         max_tags: 0,
         memory64_enabled: false,
         reference_types_enabled: false,

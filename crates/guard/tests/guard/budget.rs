@@ -4,44 +4,135 @@ use functional_scaffold_guard::{Budget, Options};
 
 use crate::guest::{End, Guest};
 
-/// Loops in several ways, and counts the iterations in memory.
+/// Loops in several ways.
 const LOOPS: &str = r#"
     (module
       (memory (export "memory") 1)
+      (data $bytes "0123456789")
+      (func $callee (param i32) (result i32)
+        (local $i i32)
+        (loop $again
+          (br_if $again (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1)))
+            (local.get 0))))
+        (local.get $i))
       (func (export "run") (param $how i32) (param $times i32) (result i32)
         (local $i i32)
-        (block $nested
-          (block $plain
-            (br_table $plain $nested (local.get $how)))
+        (block $calls
+          (block $bulk
+            (block $nested
+              (block $plain
+                (br_table $plain $nested $bulk $calls (local.get $how)))
+              (loop $again
+                (i32.store (i32.const 64) (local.get $i))
+                (br_if $again (i32.ne (local.get $times)
+                  (local.tee $i (i32.add (local.get $i) (i32.const 1))))))
+              (return (local.get $i)))
+            (loop $outer
+              (local.set $i (i32.const 0))
+              (loop $inner
+                (br_if $inner (i32.lt_u
+                  (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 10))))
+              (br $outer)))
           (loop $again
-            (i32.store (i32.const 64) (i32.add (i32.load (i32.const 64)) (i32.const 1)))
+            (memory.fill (i32.const 0) (i32.const 7) (i32.const 65536))
+            (memory.copy (i32.const 0) (i32.const 8) (i32.const 65528))
+            (memory.init $bytes (i32.const 0) (i32.const 0) (i32.const 10))
             (br_if $again (i32.ne (local.get $times)
               (local.tee $i (i32.add (local.get $i) (i32.const 1))))))
           (return (local.get $i)))
-        (loop $outer
-          (local.set $i (i32.const 0))
-          (loop $inner
-            (br_if $inner (i32.lt_u (i32.const 10)
-              (local.tee $i (i32.add (local.get $i) (i32.const 1))))))
-          (br $outer))
-        (unreachable))
-      (func (export "post") (param i32)))
+        (loop $again
+          (drop (call $callee (i32.const 100)))
+          (br_if $again (i32.ne (local.get $times)
+            (local.tee $i (i32.add (local.get $i) (i32.const 1))))))
+        (local.get $i))
+      (func (export "post") (param i32)
+        (drop (call $callee (i32.const 1000000)))))
 "#;
 
-fn options(instructions: u64) -> Options {
-    let budget = Budget::Instructions(instructions);
-    Options {
-        budget,
+const PLAIN: i32 = 0;
+const NESTED: i32 = 1;
+const BULK: i32 = 2;
+const CALLS: i32 = 3;
+const FOREVER: i32 = -1;
+
+fn guest(instructions: u64) -> Guest {
+    let options = Options {
+        budget: Budget::Instructions(instructions),
         ..Options::default()
+    };
+    Guest::guarded(LOOPS, &options)
+}
+
+#[test]
+fn a_budget_ends_endless_loops() {
+    let mut guest = guest(1_000_000);
+    for how in [PLAIN, NESTED, BULK, CALLS] {
+        assert_eq!(guest.call(how, FOREVER), End::ExceedsLimit, "{how}");
     }
 }
 
 #[test]
-fn a_budget_ends_loops_and_each_call_has_it_anew() {
-    let mut guest = Guest::guarded(LOOPS, &options(100_000));
-    for _ in 0..3 {
-        assert_eq!(guest.call(0, -1), End::ExceedsLimit);
-        assert_eq!(guest.call(1, 0), End::ExceedsLimit);
-        assert_eq!(guest.call(0, 1000), End::Returns(1000));
+fn each_call_has_the_whole_budget() {
+    let mut guest = guest(100_000);
+    for _ in 0..20 {
+        // Takes more than half of it.
+        assert_eq!(guest.call(PLAIN, 4_000), End::Returns(4_000));
+        assert_eq!(guest.call(PLAIN, FOREVER), End::ExceedsLimit);
     }
+}
+
+#[test]
+fn a_call_ends_at_the_same_place_every_time() {
+    for how in [PLAIN, BULK, CALLS] {
+        let fits = |times| guest(100_000).call(how, times) == End::Returns(times);
+        let (mut most, mut too_many) = (1, 100_000);
+        while too_many - most > 1 {
+            let times = most + (too_many - most) / 2;
+            match fits(times) {
+                true => most = times,
+                false => too_many = times,
+            }
+        }
+        let mut guest = guest(100_000);
+        for _ in 0..3 {
+            assert_eq!(guest.call(how, most), End::Returns(most), "{how}");
+            assert_eq!(guest.call(how, too_many), End::ExceedsLimit, "{how}");
+        }
+    }
+}
+
+/// 128 KiB an iteration cost thousands of instructions.
+#[test]
+fn bulk_operations_are_charged_by_their_length() {
+    assert_eq!(guest(100_000).call(BULK, 5), End::Returns(5));
+    assert_eq!(guest(100_000).call(BULK, 50), End::ExceedsLimit);
+}
+
+/// Nothing would catch the exception there.
+#[test]
+fn the_budget_does_not_apply_outside_run() {
+    let mut guest = guest(1_000);
+    for _ in 0..3 {
+        assert_eq!(guest.call(PLAIN, 1), End::Returns(1));
+    }
+}
+
+#[test]
+fn an_algorithm_brings_its_own_budget() {
+    let own = LOOPS.replacen(
+        "(module",
+        r#"(module (@custom "functional-scaffold-budget" "\e8\03\00\00\00\00\00\00")"#,
+        1,
+    );
+    let mut guest = Guest::guarded(&own, &Options::default());
+    assert_eq!(guest.call(PLAIN, 10), End::Returns(10));
+    assert_eq!(guest.call(PLAIN, 1_000), End::ExceedsLimit);
+    let options = Options {
+        budget: Budget::Instructions(100_000),
+        ..Options::default()
+    };
+    assert_eq!(
+        Guest::guarded(&own, &options).call(PLAIN, 1_000),
+        End::Returns(1_000)
+    );
 }

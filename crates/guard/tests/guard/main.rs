@@ -5,3 +5,5 @@ mod components;
 mod crash;
 mod guest;
 mod random;
+mod recursion;
+mod refusals;
