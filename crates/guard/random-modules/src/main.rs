@@ -28,7 +28,10 @@ const FUEL: u32 = 1000;
 fn main() -> Result<()> {
     let mut arguments = env::args().skip(1);
     let mut number = || -> Result<u64> {
-        Ok(arguments.next().context("two numbers are needed")?.parse()?)
+        Ok(arguments
+            .next()
+            .context("two numbers are needed")?
+            .parse()?)
     };
     let (first, count) = (number()?, number()?);
     let exports = wat::parse_str(EXPORTS)?;
