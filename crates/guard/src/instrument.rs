@@ -7,12 +7,9 @@ use wasm_encoder::{
 use wasmparser::{Data, DataKind, ExternalKind, FuncType, Operator, ValType as Type};
 
 use crate::calls::Calls;
-use crate::module::{Additions, Module, narrow};
+use crate::module::{Additions, MARK, Module, narrow};
 use crate::rewrite::{Guarded, ShadowStack};
 use crate::{Budget, DEFAULT_BUDGET, GuardError, Options};
-
-/// The custom section that marks a guarded module.
-pub(crate) const MARK: &str = "functional-scaffold-guard";
 
 /// The custom section in which an algorithm brings its own budget.
 const OWN_BUDGET: &str = "functional-scaffold-budget";

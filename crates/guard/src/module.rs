@@ -13,7 +13,9 @@ use wasmparser::{
 };
 
 use crate::GuardError;
-use crate::instrument::MARK;
+
+/// The custom section that marks a guarded module.
+pub(crate) const MARK: &str = "functional-scaffold-guard";
 
 /// A parsed core module.
 #[derive(Default)]
