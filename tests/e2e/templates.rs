@@ -30,6 +30,8 @@ use crate::Result;
 
 const NAME: &str = "my-function";
 const LANGUAGES: [&str; 3] = ["rust", "python", "javascript"];
+/// The guard's default, which the template in Rust shows.
+const DEFAULT_BUDGET: &str = "60_000_000_000";
 /// The languages of algorithms that are built in the repository. In Python, build and
 /// start take 40 s, and a project of its own does the same.
 const BUILT: [&str; 2] = ["rust", "javascript"];
@@ -168,7 +170,8 @@ impl Spin {
             let mut up = self.command(project, &up)?;
             up.env("SPIN_VARIABLE_REDIS_PORT", redis.port().to_string());
             let mut app = Process::start_group(&mut up)?;
-            app.wait_for_output("Serving http://", PATIENCE)?;
+            // Spin compiles two components in Python for a minute.
+            app.wait_for_output("Serving http://", PATIENCE * 4)?;
             Ok((app, address))
         })?;
         for path in ["/invoke", "/invoke/second"] {
@@ -253,14 +256,13 @@ fn survives(address: SocketAddr, path: &str) -> Result {
 /// Lets the template's function crash with one input and loop with another, within a
 /// smaller budget.
 fn faulty(folder: &Path) -> Result {
+    let help = run(Command::new(guard()?).arg("--help"))?;
+    ensure!(help.contains(&DEFAULT_BUDGET.replace('_', "")), "{help}");
     let path = folder.join("src/lib.rs");
     let mut source = fs::read_to_string(&path)?;
     let faults = "    assert!(numbers != [7.0]);\n    while numbers == [8.0] {\n        \
                   std::hint::spin_loop();\n    }\n    let sum";
-    for (code, changed) in [
-        ("budget = 60_000_000_000", "budget = 10_000_000"),
-        ("    let sum", faults),
-    ] {
+    for (code, changed) in [(DEFAULT_BUDGET, "10_000_000"), ("    let sum", faults)] {
         ensure!(source.matches(code).count() == 1, "{code} in {source}");
         source = source.replace(code, changed);
     }
@@ -294,7 +296,7 @@ fn build_and_test(copy: &Path, name: &str, language: &str) -> Result {
             run(build.env("CARGO_PROFILE_RELEASE_LTO", "fat"))?;
             let component = copy.join("target/wasm32-wasip2/release");
             let component = component.join(name.replace('-', "_"));
-            let mut guard = Command::new(program::built("functional-scaffold-guard")?);
+            let mut guard = Command::new(guard()?);
             guard.arg(component.with_extension("wasm"));
             run(guard
                 .arg("-o")
@@ -316,6 +318,10 @@ fn build_and_test(copy: &Path, name: &str, language: &str) -> Result {
 fn lay_out(folder: &Path) -> Result {
     let mut dist = Command::new(xtask()?);
     run(dist.args(["dist", "--no-build", "--output"]).arg(folder)).map(drop)
+}
+
+fn guard() -> Result<PathBuf> {
+    program::built("functional-scaffold-guard")
 }
 
 /// The command that Spin runs to build the project.
