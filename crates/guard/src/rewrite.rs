@@ -205,7 +205,7 @@ impl<'g, 'm, 'a> Rewriter<'g, 'm, 'a> {
             self.store_and_check(path.depth());
         }
         if calls::is_bulk(operator) {
-            self.charge_length(budget, path.depth());
+            self.charge_length(budget);
         }
         let callee = guarded.calls.of(operator);
         let synchronises = self.call.loops && callee.charges;
@@ -291,9 +291,10 @@ impl<'g, 'm, 'a> Rewriter<'g, 'm, 'a> {
             .br_if(depth);
     }
 
-    /// Charges a bulk operation, whose length is on the stack.
-    fn charge_length(&mut self, budget: u32, depth: u32) {
-        let length = self.length;
+    /// Charges a bulk operation, whose length is on the stack. The next branch back to
+    /// a loop checks what is left: one operation takes less than a second.
+    fn charge_length(&mut self, budget: u32) {
+        let (left, length) = (self.left, self.length);
         self.sink().local_tee(length);
         self.get_left(budget);
         let mut sink = self.sink();
@@ -302,9 +303,9 @@ impl<'g, 'm, 'a> Rewriter<'g, 'm, 'a> {
             .i64_const(BULK_SHIFT)
             .i64_shr_u()
             .i64_sub();
-        self.store_and_check(depth);
-        if !self.call.loops {
-            self.get_local_left();
+        if self.call.loops {
+            self.sink().local_set(left);
+        } else {
             self.sink().global_set(budget);
         }
     }
