@@ -31,7 +31,7 @@ use crate::Result;
 const NAME: &str = "my-function";
 const LANGUAGES: [&str; 3] = ["rust", "python", "javascript"];
 /// The guard's default, which the template in Rust shows.
-const DEFAULT_BUDGET: &str = "60_000_000_000";
+const DEFAULT_BUDGET: &str = "20_000_000_000";
 /// The languages of algorithms that are built in the repository. In Python, build and
 /// start take 40 s, and a project of its own does the same.
 const BUILT: [&str; 2] = ["rust", "javascript"];

@@ -12,7 +12,7 @@ const LONGEST_INLINE: u64 = 200;
 
 /// Charged for a call of an import: a call of the host takes about as long as this
 /// many instructions.
-const IMPORT: u64 = 3_000;
+const IMPORT: u64 = 8_000;
 
 /// What is known about calling a function.
 #[derive(Clone, Copy, Default)]

@@ -24,8 +24,8 @@ pub use component::guard;
 pub use instrument::guard_module;
 
 /// The budget of a call, in instructions, if neither the options nor the algorithm
-/// set one: 5 to 10 seconds of a fast core, 10 to 20 of a slow one.
-pub const DEFAULT_BUDGET: u64 = 60_000_000_000;
+/// set one. An endless loop uses it up in about 10 seconds.
+pub const DEFAULT_BUDGET: u64 = 20_000_000_000;
 
 /// What the guard is to do.
 #[derive(Clone, Copy, Debug, Default)]

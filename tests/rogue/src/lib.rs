@@ -41,7 +41,7 @@ export!(Rogue);
 #[cfg(target_family = "wasm")]
 #[unsafe(link_section = "functional-scaffold-budget")]
 #[used]
-static BUDGET: [u8; 8] = 20_000_000_u64.to_le_bytes();
+static BUDGET: [u8; 8] = 40_000_000_u64.to_le_bytes();
 
 /// The number of calls since the module was in its initial state.
 static CALLS: Mutex<u32> = Mutex::new(0);

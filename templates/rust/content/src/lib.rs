@@ -13,7 +13,7 @@ struct Output {
 }
 
 /// Computes the mean of numbers.
-#[algorithm(budget = 60_000_000_000)] // instructions of a call, about 10 s
+#[algorithm(budget = 20_000_000_000)] // instructions of a call, about 10 s
 fn mean(Input { numbers }: Input) -> Result<Output, Error> {
     if numbers.is_empty() {
         return Err(Error::invalid_input("numbers: at least one is needed"));
