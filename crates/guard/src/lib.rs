@@ -2,7 +2,7 @@
 //!
 //! A trap ends the instance of a component, with all requests in it, and an endless
 //! loop occupies its host for good. [`guard`] rewrites an algorithm component when it
-//! is built, so that neither happens on any host:
+//! is built, so that a crash or a loop ends only its call:
 //!
 //! - What traps on purpose (a panic, `abort`, exhausted memory, `exit`) throws an
 //!   exception, which the guarded `run` catches. It returns `crashed`, and resets the
@@ -27,7 +27,7 @@ pub use instrument::guard_module;
 /// set one. An endless loop uses it up in about 10 seconds.
 pub const DEFAULT_BUDGET: u64 = 20_000_000_000;
 
-/// What the guard is to do.
+/// Options of the guard.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// The budget of each call.
@@ -60,10 +60,10 @@ pub enum GuardError {
     #[error("malformed WebAssembly")]
     Malformed(#[from] wasmparser::Error),
     /// No core module exports the function.
-    #[error("it does not export {0}")]
+    #[error("the component does not export {0}")]
     NoRun(String),
-    /// The guard has been here before.
-    #[error("it is already guarded")]
+    /// The component carries the guard's mark.
+    #[error("the component is already guarded")]
     AlreadyGuarded,
     /// Several core modules have state, as in components of Python and JavaScript.
     #[error("it consists of several modules with state of their own, which cannot be reset: {0}")]

@@ -17,7 +17,7 @@ Options:
   -o, --output <FILE>       Where to write the guarded component
       --budget <NUMBER>     Instructions that a call may execute, instead of the
                             algorithm's own budget, or of the default, {default}
-      --no-budget           Do not count instructions: an endless loop stays one
+      --no-budget           Do not count instructions: an endless loop never ends
       --max-memory <BYTES>  How far the algorithm's memory may grow
   -h, --help                Print this help
   -V, --version             Print the version";

@@ -113,7 +113,7 @@ impl LeasedResult {
     }
 }
 
-/// What an execution does about its lease.
+/// How executions take leases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Leasing {
     /// It waits until Redis acknowledges it.
