@@ -7,6 +7,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::{outbound_http::Origin, variables::Reader};
 
+/// How long an instance tries to store its increments after its last response. Spin
+/// cannot reuse an instance that still works, and holds only a few hundred of them. If
+/// this were not limited, an outage of Redis would take the application down.
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
+
 /// The longest `execution_limit_ms`, an hour.
 pub(crate) const MAX_EXECUTION_LIMIT_MS: u64 = 3_600_000;
 

@@ -9,6 +9,7 @@ use spin_sdk::wasip3::random::random::get_random_u64;
 
 use crate::{
     batcher::{Batcher, Ticket},
+    config::LINGER,
     log::{self, Level},
     single_flight::SingleFlight,
     sinks::{
@@ -17,11 +18,6 @@ use crate::{
     },
     time::{Deadline, sleep, unix_seconds},
 };
-
-/// How long an instance tries to store its increments. Spin cannot reuse an
-/// instance that still works, and holds only a few hundred of them. If flushes
-/// waited forever, an outage of Redis would take the application down.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// The header `Retry-After` of a request that Redis did not acknowledge, in seconds.
 /// After this time the instance has stored the batch or given it up, and then the next
@@ -88,6 +84,11 @@ impl Flusher {
                 // no longer limit, so it ends before ours.
                 self.storing.ended().await;
                 continue;
+            };
+            // An execution in this instance can use up the time while Redis is well.
+            let deadline = match deadline.remaining() {
+                Duration::ZERO => Deadline::after(sink.timeout()),
+                _ => deadline,
             };
             let _ = attempt(batcher, sink, deadline).await;
         }

@@ -30,7 +30,7 @@ use spin_sdk::{
 
 use crate::{
     batcher::{Batcher, Leasing},
-    config::{Config, Durability, RedisConfig},
+    config::{Config, Durability, LINGER, RedisConfig},
     log::{self, Level},
     single_flight::SingleFlight,
     sinks::error::{StoreError, Stored, Unacknowledged},
@@ -187,7 +187,8 @@ impl RedisSink {
             return None;
         }
         let (lease, command) = self.make_lease(batcher, endpoint, options, time);
-        let mut call = self.client.command(command, Deadline::after(self.timeout));
+        let deadline = Deadline::after(self.timeout.min(LINGER));
+        let mut call = self.client.command(command, deadline);
         // The first poll hands over the command. It happens here, because no other task
         // of the instance runs during the execution.
         let mut context = Context::from_waker(Waker::noop());
