@@ -7,7 +7,7 @@
 //! instead: so that function becomes the reset.
 
 use wasm_encoder::{CodeSection, Function};
-use wasmparser::{FuncType, ValType};
+use wasmparser::{FuncType, Operator, ValType};
 
 use crate::GuardError;
 use crate::module::{Additions, Module, narrow};
@@ -22,22 +22,43 @@ pub(crate) fn has_state(module: &Module<'_>) -> bool {
 
 /// The import of the main module that becomes the reset of the adapter, if the other
 /// module is one.
-pub(crate) fn reset_import(main: &Module<'_>, module: &Module<'_>) -> Option<u32> {
+pub(crate) fn reset_import(
+    main: &Module<'_>,
+    module: &Module<'_>,
+) -> Result<Option<u32>, GuardError> {
     let is_adapter = module.memories.is_empty()
         && module.imports_memory
         && !module.imports_mutable_global
         && !module.imports_table
         && module.tables == 0
-        && module.data.is_empty();
+        && module.data.is_empty()
+        // The reset would have to run it again.
+        && module.start.is_none()
+        && !sizes_memory(module)?;
     let mut wasi = main.imports.iter().filter(|import| import.module == WASI);
     let has_all = wasi.all(|import| module.exported_function(import.name).is_some());
     let exit =
         |import: &crate::module::ImportedFunction<'_>| import.module == WASI && import.name == EXIT;
-    let position = main.imports.iter().position(exit)?;
+    let Some(position) = main.imports.iter().position(exit) else {
+        return Ok(None);
+    };
     let exit_type = FuncType::new([ValType::I32], []);
     let import = narrow(position);
     let fits = *main.function_type(import) == exit_type;
-    (is_adapter && has_all && fits).then_some(import)
+    Ok((is_adapter && has_all && fits).then_some(import))
+}
+
+/// The module grows its memory or asks for its size: not the logical one, which only the
+/// main module knows.
+fn sizes_memory(module: &Module<'_>) -> Result<bool, GuardError> {
+    for body in &module.bodies {
+        for operator in body.get_operators_reader()? {
+            if let Operator::MemoryGrow { .. } | Operator::MemorySize { .. } = operator? {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Lets the adapter's `proc_exit` reset its globals.

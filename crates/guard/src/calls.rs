@@ -71,6 +71,11 @@ impl Calls {
         match operator {
             Operator::Call { function_index } => self.functions[index(*function_index)],
             Operator::CallIndirect { type_index, .. } => self.types[index(*type_index)],
+            // It calls the host, even if memory does not grow in the end.
+            Operator::MemoryGrow { .. } => Call {
+                cost: IMPORT,
+                ..Call::default()
+            },
             _ => Call::default(),
         }
     }

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use wasm_encoder::Encode;
-use wasmparser::{Chunk, Encoding, Parser, Payload};
+use wasmparser::{BinaryReader, Chunk, Encoding, Parser, Payload};
 
 use crate::module::Module;
 use crate::{GuardError, Options, adapter, instrument};
@@ -33,7 +33,7 @@ const POST_RETURN: &str = "cabi_post_functional-scaffold:algorithm/algorithm@0.1
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn guard(component: &[u8], options: &Options) -> Result<Vec<u8>, GuardError> {
-    let sections = module_sections(component)?;
+    let sections = module_sections(component, 0)?;
     let mut modules = Vec::new();
     for section in &sections {
         modules.push(Module::parse(&component[section.module.clone()])?);
@@ -48,7 +48,7 @@ pub fn guard(component: &[u8], options: &Options) -> Result<Vec<u8>, GuardError>
         if position == main || !adapter::has_state(module) {
             continue;
         }
-        let reset = adapter::reset_import(&modules[main], module)
+        let reset = adapter::reset_import(&modules[main], module)?
             .filter(|_| reset_adapter.is_none())
             .ok_or_else(|| {
                 GuardError::SeveralModules(format!("module {position} of {}", modules.len()))
@@ -74,6 +74,9 @@ pub fn guard(component: &[u8], options: &Options) -> Result<Vec<u8>, GuardError>
     Ok(output)
 }
 
+/// How deep components may be nested: each level takes stack here.
+const MOST_NESTED: u32 = 100;
+
 /// The id of a section that holds a core module.
 const MODULE_SECTION: u8 = 1;
 
@@ -83,9 +86,14 @@ struct ModuleSection {
     module: Range<usize>,
 }
 
-fn module_sections(component: &[u8]) -> Result<Vec<ModuleSection>, GuardError> {
+/// The modules of a component. Their ranges are inside it.
+fn module_sections(component: &[u8], nested: u32) -> Result<Vec<ModuleSection>, GuardError> {
     if !Parser::is_component(component) {
         return Err(GuardError::NotAComponent);
+    }
+    if nested > MOST_NESTED {
+        let reason = format!("it nests more than {MOST_NESTED} components");
+        return Err(GuardError::Unsupported(reason));
     }
     let mut sections = Vec::new();
     let mut parser = Parser::new(0);
@@ -105,18 +113,16 @@ fn module_sections(component: &[u8]) -> Result<Vec<ModuleSection>, GuardError> {
             Payload::ModuleSection {
                 unchecked_range, ..
             } => {
-                let length = unchecked_range.end - unchecked_range.start;
-                let module = end..end + usize::try_from(length).unwrap_or(usize::MAX);
+                let module = contents(component, end, &unchecked_range)?;
                 end = module.end;
                 sections.push(ModuleSection { start, module });
             }
             Payload::ComponentSection {
                 unchecked_range, ..
             } => {
-                let length = unchecked_range.end - unchecked_range.start;
-                let nested = end..end + usize::try_from(length).unwrap_or(usize::MAX);
-                end = nested.end;
-                if !module_sections(&component[nested])?.is_empty() {
+                let inner = contents(component, end, &unchecked_range)?;
+                end = inner.end;
+                if !module_sections(&component[inner], nested + 1)?.is_empty() {
                     let name = "a nested component has modules".to_owned();
                     return Err(GuardError::SeveralModules(name));
                 }
@@ -126,4 +132,16 @@ fn module_sections(component: &[u8]) -> Result<Vec<ModuleSection>, GuardError> {
         start = end;
     }
     Ok(sections)
+}
+
+/// Where the contents of a section are that starts here. The component may be cut off,
+/// which the parser does not check.
+fn contents(
+    component: &[u8],
+    start: usize,
+    unchecked: &Range<u64>,
+) -> Result<Range<usize>, GuardError> {
+    let length = usize::try_from(unchecked.end - unchecked.start).unwrap_or(usize::MAX);
+    let contents = BinaryReader::new(&component[start..], 0).read_bytes(length)?;
+    Ok(start..start + contents.len())
 }

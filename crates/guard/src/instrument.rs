@@ -79,6 +79,13 @@ pub(crate) fn instrument(
     }
     let own_post_return = module.exported_function(post_return);
     let budget = budget(module, options)?;
+    let shadow_stack = shadow_stack(module)?;
+    let area = return_area(module, initial_pages)?;
+    // Without it the error stays until the next call of `run`, and the host may call
+    // `cabi_realloc` before. Only the end of the shadow stack is dead that long.
+    if own_post_return.is_none() && (shadow_stack.is_none() || area != AREA) {
+        return Err(unsupported(format!("it does not export {post_return}")));
+    }
 
     let mut additions = Additions::new(module);
     let nothing = FuncType::new([], []);
@@ -96,8 +103,9 @@ pub(crate) fn instrument(
         pages: global("guard.memory.size", initial_pages.cast_signed()),
         initial_pages,
         ended: global("guard.ended", 0),
-        area: return_area(module, initial_pages)?.cast_signed(),
+        area: area.cast_signed(),
         stack: global("guard.stack", STACK),
+        covered: additions.global("guard.covered", ValType::I64, &ConstExpr::i64_const(0)),
         budget: budget.is_some().then(|| {
             additions.global(
                 "guard.budget",
@@ -114,7 +122,7 @@ pub(crate) fn instrument(
         grow,
         budget: state.budget,
         stack: state.stack,
-        shadow_stack: shadow_stack(module)?,
+        shadow_stack,
     };
 
     let mut bodies = CodeSection::new();
@@ -156,6 +164,8 @@ struct State {
     ended: u32,
     /// The address of that error.
     area: i32,
+    /// The 8 bytes that were there before.
+    covered: u32,
     /// What is left of the native stack.
     stack: u32,
     /// The instructions that are left. Outside `run` they are not limited, because
@@ -189,6 +199,9 @@ impl State {
         sink.return_().end();
 
         sink.local_set(end).call(reset);
+        sink.i32_const(self.area)
+            .i64_load(at(0))
+            .global_set(self.covered);
         sink.i32_const(self.area).i32_const(1).i32_store8(at(0));
         sink.i32_const(self.area).local_get(end).i32_store8(at(4));
         sink.i32_const(1).global_set(self.ended);
@@ -202,16 +215,19 @@ impl State {
         additions: &mut Additions<'_, '_>,
         adapter: Option<u32>,
     ) -> Result<Function, GuardError> {
-        let mut code = Function::new([(2, ValType::I32)]);
+        let mut code = Function::new([(3, ValType::I32)]);
         let mut sink = code.instructions();
         self.lift_budget(&mut sink);
         sink.i32_const(STACK).global_set(self.stack);
         if let Some(adapter) = adapter {
             sink.i32_const(0).call(adapter);
         }
-        self.zero_memory(&mut sink);
-        sink.i32_const(self.initial_pages.cast_signed())
-            .global_set(self.pages);
+        // `grow` zeroes the rest when it is used again.
+        let (page, address, end) = (0, 1, 2);
+        let pages = self.initial_pages.cast_signed();
+        sink.i32_const(pages).local_set(end);
+        zero_memory(&mut sink, page, address, end);
+        sink.i32_const(pages).global_set(self.pages);
         for segment in &module.data {
             // The module's own segment is dropped once it is copied.
             if let Some((start, end)) = range(segment)?.filter(|(start, end)| start < end) {
@@ -234,61 +250,15 @@ impl State {
         Ok(code)
     }
 
-    /// Zeroes the memory, with two locals of the function. Of the 4 GiB that a call may
-    /// have allocated it has seldom written much, and a host page that is only read costs
-    /// the host no memory.
-    fn zero_memory(&self, sink: &mut InstructionSink<'_>) {
-        const HOST_PAGE_BITS: u32 = 12;
-        const STRIDE: u8 = 64;
-        let (page, address) = (0, 1);
-        sink.block(BlockType::Empty).loop_(BlockType::Empty);
-        sink.local_get(page)
-            .global_get(self.pages)
-            .i32_const((PAGE_BITS - HOST_PAGE_BITS).cast_signed())
-            .i32_shl()
-            .i32_ge_u()
-            .br_if(1);
-        let start = |sink: &mut InstructionSink<'_>| {
-            let bits = HOST_PAGE_BITS.cast_signed();
-            sink.local_get(page).i32_const(bits).i32_shl();
-        };
-        start(sink);
-        sink.local_set(address).loop_(BlockType::Empty);
-        sink.local_get(address).i64_load(at(0));
-        for offset in (8..STRIDE).step_by(8).map(u64::from) {
-            sink.local_get(address).i64_load(at(offset)).i64_or();
-        }
-        sink.i64_eqz().if_(BlockType::Empty);
-        sink.local_get(address)
-            .i32_const(i32::from(STRIDE))
-            .i32_add()
-            .local_tee(address)
-            .i32_const((1 << HOST_PAGE_BITS) - 1)
-            .i32_and()
-            .br_if(1)
-            .else_();
-        start(sink);
-        sink.i32_const(0)
-            .i32_const(1 << HOST_PAGE_BITS)
-            .memory_fill(0)
-            .end()
-            .end();
-        sink.local_get(page)
-            .i32_const(1)
-            .i32_add()
-            .local_set(page)
-            .br(0)
-            .end()
-            .end();
-    }
-
     /// Forgets the last call's error, so that the module is as new.
     fn release(&self) -> Function {
         let mut code = Function::new([]);
         let mut sink = code.instructions();
         sink.global_get(self.ended).if_(BlockType::Empty);
         sink.i32_const(0).global_set(self.ended);
-        sink.i32_const(self.area).i64_const(0).i64_store(at(0));
+        sink.i32_const(self.area)
+            .global_get(self.covered)
+            .i64_store(at(0));
         sink.end().end();
         code
     }
@@ -308,8 +278,8 @@ impl State {
 
     /// `memory.grow` on the logical size.
     fn grow(&self, most_pages: u32) -> Function {
-        let mut code = Function::new([(1, ValType::I64)]);
-        let (by, size) = (0, 1);
+        let mut code = Function::new([(1, ValType::I64), (3, ValType::I32)]);
+        let (by, size, page, address, end) = (0, 1, 2, 3, 4);
         let refuse = |sink: &mut InstructionSink<'_>| {
             sink.if_(BlockType::Empty).i32_const(-1).return_().end();
         };
@@ -321,20 +291,29 @@ impl State {
             .local_tee(size);
         sink.i64_const(i64::from(most_pages)).i64_gt_u();
         refuse(&mut sink);
-        // What an earlier call grew is still there. The reset has zeroed it.
+        // What an earlier call grew is still there, up to `end`.
         sink.local_get(size)
             .memory_size(0)
+            .local_tee(end)
             .i64_extend_i32_u()
             .i64_gt_u();
         sink.if_(BlockType::Empty);
         sink.local_get(size)
             .i32_wrap_i64()
-            .memory_size(0)
+            .local_get(end)
             .i32_sub()
             .memory_grow(0);
         sink.i32_const(-1).i32_eq();
         refuse(&mut sink);
-        sink.end().global_get(self.pages);
+        sink.else_()
+            .local_get(size)
+            .i32_wrap_i64()
+            .local_set(end)
+            .end();
+        // It holds what that call left, or a wild pointer has written since.
+        sink.global_get(self.pages).local_set(page);
+        zero_memory(&mut sink, page, address, end);
+        sink.global_get(self.pages);
         sink.local_get(size)
             .i32_wrap_i64()
             .global_set(self.pages)
@@ -347,6 +326,55 @@ impl State {
             sink.i64_const(i64::MAX).global_set(budget);
         }
     }
+}
+
+/// Zeroes the memory from a page to another, which are in two locals, with a third one.
+/// Of the 4 GiB that a call may have allocated it has seldom written much, and a host
+/// page that is only read costs the host no memory.
+fn zero_memory(sink: &mut InstructionSink<'_>, page: u32, address: u32, end: u32) {
+    const HOST_PAGE_BITS: u32 = 12;
+    const STRIDE: u8 = 64;
+    for local in [page, end] {
+        let bits = (PAGE_BITS - HOST_PAGE_BITS).cast_signed();
+        sink.local_get(local)
+            .i32_const(bits)
+            .i32_shl()
+            .local_set(local);
+    }
+    sink.block(BlockType::Empty).loop_(BlockType::Empty);
+    sink.local_get(page).local_get(end).i32_ge_u().br_if(1);
+    let start = |sink: &mut InstructionSink<'_>| {
+        let bits = HOST_PAGE_BITS.cast_signed();
+        sink.local_get(page).i32_const(bits).i32_shl();
+    };
+    start(sink);
+    sink.local_set(address).loop_(BlockType::Empty);
+    sink.local_get(address).i64_load(at(0));
+    for offset in (8..STRIDE).step_by(8).map(u64::from) {
+        sink.local_get(address).i64_load(at(offset)).i64_or();
+    }
+    sink.i64_eqz().if_(BlockType::Empty);
+    sink.local_get(address)
+        .i32_const(i32::from(STRIDE))
+        .i32_add()
+        .local_tee(address)
+        .i32_const((1 << HOST_PAGE_BITS) - 1)
+        .i32_and()
+        .br_if(1)
+        .else_();
+    start(sink);
+    sink.i32_const(0)
+        .i32_const(1 << HOST_PAGE_BITS)
+        .memory_fill(0)
+        .end()
+        .end();
+    sink.local_get(page)
+        .i32_const(1)
+        .i32_add()
+        .local_set(page)
+        .br(0)
+        .end()
+        .end();
 }
 
 fn at(offset: u64) -> MemArg {
@@ -369,6 +397,11 @@ fn check(module: &Module<'_>) -> Result<u32, GuardError> {
     }
     if module.has_tags {
         return Err(unsupported("it has exceptions of its own"));
+    }
+    // Only calls that name it throw. The others would return: the reset of the adapter
+    // takes its place.
+    if module.reachable().any(|function| module.exits(function)) {
+        return Err(unsupported("it exports `exit`, or has it in a table"));
     }
     for body in &module.bodies {
         for operator in body.get_operators_reader()? {
@@ -482,8 +515,9 @@ fn range(segment: &Data<'_>) -> Result<Option<(u32, u32)>, GuardError> {
     Ok(Some((start, end)))
 }
 
-/// An address for the guard's errors that no data covers. The first ones are at the
-/// end of the shadow stack, or below all data.
+/// An address for the guard's errors that no data covers. The first ones are at the end
+/// of the shadow stack, or below all data. Others may be variables or the heap, so what
+/// an error covers is put back.
 fn return_area(module: &Module<'_>, initial_pages: u32) -> Result<u32, GuardError> {
     let mut ranges = Vec::new();
     for segment in &module.data {
@@ -515,8 +549,10 @@ fn shadow_stack(module: &Module<'_>) -> Result<Option<ShadowStack>, GuardError> 
     };
     let mut lowest_data = None;
     for segment in &module.data {
-        let start = range(segment)?.map(|(start, _)| start);
-        lowest_data = lowest_data.min(start).or(start);
+        // A passive one has no address.
+        if let Some((start, _)) = range(segment)? {
+            lowest_data = Some(lowest_data.map_or(start, |lowest: u32| lowest.min(start)));
+        }
     }
     let is_stack = initial >= 1024 && lowest_data == Some(initial.cast_unsigned());
     Ok(is_stack.then_some(ShadowStack {

@@ -9,7 +9,8 @@ use wasm_encoder::{
 };
 use wasmparser::{
     BinaryReader, CustomSectionReader, Data, ElementItems, Export, ExternalKind, FuncType,
-    FunctionBody, Global, MemoryType, Operator, OperatorsReader, Parser, Payload, TypeRef,
+    FunctionBody, Global, MemoryType, Operator, OperatorsReader, Parser, Payload, TableInit,
+    TypeRef,
 };
 
 use crate::GuardError;
@@ -103,7 +104,14 @@ impl<'a> Module<'a> {
                     self.functions.push(ty?);
                 }
             }
-            Payload::TableSection(section) => self.tables = section.count(),
+            Payload::TableSection(section) => {
+                self.tables = section.count();
+                for table in section {
+                    if let TableInit::Expr(initial) = table?.init {
+                        self.add_references(initial.get_operators_reader())?;
+                    }
+                }
+            }
             Payload::MemorySection(section) => {
                 for memory in section {
                     self.memories.push(memory?);
@@ -156,19 +164,10 @@ impl<'a> Module<'a> {
 
     /// Refuses indices that point nowhere, so that nothing here panics.
     fn check_indices(&self) -> Result<(), GuardError> {
-        let exported = self
-            .exports
-            .iter()
-            .filter(|export| is_function(export.kind));
-        let used = exported
-            .map(|export| &export.index)
-            .chain(&self.referenced)
-            .chain(&self.start);
+        let mut used = self.reachable().chain(self.start);
         let is_valid = self.functions.iter().all(|ty| self.has_type(*ty))
             && self.functions.len() == self.imports.len() + self.bodies.len()
-            && used
-                .into_iter()
-                .all(|function| self.has_function(*function));
+            && used.all(|function| self.has_function(function));
         match is_valid {
             true => Ok(()),
             false => Err(GuardError::Unsupported(
@@ -179,6 +178,25 @@ impl<'a> Module<'a> {
 
     pub(crate) fn has_function(&self, function: u32) -> bool {
         index(function) < self.functions.len()
+    }
+
+    /// Calling this function ends the process.
+    pub(crate) fn exits(&self, function: u32) -> bool {
+        let import = self.imports.get(index(function));
+        import.is_some_and(|import| match (import.module, import.name) {
+            ("wasi_snapshot_preview1", "proc_exit") => true,
+            (module, "exit" | "exit-with-code") => module.starts_with("wasi:cli/exit@"),
+            _ => false,
+        })
+    }
+
+    /// The functions that code can call without naming them, or the host: by a table or
+    /// an export.
+    pub(crate) fn reachable(&self) -> impl Iterator<Item = u32> {
+        let exports = self.exports.iter();
+        let exports = exports.filter(|export| is_function(export.kind));
+        let exports = exports.map(|export| export.index);
+        exports.chain(self.referenced.iter().copied())
     }
 
     pub(crate) fn has_type(&self, ty: u32) -> bool {
@@ -390,7 +408,11 @@ impl<'m, 'a> Additions<'m, 'a> {
         for section in &module.custom {
             let name = section.name();
             let data = match name {
-                "name" => self.names(section.data())?.into(),
+                // Nothing depends on names, not even that they are well-formed.
+                "name" => match self.names(section.data()) {
+                    Ok(names) => names.into(),
+                    Err(_) => section.data().into(),
+                },
                 // Their offsets of instructions would be wrong.
                 _ if name.starts_with(".debug_") || name.starts_with("metadata.code.") => continue,
                 _ => section.data().into(),
@@ -460,7 +482,9 @@ fn export_kind(kind: ExternalKind) -> ExportKind {
 /// Two vectors of the binary format, each a count and its items, as one.
 fn joined(own: &[u8], added: &[u8]) -> Result<Vec<u8>, GuardError> {
     let (mut own, mut added) = (BinaryReader::new(own, 0), BinaryReader::new(added, 0));
-    let count = own.read_var_u32()? + added.read_var_u32()?;
+    let count = own.read_var_u32()?.checked_add(added.read_var_u32()?);
+    let count =
+        count.ok_or_else(|| GuardError::Unsupported("a section has too many items".to_owned()))?;
     let mut both = encoded(&count);
     both.extend_from_slice(own.read_bytes(own.bytes_remaining())?);
     both.extend_from_slice(added.read_bytes(added.bytes_remaining())?);

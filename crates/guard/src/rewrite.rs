@@ -6,13 +6,16 @@ use wasmparser::{FunctionBody, Operator};
 
 use crate::GuardError;
 use crate::calls::{self, Call, Calls};
-use crate::module::{Additions, Module, index, narrow, val_type};
+use crate::module::{Additions, Module, narrow, val_type};
 use crate::path::Path;
 
 /// How a guarded call ends early: the payload of the exception, and the case of the
 /// contract's error.
 pub(crate) const CRASHED: i32 = 2;
 pub(crate) const LIMIT_EXCEEDED: i32 = 3;
+
+/// How many locals a function may have, parameters included, as in all engines.
+const MOST_LOCALS: u32 = 50_000;
 
 /// Bulk operations handle 16 bytes in the time of an instruction, or more.
 const BULK_SHIFT: i64 = 4;
@@ -60,18 +63,6 @@ impl Guarded<'_, '_> {
     ) -> Result<Function, GuardError> {
         Rewriter::new(self, additions, function, body)?.rewrite(body)
     }
-
-    /// Calling this function ends the process.
-    fn exits(&self, function: u32) -> bool {
-        self.module
-            .imports
-            .get(index(function))
-            .is_some_and(|import| match (import.module, import.name) {
-                ("wasi_snapshot_preview1", "proc_exit") => true,
-                (module, "exit" | "exit-with-code") => module.starts_with("wasi:cli/exit@"),
-                _ => false,
-            })
-    }
 }
 
 struct Rewriter<'g, 'm, 'a> {
@@ -99,15 +90,17 @@ impl<'g, 'm, 'a> Rewriter<'g, 'm, 'a> {
         let ty = guarded.module.function_type(function);
         let mut locals = Vec::new();
         let mut count = narrow(ty.params().len());
-        let mut slots = 0_u32;
+        // The caller passes a parameter on its stack, and the function keeps a copy.
+        let mut slots: u32 = ty.params().iter().map(|ty| 2 * self::slots(*ty)).sum();
         for run in body.get_locals_reader()? {
             let (length, ty) = run?;
             locals.push((length, val_type(ty)?));
-            count += length;
-            // One of these takes two slots.
-            if ty == wasmparser::ValType::V128 {
-                slots = slots.saturating_add(length);
-            }
+            let sum = count.checked_add(length);
+            let sum = sum.filter(|sum| *sum <= MOST_LOCALS);
+            count = sum.ok_or_else(|| {
+                GuardError::Unsupported(format!("function {function} has too many locals"))
+            })?;
+            slots += length * self::slots(ty);
         }
         locals.push((1, ValType::I64));
         locals.push((1, ValType::I32));
@@ -128,7 +121,7 @@ impl<'g, 'm, 'a> Rewriter<'g, 'm, 'a> {
             body_block: body_block.transpose()?,
             left: count,
             length: count + 1,
-            frame: frame(count.saturating_add(slots)),
+            frame: frame(slots),
             code: Function::new(locals),
         })
     }
@@ -177,7 +170,7 @@ impl<'g, 'm, 'a> Rewriter<'g, 'm, 'a> {
                 guarded.throw(&mut self.sink(), CRASHED);
                 return Ok(());
             }
-            Operator::Call { function_index } if guarded.exits(*function_index) => {
+            Operator::Call { function_index } if guarded.module.exits(*function_index) => {
                 guarded.throw(&mut self.sink(), CRASHED);
                 return Ok(());
             }
@@ -249,11 +242,10 @@ impl<'g, 'm, 'a> Rewriter<'g, 'm, 'a> {
         if let Some(budget) = self.guarded.budget.filter(|_| self.call.charges_path) {
             self.get_left(budget);
             self.sink().i64_const(constant(length)).i64_sub();
-            // Only a cycle of calls needs a check. Otherwise the next loop has one.
-            if self.call.recursive {
-                self.store_and_check(depth);
-                self.get_local_left();
-            }
+            // Without loops, too: functions that call the next one twice each are an
+            // endless amount of work.
+            self.store_and_check(depth);
+            self.get_local_left();
             self.sink().global_set(budget);
         }
         if self.call.recursive {
@@ -331,8 +323,15 @@ fn constant(cost: u64) -> i64 {
     i64::try_from(cost).unwrap_or(i64::MAX)
 }
 
-/// An estimate of a function's native frame, in bytes: a slot for each local, and some
-/// for the saved registers and for values on the operand stack.
+/// How many slots of 8 bytes a value takes.
+fn slots(ty: wasmparser::ValType) -> u32 {
+    match ty {
+        wasmparser::ValType::V128 => 2,
+        _ => 1,
+    }
+}
+
+/// An estimate of a function's native frame, in bytes: its slots, and some more for the saved registers and for values on the operand stack.
 fn frame(slots: u32) -> i32 {
     i32::try_from(8 * (u64::from(slots) + 12)).unwrap_or(i32::MAX)
 }

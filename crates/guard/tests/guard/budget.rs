@@ -136,3 +136,53 @@ fn an_algorithm_brings_its_own_budget() {
         End::Returns(1_000)
     );
 }
+
+/// What this body does, as `run`.
+fn ends(functions: &str, body: &str) -> End {
+    let module = format!(
+        r#"
+        (module
+          (memory (export "memory") 1 10)
+          {functions}
+          (func (export "run") (param i32 i32) (result i32) {body} (i32.const 5))
+          (func (export "post") (param i32)))
+        "#
+    );
+    let options = Options {
+        budget: Budget::Instructions(1_000_000),
+        ..Options::default()
+    };
+    Guest::guarded(&module, &options).call(0, 0)
+}
+
+/// Each function calls the next one twice: 2^40 calls.
+#[test]
+fn a_budget_ends_work_without_loops_and_recursion() {
+    for at_start in ["nop", "(loop)"] {
+        let mut functions = String::from("(func $f0)");
+        for function in 1..=40 {
+            let next = function - 1;
+            let call = format!("(call $f{next})");
+            functions += &format!("(func $f{function} {at_start} {call} {call})");
+        }
+        let end = ends(&functions, "(call $f40)");
+        assert_eq!(end, End::ExceedsLimit, "{at_start}");
+        assert_eq!(ends(&functions, "(call $f10)"), End::Returns(5));
+    }
+}
+
+/// The host is asked each time.
+#[test]
+fn growing_memory_costs_a_call_of_the_host() {
+    let grow = |times: i32| {
+        let body = format!(
+            "(loop $again
+              (drop (memory.grow (i32.const 1)))
+              (local.set 0 (i32.add (local.get 0) (i32.const 1)))
+              (br_if $again (i32.ne (local.get 0) (i32.const {times}))))"
+        );
+        ends("", &body)
+    };
+    assert_eq!(grow(50), End::Returns(5));
+    assert_eq!(grow(200), End::ExceedsLimit);
+}

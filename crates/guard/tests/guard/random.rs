@@ -127,15 +127,11 @@ fn check(seed: u64, module: &[u8], tally: &mut Tally) {
     }
 }
 
-/// Memory beyond that of the module without guard is zero, or was never there.
+/// What memory holds beyond its size is zeroed when it grows.
 fn compare(seed: u64, plain: &mut Guest, guarded: &mut Guest) {
     let memory = plain.memory();
-    let (used, beyond) = guarded.memory().split_at(memory.len());
+    let used = &guarded.memory()[..memory.len()];
     assert!(used == memory, "{seed}: memory differs");
-    assert!(
-        beyond.iter().all(|byte| *byte == 0),
-        "{seed}: memory is left over"
-    );
     for name in ["a", "b", "c"] {
         assert_eq!(guarded.global(name), plain.global(name), "{seed}: {name}");
     }

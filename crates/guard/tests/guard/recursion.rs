@@ -87,6 +87,25 @@ fn with_locals(count: usize, ty: &str, make: &str, take: &str) -> String {
     code
 }
 
+/// Has this many parameters, all of which live across the call.
+fn with_parameters(count: usize, ty: &str, make: &str, take: &str) -> String {
+    let each = |code: &dyn Fn(usize) -> String| (0..count).map(code).collect::<String>();
+    let parameters = each(&|local| format!("(param $p{local} {ty})"));
+    let zeros = each(&|_| format!("({make} (i32.const 0))"));
+    let own = each(&|local| format!("(local.get $p{local})"));
+    let uses = each(&|local| format!("(i32.store (i32.const 64) ({take} (local.get $p{local})))"));
+    format!(
+        "(func $recurse (param i32) (result i32) (call $deep (local.get 0) {zeros}))
+         (func $deep (param $depth i32) {parameters} (result i32)
+           (local $result i32)
+           (if (local.get $depth)
+             (then (local.set $result (i32.add (i32.const 1)
+               (call $deep (i32.sub (local.get $depth) (i32.const 1)) {own})))))
+           {uses}
+           (local.get $result))"
+    )
+}
+
 fn guest(functions: &str) -> Guest {
     let options = Options {
         budget: Budget::Unlimited,
@@ -105,6 +124,9 @@ fn endless_recursion_is_an_error() {
         &with_locals(30, "i64", "i64.extend_i32_s", "i32.wrap_i64"),
         &with_locals(300, "i64", "i64.extend_i32_s", "i32.wrap_i64"),
         &with_locals(100, "v128", "i32x4.splat", "i32x4.extract_lane 1"),
+        &with_parameters(10, "i64", "i64.extend_i32_s", "i32.wrap_i64"),
+        &with_parameters(200, "i64", "i64.extend_i32_s", "i32.wrap_i64"),
+        &with_parameters(100, "v128", "i32x4.splat", "i32x4.extract_lane 1"),
     ] {
         let mut guest = guest(functions);
         for _ in 0..3 {
@@ -122,4 +144,25 @@ fn deep_recursion_is_no_error() {
     let locals = with_locals(30, "i64", "i64.extend_i32_s", "i32.wrap_i64");
     assert_eq!(guest(&locals).call(1_000, 0), End::Returns(1_000));
     assert_eq!(guest(SHADOW).call(900, 0), End::Returns(900));
+}
+
+/// The function that calls itself is in a table only by the table's initial value.
+#[test]
+fn recursion_through_the_initial_value_of_a_table_is_seen() {
+    let functions = INDIRECT.replace(
+        "(table funcref (elem $recurse))",
+        "(table 1 funcref (ref.func $recurse))",
+    );
+    let mut guest = guest(&functions);
+    assert_eq!(guest.call(-1, 0), End::ExceedsLimit);
+    assert_eq!(guest.call(10, 0), End::Returns(10));
+}
+
+/// A segment without an address says nothing about where the data begins.
+#[test]
+fn passive_data_does_not_hide_the_shadow_stack() {
+    let functions = format!(r#"{SHADOW} (data "passive")"#);
+    let mut guest = guest(&functions);
+    assert_eq!(guest.call(-1, 0), End::ExceedsLimit);
+    assert_eq!(guest.call(900, 0), End::Returns(900));
 }

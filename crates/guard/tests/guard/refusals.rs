@@ -1,6 +1,6 @@
 //! What the guard refuses, and what it leaves as it is.
 
-use functional_scaffold_guard::{GuardError, Options};
+use functional_scaffold_guard::{GuardError, Options, guard, guard_module};
 use wasmparser::{KnownCustom, Name, Parser, Payload};
 
 use crate::guest::{End, Guest, guarded};
@@ -16,6 +16,8 @@ fn module(more: &str) -> String {
         "#
     )
 }
+
+const EXIT: &str = r#"(import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))"#;
 
 #[test]
 fn what_a_reset_would_not_restore_is_refused_by_name() {
@@ -56,6 +58,14 @@ fn what_a_reset_would_not_restore_is_refused_by_name() {
             &format!("{memory} (func (drop (i32.atomic.load (i32.const 0))))"),
             "threads",
         ),
+        (
+            &format!("{EXIT} {memory} (table funcref (elem $exit))"),
+            "`exit`",
+        ),
+        (
+            &format!(r#"{EXIT} {memory} (export "exit" (func $exit))"#),
+            "`exit`",
+        ),
     ] {
         let error = guarded(module(more).as_bytes(), &Options::default());
         let error = error.expect_err(more).to_string();
@@ -68,6 +78,140 @@ fn a_module_without_run_is_refused() {
     let module = r#"(module (memory 1))"#;
     let error = guarded(module.as_bytes(), &Options::default()).expect_err("there is no run");
     assert!(matches!(error, GuardError::NoRun(name) if name == "run"));
+}
+
+/// Its error would lie in what may be live memory until the next call.
+#[test]
+fn a_module_without_post_return_needs_a_shadow_stack() {
+    let options = Options::default();
+    let without = |more: &str| {
+        let module = module(&format!(r#"{more} (memory (export "memory") 1)"#));
+        let module = wat::parse_str(module).expect("it is a module");
+        guard_module(&module, "run", "none", &options)
+    };
+    let stack = r#"(global (mut i32) (i32.const 4096)) (data (i32.const 4096) "a")"#;
+    without(stack).expect("it can be guarded");
+    let error = without("").expect_err("it has none").to_string();
+    assert!(error.contains("does not export none"), "{error}");
+}
+
+/// What these bytes are, if they are no component that can be guarded.
+fn refused(component: &[u8]) -> GuardError {
+    guard(component, &Options::default()).expect_err("it is refused")
+}
+
+#[test]
+fn a_component_that_is_cut_off_is_refused() {
+    for part in ["(core module)", "(component (core module))"] {
+        let component = wat::parse_str(format!("(component {part})")).expect("it is one");
+        for length in 0..component.len() {
+            refused(&component[..length]);
+        }
+    }
+}
+
+#[test]
+fn deep_nesting_is_refused() {
+    let nested = |depth: usize| {
+        let header = b"\0asm\x0d\0\x01\0";
+        let mut component = header.to_vec();
+        for _ in 0..depth {
+            let mut outer = header.to_vec();
+            // The id of a component's section, and its length, padded to 5 bytes.
+            outer.push(4);
+            let mut length = component.len();
+            for _ in 0..4 {
+                outer.push(0x80 | u8::try_from(length & 0x7f).expect("7 bits"));
+                length >>= 7;
+            }
+            outer.push(u8::try_from(length).expect("it is short"));
+            outer.append(&mut component);
+            component = outer;
+        }
+        component
+    };
+    assert!(matches!(refused(&nested(100)), GuardError::NoRun(_)));
+    assert!(matches!(refused(&nested(101)), GuardError::Unsupported(_)));
+    assert!(matches!(
+        refused(&nested(50_000)),
+        GuardError::Unsupported(_)
+    ));
+}
+
+/// wit-component's adapters keep their state in globals. One that would need more than
+/// new globals is refused.
+#[test]
+fn an_adapter_that_cannot_be_reset_is_refused() {
+    let component = |more: &str| {
+        let module = r#"
+            (core module
+              (import "wasi_snapshot_preview1" "proc_exit" (func (param i32)))
+              (memory (export "memory") 1)
+              (func (export "functional-scaffold:algorithm/algorithm@0.1.0#run")
+                (param i32 i32) (result i32) (i32.const 8))
+              (func (export "cabi_post_functional-scaffold:algorithm/algorithm@0.1.0#run")
+                (param i32)))
+        "#;
+        let component = format!(
+            r#"
+            (component
+              {module}
+              (core module
+                (import "env" "memory" (memory 0))
+                (global (mut i32) (i32.const 0))
+                (func (export "proc_exit") (param i32))
+                {more}))
+            "#
+        );
+        wat::parse_str(component).expect("it is a component")
+    };
+    guard(&component(""), &Options::default()).expect("it can be guarded");
+    for more in [
+        "(func $start) (start $start)",
+        "(func (drop (memory.grow (i32.const 1))))",
+        "(func (drop (memory.size)))",
+    ] {
+        let error = refused(&component(more));
+        assert!(matches!(error, GuardError::SeveralModules(_)), "{more}");
+    }
+}
+
+/// 4,294,967,295 items, as none can have: the least that overflows.
+const ENDLESS: &[u8] = b"\xff\xff\xff\xff\x0f";
+
+#[test]
+fn endless_locals_are_refused() {
+    let module = module(r#"(memory (export "memory") 1) (func $many (local i64))"#);
+    let module = wat::parse_str(module).expect("it is a module");
+    // The body: 4 bytes, one run of locals, of one i64, and the end.
+    let body = module
+        .windows(5)
+        .position(|bytes| bytes == b"\x04\x01\x01\x7e\x0b");
+    let body = body.expect("it has the function");
+    let code = module[..body]
+        .iter()
+        .rposition(|id| *id == 10)
+        .expect("it has code");
+    let mut hostile = module[..body].to_vec();
+    hostile[code + 1] += 4;
+    hostile.extend_from_slice(b"\x08\x01");
+    hostile.extend_from_slice(ENDLESS);
+    hostile.extend_from_slice(&module[body + 3..]);
+    let error = guarded(&hostile, &Options::default()).expect_err("it has too many locals");
+    assert!(error.to_string().contains("too many locals"), "{error}");
+}
+
+#[test]
+fn malformed_names_are_copied() {
+    let module = r#"
+        (module
+          (memory (export "memory") 1)
+          (func (export "run") (param i32 i32) (result i32) (i32.const 5))
+          (func (export "post") (param i32))
+          (@custom "name" "\01\05\ff\ff\ff\ff\0f"))
+    "#;
+    let guarded = guarded(module.as_bytes(), &Options::default()).expect("it can be guarded");
+    assert!(guarded.windows(ENDLESS.len()).any(|bytes| bytes == ENDLESS));
 }
 
 #[test]
