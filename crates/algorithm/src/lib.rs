@@ -107,8 +107,8 @@
 //! `anyhow::Error`.
 //!
 //! A panic is for bugs. The guard, which rewrites the component after it is built, ends
-//! that call with a 500 and a text of its own, and sets the algorithm back to its
-//! initial state. It also ends a call that exceeds its budget of instructions.
+//! that call with a 500 and a fixed message, and resets the algorithm to its initial
+//! state. It also ends a call that exceeds its budget of instructions.
 //!
 //! # Tests
 //!

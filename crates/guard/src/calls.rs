@@ -17,7 +17,7 @@ const IMPORT: u64 = 8_000;
 /// What is known about calling a function.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Call {
-    /// Instructions that the caller is to charge.
+    /// Instructions that the caller charges.
     pub(crate) cost: u64,
     /// The callee, or what it calls, changes the count of instructions.
     pub(crate) charges: bool,

@@ -116,11 +116,11 @@ impl LeasedResult {
 /// How executions take leases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Leasing {
-    /// It waits until Redis acknowledges it.
+    /// They wait for its acknowledgement.
     Awaited,
-    /// It sends it and does not wait, because another one was late.
+    /// They send it without waiting, because another one timed out.
     Late,
-    /// It takes none, because Redis refused one or cannot be reached.
+    /// They take none, because Redis refused one or cannot be reached.
     Suspended,
 }
 
@@ -196,7 +196,7 @@ impl Batcher {
         });
     }
 
-    /// What executions do about their leases.
+    /// How executions take leases now.
     pub(crate) fn leasing(&self) -> Leasing {
         self.leasing
     }
