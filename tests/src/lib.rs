@@ -25,7 +25,7 @@ use anyhow::{Context as _, ensure};
 use functional_scaffold_testkit::{exporter, repository};
 
 /// How long a test waits for something, on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The program `xtask`, as `cargo xtask` last built it.
 ///

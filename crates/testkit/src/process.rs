@@ -22,7 +22,7 @@ pub use rustix::process::Signal;
 pub const POLL: Duration = Duration::from_millis(10);
 
 /// How long a server may take to start, beside anything else on the machine.
-pub const START_TIMEOUT: Duration = Duration::from_secs(120);
+pub const START_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How long a process may take to end after SIGTERM, before SIGKILL.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);

@@ -30,7 +30,7 @@ const PORTS: [&str; 5] = ["8000", "8001", "9090", "9091", "6379"];
 
 /// The longest that a command may take, a server until it serves, and a count on its
 /// way to Prometheus.
-const BOUND: Duration = Duration::from_secs(120);
+const BOUND: Duration = Duration::from_secs(300);
 /// The longest that a server may take to end after Ctrl-C.
 const END_BOUND: Duration = Duration::from_secs(30);
 
