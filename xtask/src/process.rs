@@ -15,7 +15,7 @@ use signal_hook::iterator::Signals;
 
 /// Limit for a server to become ready. Redis reads its AOF first; the app's runtime
 /// compiles what is not in its cache, which takes 20 s of processor time for Python.
-const START_TIMEOUT: Duration = Duration::from_secs(120);
+const START_TIMEOUT: Duration = Duration::from_secs(240);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
