@@ -13,7 +13,7 @@ use std::{
 use anyhow::ensure;
 use functional_scaffold_testkit::{
     load::{RequestKind, Tally, Until},
-    process::{POLL, poll_until},
+    process::{POLL, free_port, poll_until},
     redis::{RedisOptions, RedisServer},
     repository,
     runtime::{App, AppOptions},
@@ -183,9 +183,11 @@ states! {
     a_cluster: State {
         words: "in several slots",
         enter: |redis| {
-            // It takes the slots of the keys that it has.
+            // It takes the slots of the keys that it has. Its bus port would be 10,000
+            // above its own, where another process may be.
             let cluster = RedisOptions::new()
                 .line("cluster-enabled", &["yes"])
+                .line("cluster-port", &[&free_port()?.to_string()])
                 .line("cluster-require-full-coverage", &["no"]);
             redis.restart_with(&cluster)?;
             poll_until(PATIENCE, || {
