@@ -13,64 +13,17 @@ use std::{env, fs};
 
 use anyhow::{Context, Result};
 use functional_scaffold_guard::{Budget, Options, guard};
-use wasmtime::component::{Component, Linker, ResourceTable, Val};
-use wasmtime::{Config, Engine, Store};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView, p2};
+use wasmtime::{Config, Engine};
 
-const CONTRACT: &str = "functional-scaffold:algorithm/algorithm@0.1.0";
+#[path = "../tests/guard/algorithm.rs"]
+mod algorithm;
 
-/// How long each variant is called, in all.
+use algorithm::Algorithm;
+
+/// Total time for each variant.
 const DURATION: Duration = Duration::from_secs(4);
-/// How long it is called in one turn.
+/// Time of one turn of a variant.
 const TURN: Duration = Duration::from_millis(20);
-
-struct Host {
-    wasi: WasiCtx,
-    table: ResourceTable,
-}
-
-impl WasiView for Host {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView {
-            ctx: &mut self.wasi,
-            table: &mut self.table,
-        }
-    }
-}
-
-struct Algorithm {
-    store: Store<Host>,
-    run: wasmtime::component::Func,
-}
-
-impl Algorithm {
-    fn new(engine: &Engine, wasm: &[u8]) -> Result<Self> {
-        let component = Component::new(engine, wasm)?;
-        let mut linker = Linker::new(engine);
-        p2::add_to_linker_sync(&mut linker)?;
-        let host = Host {
-            wasi: WasiCtx::builder().build(),
-            table: ResourceTable::new(),
-        };
-        let mut store = Store::new(engine, host);
-        store.set_fuel(u64::MAX).ok();
-        let instance = linker.instantiate(&mut store, &component)?;
-        let contract = instance.get_export_index(&mut store, None, CONTRACT);
-        let run = instance.get_export_index(&mut store, contract.as_ref(), "run");
-        let run = instance
-            .get_func(&mut store, run.context("no algorithm")?)
-            .context("no algorithm")?;
-        Ok(Self { store, run })
-    }
-
-    fn call(&mut self, input: &str) -> Result<Val> {
-        let mut results = [Val::Bool(false)];
-        let input = [Val::String(input.into())];
-        self.run.call(&mut self.store, &input, &mut results)?;
-        let [result] = results;
-        Ok(result)
-    }
-}
 
 fn guarded(component: &[u8], budget: Budget) -> Result<Vec<u8>> {
     let options = Options {

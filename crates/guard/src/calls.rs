@@ -14,7 +14,7 @@ const LONGEST_INLINE: u64 = 200;
 /// many instructions.
 const IMPORT: u64 = 8_000;
 
-/// What is known about calling a function.
+/// Cost and effects of calling a function.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Call {
     /// Instructions that the caller charges.
@@ -66,7 +66,7 @@ impl Calls {
         self.functions[index(function)]
     }
 
-    /// What an operator calls.
+    /// The call that an operator makes.
     pub(crate) fn of(&self, operator: &Operator<'_>) -> Call {
         match operator {
             Operator::Call { function_index } => self.functions[index(*function_index)],

@@ -74,7 +74,7 @@ pub fn guard(component: &[u8], options: &Options) -> Result<Vec<u8>, GuardError>
     Ok(output)
 }
 
-/// How deep components may be nested: each level takes stack here.
+/// Maximum nesting of components: each level takes stack here.
 const MOST_NESTED: u32 = 100;
 
 /// The id of a section that holds a core module.

@@ -6,65 +6,29 @@ use std::sync::LazyLock;
 use std::{env, fs};
 
 use functional_scaffold_guard::{Budget, GuardError, Options, guard};
-use wasmtime::component::{Component, Func, Linker, ResourceTable, Val};
-use wasmtime::{Config, Engine, Store};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView, p2};
+use wasmtime::component::Val;
+use wasmtime::{Config, Engine};
 
-const CONTRACT: &str = "functional-scaffold:algorithm/algorithm@0.1.0";
-
-struct Host {
-    wasi: WasiCtx,
-    table: ResourceTable,
-}
-
-impl WasiView for Host {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView {
-            ctx: &mut self.wasi,
-            table: &mut self.table,
-        }
-    }
-}
+use crate::algorithm::Algorithm;
 
 static ENGINE: LazyLock<Engine> =
     LazyLock::new(|| Engine::new(&Config::new()).expect("wasmtime runs here"));
 
 /// An instance of an algorithm component.
-struct Algorithm {
-    store: Store<Host>,
-    run: Func,
-}
+struct Instance(Algorithm);
 
-impl Algorithm {
+impl Instance {
     fn new(wasm: &[u8]) -> Self {
-        let component = Component::new(&ENGINE, wasm).expect("it is valid");
-        let mut linker = Linker::new(&ENGINE);
-        p2::add_to_linker_sync(&mut linker).expect("WASI links");
-        let host = Host {
-            wasi: WasiCtx::builder().build(),
-            table: ResourceTable::new(),
-        };
-        let mut store = Store::new(&ENGINE, host);
-        let instance = linker
-            .instantiate(&mut store, &component)
-            .expect("it starts");
-        let contract = instance.get_export_index(&mut store, None, CONTRACT);
-        let run = instance.get_export_index(&mut store, contract.as_ref(), "run");
-        let run = run.expect("it has run");
-        let run = instance
-            .get_func(&mut store, run)
-            .expect("run is a function");
-        Self { store, run }
+        Self(Algorithm::new(&ENGINE, wasm).expect("it starts"))
     }
 
     /// Calls `run`: the result, or the case of the error, or a trap.
     fn call(&mut self, input: &str) -> Result<String, String> {
-        let mut results = [Val::Bool(false)];
-        let input = [Val::String(input.into())];
-        if let Err(trap) = self.run.call(&mut self.store, &input, &mut results) {
-            return Err(format!("trap: {:?}", trap.root_cause()));
-        }
-        match &results[0] {
+        let result = match self.0.call(input) {
+            Ok(result) => result,
+            Err(trap) => return Err(format!("trap: {:?}", trap.root_cause())),
+        };
+        match &result {
             Val::Result(Ok(Some(value))) => match &**value {
                 Val::String(output) => Ok(output.clone()),
                 other => panic!("no string: {other:?}"),
@@ -90,12 +54,12 @@ fn built(name: &str) -> Vec<u8> {
     fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}; {why}", file.display()))
 }
 
-fn guarded(name: &str, budget: Budget) -> Algorithm {
+fn guarded(name: &str, budget: Budget) -> Instance {
     let options = Options {
         budget,
         ..Options::default()
     };
-    Algorithm::new(&guard(&built(name), &options).expect("it can be guarded"))
+    Instance::new(&guard(&built(name), &options).expect("it can be guarded"))
 }
 
 #[test]
@@ -131,7 +95,7 @@ fn every_misdeed_of_rogue_is_an_error_of_its_call() {
 
 #[test]
 fn an_honest_algorithm_gives_the_same_results() {
-    let mut plain = Algorithm::new(&built("prime_check.wasm"));
+    let mut plain = Instance::new(&built("prime_check.wasm"));
     let mut guarded = guarded("prime_check.wasm", Budget::Default);
     for input in [
         r#"{"number": 17}"#,

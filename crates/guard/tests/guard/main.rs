@@ -1,5 +1,6 @@
 //! The guard, on wasmtime: what a guarded module and a guarded component do.
 
+mod algorithm;
 mod budget;
 mod components;
 mod crash;
