@@ -47,6 +47,11 @@ const OUTAGE_WAIT: Duration = Duration::from_millis(2_500);
 /// batch, its counts wait, and its executions run without leases. An idle one, which
 /// lives for a second at most, stores a batch with its next request.
 pub(crate) const OUTAGE_LASTS: Duration = Duration::from_millis(1_200);
+/// The longest time from a crash until it is counted, if readers are cut off meanwhile.
+const SETTLED_BY: Duration = Duration::from_secs(LEASE.as_secs() + 30);
+/// How long after a change of lease time results may be late. An instance learns the new
+/// time with its next batch.
+const LATE_AFTER: Duration = Duration::from_secs(3);
 /// The longest time from an event until the client sees it.
 const LAG: Duration = Duration::from_millis(100);
 /// Requests without a known cause of failure that are kept as examples.
@@ -95,6 +100,10 @@ pub(crate) struct Events {
     pub(crate) slow: Vec<Duration>,
     /// Everything stored during this time is lost.
     pub(crate) forgotten: Vec<Span>,
+    /// Leases that Redis acknowledged may have been lost.
+    pub(crate) lost_leases: Vec<Span>,
+    /// Results of executions during this time, or soon after it, may be late.
+    pub(crate) lateness: Vec<Span>,
 }
 
 /// The count that a series must have.
@@ -124,6 +133,8 @@ pub(crate) struct Expected {
     /// The number of requests that should crash, and of those that certainly crashed
     /// under a lease.
     pub(crate) fatal: (i64, i64),
+    /// The number of results that may be late because of a fault.
+    pub(crate) late: i64,
     /// Requests without a response of the application although nothing died: examples,
     /// and their number.
     pub(crate) unexplained: (Vec<String>, usize),
@@ -152,6 +163,8 @@ impl Expected {
                     examples.push(format!("{entry:?}"));
                 }
             }
+            let may_be_late = Span::of(entry).widened(LATE_AFTER, OUTAGE_WAIT);
+            expected.late += i64::from(may_be_late.overlaps_any(&events.lateness));
             if entry.outcome != Outcome::Refused {
                 expected.add(entry, doubt.of(entry));
             }
@@ -292,7 +305,9 @@ impl<'a> Doubt<'a> {
             Durability::Batched => (false, is_taken_by_death),
             Durability::Exact => (
                 is_taken_by_death,
-                is_taken_by_death && self.may_be_unleased(during),
+                is_taken_by_death
+                    && (self.may_be_unleased(during)
+                        || joined(during, waits).overlaps_any(&self.events.lost_leases)),
             ),
             Durability::Strict => (false, false),
         };
@@ -346,7 +361,7 @@ impl<'a> Doubt<'a> {
     fn explains(&self, entry: &Entry) -> bool {
         let around = Span::of(entry).widened(LAG, LAG);
         match entry.outcome {
-            Outcome::Response { .. } | Outcome::Unavailable { .. } => true,
+            Outcome::Response { .. } | Outcome::Unavailable { .. } | Outcome::Vanished => true,
             Outcome::HostError | Outcome::NoResponse => self.deaths_in(around).next().is_some(),
             Outcome::Refused => around.overlaps_any(&self.events.kills),
         }
@@ -379,9 +394,19 @@ impl<'a> Doubt<'a> {
         }
         groups.retain(|group| {
             let is_leased = self.durability == Durability::Strict || !self.may_be_unleased(*group);
-            is_leased && !group.overlaps_any(&self.events.forgotten)
+            let until_settled = group.widened(Duration::ZERO, SETTLED_BY);
+            is_leased
+                && !group.overlaps_any(&self.events.forgotten)
+                && !until_settled.overlaps_any(&self.events.lost_leases)
         });
         groups.len() as i64
+    }
+}
+
+fn joined(one: Span, other: Span) -> Span {
+    Span {
+        from: one.from.min(other.from),
+        to: one.to.max(other.to),
     }
 }
 

@@ -41,10 +41,10 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Draws one: mostly successes; if it may be fatal, one trap in 500 and one loop
-    /// in 3,000.
-    fn draw(rng: &mut Rng, may_be_fatal: bool) -> Self {
+    /// in 3,000, where the host ends loops.
+    fn draw(rng: &mut Rng, may_be_fatal: bool, may_loop: bool) -> Self {
         match rng.u32(0..6_000) {
-            0..2 if may_be_fatal => Self::Loop,
+            0..2 if may_be_fatal && may_loop => Self::Loop,
             2..14 if may_be_fatal => Self::Trap,
             ..900 => Self::Failure,
             900..1_800 => Self::Refusal,
@@ -52,7 +52,7 @@ impl Kind {
         }
     }
 
-    fn body(self) -> &'static str {
+    pub(crate) fn body(self) -> &'static str {
         match self {
             Self::Success => r#""nothing""#,
             Self::Failure => r#""fail""#,
@@ -102,6 +102,8 @@ pub(crate) enum Outcome {
     NoResponse,
     /// Nothing was sent, because nothing listened.
     Refused,
+    /// The client sent it, slowly or not, and did not wait for a response.
+    Vanished,
 }
 
 /// A request. Times are since the beginning of the run.
@@ -134,7 +136,7 @@ pub(crate) fn execution_series(status: ExecutionStatus) -> String {
 }
 
 /// The path of a request, and its route.
-fn route(phase: Phase) -> (&'static str, &'static str) {
+pub(crate) fn route(phase: Phase) -> (&'static str, &'static str) {
     match phase {
         Phase::Calm => ("/invoke/rogue", "/invoke/{algorithm}"),
         Phase::Deadly => ("/invoke", "/invoke"),
@@ -169,8 +171,8 @@ pub(crate) struct Requests {
 }
 
 impl Load {
-    /// Starts it in the calm phase.
-    pub(crate) fn start(origin: &str, plan: &Plan, began: Instant) -> Self {
+    /// Starts it in the calm phase. `may_loop` tells whether the host ends loops.
+    pub(crate) fn start(origin: &str, plan: &Plan, may_loop: bool, began: Instant) -> Self {
         let switch = Arc::new(Switch::default());
         let worker = |number| Worker {
             agent: agent(),
@@ -179,6 +181,7 @@ impl Load {
             // independent of a slow machine.
             longest_pause_micros: 2_000_000 * CONNECTIONS / plan.rate,
             is_strict: plan.durability == Durability::Strict,
+            may_loop,
             rng: Rng::with_seed(plan.seed.wrapping_mul(CONNECTIONS).wrapping_add(number)),
             began,
             requests: Requests::default(),
@@ -230,6 +233,7 @@ struct Worker {
     origin: String,
     longest_pause_micros: u64,
     is_strict: bool,
+    may_loop: bool,
     rng: Rng,
     began: Instant,
     requests: Requests,
@@ -242,7 +246,11 @@ impl Worker {
                 true => Phase::Deadly,
                 false => Phase::Calm,
             };
-            let kind = Kind::draw(&mut self.rng, switch.may_be_fatal.load(Ordering::Relaxed));
+            let kind = Kind::draw(
+                &mut self.rng,
+                switch.may_be_fatal.load(Ordering::Relaxed),
+                self.may_loop,
+            );
             let sent = self.began.elapsed();
             let outcome = self.send(kind, route(phase).0);
             self.requests.entries.push(Entry {
@@ -298,6 +306,10 @@ impl Worker {
 
 /// The instance that made the response's request id, `<nonce>-<number>`.
 fn instance_of(response: &Response<Body>) -> Option<u64> {
-    let id = response.headers().get("x-request-id")?.to_str().ok()?;
+    instance_of_id(response.headers().get("x-request-id")?.to_str().ok()?)
+}
+
+/// The instance that made a request id.
+pub(crate) fn instance_of_id(id: &str) -> Option<u64> {
     u64::from_str_radix(id.split('-').next()?, 16).ok()
 }

@@ -3,25 +3,41 @@
 //! received, plus or minus the requests in doubt.
 //!
 //! # Layout
-//! - `plan`: the options of a run, and the faults by seed
+//! - `plan`: the options of a run
+//! - `fault`: every kind of fault
+//! - `steps`: when they happen, by seed
 //! - `load`: the requests, and the response to each
-//! - `proxy`: the path from the application to Redis, and the leases on it
-//! - `servers`: the servers, and the faults injected into them
+//! - `clients`: clients that misbehave
+//! - `proxy`: the path to Redis, where calls and replies are cut, delayed and dropped
+//! - `ledger`: the leases and batches that pass on it
+//! - `redis_set`: a Redis, with its replica, Sentinel and disk
+//! - `contents`: what Redis holds, and what faults took from it
+//! - `readers`: the exporters and the relay
+//! - `servers`: all servers, and what the faults did to them
 //! - `log`: the log's batches, replayed during the run and at its end
 //! - `watcher`: series that step back on the exporter
 //! - `doubt`: the requests whose count is in doubt
+//! - `findings`: what a run has found
 //! - `verdict`: every difference beyond what the mode promises
 //! - `run`: a run, from its first server to its findings
 
 #![forbid(unsafe_code)]
 
+mod clients;
+mod contents;
 mod doubt;
+mod fault;
+mod findings;
+mod ledger;
 mod load;
 mod log;
 mod plan;
 mod proxy;
+mod readers;
+mod redis_set;
 mod run;
 mod servers;
+mod steps;
 mod verdict;
 mod watcher;
 
@@ -35,20 +51,24 @@ use clap::Parser;
 use signal_hook::{consts, flag};
 use tempfile::TempDir;
 
-use plan::{Durability, Fsync, Plan};
+use plan::{Durability, Fsync, Plan, Schedule};
 use run::run;
 use verdict::judge;
 
 /// Kills, stops and cuts off the parts of a running application, and compares the
 /// responses of its client with what was counted.
 ///
-/// Starts Redis, the dev host with an algorithm that misbehaves on request, the
+/// Starts Redis, the application with an algorithm that misbehaves on request, the
 /// exporter, and a `replay` that follows the log; all on loopback, on free ports, stopped
 /// at the end. 16 clients send executions that succeed, fail, reject their input, trap,
-/// or loop forever. Meanwhile there is one fault at a time: Redis is killed (-9) and
-/// started again, or stopped for up to 3 s; connections to it are cut; its replies are
-/// dropped after it executed the calls; calls arrive late; the runtime is killed (-9) and
-/// started again.
+/// or loop forever (not on Spin, which ends no loop). SCAFFOLD_RUNTIME is devhost or spin.
+///
+/// With the schedule basic there is one fault at a time: Redis is killed (-9) and started
+/// again, or stopped for up to 3 s; connections to it are cut; its replies are dropped
+/// after it executed the calls; calls arrive late; the runtime is killed (-9) and started
+/// again. `fault.rs` lists what wide adds, alone or two at a time: among others a stale
+/// failover, a full disk, eviction, FLUSHALL, and a runtime that stands still for longer
+/// than a lease lasts.
 ///
 /// In the calm phase nothing traps or loops, and the runtime is not killed. Its requests
 /// take another route (/invoke/{algorithm}), so they are counted separately. There every
@@ -59,6 +79,9 @@ use verdict::judge;
 /// in doubt. Each lease that Redis took must be counted once, as crashed if no batch
 /// contains its result. The exit code is 0 if there is no other difference. Otherwise each
 /// difference is named, and the log is kept.
+///
+/// Some faults take counts away by design. What a failover, FLUSHALL, a wipe, a removal or
+/// an eviction took is read from the servers at that moment, and added to what is compared.
 ///
 /// With `--fsync everysec`, a kill of Redis also removes the last second from its
 /// append-only file, as a power cut may. A kill -9 alone loses nothing.
@@ -85,6 +108,10 @@ struct Cli {
     /// Requests a second at the most.
     #[arg(long, default_value = "1000", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     rate: u64,
+
+    /// Which faults there are, and how many at a time.
+    #[arg(long, value_enum, default_value = "basic")]
+    schedule: Schedule,
 }
 
 const EXAMPLES: &str = "\
@@ -122,6 +149,7 @@ fn run_and_judge(cli: &Cli) -> anyhow::Result<bool> {
         durability: cli.durability,
         fsync: cli.fsync,
         rate: cli.rate,
+        schedule: cli.schedule,
     };
     eprintln!("seed {}", plan.seed);
     let folder = tempfile::Builder::new()

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, mem,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -10,15 +10,18 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use functional_scaffold_testkit::exporter::Exporter;
+use functional_scaffold_testkit::runtime::Runtime;
 
 use crate::{
+    contents::Contents,
     doubt::{Expected, LEASE, OUTAGE_LASTS},
+    findings::{Counted, Findings, series_of},
     load::Load,
     log::{Logged, Shipper, replay_all},
-    plan::{FAULT_KINDS, Phase, Plan, Step, steps},
+    plan::{Phase, Plan},
     servers::Servers,
-    verdict::{Counted, Findings, is_lost, unsettled},
+    steps::{Step, steps, steps_of_a_round},
+    verdict::unsettled,
     watcher::Watcher,
 };
 
@@ -59,18 +62,24 @@ pub(crate) fn run(
 
 impl Run<'_> {
     fn findings(&self, servers: &mut Servers, began_at: SystemTime) -> anyhow::Result<Findings> {
-        let redis_port = servers.redis.port();
-        let exporter = Exporter::start(redis_port)?;
+        let redis_port = servers.reader_path.port();
         let log = servers
             .app
             .process()
             .output_file()
             .context("it has no log")?;
         let shipper = Shipper::start(log.to_owned(), redis_port)?;
-        let watcher = Watcher::start(exporter.address(), self.began);
-        let load = Load::start(&servers.app.url(""), &self.plan, self.began);
+        let readers = servers.readers.addresses().into_iter();
+        let watchers: Vec<_> = readers
+            .map(|reader| Watcher::start(reader, &servers.resets, self.began))
+            .collect();
+        let runtime = Runtime::from_environment()?;
+        let may_loop = !runtime.is_spin();
+        let load = Load::start(&servers.app.url(""), &self.plan, may_loop, self.began);
         let faults = self.inject_all(servers, &load)?;
-        let requests = load.end()?;
+        let mut requests = load.end()?;
+        let sent = servers.clients.take_sent();
+        requests.entries.extend(sent.entries);
         self.say("the load has ended; waiting for what is in flight");
         self.wait_until_quiet(servers)?;
         servers.app.terminate()?;
@@ -81,28 +90,48 @@ impl Run<'_> {
             replay_all(&log, redis_port)?,
             replay_all(&log, redis_port)?,
         ];
-        let watched = watcher.end()?;
+        let watched = watchers.into_iter().map(Watcher::end);
+        let watched = watched.collect::<anyhow::Result<Vec<_>>>()?;
         let logged = Logged::read(&log, began_at)?;
         let given_up = logged.leases_given_up.iter().copied();
         servers.events.slow.extend(given_up);
-        let leases = servers.proxy.leases();
+        let leases = servers.ledger.leases();
+        let batches = servers.ledger.take_batches();
+        let taken = mem::take(&mut servers.taken);
+        let contents = Contents::read(servers.redis.master())?;
+        let is_closed = |id| contents.closed.contains(id) || taken.closed.contains(id);
         let mut counts = (0, 0);
-        for lease in unsettled(&leases, &logged) {
-            let lost = is_lost(&servers.redis, lease)?;
-            counts = (counts.0 + 1, counts.1 + usize::from(lost));
+        for lease in unsettled(&leases, &logged, &taken) {
+            counts = (counts.0 + 1, counts.1 + usize::from(!is_closed(lease)));
         }
+        let held = series_of(&taken.held);
+        let stored = series_of(&contents.cells)
+            .into_iter()
+            .map(|(series, count)| {
+                let held = held.get(&series).copied().unwrap_or_default();
+                (series, (count, held))
+            });
+        let counted = taken.restore(&contents, &batches.again, &batches.again_leases);
         Ok(Findings {
             plan: self.plan,
+            runtime: match runtime.is_spin() {
+                true => "Spin",
+                false => "the dev host",
+            },
             faults,
             expected: Expected::of(&requests.entries, &servers.events, self.plan.durability),
             requests,
-            counted: Counted::read(&servers.redis)?,
+            counted: Counted::of_cells(&counted, contents.open.len()),
+            stored: stored.collect(),
+            taken,
+            broken: sent.broken,
+            batches,
             leases,
             unsettled: counts,
             logged,
             replays,
             watched,
-            dropped_bytes: servers.proxy.dropped_bytes(),
+            dropped_bytes: servers.path.dropped_bytes(),
         })
     }
 
@@ -114,24 +143,57 @@ impl Run<'_> {
     ) -> anyhow::Result<BTreeMap<&'static str, usize>> {
         let end = Instant::now() + Duration::from_secs(self.plan.seconds);
         let mut faults = BTreeMap::new();
-        for (done, step) in steps(self.plan.seed, self.plan.seconds)
-            .into_iter()
-            .enumerate()
-        {
+        let Plan {
+            schedule,
+            seed,
+            seconds,
+            ..
+        } = self.plan;
+        let steps = steps(schedule, seed, seconds).into_iter();
+        for (done, step) in steps.enumerate() {
             // The plan does not count the time that servers need to start. On a slow
             // machine it is cut short, but each kind of fault happens once.
-            if done >= FAULT_KINDS && Instant::now() + step.pause + step.fault.duration() > end {
+            let is_round_done = done >= steps_of_a_round(schedule);
+            if is_round_done && Instant::now() + step.pause + step.duration() > end {
                 break;
             }
             self.change_phase(load, step)?;
             self.say(&step.to_string());
-            servers
-                .inject(step.fault)
-                .with_context(|| format!("could not {}", step.fault.name()))?;
-            *faults.entry(step.fault.name()).or_default() += 1;
+            self.inject(servers, &step)
+                .with_context(|| format!("the step failed: {step}"))?;
+            let second = step.second.map(|(_, fault)| fault);
+            for fault in [step.fault].into_iter().chain(second) {
+                *faults.entry(fault.kind.name).or_default() += 1;
+            }
         }
         self.sleep(end.saturating_duration_since(Instant::now()))?;
         Ok(faults)
+    }
+
+    /// Injects the faults of a step, and waits for their end.
+    fn inject(&self, servers: &mut Servers, step: &Step) -> anyhow::Result<()> {
+        let mut times = vec![(Duration::ZERO, step.fault)];
+        times.extend(step.second);
+        // Begins and ends in order. Of those at the same time, begins come first.
+        let mut moments = Vec::new();
+        for (index, (at, fault)) in times.iter().enumerate() {
+            moments.push((*at, false, index));
+            moments.push((*at + fault.time, true, index));
+        }
+        moments.sort_unstable();
+        let began = Instant::now();
+        let mut began_at = [Duration::ZERO; 2];
+        for (at, is_end, index) in moments {
+            self.sleep((began + at).saturating_duration_since(Instant::now()))?;
+            let kind = times[index].1.kind;
+            if is_end {
+                (kind.end)(servers, began_at[index])?;
+            } else {
+                began_at[index] = self.began.elapsed();
+                (kind.begin)(servers)?;
+            }
+        }
+        Ok(())
     }
 
     /// Pauses before a step, and changes the phase when the effects of the previous fault
@@ -154,7 +216,7 @@ impl Run<'_> {
         let deadline = Instant::now() + QUIET_TIMEOUT;
         let mut last = (Counted::default(), Instant::now());
         loop {
-            let counted = Counted::read(&servers.redis)?;
+            let counted = Counted::of_contents(&Contents::read(servers.redis.master())?);
             if counted != last.0 {
                 last = (counted, Instant::now());
             } else if counted.open_leases == 0 && last.1.elapsed() >= QUIET {

@@ -1,56 +1,61 @@
-//! The servers of a run, and the faults injected into them.
+//! The servers of a run, and what its faults did to them.
 
 use std::{
-    path::Path,
-    process::Command,
-    thread::sleep,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use anyhow::ensure;
 use functional_scaffold_testkit::{
-    program::{self, Program},
-    redis::{RedisOptions, RedisServer},
+    process::poll_until,
+    redis::RedisServer,
     runtime::{App, AppOptions, Runtime},
 };
 
 use crate::{
+    clients::Clients,
+    contents::{Contents, Taken},
     doubt::{EXECUTION_LIMIT_MS, Events, REQUESTS_AN_INSTANCE, Span},
-    plan::{Fault, Fsync, Plan},
+    ledger::Ledger,
+    plan::Plan,
     proxy::Proxy,
+    readers::Readers,
+    redis_set::RedisSet,
+    watcher::{Reset, Resets},
 };
 
-const CHECK_AOF: Program = Program {
-    name: "redis-check-aof",
-    executables: &["redis-check-aof", "valkey-check-aof"],
-    package: "redis-tools",
-};
-/// The time after which the dev host ends a loop.
+/// The time after which the dev host ends a loop. Spin ends none.
 const HOST_LIMIT: &str = "500ms";
+/// The longest wait for Redis's replies to the calls that it has received.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The servers, and what has happened to them.
 #[derive(Debug)]
 pub(crate) struct Servers {
     pub(crate) app: App,
-    pub(crate) proxy: Proxy,
-    pub(crate) redis: RedisServer,
+    pub(crate) clients: Clients,
+    pub(crate) readers: Readers,
+    /// From the application to Redis.
+    pub(crate) path: Proxy,
+    /// From the exporters, the relay and replays to Redis.
+    pub(crate) reader_path: Proxy,
+    pub(crate) redis: RedisSet,
+    pub(crate) ledger: Arc<Ledger>,
     pub(crate) events: Events,
-    fsync: Fsync,
-    began: Instant,
+    pub(crate) taken: Taken,
+    pub(crate) resets: Arc<Resets>,
+    pub(crate) began: Instant,
 }
 
 impl Servers {
     pub(crate) fn start(plan: &Plan, began: Instant) -> anyhow::Result<Self> {
-        let redis = RedisOptions::new()
-            .append_only(plan.fsync.name())
-            // The timestamps by which the file is cut. A rewrite would lose them.
-            .line("aof-timestamp-enabled", &["yes"])
-            .line("auto-aof-rewrite-percentage", &["0"])
-            .start()?;
-        let proxy = Proxy::start(redis.port())?;
-        let options = AppOptions::with_redis(proxy.port())
+        let redis = RedisSet::start(plan)?;
+        let ledger = Arc::new(Ledger::default());
+        let path = Proxy::start(redis.port(), &ledger)?;
+        let reader_path = Proxy::start(redis.port(), &ledger)?;
+        let runtime = Runtime::from_environment()?;
+        let mut options = AppOptions::with_redis(path.port())
             .rogue()
-            .arguments(&["--execution-limit", HOST_LIMIT])
             .arguments(&[
                 "--max-instance-reuse-count",
                 &REQUESTS_AN_INSTANCE.to_string(),
@@ -59,90 +64,112 @@ impl Servers {
             .variable("execution_limit_ms", &EXECUTION_LIMIT_MS.to_string())
             // Without a line per request, which would be most of the work.
             .variable("log_level", "info");
-        let runtime = Runtime::Devhost(program::built("devhost")?);
+        if !runtime.is_spin() {
+            options = options.arguments(&["--execution-limit", HOST_LIMIT]);
+        }
+        let app = App::start_on(runtime, &options)?;
         Ok(Self {
-            app: App::start_on(runtime, &options)?,
-            proxy,
-            fsync: plan.fsync,
+            clients: Clients::new(app.address(), plan.seed, began),
+            app,
+            readers: Readers::start(plan, reader_path.port())?,
+            path,
+            reader_path,
             redis,
+            ledger,
             events: Events::default(),
+            taken: Taken::default(),
+            resets: Arc::default(),
             began,
         })
     }
 
-    /// Injects a fault, and waits for its end.
-    pub(crate) fn inject(&mut self, fault: Fault) -> anyhow::Result<()> {
-        let from = self.began.elapsed();
-        match fault {
-            Fault::KillRedis(time) => self.kill_redis(from + time)?,
-            Fault::SuspendRedis(time) => {
-                self.redis.suspend()?;
-                sleep(time);
-                self.redis.resume()?;
-            }
-            Fault::CutConnections => {
-                self.proxy.cut();
-                // The next call fails, and the one after it succeeds.
-                self.events.cuts.push(from);
-                return Ok(());
-            }
-            Fault::DropReplies(time) => {
-                self.proxy.mute();
-                sleep(time);
-                self.proxy.cut();
-            }
-            Fault::DelayCalls(time) => {
-                self.proxy.hold();
-                sleep(time);
-                self.proxy.release();
-            }
-            Fault::KillRuntime => {
-                self.app.kill_and_restart()?;
-                let to = self.began.elapsed();
-                self.events.kills.push(Span { from, to });
-                return Ok(());
-            }
-        }
+    /// Notes that Redis did not reply since then.
+    pub(crate) fn note_outage(&mut self, from: Duration) {
         let to = self.began.elapsed();
         self.events.outages.push(Span { from, to });
+    }
+
+    /// Notes that every instance may have died since then.
+    pub(crate) fn note_death(&mut self, from: Duration) {
+        let to = self.began.elapsed();
+        self.events.kills.push(Span { from, to });
+    }
+
+    /// Notes that results of executions since then may be late.
+    pub(crate) fn note_lateness(&mut self, from: Duration) {
+        let to = self.began.elapsed();
+        self.events.lateness.push(Span { from, to });
+    }
+
+    /// Lets readers serve smaller counts from now on.
+    pub(crate) fn allow(&self, reset: Reset) {
+        self.resets.allow(reset, self.began.elapsed());
+    }
+
+    /// Accepts no connection to Redis until [`Self::reconnect`].
+    pub(crate) fn refuse(&self) {
+        self.path.refuse();
+        self.reader_path.refuse();
+    }
+
+    /// Cuts all connections to Redis, and accepts new ones.
+    pub(crate) fn reconnect(&self) {
+        self.path.cut();
+        self.reader_path.cut();
+    }
+
+    /// Changes what Redis holds while no call is under way, and notes what is gone.
+    pub(crate) fn replace_contents(
+        &mut self,
+        change: impl FnOnce(&RedisServer) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let from = self.began.elapsed();
+        {
+            let _gates = (self.path.shut_gate(), self.reader_path.shut_gate());
+            wait_for_replies(&self.ledger)?;
+            let redis = self.redis.master();
+            let before = Contents::read(redis)?;
+            change(redis)?;
+            let after = Contents::read(redis)?;
+            if before.epoch != after.epoch {
+                self.resets.allow(Reset::All, self.began.elapsed());
+            }
+            self.taken.add(&before, &after);
+            self.ledger.forget(&before, &after);
+        }
+        self.note_outage(from);
+        self.note_lost_leases(from);
         Ok(())
     }
 
-    fn kill_redis(&mut self, refused_until: Duration) -> anyhow::Result<()> {
-        // Connections end with Redis, not before.
-        self.proxy.refuse();
-        if self.fsync == Fsync::Everysec {
-            self.redis.suspend()?;
-            let from = cut_last_second(self.redis.folder(), self.began)?;
-            let to = self.began.elapsed();
-            self.events.forgotten.push(Span { from, to });
-        }
-        self.redis.restart()?;
-        sleep(refused_until.saturating_sub(self.began.elapsed()));
-        self.proxy.cut();
+    pub(crate) fn fail_over(&mut self, stale_from: Duration) -> anyhow::Result<()> {
+        let from = self.began.elapsed();
+        self.refuse();
+        let (before, after) = self.redis.fail_over()?;
+        // What Redis had replied is read, and no call that waits will be executed.
+        wait_for_replies(&self.ledger)?;
+        self.taken.add(&before, &after);
+        self.ledger.forget(&before, &after);
+        self.reconnect();
+        self.note_outage(from);
+        self.note_lost_leases(stale_from);
         Ok(())
+    }
+
+    /// Notes that leases which Redis acknowledged since then may be gone, or have another
+    /// time.
+    fn note_lost_leases(&mut self, from: Duration) {
+        let to = self.began.elapsed();
+        self.events.lost_leases.push(Span { from, to });
+        self.events.lateness.push(Span { from, to });
     }
 }
 
-/// Cuts the last second, and the part of the current one, from the append-only file of a
-/// suspended Redis, as a power cut may. A kill -9 alone loses nothing, because all that
-/// Redis wrote is in the kernel's memory. Returns the time, since the beginning of the
-/// run, from which everything is lost.
-fn cut_last_second(data: &Path, began: Instant) -> anyhow::Result<Duration> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    let forgotten_from = Duration::from_secs(now.as_secs() - 1);
-    let elapsed = began.elapsed();
-    let last_kept = (forgotten_from.as_secs() - 1).to_string();
-    let manifest = data.join("appendonlydir/appendonly.aof.manifest");
-    let mut check = Command::new(CHECK_AOF.find()?);
-    let check = check
-        .args(["--truncate-to-timestamp", &last_kept])
-        .arg(manifest);
-    let output = check.output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    ensure!(
-        output.status.success(),
-        "the append-only file cannot be cut: {text}"
-    );
-    Ok(elapsed.saturating_sub(now - forgotten_from))
+/// Waits until Redis has replied to every call that it received, or is gone.
+fn wait_for_replies(ledger: &Ledger) -> anyhow::Result<()> {
+    poll_until(REPLY_TIMEOUT, || {
+        let unanswered = ledger.unanswered();
+        ensure!(unanswered == 0, "{unanswered} calls have no reply");
+        Ok(())
+    })
 }

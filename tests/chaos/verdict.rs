@@ -10,125 +10,38 @@
 //!   result. So leases show which responses before a death were written, which the client
 //!   cannot know. This does not hold if Redis loses writes.
 //! - Each logged batch is stored by a replay, and none is stored twice.
-//! - No series steps back on the exporter.
-
-use std::{collections::BTreeMap, fmt};
+//! - No series steps back on an exporter or a relay, except after a new epoch and a
+//!   removal.
+//!
+//! Some faults take counts away from Redis, by design. What they took is read from the
+//! servers at that moment ([`crate::contents`]), and all of the above holds for the sum of
+//! what Redis holds and what was taken.
 
 use functional_scaffold_protocol::catalog::ExecutionStatus;
-use functional_scaffold_testkit::redis::RedisServer;
 
 use crate::{
+    contents::Taken,
     doubt::{Bounds, Expected},
-    load::{Outcome, Requests, UNAVAILABLE, code_of, execution_series, request_series},
-    log::{Logged, Report},
-    plan::{Durability, Fsync, Phase, Plan},
-    proxy::Leases,
-    watcher::Watched,
+    findings::{Counted, Findings},
+    ledger::{Batches, Leases},
+    load::{UNAVAILABLE, code_of, execution_series, request_series},
+    log::Logged,
+    plan::{Durability, Fsync, Phase},
 };
 
-#[derive(Debug)]
-pub(crate) struct Findings {
-    pub(crate) plan: Plan,
-    pub(crate) faults: BTreeMap<&'static str, usize>,
-    pub(crate) requests: Requests,
-    pub(crate) expected: Expected,
-    pub(crate) counted: Counted,
-    pub(crate) leases: Leases,
-    /// The leases whose results no batch contains, and how many of them were never
-    /// settled.
-    pub(crate) unsettled: (usize, usize),
-    pub(crate) logged: Logged,
-    /// The replays during the run, at its end, and once more.
-    pub(crate) replays: [Report; 3],
-    pub(crate) watched: Watched,
-    pub(crate) dropped_bytes: u64,
-}
-
-/// All counts in Redis, read without the exporter.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Counted {
-    /// By series of `http_requests_total` and `algorithm_executions_total`, those that
-    /// are not 0.
-    pub(crate) series: BTreeMap<String, i64>,
-    /// The observations in both histograms.
-    pub(crate) observed: [i64; 2],
-    pub(crate) unleased: i64,
-    pub(crate) late: i64,
-    pub(crate) settled: i64,
-    /// `functional_scaffold_flush_failures_total`, by outcome.
-    pub(crate) flush_failures: BTreeMap<String, i64>,
-    pub(crate) open_leases: i64,
-}
-
-impl Counted {
-    pub(crate) fn read(redis: &RedisServer) -> anyhow::Result<Self> {
-        let sum = |key: &str| anyhow::Ok(redis.cells(key)?.values().sum());
-        let observed = |key: &str| {
-            // The buckets, beside `<labels>|sum` and its carry.
-            let cells = redis.cells(key)?.into_iter();
-            let buckets = cells
-                .filter(|(field, _)| !field.ends_with("|sum") && !field.ends_with("|sum_carry"));
-            anyhow::Ok(buckets.map(|(_, count)| count).sum())
-        };
-        let mut series = BTreeMap::new();
-        for (key, name) in [
-            ("metrics:request_counter", "http_requests_total"),
-            ("metrics:algorithm_counter", "algorithm_executions_total"),
-        ] {
-            let cells = redis.cells(key)?.into_iter();
-            series.extend(cells.map(|(labels, count)| (format!("{name}{{{labels}}}"), count)));
-        }
-        Ok(Self {
-            series,
-            observed: [
-                observed("metrics:request_latency")?,
-                observed("metrics:algorithm_latency")?,
-            ],
-            unleased: sum("metrics:unleased_counter")?,
-            late: sum("metrics:late_counter")?,
-            settled: sum("metrics:settled_counter")?,
-            flush_failures: redis.cells("metrics:flush_counter")?,
-            open_leases: redis.call(&["ZCARD", "metrics:leases"])?,
-        })
-    }
-
-    fn of(&self, series: &str) -> i64 {
-        self.series.get(series).copied().unwrap_or_default()
-    }
-
-    fn executions(&self, status: ExecutionStatus) -> i64 {
-        self.of(&execution_series(status))
-    }
-
-    fn requests(&self, code: u16) -> i64 {
-        Phase::ALL
-            .map(|phase| self.of(&request_series(phase, code)))
-            .iter()
-            .sum()
-    }
-
-    fn all(&self, family: &str) -> i64 {
-        let series = self
-            .series
-            .iter()
-            .filter(|(name, _)| name.starts_with(family));
-        series.map(|(_, count)| count).sum()
-    }
-}
+/// The status codes of requests of which the client sent only a part.
+const REJECTED: [u16; 2] = [400, 408];
 
 /// Everything that is wrong, one sentence each. Empty if the promise was kept.
 pub(crate) fn judge(findings: &Findings) -> Vec<String> {
     let durability = findings.plan.durability;
     let (counted, expected) = (&findings.counted, &findings.expected);
-    let mut wrong = judge_sums(counted);
-    wrong.extend(judge_series(expected, counted, durability));
+    let revived = findings.batches.revived;
+    let mut wrong = judge_sums(counted, findings.broken);
+    wrong.extend(judge_series(expected, counted, durability, revived));
+    wrong.extend(judge_batches(&findings.batches));
     if findings.plan.fsync == Fsync::Always {
-        wrong.extend(judge_leases(
-            &findings.leases,
-            &findings.logged,
-            counted,
-            durability,
-        ));
+        wrong.extend(judge_leases(findings));
         let (unsettled, lost) = findings.unsettled;
         if lost > 0 {
             wrong.push(format!(
@@ -137,7 +50,7 @@ pub(crate) fn judge(findings: &Findings) -> Vec<String> {
         }
     }
     wrong.extend(judge_log(findings));
-    wrong.extend(judge_exporter(findings));
+    wrong.extend(judge_readers(findings));
     for (what, (examples, count)) in [
         (
             "requests without a response, though nothing died",
@@ -156,13 +69,15 @@ pub(crate) fn judge(findings: &Findings) -> Vec<String> {
 }
 
 /// Checks the relations between counts that hold whatever was sent.
-fn judge_sums(counted: &Counted) -> Vec<String> {
+/// Of `broken` requests the client sent only a part.
+fn judge_sums(counted: &Counted, broken: i64) -> Vec<String> {
     use ExecutionStatus::{Crashed, Failed, InvalidInput, Success};
     let [success, invalid, failed, crashed] =
         [Success, InvalidInput, Failed, Crashed].map(|status| counted.executions(status));
     let ended = success + invalid + failed;
     let codes = [200, 422, 500, UNAVAILABLE].map(|code| counted.requests(code));
     let unavailable = codes[3];
+    let rejected: i64 = REJECTED.map(|code| counted.requests(code)).iter().sum();
     let pairs = [
         ("requests 200", codes[0], "successes", success),
         ("requests 422", codes[1], "refusals", invalid),
@@ -175,8 +90,8 @@ fn judge_sums(counted: &Counted) -> Vec<String> {
         (
             "request durations",
             counted.observed[0],
-            "results and 503",
-            ended + unavailable,
+            "results, 503 and rejections",
+            ended + unavailable + rejected,
         ),
         ("execution durations", counted.observed[1], "results", ended),
         ("settled leases", counted.settled, "crashes", crashed),
@@ -196,27 +111,36 @@ fn judge_sums(counted: &Counted) -> Vec<String> {
             "all requests",
             counted.all("http_requests_total"),
             "those of known codes",
-            codes.iter().sum(),
+            codes.iter().sum::<i64>() + rejected,
         ),
     ];
     let differ = pairs
         .into_iter()
         .filter(|(_, count, _, other)| count != other);
-    differ
+    let mut wrong: Vec<_> = differ
         .map(|(what, count, than, other)| format!("{what}: {count}, but {than}: {other}"))
-        .collect()
+        .collect();
+    check(&mut wrong, "rejected requests", rejected, (0, broken));
+    wrong
 }
 
-/// The invariant: counted = responses ± in doubt, by series.
-fn judge_series(expected: &Expected, counted: &Counted, durability: Durability) -> Vec<String> {
+/// The invariant: counted = responses ± in doubt, by series. Redis took `revived` results
+/// of executions that it had counted as crashed, because a fault had removed that.
+fn judge_series(
+    expected: &Expected,
+    counted: &Counted,
+    durability: Durability,
+    revived: i64,
+) -> Vec<String> {
     let mut wrong = Vec::new();
     let crashed = execution_series(ExecutionStatus::Crashed);
     let code = code_of(ExecutionStatus::Crashed);
     let with_crashes = Phase::ALL.map(|phase| request_series(phase, code));
     for (series, bounds) in &expected.series {
         let late = counted.late;
+        let crashes = late + revived;
         let (least, most) = if *series == crashed || with_crashes.contains(series) {
-            (bounds.least, bounds.most + late)
+            (bounds.least, bounds.most + crashes)
         } else if durability == Durability::Strict {
             // A late result is withheld.
             (bounds.least, bounds.most)
@@ -231,16 +155,22 @@ fn judge_series(expected: &Expected, counted: &Counted, durability: Durability) 
     });
     let doubtful = results.map(|(series, bounds)| (counted.of(series) - bounds.responses).max(0));
     let Bounds { most, .. } = expected.series[&crashed];
-    let most = (most - doubtful.sum::<i64>()).max(0) + counted.late;
+    let most = (most - doubtful.sum::<i64>()).max(0) + counted.late + revived;
     let what = "crashes beside results in doubt";
     check(&mut wrong, what, counted.of(&crashed), (0, most));
     let Bounds { least, most, .. } = expected.executions;
     let executions = counted.all("algorithm_executions_total");
-    check(&mut wrong, "all executions", executions, (least, most));
+    check(
+        &mut wrong,
+        "all executions",
+        executions,
+        (least, most + revived),
+    );
     let Bounds { least, most, .. } = expected.requests;
     // A 503 whose lease has expired is counted as a crash, too.
-    let most = most + counted.late;
-    let requests = counted.all("http_requests_total");
+    let most = most + counted.late + revived;
+    let rejected: i64 = REJECTED.map(|code| counted.requests(code)).iter().sum();
+    let requests = counted.all("http_requests_total") - rejected;
     check(&mut wrong, "all requests", requests, (least, most));
     wrong
 }
@@ -260,32 +190,32 @@ fn check(wrong: &mut Vec<String>, what: &str, counted: i64, (least, most): (i64,
 }
 
 /// The acknowledged leases whose results no batch contains, not even a logged one. They
-/// must be counted as crashed.
+/// must be counted as crashed, unless a fault took them away.
 pub(crate) fn unsettled<'a>(
     leases: &'a Leases,
     logged: &'a Logged,
+    taken: &'a Taken,
 ) -> impl Iterator<Item = &'a String> {
     let passed = leases.passed.iter().filter(|(id, passed)| {
         passed.is_acknowledged
             && !passed.is_stored
             && !passed.may_be_stored
             && !logged.leases.contains(*id)
+            && !taken.leases.contains(*id)
     });
     passed.map(|(id, _)| id)
 }
 
-/// Whether Redis never settled a lease.
-pub(crate) fn is_lost(redis: &RedisServer, lease: &str) -> anyhow::Result<bool> {
-    let closed: Option<String> = redis.call(&["ZSCORE", "metrics:closed_leases", lease])?;
-    Ok(closed.is_none())
-}
-
-fn judge_leases(
-    leases: &Leases,
-    logged: &Logged,
-    counted: &Counted,
-    durability: Durability,
-) -> Vec<String> {
+fn judge_leases(findings: &Findings) -> Vec<String> {
+    let Findings {
+        leases,
+        logged,
+        counted,
+        taken,
+        ..
+    } = findings;
+    let durability = findings.plan.durability;
+    let revived = findings.batches.revived;
     let mut wrong = Vec::new();
     let in_doubt = leases.in_doubt();
     if durability == Durability::Batched {
@@ -294,17 +224,21 @@ fn judge_leases(
         return wrong;
     }
     let crashed = counted.executions(ExecutionStatus::Crashed);
-    let least = unsettled(leases, logged).count() as i64;
+    let least = unsettled(leases, logged, taken).count() as i64;
     let may_crash = leases.passed.iter().filter(|(id, passed)| {
         let is_taken = passed.is_acknowledged || passed.is_sent;
         is_taken && !passed.is_stored && !logged.leases.contains(*id)
     });
-    let most = may_crash.count() as i64 + counted.late;
+    let most = may_crash.count() as i64 + counted.late + revived;
     check(&mut wrong, "crashes by leases", crashed, (least, most));
     let executions = counted.all("algorithm_executions_total");
     // A lease that was late in strict mode is closed with the count of a 503.
-    let least = leases.acknowledged - counted.requests(UNAVAILABLE);
-    let most = leases.acknowledged + in_doubt + counted.unleased;
+    let lost = leases.passed.iter().filter(|(id, passed)| {
+        passed.is_acknowledged && !passed.is_stored && taken.leases.contains(*id)
+    });
+    let lost = lost.count() as i64;
+    let least = leases.acknowledged - counted.requests(UNAVAILABLE) - lost;
+    let most = leases.acknowledged + in_doubt + counted.unleased + revived;
     check(
         &mut wrong,
         "executions by leases",
@@ -321,15 +255,26 @@ fn judge_leases(
     wrong
 }
 
+/// Checks that Redis applied each batch once.
+fn judge_batches(batches: &Batches) -> Vec<String> {
+    let twice = batches.twice.iter();
+    twice
+        .map(|id| format!("the batch {id} was applied twice"))
+        .collect()
+}
+
 /// Checks the log and its replays. A late result can only come from the log, because no
-/// execution here takes longer than its lease.
+/// execution here takes longer than its lease, or from a fault that moves lease time or
+/// stops the runtime.
 fn judge_log(findings: &Findings) -> Vec<String> {
     let mut wrong = Vec::new();
     let (logged, late) = (&findings.logged, findings.counted.late);
     let leased = logged.leases.len() as i64;
-    if late > leased {
+    let by_fault = findings.expected.late;
+    if late > leased + by_fault {
         wrong.push(format!(
-            "{late} results are late, but the log has only {leased} executions"
+            "{late} results are late, but the log has only {leased} executions, and faults \
+             made {by_fault} late"
         ));
     }
     let kills = findings.faults.get("kill the runtime").copied();
@@ -375,156 +320,40 @@ fn judge_log(findings: &Findings) -> Vec<String> {
     wrong
 }
 
-fn judge_exporter(findings: &Findings) -> Vec<String> {
+/// Checks the series that each reader serves. What faults took away within an epoch it may
+/// serve still, as far as it had served it before.
+fn judge_readers(findings: &Findings) -> Vec<String> {
     let mut wrong = Vec::new();
-    let (examples, count) = &findings.watched.steps_back;
-    if *count > 0 {
-        wrong.push(format!("{count} steps back on the exporter: {examples:?}"));
-    }
-    for (series, &counted) in &findings.counted.series {
-        let shown = findings.watched.last.get(series).copied();
-        let is_right = shown.is_some_and(|shown| match findings.plan.fsync {
-            Fsync::Always => shown == counted as f64,
-            // The exporter still serves what Redis forgot.
-            Fsync::Everysec => shown >= counted as f64,
-        });
-        if !is_right {
-            wrong.push(format!(
-                "the exporter shows {shown:?} for {series}, not {counted}"
-            ));
+    for watched in &findings.watched {
+        let name = &watched.name;
+        let (examples, count) = &watched.steps_back;
+        if *count > 0 {
+            wrong.push(format!("{count} steps back on the {name}: {examples:?}"));
+        }
+        // A Pushgateway adds labels.
+        if name == "relay" {
+            continue;
+        }
+        for (series, &(stored, held)) in &findings.stored {
+            let shown = watched.last.get(series).copied();
+            let is_right = shown.is_some_and(|shown| match findings.plan.fsync {
+                Fsync::Always => stored as f64 <= shown && shown <= (stored + held.max(0)) as f64,
+                // The exporter still serves what Redis forgot.
+                Fsync::Everysec => shown >= stored as f64,
+            });
+            if !is_right {
+                wrong.push(format!(
+                    "the {name} shows {shown:?} for {series}, not {stored} or up to {held} more"
+                ));
+            }
         }
     }
     wrong
 }
 
-impl fmt::Display for Findings {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |items: Vec<String>| items.join(", ");
-        let Plan {
-            seed,
-            seconds,
-            rate,
-            ..
-        } = self.plan;
-        let (durability, fsync) = (self.plan.durability.name(), self.plan.fsync.name());
-        let faults = self
-            .faults
-            .iter()
-            .map(|(name, count)| format!("{name} {count}"));
-        let requests = |outcome: Outcome| {
-            let entries = self.requests.entries.iter();
-            entries.filter(|entry| entry.outcome == outcome).count()
-        };
-        let Expected {
-            executions,
-            requests: all,
-            fatal,
-            ..
-        } = &self.expected;
-        let Counted {
-            unleased,
-            late,
-            settled,
-            flush_failures,
-            ..
-        } = &self.counted;
-        let failures = flush_failures
-            .iter()
-            .map(|(outcome, count)| format!("{outcome} {count}"));
-        let Logged {
-            batches,
-            leases,
-            incomplete,
-            torn,
-            unleased: traces,
-            ..
-        } = &self.logged;
-        let [shipped, first, second] = self.replays.each_ref().map(|report| report.of("applied"));
-        for (name, text) in [
-            (
-                "run",
-                format!(
-                    "seed {seed}, {seconds} s, {durability}, appendfsync {fsync}, \
-                     at most {rate} requests a second"
-                ),
-            ),
-            ("faults", list(faults.collect())),
-            (
-                "requests",
-                format!(
-                    "sent {}, results {}, 503 {}, of the host alone {}, none {}, not sent {}",
-                    executions.most,
-                    executions.responses,
-                    all.responses - executions.responses,
-                    requests(Outcome::HostError),
-                    requests(Outcome::NoResponse),
-                    requests(Outcome::Refused),
-                ),
-            ),
-            (
-                "executions",
-                format!(
-                    "unleased {unleased} (in the log {traces}), late {late}; sent to crash {}, \
-                     of which at least {} did under a lease",
-                    fatal.0, fatal.1
-                ),
-            ),
-            (
-                "leases",
-                format!(
-                    "taken {}, in doubt {}; unsettled {}, ran out {settled}",
-                    self.leases.acknowledged,
-                    self.leases.in_doubt(),
-                    self.unsettled.0,
-                ),
-            ),
-            (
-                "flushes",
-                format!(
-                    "{}; {} bytes of replies dropped",
-                    list(failures.collect()),
-                    self.dropped_bytes
-                ),
-            ),
-            (
-                "log",
-                format!(
-                    "{batches} batches with {} leased executions, {incomplete} incomplete, \
-                     {torn} torn lines",
-                    leases.len(),
-                ),
-            ),
-            (
-                "replayed",
-                format!("{shipped} during the run, {first} at its end, {second} once more"),
-            ),
-            (
-                "exporter",
-                format!(
-                    "{} scrapes, {} steps back, {} in Redis held up",
-                    self.watched.scrapes,
-                    self.watched.steps_back.1,
-                    self.watched.regressions()
-                ),
-            ),
-        ] {
-            writeln!(out, "{name:<11} {text}")?;
-        }
-        let titles = ["counted", "responses", "least", "most"].map(|title| format!(" {title:>9}"));
-        writeln!(out, "  {:<93}{}", "series", titles.concat())?;
-        for (series, bounds) in &self.expected.series {
-            let counted = self.counted.of(series);
-            let numbers = [counted, bounds.responses, bounds.least, bounds.most];
-            let numbers = numbers.map(|number| format!(" {number:>9}"));
-            writeln!(out, "  {series:<93}{}", numbers.concat())?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{iter::repeat_n, time::Duration};
+    use std::{collections::BTreeMap, iter::repeat_n, time::Duration};
 
     use functional_scaffold_protocol::catalog::ExecutionStatus::{
         Crashed, Failed, InvalidInput, Success,
@@ -533,8 +362,11 @@ mod tests {
     use super::*;
     use crate::{
         doubt::Events,
-        load::{Entry, Kind},
-        proxy::Passed,
+        ledger::Passed,
+        load::{Entry, Kind, Outcome, Requests},
+        log::Report,
+        plan::{Plan, Schedule},
+        watcher::{Resets, Watched},
     };
 
     /// 50 calm responses of each kind. Of the deadly ones 100 successes, 20 refusals and
@@ -603,11 +435,17 @@ mod tests {
                 durability,
                 fsync: Fsync::Always,
                 rate: 1,
+                schedule: Schedule::Basic,
             },
+            runtime: "",
             faults: BTreeMap::new(),
             expected: Expected::of(&requests.entries, &Events::default(), durability),
             requests,
             counted: Counted::default(),
+            stored: BTreeMap::new(),
+            taken: Taken::default(),
+            broken: 0,
+            batches: Batches::default(),
             leases: Leases {
                 acknowledged: 280,
                 passed: passed.map(|(id, passed)| (id.to_owned(), passed)).into(),
@@ -625,7 +463,7 @@ mod tests {
                 "already applied: 2\n",
             ]
             .map(Report::parse),
-            watched: Watched::default(),
+            watched: vec![Watched::named("exporter 1")],
             dropped_bytes: 0,
         };
         match durability {
@@ -666,7 +504,10 @@ mod tests {
         ] {
             let count = counted.series.entry(series.clone()).or_default();
             *count += by;
-            findings.watched.last.insert(series, *count as f64);
+            findings.watched[0]
+                .last
+                .insert(series.clone(), *count as f64);
+            findings.stored.insert(series, (*count, 0));
         }
     }
 
@@ -697,8 +538,7 @@ mod tests {
             // The exporter still serves what Redis forgot.
             |findings| {
                 findings.plan.fsync = Fsync::Everysec;
-                findings
-                    .watched
+                findings.watched[0]
                     .last
                     .values_mut()
                     .for_each(|count| *count += 1.0);
@@ -785,11 +625,14 @@ mod tests {
             ("1 steps back", "", |f| {
                 for count in [2, 1] {
                     let text = format!("# TYPE a_total counter\na_total {count}\n");
-                    f.watched.compare(&text, Duration::ZERO);
+                    f.watched[0].compare(&text, Duration::ZERO, &Resets::default());
                 }
             }),
-            ("the exporter shows", "", |f| {
-                f.watched.last.values_mut().for_each(|count| *count += 1.0);
+            ("the exporter 1 shows", "", |f| {
+                f.watched[0]
+                    .last
+                    .values_mut()
+                    .for_each(|count| *count += 1.0);
             }),
             ("1 responses that do not belong", "", |f| {
                 f.requests.unexpected.1 = 1

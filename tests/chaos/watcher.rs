@@ -1,11 +1,11 @@
-//! Finds series that step back on the exporter. Prometheus would take that for a counter
+//! Finds series that step back on an exporter or a relay. Prometheus would take that for a counter
 //! reset, and count the whole total again.
 
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -15,8 +15,54 @@ use std::{
 use anyhow::anyhow;
 use functional_scaffold_testkit::http;
 
+use crate::ledger::lock;
+
 const PERIOD: Duration = Duration::from_millis(500);
 const MAX_EXAMPLES: usize = 5;
+/// The longest time until a reset shows in what a reader serves: the interval of the
+/// relay, and a scrape on a busy machine.
+const RESET_SHOWS: Duration = Duration::from_secs(4);
+
+/// What lets readers serve smaller counts than before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reset {
+    /// A new epoch: every series may step back once.
+    All,
+    /// A command removed the series of `algorithm_executions_total` with this label.
+    Series(&'static str),
+    /// An exporter restarted: its own metrics begin at 0.
+    Restart,
+}
+
+impl Reset {
+    fn is_of(self, series: &str) -> bool {
+        const STORED: [&str; 6] = [
+            "http_request",
+            "algorithm_execution",
+            "functional_scaffold_unleased_executions_total",
+            "functional_scaffold_leases_settled_total",
+            "functional_scaffold_late_results_total",
+            "functional_scaffold_flush_failures_total",
+        ];
+        match self {
+            Self::All => true,
+            Self::Series(label) => {
+                series.starts_with("algorithm_executions_total{") && series.contains(label)
+            }
+            Self::Restart => !STORED.iter().any(|name| series.starts_with(name)),
+        }
+    }
+}
+
+/// The resets so far, each with the time of the run before which it did not show.
+#[derive(Debug, Default)]
+pub(crate) struct Resets(Mutex<Vec<(Duration, Reset)>>);
+
+impl Resets {
+    pub(crate) fn allow(&self, reset: Reset, now: Duration) {
+        lock(&self.0).push((now, reset));
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Watcher {
@@ -26,24 +72,37 @@ pub(crate) struct Watcher {
 
 #[derive(Debug, Default)]
 pub(crate) struct Watched {
+    /// The name of the reader.
+    pub(crate) name: String,
     /// The number of scrapes that showed series.
     pub(crate) scrapes: i64,
     /// Each series of a counter or a histogram with its last value.
     pub(crate) last: BTreeMap<String, f64>,
     /// Steps back, and their number.
     pub(crate) steps_back: (Vec<String>, usize),
+    /// The number of steps back that a reset allowed.
+    pub(crate) resets: usize,
+    /// By series, the number of the first reset that may still show in it.
+    next_reset: HashMap<String, usize>,
 }
 
 impl Watcher {
-    pub(crate) fn start(exporter: SocketAddr, began: Instant) -> Self {
+    /// Watches what the reader of this name serves.
+    pub(crate) fn start(
+        (name, reader): (String, SocketAddr),
+        resets: &Arc<Resets>,
+        began: Instant,
+    ) -> Self {
+        let resets = Arc::clone(resets);
         let stop = Arc::new(AtomicBool::new(false));
         let is_stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
-            let mut watched = Watched::default();
+            let mut watched = Watched::named(&name);
             loop {
                 let is_last = is_stopped.load(Ordering::Relaxed);
-                if let Ok(text) = http::get_text(exporter, "/metrics") {
-                    watched.compare(&text, began.elapsed());
+                let asked = began.elapsed();
+                if let Ok(text) = http::get_text(reader, "/metrics") {
+                    watched.compare(&text, asked, &resets);
                 }
                 if is_last {
                     return watched;
@@ -74,25 +133,44 @@ impl Drop for Watcher {
 }
 
 impl Watched {
+    pub(crate) fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            ..Self::default()
+        }
+    }
+
     /// Steps back in Redis that the exporter did not show.
     pub(crate) fn regressions(&self) -> f64 {
         let series = "functional_scaffold_regressions_total";
         self.last.get(series).copied().unwrap_or_default()
     }
 
-    pub(crate) fn compare(&mut self, text: &str, now: Duration) {
+    /// Compares an exposition that was asked for at `now` with the one before it.
+    pub(crate) fn compare(&mut self, text: &str, now: Duration, resets: &Resets) {
+        let resets = lock(&resets.0).clone();
         let mut series_shown = 0;
         for (series, value) in counted_series(text) {
             series_shown += 1;
             let last = self.last.entry(series.to_owned()).or_insert(value);
+            let next_reset = self.next_reset.entry(series.to_owned()).or_default();
             if value < *last {
-                let (examples, count) = &mut self.steps_back;
-                *count += 1;
-                if examples.len() < MAX_EXAMPLES {
-                    let seconds = now.as_secs_f64();
-                    examples.push(format!("{series}: {value} after {last}, at {seconds:.1} s"));
+                let mut new = resets.iter().skip(*next_reset);
+                if new.any(|(_, reset)| reset.is_of(series)) {
+                    self.resets += 1;
+                    *next_reset = resets.len();
+                } else {
+                    let (examples, count) = &mut self.steps_back;
+                    *count += 1;
+                    if examples.len() < MAX_EXAMPLES {
+                        let seconds = now.as_secs_f64();
+                        examples.push(format!("{series}: {value} after {last}, at {seconds:.1} s"));
+                    }
                 }
             }
+            // A reset that has not shown by now will not.
+            let shown = resets.partition_point(|(at, _)| *at + RESET_SHOWS < now);
+            *next_reset = shown.max(*next_reset);
             *last = value;
         }
         self.scrapes += i64::from(series_shown > 0);
@@ -121,15 +199,36 @@ fn counted_series(text: &str) -> impl Iterator<Item = (&str, f64)> {
 fn only_counters_and_histograms_step_back() {
     const TEXT: &str = "# HELP a_total A.\n# TYPE a_total counter\na_total{x=\"1 2\"} 3\n\
         # TYPE g gauge\ng 5\n# TYPE h histogram\nh_bucket{le=\"1\"} 2\nh_sum 0.5\nh_count 2\n";
+    let resets = Resets::default();
     let mut watched = Watched::default();
-    watched.compare(TEXT, Duration::ZERO);
+    watched.compare(TEXT, Duration::ZERO, &resets);
     assert_eq!(watched.last.len(), 4, "{watched:?}");
-    watched.compare(TEXT, Duration::ZERO);
+    watched.compare(TEXT, Duration::ZERO, &resets);
     // A missing series does not step back. When it returns, it is compared with its last
     // value.
-    watched.compare("", Duration::ZERO);
+    watched.compare("", Duration::ZERO, &resets);
     assert_eq!((watched.scrapes, watched.steps_back.1), (2, 0));
     let text = TEXT.replace("} 3", "} 2").replace("g 5", "g 1");
-    watched.compare(&text.replace("0.5", "0.25"), Duration::ZERO);
+    watched.compare(&text.replace("0.5", "0.25"), Duration::ZERO, &resets);
     assert_eq!(watched.steps_back.1, 2, "{watched:?}");
+
+    // A reset excuses one step back of each of its series.
+    resets.allow(Reset::All, Duration::ZERO);
+    watched.compare(
+        "# TYPE a_total counter\na_total{x=\"1 2\"} 1\n",
+        Duration::ZERO,
+        &resets,
+    );
+    assert_eq!((watched.steps_back.1, watched.resets), (2, 1));
+    watched.compare(
+        "# TYPE a_total counter\na_total{x=\"1 2\"} 0\n",
+        Duration::ZERO,
+        &resets,
+    );
+    assert_eq!((watched.steps_back.1, watched.resets), (3, 1));
+    // Later it excuses none.
+    let later = RESET_SHOWS * 2;
+    watched.compare("# TYPE h histogram\nh_sum 9\n", later, &resets);
+    watched.compare("# TYPE h histogram\nh_sum 8\n", later, &resets);
+    assert_eq!((watched.steps_back.1, watched.resets), (4, 1));
 }

@@ -2,23 +2,32 @@
 
 use anyhow::Result;
 use clap::Args;
+use functional_scaffold_testkit::runtime::Runtime;
 
 use crate::build::{self, DEV_HOST, EXPORTER, GUARD};
 use crate::command;
 use crate::install::InstallOptions;
 use crate::process;
+use crate::runtime::{self, RuntimeName};
 use crate::steps::Steps;
 use crate::toolchain::WasmToolchain;
 
-/// The options of the short run in `cargo xtask test`: each fault at least once,
-/// always in the same order.
-const SHORT: [&str; 4] = ["--seed", "4483", "--seconds", "20"];
+/// The options of the short run in `cargo xtask test`: each basic fault at least once,
+/// always in the same order, and cheap ones at the same time.
+const SHORT: [&str; 6] = [
+    "--seed",
+    "4483",
+    "--seconds",
+    "24",
+    "--schedule",
+    "overlapping",
+];
 
 /// Kill, stop and cut off parts of a running application, and compare the
 /// responses with the counts.
 ///
-/// Runs on the dev host, with its own redis-server, exporter and replay of the
-/// log. `cargo xtask chaos -- --help` lists the faults and explains the result.
+/// Runs its own redis-server, app, exporter and replay of the log. `cargo xtask chaos
+/// -- --help` lists the faults and explains the result.
 #[derive(Args)]
 pub(crate) struct Chaos {
     /// Chooses faults and requests; from the clock unless given.
@@ -41,6 +50,14 @@ pub(crate) struct Chaos {
     #[arg(long)]
     rate: Option<u64>,
 
+    /// Which faults there are, and how many at a time; basic unless given.
+    #[arg(long, value_parser = ["basic", "overlapping", "wide"])]
+    schedule: Option<String>,
+
+    /// The runtime of the app.
+    #[arg(long, value_enum, env = "SCAFFOLD_RUNTIME", default_value = "devhost")]
+    runtime: RuntimeName,
+
     #[command(flatten)]
     install: InstallOptions,
 
@@ -53,6 +70,7 @@ impl Chaos {
     pub(crate) fn run(self) -> Result<()> {
         let mut steps = Steps::default();
         let toolchain = WasmToolchain::find(self.install)?;
+        let runtime = self.runtime.find()?;
         build::build_programs(&mut steps, &[DEV_HOST, EXPORTER, GUARD])?;
         build::build_components(&mut steps, &toolchain, &build::ALGORITHMS_OF_CHAOS)?;
         steps.run("build chaos", || {
@@ -60,7 +78,7 @@ impl Chaos {
             build.args(["--release", "--package", "functional-scaffold-tests"]);
             process::run("cargo build", build.args(["--bin", "chaos"]), None)
         })?;
-        run_program(&self.arguments())
+        run_program(&runtime, &self.arguments())
     }
 
     fn arguments(&self) -> Vec<String> {
@@ -71,6 +89,7 @@ impl Chaos {
             ("--durability", self.durability.clone()),
             ("--fsync", self.fsync.clone()),
             ("--rate", number(self.rate)),
+            ("--schedule", self.schedule.clone()),
         ];
         options
             .into_iter()
@@ -82,11 +101,12 @@ impl Chaos {
 }
 
 /// Runs the short run without building anything.
-pub(crate) fn run_short() -> Result<()> {
-    run_program(&SHORT.map(str::to_owned))
+pub(crate) fn run_short(runtime: &Runtime) -> Result<()> {
+    run_program(runtime, &SHORT.map(str::to_owned))
 }
 
-fn run_program(arguments: &[String]) -> Result<()> {
+fn run_program(runtime: &Runtime, arguments: &[String]) -> Result<()> {
     let mut chaos = command::program(command::built("chaos"));
+    chaos.env("SCAFFOLD_RUNTIME", runtime::name(runtime));
     process::run("chaos", chaos.args(arguments), None)
 }

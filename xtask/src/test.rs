@@ -101,7 +101,9 @@ impl Test {
             test.env("RUST_TEST_THREADS", "4");
             run(test.env("SCAFFOLD_RUNTIME", runtime::name(&runtime)))
         })?;
-        steps.run("chaos, for less than a minute", chaos::run_short)?;
+        steps.run("chaos, for less than a minute", || {
+            chaos::run_short(&runtime)
+        })?;
         steps.run("smoke run of the benchmarks", || {
             bench::run_smoke(&runtime, self.install)
         })

@@ -1,7 +1,7 @@
 //! The exporter of this repository.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
@@ -37,6 +37,8 @@ pub fn command(program: &Path) -> Command {
 pub struct Exporter {
     process: Process,
     address: SocketAddr,
+    program: PathBuf,
+    variables: Vec<(OsString, OsString)>,
 }
 
 impl Exporter {
@@ -67,17 +69,44 @@ impl Exporter {
     ) -> anyhow::Result<Self> {
         on_free_port(|port| {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            let mut command = command(program);
-            command
-                .env("REDIS_PORT", redis_port.to_string())
-                .env("EXPORTER_LISTEN", address.to_string())
-                .envs(variables.iter().copied());
-            let mut process = Process::start(&mut command)?;
-            // A plain connection tells, whether it speaks TLS or not.
-            process.wait_until(START_TIMEOUT, |_| {
-                http::connect(address, http::TIMEOUT).map(drop)
-            })?;
-            Ok(Self { process, address })
+            let own = [
+                ("REDIS_PORT", redis_port.to_string().into()),
+                ("EXPORTER_LISTEN", address.to_string().into()),
+            ];
+            let own = own.map(|(name, value): (_, OsString)| (name.into(), value));
+            let further = variables
+                .iter()
+                .map(|&(name, value)| (name.into(), value.into()));
+            let variables: Vec<(OsString, OsString)> = own.into_iter().chain(further).collect();
+            let process = Process::start(command(program).envs(variables.iter().cloned()))?;
+            let mut exporter = Self {
+                process,
+                address,
+                program: program.to_owned(),
+                variables,
+            };
+            exporter.wait_until_it_serves()?;
+            Ok(exporter)
+        })
+    }
+
+    /// Kills it, starts it with the same options on the same port, and waits until it
+    /// serves.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn kill_and_restart(&mut self) -> anyhow::Result<()> {
+        let mut command = command(&self.program);
+        command.envs(self.variables.iter().cloned());
+        self.process.replace(&mut command, "")?;
+        self.wait_until_it_serves()
+    }
+
+    /// A plain connection tells, whether it speaks TLS or not.
+    fn wait_until_it_serves(&mut self) -> anyhow::Result<()> {
+        let address = self.address;
+        self.process.wait_until(START_TIMEOUT, |_| {
+            http::connect(address, http::TIMEOUT).map(drop)
         })
     }
 

@@ -9,7 +9,7 @@
 //! - [`process`]: a child process: its output, signals, bounded waits, free ports
 //! - [`program`]: looks for programs and says how to install a missing one
 //! - [`http`]: one HTTP request over a new connection
-//! - [`redis`], [`prometheus`], [`pushgateway`], [`exporter`]: the servers
+//! - [`redis`], [`sentinel`], [`prometheus`], [`pushgateway`], [`exporter`]: the servers
 //! - [`runtime`]: the application on the dev host or on Spin
 //! - [`manifest`]: adapts a manifest to a run
 //! - `load` (feature): concurrent requests, and a tally of the responses
@@ -33,6 +33,7 @@ pub mod prometheus;
 pub mod pushgateway;
 pub mod redis;
 pub mod runtime;
+pub mod sentinel;
 
 use std::path::PathBuf;
 

@@ -177,6 +177,11 @@ impl RedisServer {
         &self.process
     }
 
+    /// The process, to wait for its end.
+    pub fn process_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
     /// The folder of the data.
     #[must_use]
     pub fn folder(&self) -> &Path {

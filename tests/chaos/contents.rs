@@ -1,0 +1,218 @@
+//! What a Redis holds: every count, and what keeps it from counting twice. Some faults
+//! remove or replace it. What they took away is read from the servers themselves, so
+//! that everything else must still be counted exactly.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context as _;
+use functional_scaffold_protocol::lease::Lease;
+use functional_scaffold_testkit::redis::RedisServer;
+
+/// Counts by key and field.
+pub(crate) type Cells = BTreeMap<(String, String), i64>;
+
+/// The hashes of the families.
+const METRIC_KEYS: [&str; 8] = [
+    "metrics:request_counter",
+    "metrics:request_latency",
+    "metrics:algorithm_counter",
+    "metrics:algorithm_latency",
+    "metrics:unleased_counter",
+    "metrics:late_counter",
+    "metrics:settled_counter",
+    "metrics:flush_counter",
+];
+
+/// Reads every key with its contents in one step.
+const READ: &str = "
+local found = {}
+for _, key in ipairs(redis.call('KEYS', 'metrics:*')) do
+  local kind = redis.call('TYPE', key).ok
+  if kind == 'hash' then
+    found[#found + 1] = {key, redis.call('HGETALL', key)}
+  elseif kind == 'zset' then
+    found[#found + 1] = {key, redis.call('ZRANGE', key, 0, -1)}
+  end
+end
+return found";
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Contents {
+    pub(crate) cells: Cells,
+    /// The open leases, with what they count.
+    pub(crate) open: BTreeMap<String, Vec<(String, String)>>,
+    /// The ids of the closed leases.
+    pub(crate) closed: BTreeSet<String>,
+    /// The sequence number of the last applied batch, by writer.
+    pub(crate) applied: BTreeMap<String, u64>,
+    pub(crate) epoch: Option<String>,
+}
+
+impl Contents {
+    /// Reads everything in one step. Works on a replica, and while writes are paused.
+    pub(crate) fn read(redis: &RedisServer) -> anyhow::Result<Self> {
+        let found: Vec<(String, Vec<String>)> = redis.call(&["EVAL_RO", READ, "0"])?;
+        let mut contents = Self::default();
+        for (key, words) in found {
+            contents.add(&key, &words)?;
+        }
+        Ok(contents)
+    }
+
+    fn add(&mut self, key: &str, words: &[String]) -> anyhow::Result<()> {
+        let pairs = words.chunks_exact(2).map(|pair| (&pair[0], &pair[1]));
+        match key {
+            "metrics:leases" => {
+                for member in words {
+                    let lease = Lease::decode(member)?;
+                    self.open.insert(lease.id, lease.count);
+                }
+            }
+            "metrics:closed_leases" => self.closed.extend(words.iter().cloned()),
+            "metrics:state" => {
+                let mut epoch = pairs.filter(|(name, _)| *name == "epoch");
+                self.epoch = epoch.next().map(|(_, epoch)| epoch.clone());
+            }
+            _ if key.starts_with("metrics:applied:") => {
+                for (writer, sequence) in pairs {
+                    self.applied.insert(writer.clone(), sequence.parse()?);
+                }
+            }
+            _ if METRIC_KEYS.contains(&key) => {
+                for (field, value) in pairs {
+                    let value = value.parse().with_context(|| format!("{key} {field}"))?;
+                    self.cells.insert((key.to_owned(), field.clone()), value);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// What faults took away from Redis.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Taken {
+    pub(crate) cells: Cells,
+    /// The same since the last new epoch: readers still serve it.
+    pub(crate) held: Cells,
+    /// Leases that were open and are gone: if their executions crash, that is not counted.
+    pub(crate) leases: BTreeSet<String>,
+    /// Leases that had ended and are open again, with what they will count.
+    pub(crate) returned: BTreeMap<String, Vec<(String, String)>>,
+    /// Leases that had been closed and are forgotten.
+    pub(crate) closed: BTreeSet<String>,
+}
+
+impl Taken {
+    /// Adds what the servers held before a fault, and not after it.
+    pub(crate) fn add(&mut self, before: &Contents, after: &Contents) {
+        if before.epoch != after.epoch {
+            self.held.clear();
+        }
+        let keys: BTreeSet<_> = before.cells.keys().chain(after.cells.keys()).collect();
+        for key in keys {
+            let of = |contents: &Contents| contents.cells.get(key).copied().unwrap_or(0);
+            let by = of(before) - of(after);
+            if by != 0 {
+                *self.cells.entry(key.clone()).or_default() += by;
+                if before.epoch == after.epoch {
+                    *self.held.entry(key.clone()).or_default() += by;
+                }
+            }
+        }
+        for id in before
+            .open
+            .keys()
+            .filter(|id| !after.open.contains_key(*id))
+        {
+            self.leases.insert(id.clone());
+            self.returned.remove(id);
+        }
+        for (id, count) in &after.open {
+            if !before.open.contains_key(id) {
+                self.returned.insert(id.clone(), count.clone());
+            }
+        }
+        self.closed
+            .extend(before.closed.difference(&after.closed).cloned());
+    }
+
+    /// The number of executions whose counts were taken, less those that came back.
+    pub(crate) fn executions(&self) -> i64 {
+        let cells = self.cells.iter();
+        cells
+            .filter(|((key, _), _)| key == "metrics:algorithm_counter")
+            .map(|(_, count)| count)
+            .sum()
+    }
+
+    /// The counts if no fault had taken anything away: what Redis holds and what was
+    /// taken, without what was counted again therefore.
+    pub(crate) fn restore(
+        &self,
+        now: &Contents,
+        again: &Cells,
+        again_leases: &BTreeSet<String>,
+    ) -> Cells {
+        let mut cells = now.cells.clone();
+        for (cell, by) in &self.cells {
+            *cells.entry(cell.clone()).or_default() += by;
+        }
+        for (cell, by) in again {
+            *cells.entry(cell.clone()).or_default() -= by;
+        }
+        // Each of them is settled by now, unless its batch was applied again.
+        let settled = self.returned.iter();
+        for (_, count) in settled.filter(|(id, _)| !again_leases.contains(*id)) {
+            for cell in count {
+                *cells.entry(cell.clone()).or_default() -= 1;
+            }
+        }
+        cells
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(field: &str) -> (String, String) {
+        ("metrics:a".into(), field.into())
+    }
+
+    fn contents(epoch: &str, cells: &[(&str, i64)], open: &[&str]) -> Contents {
+        let cells = cells.iter().map(|(field, count)| (cell(field), *count));
+        let open = open
+            .iter()
+            .map(|id| ((*id).to_owned(), vec![cell("crash")]));
+        Contents {
+            cells: cells.collect(),
+            open: open.collect(),
+            epoch: Some(epoch.into()),
+            ..Contents::default()
+        }
+    }
+
+    #[test]
+    fn what_was_taken_and_what_was_counted_again_is_put_right() {
+        let mut taken = Taken::default();
+        // A failover to a replica that lacks an increment and the end of a lease.
+        let master = contents("1", &[("x", 5), ("crash", 1)], &["a/2"]);
+        let replica = contents("1", &[("x", 3), ("crash", 1)], &["a/1", "a/3"]);
+        taken.add(&master, &replica);
+        assert_eq!(taken.leases, ["a/2".to_owned()].into());
+        assert_eq!(taken.held, [(cell("x"), 2)].into());
+        // The batch was applied again, and so was the crash of a lease that had ended.
+        let now = contents("1", &[("x", 6), ("crash", 2)], &[]);
+        let again = [(cell("x"), 2)].into();
+        let leases = ["a/1".to_owned()].into();
+        let restored = taken.restore(&now, &again, &leases);
+        assert_eq!(restored, [(cell("x"), 6), (cell("crash"), 1)].into());
+        // A wipe takes everything, and readers serve nothing of it.
+        taken.add(&now, &contents("2", &[], &[]));
+        assert!(taken.held.is_empty());
+        let restored = taken.restore(&contents("2", &[], &[]), &again, &leases);
+        assert_eq!(restored, [(cell("x"), 6), (cell("crash"), 1)].into());
+    }
+}

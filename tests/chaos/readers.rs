@@ -1,0 +1,90 @@
+//! The programs that read Redis: exporters, and a relay to a Pushgateway.
+
+use std::{net::SocketAddr, process::Command};
+
+use anyhow::ensure;
+use functional_scaffold_testkit::{
+    exporter::{self, Exporter},
+    process::Process,
+    pushgateway::Pushgateway,
+};
+use tempfile::TempDir;
+
+use crate::plan::{Plan, Schedule};
+
+#[derive(Debug)]
+pub(crate) struct Readers {
+    exporters: Vec<Exporter>,
+    relay: Option<Relay>,
+    /// Of the exporters' high-water marks.
+    _folder: TempDir,
+}
+
+#[derive(Debug)]
+struct Relay {
+    _process: Process,
+    pushgateway: Pushgateway,
+}
+
+impl Readers {
+    /// Starts them on a path to Redis.
+    pub(crate) fn start(plan: &Plan, redis_port: u16) -> anyhow::Result<Self> {
+        let folder = TempDir::new()?;
+        let is_wide = plan.schedule == Schedule::Wide;
+        let mut exporters = Vec::new();
+        for number in 0..1 + usize::from(is_wide) {
+            let marks = folder.path().join(format!("marks-{number}.json"));
+            let variables = [("EXPORTER_STATE_FILE", marks.as_os_str())];
+            exporters.push(Exporter::start_with(redis_port, &variables)?);
+        }
+        let relay = is_wide.then(|| Relay::start(redis_port)).transpose()?;
+        Ok(Self {
+            exporters,
+            relay,
+            _folder: folder,
+        })
+    }
+
+    /// Where each serves its series, with its name.
+    pub(crate) fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        let exporters = self.exporters.iter().enumerate();
+        let mut all: Vec<_> = exporters
+            .map(|(index, exporter)| (format!("exporter {}", index + 1), exporter.address()))
+            .collect();
+        if let Some(relay) = &self.relay {
+            all.push(("relay".to_owned(), relay.pushgateway.address()));
+        }
+        all
+    }
+
+    pub(crate) fn kill_and_restart(&mut self) -> anyhow::Result<()> {
+        self.exporters[0].kill_and_restart()
+    }
+}
+
+impl Relay {
+    fn start(redis_port: u16) -> anyhow::Result<Self> {
+        let pushgateway = Pushgateway::start()?;
+        let mut command = exporter::command(&exporter::program()?);
+        command
+            .args(["push", "--interval", "1s"])
+            .env("REDIS_PORT", redis_port.to_string())
+            .env("PUSHGATEWAY_URL", pushgateway.url());
+        Ok(Self {
+            _process: Process::start(&mut command)?,
+            pushgateway,
+        })
+    }
+}
+
+/// Runs a command of the exporter on the Redis that listens on a port.
+pub(crate) fn command(redis_port: u16, arguments: &[&str]) -> anyhow::Result<()> {
+    let mut command: Command = exporter::command(&exporter::program()?);
+    let output = command
+        .args(arguments)
+        .env("REDIS_PORT", redis_port.to_string())
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{arguments:?} failed: {text}");
+    Ok(())
+}
