@@ -143,7 +143,7 @@ pub(crate) static KINDS: [Kind; 22] = [
     // Accepts connections and reads what comes, and passes nothing on.
     Kind {
         name: "black hole",
-        millis: 50..=3_000,
+        millis: 50..=1_500,
         is_cheap: true,
         begin: |servers| {
             servers.path.swallow();

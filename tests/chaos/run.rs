@@ -18,7 +18,7 @@ use crate::{
     findings::{Counted, Findings, series_of},
     load::Load,
     log::{Logged, Shipper, replay_all},
-    plan::{Phase, Plan},
+    plan::{Phase, Plan, Schedule},
     servers::Servers,
     steps::{Step, steps, steps_of_a_round},
     verdict::unsettled,
@@ -33,6 +33,8 @@ const QUIET: Duration = Duration::from_secs(3);
 const QUIET_TIMEOUT: Duration = Duration::from_secs(LEASE.as_secs() + 60);
 /// Longer than a response waits for its count while Redis is slow.
 const BETWEEN_PHASES: Duration = Duration::from_millis(700);
+/// After this time without a request, no instance lives.
+const INSTANCES_END: Duration = Duration::from_millis(2_500);
 const POLL: Duration = Duration::from_millis(250);
 
 /// A run that can be interrupted.
@@ -78,6 +80,16 @@ impl Run<'_> {
         let load = Load::start(&servers.app.url(""), &self.plan, may_loop, self.began);
         let faults = self.inject_all(servers, &load)?;
         let mut requests = load.end()?;
+        if self.plan.schedule == Schedule::Wide {
+            // A new instance registers the families that a fault removed.
+            self.sleep(INSTANCES_END)?;
+            let load = Load::start(&servers.app.url(""), &self.plan, may_loop, self.began);
+            self.sleep(POLL)?;
+            let last = load.end()?;
+            requests.entries.extend(last.entries);
+            requests.unexpected.1 += last.unexpected.1;
+            requests.unexpected.0.extend(last.unexpected.0);
+        }
         let sent = servers.clients.take_sent();
         requests.entries.extend(sent.entries);
         self.say("the load has ended; waiting for what is in flight");

@@ -179,6 +179,13 @@ mod tests {
     }
 
     #[test]
+    fn the_short_run_has_every_basic_fault() {
+        // `SHORT` in xtask/src/chaos.rs.
+        let steps = steps(Schedule::Overlapping, 4483, 24);
+        assert_eq!(steps.len(), BASIC, "{steps:?}");
+    }
+
+    #[test]
     fn steps_end_in_time_and_begin_with_each_kind_once() {
         for (schedule, seconds) in [
             (Schedule::Basic, 30),
