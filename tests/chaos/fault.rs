@@ -54,7 +54,7 @@ pub(crate) const BASIC: usize = 6;
 
 /// Every fault. None of the basic ones lasts for the 5 s by which a lease outlives its
 /// execution, so none of them makes a result late.
-pub(crate) static KINDS: [Kind; 22] = [
+pub(crate) static KINDS: [Kind; 24] = [
     // Starts it again on its append-only file. Redis refuses connections for at least this
     // time.
     Kind {
@@ -332,6 +332,17 @@ pub(crate) static KINDS: [Kind; 22] = [
         },
         ..NOTHING
     },
+    // Jumps forwards, then backwards by as much.
+    Kind {
+        name: "clock ahead",
+        begin: |servers| servers.redis.set_clock("+1200"),
+        ..CLOCK
+    },
+    Kind {
+        name: "clock behind",
+        begin: |servers| servers.redis.set_clock("-1200"),
+        ..CLOCK
+    },
     // The replica is cut off from the master for this time. Then the master dies.
     Kind {
         name: "fail over to a stale replica",
@@ -352,6 +363,19 @@ const NOTHING: Kind = Kind {
     is_cheap: false,
     begin: |_| Ok(()),
     end: |_, _| Ok(()),
+};
+
+/// A jump of Redis's clock, which lasts for longer than the second by which libfaketime
+/// reacts. Lease time moves by 5 s at most.
+const CLOCK: Kind = Kind {
+    millis: 1_500..=3_000,
+    target: Target::Redis,
+    end: |servers, from| {
+        servers.redis.set_clock("+0")?;
+        servers.note_lateness(from);
+        Ok(())
+    },
+    ..NOTHING
 };
 
 fn cut_path(servers: &mut Servers, from: Duration) -> anyhow::Result<()> {

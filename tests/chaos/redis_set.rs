@@ -2,7 +2,8 @@
 //! Sentinel.
 
 use std::{
-    path::Path,
+    fs,
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc,
@@ -48,6 +49,7 @@ pub(crate) struct RedisSet {
     /// Its port.
     port: Arc<AtomicU16>,
     sentinel: Option<Sentinel>,
+    clock: Option<Clock>,
     fsync: Fsync,
 }
 
@@ -61,6 +63,13 @@ struct Node {
 impl RedisSet {
     pub(crate) fn start(plan: &Plan) -> anyhow::Result<Self> {
         let is_wide = plan.schedule == Schedule::Wide;
+        // The append-only file is cut by the time of day.
+        let has_clock = is_wide && plan.fsync == Fsync::Always;
+        let clock = has_clock.then(Clock::new).transpose();
+        let clock = clock.unwrap_or_else(|error| {
+            eprintln!("no clock will jump: {error:#}");
+            None
+        });
         let node = || {
             // With a disk that can be filled, where this user may mount one.
             let disk = is_wide.then(Disk::mount).transpose();
@@ -83,6 +92,11 @@ impl RedisSet {
                     .line("masteruser", &[REPLICATOR])
                     .line("masterauth", &[REPLICATOR]);
             }
+            if let Some(clock) = &clock {
+                for (name, value) in clock.environment() {
+                    options = options.environment(name, value);
+                }
+            }
             if let Some(disk) = &disk {
                 options = options.folder(disk.folder.path());
             }
@@ -98,6 +112,7 @@ impl RedisSet {
             nodes,
             master: 0,
             sentinel: None,
+            clock,
             fsync: plan.fsync,
         };
         if is_wide {
@@ -156,9 +171,30 @@ impl RedisSet {
         if let Some(disk) = &node.disk {
             disk.free()?;
         }
-        match node.redis.wait_until_ready() {
-            Err(_ended) => node.redis.restart(),
-            Ok(()) => Ok(()),
+        if node.redis.wait_until_ready().is_err() {
+            node.redis.restart()?;
+        }
+        if self.fsync == Fsync::Always {
+            return Ok(());
+        }
+        // The part of a write that Redis 7.0 left in its append-only file would keep it
+        // from starting again.
+        let redis = &node.redis;
+        let _: String = redis.call(&["BGREWRITEAOF"])?;
+        poll_until(FAILOVER_TIMEOUT, || {
+            let info: String = redis.call(&["INFO", "persistence"])?;
+            let is_done = info.contains("aof_rewrite_in_progress:0")
+                && info.contains("aof_rewrite_scheduled:0");
+            ensure!(is_done, "its append-only file is being written");
+            Ok(())
+        })
+    }
+
+    /// Puts the clock of every server ahead by this offset, as libfaketime reads it.
+    pub(crate) fn set_clock(&self, offset: &str) -> anyhow::Result<()> {
+        match &self.clock {
+            Some(clock) => clock.set(offset),
+            None => Ok(()),
         }
     }
 
@@ -244,6 +280,60 @@ fn cut_last_second(data: &Path, began: Instant) -> anyhow::Result<Duration> {
         "the append-only file cannot be cut: {text}"
     );
     Ok(elapsed.saturating_sub(now - forgotten_from))
+}
+
+const FAKETIME: &str = "faketime/libfaketimeMT.so.1";
+
+/// A time of day that can be changed, by Debian's libfaketime.
+#[derive(Debug)]
+struct Clock {
+    /// The folder of the system's libraries.
+    libraries: PathBuf,
+    folder: TempDir,
+}
+
+impl Clock {
+    fn new() -> anyhow::Result<Self> {
+        let mut folders = fs::read_dir("/usr/lib")?
+            .flatten()
+            .map(|entry| entry.path());
+        let libraries = folders
+            .find(|folder| folder.join(FAKETIME).is_file())
+            .context("no libfaketime; install it with `apt-get install libfaketime`")?;
+        let clock = Self {
+            libraries,
+            folder: TempDir::new()?,
+        };
+        clock.set("+0")?;
+        Ok(clock)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("offset")
+    }
+
+    /// The environment of a program that has this clock.
+    fn environment(&self) -> [(&'static str, PathBuf); 4] {
+        // With the allocator of libc: that of Redis asks for the time before libfaketime is
+        // ready, which then waits for itself.
+        let libraries = self.libraries.display();
+        let preload = format!("{libraries}/{FAKETIME}:{libraries}/libc.so.6");
+        [
+            ("LD_PRELOAD", preload.into()),
+            ("FAKETIME_TIMESTAMP_FILE", self.file()),
+            // In seconds: how often it reads the file.
+            ("FAKETIME_CACHE_DURATION", "1".into()),
+            // Timers measure real time.
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+        ]
+    }
+
+    fn set(&self, offset: &str) -> anyhow::Result<()> {
+        let new = self.folder.path().join("new");
+        fs::write(&new, offset)?;
+        fs::rename(new, self.file())?;
+        Ok(())
+    }
 }
 
 /// A file system of its own, in memory.

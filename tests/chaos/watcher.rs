@@ -156,9 +156,9 @@ impl Watched {
             let next_reset = self.next_reset.entry(series.to_owned()).or_default();
             if value < *last {
                 let mut new = resets.iter().skip(*next_reset);
-                if new.any(|(_, reset)| reset.is_of(series)) {
+                if let Some(index) = new.position(|(_, reset)| reset.is_of(series)) {
                     self.resets += 1;
-                    *next_reset = resets.len();
+                    *next_reset += index + 1;
                 } else {
                     let (examples, count) = &mut self.steps_back;
                     *count += 1;

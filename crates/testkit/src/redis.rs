@@ -36,6 +36,7 @@ pub struct RedisOptions {
     port: Option<u16>,
     folder: Option<PathBuf>,
     lines: Vec<String>,
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl RedisOptions {
@@ -47,6 +48,7 @@ impl RedisOptions {
             port: None,
             folder: None,
             lines: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -70,6 +72,13 @@ impl RedisOptions {
         let values = values.iter().map(|value| quote(value));
         let words: Vec<_> = [name.to_owned()].into_iter().chain(values).collect();
         self.lines.push(words.join(" "));
+        self
+    }
+
+    /// Sets an environment variable of the server.
+    #[must_use]
+    pub fn environment(mut self, name: &'static str, value: PathBuf) -> Self {
+        self.environment.push((name, value));
         self
     }
 
@@ -117,6 +126,12 @@ impl RedisOptions {
         }
     }
 
+    fn program(&self) -> anyhow::Result<Command> {
+        let mut program = Self::command(Command::new(REDIS.find()?));
+        program.envs(self.environment.iter().cloned());
+        Ok(program)
+    }
+
     fn start_on(self, port: u16) -> anyhow::Result<RedisServer> {
         let temporary = TempDir::new()?;
         let folder = self.folder.unwrap_or_else(|| temporary.path().to_owned());
@@ -125,10 +140,11 @@ impl RedisOptions {
             port: Some(port),
             folder: Some(folder.clone()),
             lines: self.lines,
+            environment: self.environment,
         }
         .line("user", &[TESTER, "on", &password, "~*", "&*", "+@all"]);
         let mut server = RedisServer {
-            process: Process::start_with_input(&mut program()?, &options.configuration())?,
+            process: Process::start_with_input(&mut options.program()?, &options.configuration())?,
             options,
             port,
             folder,
@@ -206,7 +222,8 @@ impl RedisServer {
     pub fn restart_with(&mut self, options: &RedisOptions) -> anyhow::Result<()> {
         let mut once = self.options.clone();
         once.lines.extend(options.lines.iter().cloned());
-        self.process.replace(&mut program()?, &once.configuration())
+        self.process
+            .replace(&mut once.program()?, &once.configuration())
     }
 
     /// Waits until it responds to a `PING`.
@@ -288,10 +305,6 @@ impl RedisServer {
         let digits = lines.find_map(|line| line.strip_prefix(&prefix)?.split(',').next());
         Ok(digits.map_or(Ok(0), str::parse)?)
     }
-}
-
-fn program() -> anyhow::Result<Command> {
-    Ok(RedisOptions::command(Command::new(REDIS.find()?)))
 }
 
 /// Succeeds if a Redis responds to `PING` with `PONG`.
