@@ -5,7 +5,7 @@
 
 # --- The components. Built one package at a time: in one build, cargo would
 # unify the features of their dependencies.
-FROM rust:1.95-bookworm AS components
+FROM rust:1.95.0-bookworm AS components
 RUN rustup target add wasm32-wasip2
 WORKDIR /source
 COPY . .
@@ -18,13 +18,13 @@ RUN CARGO_PROFILE_RELEASE_OPT_LEVEL=s \
 RUN cargo run --locked --package functional-scaffold-guard -- \
     target/wasm32-wasip2/release/prime_check.wasm -o target/wasm32-wasip2/release/prime_check.guarded.wasm
 
-FROM python:3.13-slim-bookworm AS python
+FROM python:3.13.14-slim-bookworm AS python
 WORKDIR /source
 COPY . .
 WORKDIR /source/algorithms/word-count-py
 RUN python3 -m functional_scaffold.build
 
-FROM node:22-bookworm-slim AS javascript
+FROM node:22.23.2-bookworm-slim AS javascript
 WORKDIR /source
 COPY . .
 WORKDIR /source/algorithms/statistics-js
@@ -51,12 +51,12 @@ HEALTHCHECK --interval=30s --timeout=3s --start-period=30s \
     CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8000 && printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ code _ <&3 && [[ $code == 200 ]]"]
 
 # --- On the dev host.
-FROM rust:1.95-bookworm AS devhost-build
+FROM rust:1.95.0-bookworm AS devhost-build
 WORKDIR /source
 COPY . .
 RUN cargo build --locked --release --package functional-scaffold-devhost
 
-FROM debian:bookworm-slim AS devhost
+FROM debian:bookworm-20260824-slim AS devhost
 WORKDIR /app
 COPY --from=devhost-build /source/target/release/devhost /usr/local/bin/devhost
 COPY spin.toml ./

@@ -3,7 +3,7 @@
 #     docker build -f deployment/exporter.Dockerfile .
 
 # On Alpine, Rust links statically against musl.
-FROM rust:1.95-alpine AS build
+FROM rust:1.95.0-alpine3.23 AS build
 WORKDIR /source
 COPY . .
 RUN cargo build --locked --release --package functional-scaffold-exporter
