@@ -52,6 +52,34 @@ fn the_checksums_are_right_and_the_same_build_gives_the_same_files() -> Result {
 }
 
 #[test]
+fn each_program_has_a_bill_of_materials() -> Result {
+    let folder = TempDir::new()?;
+    let dist = folder.path().join("dist");
+    lay_out(&dist)?;
+    for (built, crates) in [
+        ("functional_scaffold.wasm", ["spin-sdk", "subtle"]),
+        ("functional-scaffold-exporter", ["redis", "axum"]),
+        ("functional-scaffold-guard", ["wasmparser", "wasm-encoder"]),
+    ] {
+        ensure!(dist.join(built).is_file(), "no {built}");
+        let text = fs::read_to_string(dist.join(built).with_extension("cdx.json"))?;
+        let bill: Value = serde_json::from_str(&text)?;
+        let components = bill["components"].as_array().context("no components")?;
+        for name in crates {
+            let component = components.iter().find(|it| it["name"] == name);
+            let component = component.with_context(|| format!("{built} without {name}"))?;
+            assert_eq!(component["hashes"][0]["alg"], "SHA-256", "{component}");
+        }
+        let names = components.iter().filter_map(|it| it["name"].as_str());
+        let strange: Vec<_> = names.filter(|name| name.contains("wasmtime")).collect();
+        assert!(strange.is_empty(), "{built} contains no {strange:?}");
+        let place = repository().canonicalize()?;
+        ensure!(!text.contains(&place.display().to_string()), "{built}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_project_in_rust_is_served_outside_the_repository() -> Result {
     is_served_outside_the_repository("rust")
 }

@@ -4,7 +4,6 @@
 
 use std::env;
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -12,6 +11,7 @@ use clap::Args;
 use functional_scaffold_testkit::runtime::Runtime;
 
 use crate::build::{self, DEV_HOST, EXPORTER, GUARD, Program};
+use crate::cargo_tool::{CargoTool, TOOLS};
 use crate::command;
 use crate::install::InstallOptions;
 use crate::process;
@@ -19,11 +19,14 @@ use crate::runtime::{self, RuntimeName};
 use crate::steps::Steps;
 use crate::toolchain::WasmToolchain;
 
-const TOOLS: &str = "target/tools";
 const PYTHON_REQUIREMENTS: &str = "benches/peers/fastapi/requirements.txt";
-const OHA_VERSION: &str = "1.16.0";
+const OHA: CargoTool = CargoTool {
+    name: "oha",
+    version: "1.16.0",
+    // Without TLS, whose libraries take minutes to build.
+    options: &["--no-default-features"],
+};
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(1800);
-const VERSION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Measure what a user would compare, and write docs/benchmarks.md.
 ///
@@ -111,8 +114,7 @@ fn run_program(arguments: &[String], runtime: &Runtime) -> Result<()> {
 
 /// Installs missing tools, and returns the arguments that name them.
 fn install_tools(options: InstallOptions) -> Result<Vec<String>> {
-    let oha = format!("{TOOLS}/bin/oha");
-    install_oha(&oha, options)?;
+    let oha = OHA.install(options)?;
     let mut arguments = vec!["--oha".to_owned(), oha];
     match install_python_packages(options) {
         Ok(python) => arguments.extend(["--python".to_owned(), python]),
@@ -145,28 +147,4 @@ fn install_python_packages(options: InstallOptions) -> Result<String> {
     }
     let python = python.into_os_string().into_string();
     python.map_err(|path| anyhow!("{} is not UTF-8", path.display()))
-}
-
-fn install_oha(path: &str, options: InstallOptions) -> Result<()> {
-    let wanted = format!("oha {OHA_VERSION}");
-    if Path::new(path).exists() {
-        let mut oha = command::program(path);
-        let version = process::capture("oha", oha.arg("--version"), VERSION_TIMEOUT)?;
-        if version == wanted {
-            return Ok(());
-        }
-    }
-    ensure!(
-        !options.no_install,
-        "{wanted} is not in {path}, and --no-install forbids `cargo install`"
-    );
-    eprintln!("installing {wanted}, which takes some minutes the first time");
-    let mut install = command::cargo("install");
-    install
-        .args(["oha", "--version", OHA_VERSION, "--locked", "--quiet"])
-        .args(["--root", TOOLS])
-        // Its own profile doubles the build time, and saves some 4 % a request.
-        .env("CARGO_PROFILE_RELEASE_LTO", "off")
-        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
-    process::run("cargo install", &mut install, Some(INSTALL_TIMEOUT))
 }

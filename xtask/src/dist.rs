@@ -1,7 +1,7 @@
 //! `cargo xtask dist`: what a user needs who does not clone this repository, in one
 //! folder.
 
-use std::fs;
+use std::fs::{self, File};
 use std::iter;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use crate::build::{self, COMPONENTS, EXPORTER, GUARD, Program};
 use crate::command;
 use crate::install::InstallOptions;
 use crate::process;
+use crate::sbom;
 use crate::steps::Steps;
 use crate::toolchain::WasmToolchain;
 
@@ -39,7 +40,8 @@ const LEFTOVERS: [&str; 2] = ["__pycache__", "node_modules"];
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Lay out what a user needs without this repository: the service component, the
-/// exporter, the guard, the SDKs, and templates for `spin new` and `spin add`.
+/// exporter, the guard, the SDKs, templates for `spin new` and `spin add`, and software
+/// bills of materials.
 #[derive(Args)]
 pub(crate) struct Dist {
     /// The folder, which is replaced.
@@ -63,11 +65,15 @@ impl Dist {
             build::build_programs(&mut steps, &PROGRAMS)?;
         }
         let headline = format!("lay out {}", self.output.display());
-        steps.run(&headline, || lay_out(&self.output))
+        steps.run(&headline, || lay_out(&self.output, self.install))
     }
 }
 
-fn lay_out(output: &Path) -> Result<()> {
+fn lay_out(output: &Path, install: InstallOptions) -> Result<()> {
+    // Some tools write into the workspace.
+    let lock = Path::new(command::TARGET_DIR).join("dist.lock");
+    let lock = File::create(&lock).with_context(|| format!("cannot open {}", lock.display()))?;
+    lock.lock().context("cannot lock target/")?;
     remove(output)?;
     let service = Path::new(COMPONENTS).join(SERVICE);
     copy(&service, &output.join(SERVICE))?;
@@ -90,6 +96,7 @@ fn lay_out(output: &Path) -> Result<()> {
         let place = if language == "python" { "" } else { "sdk" };
         copy_folder(&sdk.join(language), &content.join(place), &copy_raw)?;
     }
+    sbom::write(output, install)?;
     write_checksums(output)
 }
 

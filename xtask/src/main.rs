@@ -5,8 +5,9 @@
 //!   the commands
 //! - `runtime`, `redis`, `pushgateway`: the servers of `up`
 //! - `settings`, `manifest`: the app's settings and `spin.toml`
-//! - `toolchain`, `install`, `requirements`: the compiler for wasm (and `env`), packages
-//!   from Debian, and the programs that the tests need
+//! - `toolchain`, `install`, `cargo_tool`, `requirements`: the compiler for wasm (and
+//!   `env`), packages from Debian and of Rust, and the programs that the tests need
+//! - `dependencies`, `sbom`: the rules of `deny.toml`, and what `dist` says about them
 //! - `command`, `process`, `net`, `steps`: commands, processes,
 //!   connections, progress
 
@@ -14,8 +15,10 @@
 
 mod bench;
 mod build;
+mod cargo_tool;
 mod chaos;
 mod command;
+mod dependencies;
 mod dist;
 mod install;
 mod languages;
@@ -28,6 +31,7 @@ mod pushgateway;
 mod redis;
 mod requirements;
 mod runtime;
+mod sbom;
 mod settings;
 mod steps;
 mod test;

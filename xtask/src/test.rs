@@ -12,6 +12,7 @@ use crate::bench;
 use crate::build::{self, DEV_HOST, EXPORTER, GUARD};
 use crate::chaos;
 use crate::command;
+use crate::dependencies;
 use crate::install::InstallOptions;
 use crate::languages;
 use crate::process;
@@ -59,6 +60,7 @@ impl Test {
         steps.run("format", || {
             run(command::cargo("fmt").args(["--all", "--check"]))
         })?;
+        steps.run("dependencies", || dependencies::check(self.install))?;
         steps.run("import cycles", || {
             // As xtask itself was compiled: this takes seconds.
             let mut test = command::cargo("test");
