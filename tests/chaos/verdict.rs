@@ -517,12 +517,43 @@ mod tests {
         }
     }
 
+    /// Adds five leases that no batch releases.
+    fn open_leases(findings: &mut Findings) {
+        let open = findings.leases.passed["a"];
+        let ids = (0..5).map(|number| format!("open/{number}"));
+        findings.leases.passed.extend(ids.map(|id| (id, open)));
+    }
+
     type Change = fn(&mut Findings);
 
     #[test]
     fn counts_within_the_promise_are_right() {
-        let changes: [Change; 5] = [
+        let changes: [Change; 9] = [
             |_| {},
+            // A fault took leases, and so nothing counts their executions.
+            |findings| {
+                open_leases(findings);
+                let ids = findings.leases.passed.keys().cloned();
+                findings.taken.leases.extend(ids);
+            },
+            // Readers still serve a part of what a fault took.
+            |findings| {
+                findings.stored.values_mut().for_each(|stored| stored.1 = 2);
+                let shown = findings.watched[0].last.values_mut();
+                shown.for_each(|count| *count += 1.0);
+            },
+            // A fault made a result late that is in no log.
+            |findings| {
+                (findings.counted.late, findings.expected.late) = (3, 1);
+                shift(findings, [(Success, -3), (Crashed, 3)]);
+            },
+            // One of two that were sent in part was rejected.
+            |findings| {
+                findings.broken = 2;
+                let series = request_series(Phase::Deadly, 400);
+                findings.counted.series.insert(series, 1);
+                findings.counted.observed[0] += 1;
+            },
             // Those in doubt crashed; one without a response had ended before.
             |findings| {
                 let open = findings.leases.passed["a"];
@@ -633,6 +664,38 @@ mod tests {
                     .last
                     .values_mut()
                     .for_each(|count| *count += 1.0);
+            }),
+            ("the exporter 1 shows", "or up to 2 more", |f| {
+                f.stored.values_mut().for_each(|stored| stored.1 = 2);
+                f.watched[0]
+                    .last
+                    .values_mut()
+                    .for_each(|count| *count += 3.0);
+            }),
+            ("1 steps back on the relay", "", |f| {
+                let mut relay = Watched::named("relay");
+                relay.steps_back.1 = 1;
+                f.watched.push(relay);
+            }),
+            ("the batch a-1 was applied twice", "", |f| {
+                f.batches.twice.push("a-1".into())
+            }),
+            // A request that was sent in part is counted once at the most.
+            ("rejected requests: 3 counted", "1 more", |f| {
+                f.broken = 2;
+                for (phase, code) in [
+                    (Phase::Calm, 400),
+                    (Phase::Deadly, 408),
+                    (Phase::Deadly, 400),
+                ] {
+                    f.counted.series.insert(request_series(phase, code), 1);
+                    f.counted.observed[0] += 1;
+                }
+            }),
+            // A fault took none of the leases that were not counted.
+            ("crashes by leases", "3 fewer", |f| {
+                open_leases(f);
+                f.taken.leases.insert("z".into());
             }),
             ("1 responses that do not belong", "", |f| {
                 f.requests.unexpected.1 = 1
