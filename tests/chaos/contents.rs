@@ -130,7 +130,8 @@ impl Taken {
             self.returned.remove(id);
         }
         for (id, count) in &after.open {
-            if !before.open.contains_key(id) {
+            let had_ended = !before.open.contains_key(id) || before.closed.contains(id);
+            if had_ended && !after.closed.contains(id) {
                 self.returned.insert(id.clone(), count.clone());
             }
         }
@@ -149,28 +150,40 @@ impl Taken {
 
     /// The counts if no fault had taken anything away: what Redis holds and what was
     /// taken, without what was counted again therefore.
-    pub(crate) fn restore(
-        &self,
-        now: &Contents,
-        again: &Cells,
-        again_leases: &BTreeSet<String>,
-    ) -> Cells {
+    pub(crate) fn restore(&self, now: &Contents, again: &Again) -> Cells {
         let mut cells = now.cells.clone();
         for (cell, by) in &self.cells {
             *cells.entry(cell.clone()).or_default() += by;
         }
-        for (cell, by) in again {
+        for (cell, by) in &again.cells {
             *cells.entry(cell.clone()).or_default() -= by;
         }
-        // Each of them is settled by now, unless its batch was applied again.
-        let settled = self.returned.iter();
-        for (_, count) in settled.filter(|(id, _)| !again_leases.contains(*id)) {
-            for cell in count {
+        // Each of them is settled by now, unless its batch was applied again or another
+        // fault took it.
+        let mut open_again: BTreeMap<_, _> = self.returned.iter().collect();
+        let arrived = again.arrived.iter();
+        open_again.extend(arrived.filter(|(id, _)| !self.leases.contains(*id)));
+        for (_, count) in open_again
+            .iter()
+            .filter(|(id, _)| !again.leases.contains(**id))
+        {
+            for cell in *count {
                 *cells.entry(cell.clone()).or_default() -= 1;
             }
         }
         cells
     }
+}
+
+/// What Redis counted a second time, because a fault had removed what prevents that.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Again {
+    /// What batches added that were applied again.
+    pub(crate) cells: Cells,
+    /// The leases in these batches.
+    pub(crate) leases: BTreeSet<String>,
+    /// Leases that arrived after their results, with what they count.
+    pub(crate) arrived: BTreeMap<String, Vec<(String, String)>>,
 }
 
 #[cfg(test)]
@@ -205,14 +218,47 @@ mod tests {
         assert_eq!(taken.held, [(cell("x"), 2)].into());
         // The batch was applied again, and so was the crash of a lease that had ended.
         let now = contents("1", &[("x", 6), ("crash", 2)], &[]);
-        let again = [(cell("x"), 2)].into();
-        let leases = ["a/1".to_owned()].into();
-        let restored = taken.restore(&now, &again, &leases);
+        let again = Again {
+            cells: [(cell("x"), 2)].into(),
+            leases: ["a/1".to_owned()].into(),
+            ..Again::default()
+        };
+        let restored = taken.restore(&now, &again);
         assert_eq!(restored, [(cell("x"), 6), (cell("crash"), 1)].into());
         // A wipe takes everything, and readers serve nothing of it.
         taken.add(&now, &contents("2", &[], &[]));
         assert!(taken.held.is_empty());
-        let restored = taken.restore(&contents("2", &[], &[]), &again, &leases);
+        let restored = taken.restore(&contents("2", &[], &[]), &again);
         assert_eq!(restored, [(cell("x"), 6), (cell("crash"), 1)].into());
+    }
+
+    #[test]
+    fn a_lease_that_had_ended_counts_a_crash_only_if_redis_forgot_that() {
+        let before = |open: &[&str]| Contents {
+            closed: ["a/1".to_owned(), "a/2".to_owned()].into(),
+            ..contents("1", &[], open)
+        };
+        let after = |closed: &[&str]| Contents {
+            closed: closed.iter().map(|id| (*id).to_owned()).collect(),
+            ..contents("1", &[], &["a/1"])
+        };
+        for (open, closed, count) in [
+            // It was open because it had arrived after its result.
+            (&["a/1"][..], &["a/1"][..], 0),
+            (&["a/1"], &[], 1),
+            // It has been settled on the master, not on the replica.
+            (&[], &["a/1"], 0),
+            (&[], &[], 1),
+        ] {
+            let mut taken = Taken::default();
+            taken.add(&before(open), &after(closed));
+            assert_eq!(taken.returned.len(), count, "{open:?} {closed:?}");
+        }
+        // It arrives after the fault, and is settled.
+        let mut again = Again::default();
+        again.arrived.insert("a/2".into(), vec![cell("crash")]);
+        let now = contents("1", &[("crash", 1)], &[]);
+        let restored = Taken::default().restore(&now, &again);
+        assert_eq!(restored, [(cell("crash"), 0)].into());
     }
 }

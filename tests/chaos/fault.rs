@@ -54,7 +54,7 @@ pub(crate) const BASIC: usize = 6;
 
 /// Every fault. None of the basic ones lasts for the 5 s by which a lease outlives its
 /// execution, so none of them makes a result late.
-pub(crate) static KINDS: [Kind; 24] = [
+pub(crate) static KINDS: [Kind; 25] = [
     // Starts it again on its append-only file. Redis refuses connections for at least this
     // time.
     Kind {
@@ -150,6 +150,18 @@ pub(crate) static KINDS: [Kind; 24] = [
             Ok(())
         },
         end: cut_path,
+        ..NOTHING
+    },
+    // As if the machine were gone: nothing answers an attempt to connect.
+    Kind {
+        name: "drop connection attempts",
+        millis: 200..=2_000,
+        begin: |servers| servers.path.stop_accepting(),
+        end: |servers, from| {
+            servers.path.accept_again()?;
+            servers.note_outage(from);
+            Ok(())
+        },
         ..NOTHING
     },
     // The existing connections pass nothing any more, and stay open. An idle instance
@@ -282,7 +294,13 @@ pub(crate) static KINDS: [Kind; 24] = [
             let selector = "algorithm_executions_total{status=\"invalid_input\"}";
             servers.allow(Reset::Series("status=\"invalid_input\""));
             servers.replace_contents(|redis| {
-                readers::command(redis.port(), &["series", "remove", "--yes", selector])
+                let removed =
+                    readers::command(redis.port(), &["series", "remove", "--yes", selector]);
+                match removed {
+                    // An earlier fault took the family, and no instance has registered it yet.
+                    Err(error) if error.to_string().contains("is served") => Ok(()),
+                    removed => removed,
+                }
             })
         },
         ..NOTHING

@@ -243,7 +243,7 @@ impl fmt::Display for Findings {
                      {} results of crashes",
                     self.taken.executions(),
                     self.taken.leases.len(),
-                    self.taken.returned.len(),
+                    self.taken.returned.len() + self.batches.again.arrived.len(),
                     self.batches.applied_again,
                     self.batches.revived,
                 ),

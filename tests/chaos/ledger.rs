@@ -15,7 +15,7 @@ use std::{
 use functional_scaffold_protocol::{calls::Script, lease::Lease};
 use redis_protocol::resp2::{decode::decode, types::OwnedFrame};
 
-use crate::contents::{Cells, Contents};
+use crate::contents::{Again, Cells, Contents};
 
 /// Everything that passed on all connections.
 #[derive(Debug, Default)]
@@ -57,10 +57,8 @@ pub(crate) struct Batches {
     forgotten: HashMap<String, RangeInclusive<u64>>,
     /// The closed leases that a fault removed.
     reopened: BTreeSet<String>,
-    /// What Redis added a second time because a fault had removed the batches' ids, and
-    /// the leases in these batches.
-    pub(crate) again: Cells,
-    pub(crate) again_leases: BTreeSet<String>,
+    /// What Redis counted a second time because of that, and by how many batches.
+    pub(crate) again: Again,
     pub(crate) applied_again: i64,
     /// The number of results that Redis took although it had counted their executions as
     /// crashed, because a fault had removed that.
@@ -81,6 +79,12 @@ impl Batches {
         self.reopened.extend(gone);
     }
 
+    fn open(&mut self, lease: Lease) {
+        if self.reopened.contains(&lease.id) {
+            self.again.arrived.insert(lease.id, lease.count);
+        }
+    }
+
     fn apply(&mut self, call: &BatchCall) {
         let (writer, sequence) = &call.id;
         let forgotten = self.forgotten.get_mut(writer);
@@ -88,9 +92,9 @@ impl Batches {
             *range = sequence + 1..=*range.end();
             self.applied_again += 1;
             for (cell, by) in &call.increments {
-                *self.again.entry(cell.clone()).or_default() += by;
+                *self.again.cells.entry(cell.clone()).or_default() += by;
             }
-            self.again_leases.extend(call.leases.iter().cloned());
+            self.again.leases.extend(call.leases.iter().cloned());
             return;
         }
         let revived = call.leases.iter().filter(|id| self.reopened.contains(*id));
@@ -149,7 +153,7 @@ impl Leases {
 /// What a call is about.
 #[derive(Debug)]
 enum CallOf {
-    Lease(String),
+    Lease(Lease),
     Batch(BatchCall),
     Settle,
     Other,
@@ -207,8 +211,9 @@ impl Conversation {
             };
             // An error has changed nothing.
             match call {
-                CallOf::Lease(id) if matches!(reply, OwnedFrame::Integer(_)) => {
-                    lock(&self.ledger.leases).acknowledge(&id);
+                CallOf::Lease(lease) if matches!(reply, OwnedFrame::Integer(_)) => {
+                    lock(&self.ledger.leases).acknowledge(&lease.id);
+                    lock(&self.ledger.batches).open(lease);
                 }
                 CallOf::Batch(call) => {
                     let first = texts(reply).into_iter().next();
@@ -234,7 +239,7 @@ impl Drop for Conversation {
         let mut leases = lock(&self.ledger.leases);
         for call in self.unanswered.drain(..) {
             match call {
-                CallOf::Lease(id) => leases.pass(&id, |passed| passed.is_sent = true),
+                CallOf::Lease(lease) => leases.pass(&lease.id, |passed| passed.is_sent = true),
                 CallOf::Batch(call) => {
                     for id in &call.leases {
                         leases.pass(id, |passed| passed.may_be_stored = true);
@@ -261,7 +266,7 @@ fn parse_call(call: OwnedFrame) -> CallOf {
     if command == "ZADD" {
         let lease = rest.first().map(|member| Lease::decode(member));
         return match lease {
-            Some(Ok(lease)) => CallOf::Lease(lease.id),
+            Some(Ok(lease)) => CallOf::Lease(lease),
             _ => CallOf::Other,
         };
     }
@@ -502,7 +507,7 @@ mod tests {
         apply(2);
         let batches = ledger.take_batches();
         assert_eq!(batches.applied_again, 1);
-        assert_eq!(batches.again[&("metrics:a".into(), "x".into())], 7);
+        assert_eq!(batches.again.cells[&("metrics:a".into(), "x".into())], 7);
         assert_eq!(batches.twice.len(), 2, "{:?}", batches.twice);
         assert_eq!(batches.revived, 3);
     }

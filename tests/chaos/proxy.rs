@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
     mem,
-    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Condvar, Mutex, PoisonError, RwLock, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
@@ -14,14 +14,23 @@ use std::{
     time::Duration,
 };
 
+use socket2::SockRef;
+
 use crate::ledger::{Conversation, Ledger, lock};
 
+/// The connections that wait to be accepted, at most.
+const BACKLOG: i32 = 128;
+/// After this time without a reply, the queue of a listener is full.
+const FULL: Duration = Duration::from_millis(50);
 const BUFFER_BYTES: usize = 64 * 1024;
 
 #[derive(Debug)]
 pub(crate) struct Proxy {
-    port: u16,
+    address: SocketAddr,
+    listener: TcpListener,
     path: Arc<Path>,
+    /// Connections that fill the queue of the listener.
+    fillers: Mutex<Vec<TcpStream>>,
 }
 
 /// The state that the threads of all connections share.
@@ -40,8 +49,12 @@ struct Path {
 
 #[derive(Debug, Default)]
 struct Switch {
-    /// No connection is accepted.
+    /// Connections are closed as soon as they are accepted.
     is_shut: bool,
+    /// No connection is accepted but one, which then waits.
+    is_deaf: bool,
+    /// There is that one.
+    one_waits: bool,
     /// Redis's replies are dropped.
     is_mute: bool,
     /// Neither calls nor replies pass.
@@ -70,26 +83,33 @@ impl Proxy {
     /// Starts one in front of the Redis that listens on the port `master`.
     pub(crate) fn start(master: &Arc<AtomicU16>, ledger: &Arc<Ledger>) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let port = listener.local_addr()?.port();
+        let address = listener.local_addr()?;
         let path = Arc::new(Path {
             master: Arc::clone(master),
             ledger: Arc::clone(ledger),
             ..Path::default()
         });
         let accepting = Arc::clone(&path);
+        let own = listener.try_clone()?;
         thread::spawn(move || {
-            for application in listener.incoming().flatten() {
+            for application in own.incoming().flatten() {
+                accepting.wait_while_deaf();
                 if accepting.is_closed.load(Ordering::Relaxed) {
                     return;
                 }
                 accepting.accept(application);
             }
         });
-        Ok(Self { port, path })
+        Ok(Self {
+            address,
+            listener,
+            path,
+            fillers: Mutex::default(),
+        })
     }
 
     pub(crate) fn port(&self) -> u16 {
-        self.port
+        self.address.port()
     }
 
     pub(crate) fn dropped_bytes(&self) -> u64 {
@@ -112,9 +132,32 @@ impl Proxy {
         });
     }
 
-    /// Accepts no new connection until [`Self::cut`].
+    /// Closes new connections until [`Self::cut`].
     pub(crate) fn refuse(&self) {
         self.switch(|switch| switch.is_shut = true);
+    }
+
+    /// Cuts every connection. Then the system drops the packets that would open a new one,
+    /// until [`Self::accept_again`], as if the machine were gone.
+    pub(crate) fn stop_accepting(&self) -> anyhow::Result<()> {
+        self.switch(|switch| switch.is_deaf = true);
+        SockRef::from(&self.listener).listen(0)?;
+        lock(&self.fillers).push(TcpStream::connect(self.address)?);
+        let switch = lock(&self.path.switch);
+        let none_waits = |switch: &mut Switch| !switch.one_waits;
+        drop(self.path.switched.wait_while(switch, none_waits));
+        while let Ok(filler) = TcpStream::connect_timeout(&self.address, FULL) {
+            lock(&self.fillers).push(filler);
+        }
+        self.cut();
+        Ok(())
+    }
+
+    pub(crate) fn accept_again(&self) -> anyhow::Result<()> {
+        lock(&self.fillers).clear();
+        SockRef::from(&self.listener).listen(BACKLOG)?;
+        self.switch(|switch| switch.is_deaf = false);
+        Ok(())
     }
 
     /// Drops Redis's replies, on all connections, until [`Self::cut`].
@@ -182,8 +225,9 @@ impl Drop for Proxy {
         self.path.is_closed.store(true, Ordering::Relaxed);
         self.release();
         self.cut();
+        let _ = self.accept_again();
         // Wakes the thread that accepts.
-        let _gone = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+        let _gone = TcpStream::connect(self.address);
     }
 }
 
@@ -306,6 +350,16 @@ impl Path {
         }
     }
 
+    fn wait_while_deaf(&self) {
+        let mut switch = lock(&self.switch);
+        switch.one_waits = switch.is_deaf;
+        self.switched.notify_all();
+        let is_deaf = |switch: &mut Switch| switch.is_deaf;
+        if let Ok(mut switch) = self.switched.wait_while(switch, is_deaf) {
+            switch.one_waits = false;
+        }
+    }
+
     /// Waits while the calls of a generation are held. Returns false if it was cut.
     fn wait_while_held(&self, generation: u64) -> bool {
         let switch = lock(&self.switch);
@@ -314,5 +368,98 @@ impl Path {
         };
         let waited = self.switched.wait_while(switch, is_held);
         generation >= waited.unwrap_or_else(PoisonError::into_inner).cut_before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(200);
+    const PONG: &str = "+PONG\r\n";
+
+    /// A server that replies to each line, and a path to it.
+    fn path() -> anyhow::Result<Proxy> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let port = listener.local_addr()?.port();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || {
+                    let Ok(mut replies) = stream.try_clone() else {
+                        return;
+                    };
+                    for _line in BufReader::new(stream).lines().map_while(Result::ok) {
+                        let _gone = replies.write_all(PONG.as_bytes());
+                    }
+                });
+            }
+        });
+        Proxy::start(&Arc::new(AtomicU16::new(port)), &Arc::default())
+    }
+
+    fn open(path: &Proxy) -> anyhow::Result<TcpStream> {
+        Ok(TcpStream::connect_timeout(&path.address, PATIENCE)?)
+    }
+
+    /// Sends a line, and returns what comes back until the connection ends, the reply is
+    /// whole, or this time has passed.
+    fn ping(stream: &mut TcpStream, limit: Duration) -> anyhow::Result<String> {
+        stream.set_read_timeout(Some(limit))?;
+        let _cut = stream.write_all(b"PING\r\n");
+        let mut reply = String::new();
+        let mut byte = [0];
+        while reply.len() < PONG.len() && matches!(stream.read(&mut byte), Ok(1)) {
+            reply.push(char::from(byte[0]));
+        }
+        Ok(reply)
+    }
+
+    #[test]
+    fn each_fault_of_a_path_does_what_its_name_says() -> anyhow::Result<()> {
+        let path = path()?;
+        let mut old = open(&path)?;
+        assert_eq!(ping(&mut old, PATIENCE)?, PONG);
+        path.half_open();
+        assert_eq!(ping(&mut old, SHORT)?, "");
+        let mut new = open(&path)?;
+        assert_eq!(ping(&mut new, PATIENCE)?, PONG);
+
+        path.swallow();
+        assert_eq!(ping(&mut new, SHORT)?, "");
+        assert_eq!(ping(&mut open(&path)?, SHORT)?, "");
+        path.cut();
+        assert_eq!(ping(&mut new, PATIENCE)?, "", "it is cut");
+
+        path.cut_replies(true);
+        let mut new = open(&path)?;
+        assert_eq!(ping(&mut new, PATIENCE)?, "+PO");
+        path.cut_replies(false);
+
+        let mut new = open(&path)?;
+        path.drip(Some(SHORT / 4));
+        assert_eq!(ping(&mut new, SHORT)?, PONG);
+        path.drip(None);
+
+        path.stop_accepting()?;
+        assert_eq!(ping(&mut new, PATIENCE)?, "", "it is cut");
+        TcpStream::connect_timeout(&path.address, SHORT).expect_err("nothing answers");
+        path.accept_again()?;
+        assert_eq!(ping(&mut open(&path)?, PATIENCE)?, PONG);
+        Ok(())
+    }
+
+    #[test]
+    fn no_call_passes_a_shut_gate() -> anyhow::Result<()> {
+        let path = path()?;
+        let mut stream = open(&path)?;
+        assert_eq!(ping(&mut stream, PATIENCE)?, PONG);
+        let gate = path.shut_gate();
+        assert_eq!(ping(&mut stream, SHORT)?, "");
+        drop(gate);
+        assert_eq!(ping(&mut stream, PATIENCE)?, PONG);
+        Ok(())
     }
 }

@@ -123,7 +123,7 @@ impl Run<'_> {
                 let held = held.get(&series).copied().unwrap_or_default();
                 (series, (count, held))
             });
-        let counted = taken.restore(&contents, &batches.again, &batches.again_leases);
+        let counted = taken.restore(&contents, &batches.again);
         Ok(Findings {
             plan: self.plan,
             runtime: match runtime.is_spin() {
