@@ -43,7 +43,6 @@ pub(crate) struct Clients {
     began: Instant,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Sent>>,
-    sent: Sent,
 }
 
 impl Clients {
@@ -54,12 +53,11 @@ impl Clients {
             began,
             stop: Arc::default(),
             threads: Vec::new(),
-            sent: Sent::default(),
         }
     }
 
     pub(crate) fn begin(&mut self) {
-        self.stop.store(false, Ordering::Relaxed);
+        self.stop = Arc::default();
         for _ in 0..CLIENTS {
             let mut client = Client {
                 address: self.address,
@@ -79,21 +77,22 @@ impl Clients {
         }
     }
 
-    pub(crate) fn end(&mut self) -> anyhow::Result<()> {
+    /// Lets them end, when they have their responses.
+    pub(crate) fn end(&self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for their end, and returns what they have sent.
+    pub(crate) fn finish(&mut self) -> anyhow::Result<Sent> {
+        let mut all = Sent::default();
         for thread in self.threads.drain(..) {
             let sent = thread
                 .join()
                 .map_err(|_panic| anyhow!("a broken client panicked"))?;
-            self.sent.entries.extend(sent.entries);
-            self.sent.broken += sent.broken;
+            all.entries.extend(sent.entries);
+            all.broken += sent.broken;
         }
-        Ok(())
-    }
-
-    /// Takes what they have sent.
-    pub(crate) fn take_sent(&mut self) -> Sent {
-        std::mem::take(&mut self.sent)
+        Ok(all)
     }
 }
 

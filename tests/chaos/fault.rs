@@ -219,7 +219,10 @@ pub(crate) static KINDS: [Kind; 25] = [
             servers.clients.begin();
             Ok(())
         },
-        end: |servers, _| servers.clients.end(),
+        end: |servers, _| {
+            servers.clients.end();
+            Ok(())
+        },
         ..NOTHING
     },
     // SIGSTOP beyond lease time: results of executions in flight are late.

@@ -90,7 +90,7 @@ impl Run<'_> {
             requests.unexpected.1 += last.unexpected.1;
             requests.unexpected.0.extend(last.unexpected.0);
         }
-        let sent = servers.clients.take_sent();
+        let sent = servers.clients.finish()?;
         requests.entries.extend(sent.entries);
         self.say("the load has ended; waiting for what is in flight");
         self.wait_until_quiet(servers)?;
