@@ -16,6 +16,9 @@
 //! A series that disappears has stepped back to 0, and stays served. It is forgotten
 //! only in another epoch, or when a command removes it: commands record their removals
 //! in Redis. So the marks take memory for every series of the epoch.
+//!
+//! A series with a cell that cannot be decoded has lost nothing: its count may be
+//! whole again at the next read. It is held at its mark, and no lost count is recorded.
 
 use std::{
     cmp::Ordering,
@@ -113,8 +116,9 @@ impl HighWaterMarks {
     }
 
     /// Raises the values read from one hash to their marks, and restores missing
-    /// series. Returns how many series stepped back. Gauges may fall.
-    pub(crate) fn clamp(&mut self, layout: &mut FamilySeries) -> u64 {
+    /// series. Those of the label sets in `corrupt` are not taken for lost. Returns how
+    /// many series stepped back. Gauges may fall.
+    pub(crate) fn clamp(&mut self, layout: &mut FamilySeries, corrupt: &LabelSets) -> u64 {
         let FamilySeries { family, series } = layout;
         if self.epoch.is_none() || family.kind == Kind::Gauge {
             return 0;
@@ -128,7 +132,7 @@ impl HighWaterMarks {
             // Someone changed the registration: its cells have another meaning now.
             *hash = HashMarks::new(family);
         }
-        let regressions = hash.series.clamp(series, family);
+        let regressions = hash.series.clamp(series, family, corrupt);
         let name = &family.name;
         if let Some(example) = &regressions.example
             && self.logged.insert(name.clone())
@@ -195,11 +199,14 @@ impl HighWaterMarks {
             for (_, field, value) in cells.filter(|(key, _, _)| *key == family.key) {
                 series.push(field.as_bytes(), value.to_string().as_bytes())?;
             }
-            marks.clamp(&mut series.finish());
+            marks.clamp(&mut series.finish(), &LabelSets::new());
         }
         Ok(marks)
     }
 }
+
+/// Label sets of one hash.
+pub(crate) type LabelSets = HashSet<Box<str>>;
 
 /// The marks of one hash.
 #[derive(Debug)]
@@ -236,7 +243,7 @@ impl Regressions {
 
 /// The marks of the series of one hash, whatever their type.
 trait SeriesMarks: Debug + Send + Sync {
-    fn clamp(&mut self, series: &mut Series, family: &Family) -> Regressions;
+    fn clamp(&mut self, series: &mut Series, family: &Family, corrupt: &LabelSets) -> Regressions;
     fn forget(&mut self, removed: &HashSet<&str>);
     /// What is added to each cell.
     fn lost_counts(&self, family: &Family) -> Cells;
@@ -254,7 +261,7 @@ struct Marks<V>(Vec<(Box<str>, HighWaterMark<V>)>);
 impl<V: Value> SeriesMarks for Marks<V> {
     /// Both lists are in order of label sets, so that one walk compares them, and a
     /// read without new or missing series moves nothing.
-    fn clamp(&mut self, series: &mut Series, family: &Family) -> Regressions {
+    fn clamp(&mut self, series: &mut Series, family: &Family, corrupt: &LabelSets) -> Regressions {
         let mut regressions = Regressions::default();
         let Some(values) = V::values_of(series) else {
             return regressions;
@@ -272,7 +279,7 @@ impl<V: Value> SeriesMarks for Marks<V> {
             };
             match mark {
                 Some((_, mark)) => {
-                    if mark.clamp(value, family) {
+                    if mark.clamp(value, family, corrupt.contains(labels)) {
                         regressions.add(labels);
                     }
                 }
@@ -283,7 +290,7 @@ impl<V: Value> SeriesMarks for Marks<V> {
         if !missing.is_empty() {
             for (labels, mark) in missing {
                 let mut value = mark.last.zero();
-                if mark.clamp(&mut value, family) {
+                if mark.clamp(&mut value, family, corrupt.contains(labels)) {
                     regressions.add(labels);
                 }
                 values.push((labels.clone(), value));
@@ -347,10 +354,13 @@ impl<V: Value> HighWaterMark<V> {
         }
     }
 
-    /// Turns a value that was read into the value to serve. Returns whether it stepped
-    /// back.
-    fn clamp(&mut self, value: &mut V, family: &Family) -> bool {
+    /// Turns a value that was read into the value to serve. What a corrupt value lacks
+    /// is not lost. Returns whether it stepped back.
+    fn clamp(&mut self, value: &mut V, family: &Family, is_corrupt: bool) -> bool {
         self.torn = !self.torn && value.repair_torn(&self.last);
+        if is_corrupt && let Some(lacking) = value.lost_since(&self.last, family) {
+            value.add(&lacking);
+        }
         let lost = value.lost_since(&self.last, family);
         let stepped_back = lost.is_some();
         if let Some(lost) = lost {

@@ -33,6 +33,11 @@ fn histogram(bounds: &[f64], buckets: &[u64], sum: i128) -> FamilySeries {
     }
 }
 
+/// Clamps what was read without a corrupt cell.
+fn clamp(marks: &mut HighWaterMarks, read: &mut FamilySeries) -> u64 {
+    marks.clamp(read, &LabelSets::new())
+}
+
 /// Serves one read after the other, in one epoch.
 fn served(reads: &[FamilySeries]) -> (Vec<Series>, u64) {
     let mut marks = HighWaterMarks::default();
@@ -40,7 +45,7 @@ fn served(reads: &[FamilySeries]) -> (Vec<Series>, u64) {
     let mut back = 0;
     let served = reads.iter().map(|read| {
         let mut read = read.clone();
-        back += marks.clamp(&mut read);
+        back += clamp(&mut marks, &mut read);
         read.series
     });
     (served.collect(), back)
@@ -72,6 +77,37 @@ fn a_counter_that_stepped_back_continues_from_its_highest_value() {
         ],
         2,
     );
+}
+
+#[test]
+fn a_corrupt_series_is_held_and_has_lost_nothing() {
+    let bounds = [1.0, 2.0];
+    let corrupt = |labels: &str| LabelSets::from([labels.into()]);
+    let mut marks = HighWaterMarks::default();
+    marks.enter(Some("e"));
+    let whole = [
+        counter(&[("a", 100), ("b", 5)]),
+        histogram(&bounds, &[5, 5, 5], 100),
+    ];
+    for read in &whole {
+        assert_eq!(clamp(&mut marks, &mut read.clone()), 0);
+    }
+    // Each lacks a cell: the counter is missing, and of the histogram a bucket.
+    let mut read = counter(&[("b", 6)]);
+    assert_eq!(marks.clamp(&mut read, &corrupt("a")), 0);
+    assert_eq!(read, counter(&[("a", 100), ("b", 6)]));
+    let mut read = histogram(&bounds, &[5, 0, 7], 110);
+    assert_eq!(marks.clamp(&mut read, &corrupt("")), 0);
+    assert_eq!(read, histogram(&bounds, &[5, 5, 7], 110));
+    assert_eq!(marks.hand_over(), None);
+    // Repaired.
+    let mut read = counter(&[("a", 101), ("b", 6)]);
+    assert_eq!(clamp(&mut marks, &mut read), 0);
+    assert_eq!(read, counter(&[("a", 101), ("b", 6)]));
+    // A series that is only missing is lost, whatever else is corrupt.
+    let mut read = counter(&[("a", 101)]);
+    assert_eq!(marks.clamp(&mut read, &corrupt("a")), 1);
+    assert_eq!(read, counter(&[("a", 101), ("b", 6)]));
 }
 
 #[test]
@@ -162,7 +198,7 @@ fn another_epoch_resets_and_no_epoch_has_no_marks() {
     ] {
         marks.enter(epoch);
         let mut read = counter(&[("a", value)]);
-        marks.clamp(&mut read);
+        clamp(&mut marks, &mut read);
         assert_eq!(read, counter(&[("a", expected)]), "{epoch:?} {value}");
     }
 }
@@ -175,13 +211,13 @@ fn gauges_fall_and_another_layout_is_another_hash() {
         let mut gauge = counter(&[("a", value)]);
         gauge.family.kind = Kind::Gauge;
         let read = gauge.clone();
-        assert_eq!(marks.clamp(&mut gauge), 0);
+        assert_eq!(clamp(&mut marks, &mut gauge), 0);
         assert_eq!(gauge, read);
     }
-    marks.clamp(&mut histogram(&[1.0], &[5, 5], 9));
+    clamp(&mut marks, &mut histogram(&[1.0], &[5, 5], 9));
     let mut other = histogram(&[2.0], &[1, 1], 2);
     let read = other.clone();
-    assert_eq!(marks.clamp(&mut other), 0);
+    assert_eq!(clamp(&mut marks, &mut other), 0);
     assert_eq!(other, read);
 }
 
@@ -191,10 +227,10 @@ fn lost_counts_are_handed_over_by_field() {
     let mut marks = HighWaterMarks::default();
     marks.enter(Some("e"));
     assert_eq!(marks.hand_over(), None);
-    marks.clamp(&mut histogram(&[0.5], &[5, 5], carry * 2 + 9));
+    clamp(&mut marks, &mut histogram(&[0.5], &[5, 5], carry * 2 + 9));
     // Twice: the first time, the step is taken for a torn read.
     for _read in 0..2 {
-        marks.clamp(&mut histogram(&[0.5], &[3, 5], 2));
+        clamp(&mut marks, &mut histogram(&[0.5], &[3, 5], 2));
     }
     let handed = marks.hand_over().expect("something is lost");
     let cells: Vec<_> = handed.cells().collect();
@@ -208,7 +244,7 @@ fn lost_counts_are_handed_over_by_field() {
     marks.enter(Some("e"));
     let mut read = histogram(&[0.5], &[5, 5], carry * 2 + 9);
     let served = read.clone();
-    assert_eq!(marks.clamp(&mut read), 0);
+    assert_eq!(clamp(&mut marks, &mut read), 0);
     assert_eq!(read, served);
     assert_eq!(marks.hand_over(), None);
 }
@@ -223,10 +259,10 @@ fn marks_are_restored_from_the_served_values() {
     histograms.family.name = "g".into();
     histograms.family.key = "h".into();
     let mut counters = counter(&[("a=\"1\"", 7), ("b=\"2\"", 0)]);
-    marks.clamp(&mut histograms);
-    marks.clamp(&mut counters);
+    clamp(&mut marks, &mut histograms);
+    clamp(&mut marks, &mut counters);
     // With lost counts.
-    marks.clamp(&mut counter(&[("a=\"1\"", 3)]));
+    clamp(&mut marks, &mut counter(&[("a=\"1\"", 3)]));
     let served = marks.served().expect("there is an epoch");
     let text = serde_json::to_string(&served).expect("it serialises");
     let read = serde_json::from_str(&text).expect("it reads back");
@@ -235,10 +271,10 @@ fn marks_are_restored_from_the_served_values() {
     let (mut none, mut no_counter) = (histogram(&[0.5], &[], 0), counter(&[]));
     none.family = histograms.family.clone();
     none.series = Series::Histograms(Vec::new());
-    assert_eq!(marks.clamp(&mut no_counter), 1);
+    assert_eq!(clamp(&mut marks, &mut no_counter), 1);
     assert_eq!(no_counter, counters);
     // The missing sum is a step that is taken for a torn read.
-    assert_eq!(marks.clamp(&mut none), 1);
+    assert_eq!(clamp(&mut marks, &mut none), 1);
     assert_eq!(none, histograms);
     assert_eq!(marks.served(), Some(served));
 }
@@ -252,9 +288,9 @@ fn removed(key: &str, labels: Option<&str>, number: i64) -> (Removal, i64) {
 fn a_removed_series_starts_at_0() {
     let mut marks = HighWaterMarks::default();
     marks.enter(Some("e"));
-    marks.clamp(&mut counter(&[("a", 5), ("b", 5), ("c", 5)]));
+    clamp(&mut marks, &mut counter(&[("a", 5), ("b", 5), ("c", 5)]));
     // Lost counts are forgotten, too.
-    marks.clamp(&mut counter(&[("a", 3), ("b", 5), ("c", 5)]));
+    clamp(&mut marks, &mut counter(&[("a", 3), ("b", 5), ("c", 5)]));
     let removals = [
         removed("k", Some("b"), 8),
         removed("k", Some("a"), 7),
@@ -264,11 +300,11 @@ fn a_removed_series_starts_at_0() {
     marks.forget(&removals);
     assert_eq!(marks.last_removal(Some("e")), 8);
     let mut read = counter(&[("a", 1)]);
-    assert_eq!(marks.clamp(&mut read), 1);
+    assert_eq!(clamp(&mut marks, &mut read), 1);
     assert_eq!(read, counter(&[("a", 1), ("c", 5)]));
     marks.forget(&[removed("k", None, 9)]);
     let mut read = counter(&[("c=\"1\"", 1)]);
-    assert_eq!(marks.clamp(&mut read), 0);
+    assert_eq!(clamp(&mut marks, &mut read), 0);
     assert_eq!(read, counter(&[("c=\"1\"", 1)]));
     // Another epoch has other removals.
     assert_eq!(marks.last_removal(Some("f")), 0);

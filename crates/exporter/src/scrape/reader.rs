@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use functional_scaffold_protocol::{
     calls::{lost_counts_key, removed_key, state_key},
-    cell::decode_value,
+    cell::{decode_field, decode_value},
     family::{Family, Kind},
     removal::Removal,
     series::{FamilySeries, SeriesReader, merge_layouts},
@@ -15,7 +15,7 @@ use crate::{
     redis_client::{Connection, Failure, Reason, RedisClient},
     scrape::{
         decode_errors::{DecodeErrors, REMOVED, STATE, reason},
-        high_water::{HandOver, HighWaterMarks, LostCountsWriter, StateFile},
+        high_water::{HandOver, HighWaterMarks, LabelSets, LostCountsWriter, StateFile},
         leases::{EXECUTIONS, OpenLeases, Settler},
         reading::Reading,
         registry::{RegisteredFamily, registered_families},
@@ -125,7 +125,7 @@ impl Reader {
 #[derive(Default)]
 struct RawReading {
     /// Each family's name and layouts.
-    families: Vec<(String, Vec<FamilySeries>)>,
+    families: Vec<(String, Vec<Layout>)>,
     cells: u64,
     leases: Option<OpenLeases>,
     /// Lease time when leases were settled; `None` if that failed.
@@ -134,6 +134,13 @@ struct RawReading {
     /// Removals since the last read, with their numbers.
     removals: Vec<(Removal, i64)>,
     errors: DecodeErrors,
+}
+
+/// What one layout's hashes hold.
+struct Layout {
+    series: FamilySeries,
+    /// The label sets of cells whose value cannot be decoded.
+    corrupt: LabelSets,
 }
 
 /// The state of the store as a whole.
@@ -257,10 +264,12 @@ impl RawReading {
             let key = lost_counts_key(prefix, &layout.key);
             let lost = self.read_hash(scanner, &key, &layout).await?;
             // Without its lost counts, a counter would step back.
-            if let (Some(counted), Some(lost)) = (counted, lost) {
+            if let (Some(mut counted), Some(lost)) = (counted, lost) {
+                counted.corrupt.extend(lost.corrupt);
                 // They have the same layout, so none is refused.
-                let (sum, _refused) = merge_layouts(vec![counted, lost]);
-                read.extend(sum);
+                let (sum, _refused) = merge_layouts(vec![counted.series, lost.series]);
+                let corrupt = counted.corrupt;
+                read.extend(sum.map(|series| Layout { series, corrupt }));
             }
         }
         self.families.push((name, read));
@@ -273,12 +282,16 @@ impl RawReading {
         scanner: &Scanner,
         key: &str,
         layout: &Family,
-    ) -> Result<Option<FamilySeries>, Failure> {
+    ) -> Result<Option<Layout>, Failure> {
         let Self { cells, errors, .. } = self;
         let mut series = SeriesReader::new(layout.clone());
+        let mut corrupt = LabelSets::new();
         let scan = scanner.scan("HSCAN", key, |field, value| {
             *cells += 1;
             if let Err(error) = series.push(field, value) {
+                if let Ok(cell) = decode_field(layout, field) {
+                    corrupt.insert(cell.labels().into());
+                }
                 errors.add(&layout.name, error.class(), || {
                     let field = String::from_utf8_lossy(field);
                     format!("key {key:?}, field {field:?}: {error}")
@@ -286,7 +299,11 @@ impl RawReading {
             }
         });
         let scan = scan.await;
-        Ok(skip_unreadable(scan, &layout.name, key, errors)?.map(|()| series.finish()))
+        let read = skip_unreadable(scan, &layout.name, key, errors)?;
+        Ok(read.map(|()| Layout {
+            series: series.finish(),
+            corrupt,
+        }))
     }
 
     /// Applies the high-water marks and merges layouts. The marks are kept by layout,
@@ -302,10 +319,11 @@ impl RawReading {
         reading.epoch = self.state.epoch;
         marks.forget(&self.removals);
         for (name, mut layouts) in self.families {
-            for layout in &mut layouts {
-                reading.regressions += marks.clamp(layout);
+            for Layout { series, corrupt } in &mut layouts {
+                reading.regressions += marks.clamp(series, corrupt);
             }
-            let (merged, refused) = merge_layouts(layouts);
+            let layouts = layouts.into_iter().map(|layout| layout.series);
+            let (merged, refused) = merge_layouts(layouts.collect());
             reading.families.extend(merged);
             for layout in refused {
                 reading.decode_errors.add(&name, reason::LAYOUT, || {

@@ -88,6 +88,46 @@ fn no_series_steps_back_and_later_increments_are_served() {
 }
 
 #[test]
+fn a_corrupt_cell_is_held_and_not_taken_for_a_loss() {
+    let redis = redis_with_families();
+    let exporter = Exporter::start(redis.port());
+    let names = [
+        "jobs_total{k=\"a\"}",
+        "jobs_total{k=\"b\"}",
+        "job_seconds_bucket{le=\"1.0\"}",
+        "job_seconds_count",
+        "job_seconds_sum",
+        REGRESSIONS,
+    ];
+    let whole = all(&[100.0, 5.0, 50.0, 70.0, 90.0, 0.0]);
+    assert_eq!(served(&exporter, &names), whole);
+    redis.cli(&["HINCRBYFLOAT", "metrics:jobs", "k=\"a\"", "0.5"]);
+    redis.cli(&["HSET", "metrics:time", "|1", "many", "|sum", "-"]);
+    let error = "functional_scaffold_decode_errors{family=\"jobs_total\",reason=\"value\"}";
+    let corrupt = exporter.metrics();
+    assert_eq!(sample(&corrupt, error), Some(1.0));
+    assert_eq!(served(&exporter, &names), whole);
+    // The other cells count on.
+    add(&redis, "metrics:jobs", "k=\"b\"", "2");
+    add(&redis, "metrics:time", "|+Inf", "1");
+    let counted_on = all(&[100.0, 7.0, 50.0, 71.0, 90.0, 0.0]);
+    assert_eq!(served(&exporter, &names), counted_on);
+    redis.cli(&["HSET", "metrics:jobs", "k=\"a\"", "100"]);
+    redis.cli(&["HSET", "metrics:time", "|1", "50", "|sum", "95"]);
+    let repaired = all(&[100.0, 7.0, 50.0, 71.0, 95.0, 0.0]);
+    assert_eq!(served(&exporter, &names), repaired);
+    // Nothing was recorded as lost: another exporter serves the same.
+    assert_eq!(served(&Exporter::start(redis.port()), &names), repaired);
+    // So it is in the hash of lost counts.
+    add(&redis, "metrics:jobs", "k=\"a\"", "-10");
+    assert_eq!(served(&exporter, &names[..1]), all(&[100.0]));
+    redis.cli(&["HINCRBYFLOAT", "metrics:lost:metrics:jobs", "k=\"a\"", "0.5"]);
+    assert_eq!(served(&exporter, &names[..1]), all(&[100.0]));
+    redis.cli(&["HINCRBYFLOAT", "metrics:lost:metrics:jobs", "k=\"a\"", "-0.5"]);
+    assert_eq!(served(&exporter, &names[..1]), all(&[100.0]));
+}
+
+#[test]
 fn a_missing_hash_stays_served_and_counts_on() {
     let redis = redis_with_families();
     let exporter = Exporter::start(redis.port());
