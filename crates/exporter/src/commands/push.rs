@@ -1,8 +1,14 @@
 //! The command `push`: relays the families to a Pushgateway, as one group that each push
 //! replaces. It reads what a scrape reads, with the same high-water marks, so that no
 //! counter there goes backwards.
+//!
+//! A push may arrive late: a proxy or the network delivers it after the relay gave it up,
+//! and it then replaces newer counts. So no two relays share a group, a retry reads
+//! Redis again, and after a push without a response the relay begins another group. It
+//! deletes the old one once the new one is there, so that the maximum over all groups,
+//! which the recording rules take, never decreases.
 
-use std::{fmt, pin::pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, fmt, mem, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -28,7 +34,7 @@ use url::Url;
 
 use crate::{
     cli::{Config, PushOptions},
-    redis_client::RedisClient,
+    redis_client::{self, RedisClient},
     scrape::{
         decode_errors::DecodeErrorLog,
         leases::{Settler, settle_loop},
@@ -41,13 +47,22 @@ use crate::{
 /// The pause before the first retry of a push; it doubles with each.
 const BACKOFF: Duration = Duration::from_millis(250);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The label that tells the groups of relays apart. The recording rules take the maximum
+/// over its values.
+const INSTANCE: &str = "instance";
+/// The label by which the recording rules know totals of Redis.
+const SCHEME: (&str, &str) = ("scheme", "redis");
+/// Abandoned groups to be deleted. Each takes a push without a response.
+const MAX_ABANDONED: usize = 1000;
+/// How long the end of a relay waits for its groups to be deleted.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bytes of an error response that are shown.
 const MAX_ERROR_BYTES: usize = 1000;
 
 /// Pushes at an interval until SIGTERM or SIGINT, or once.
 pub(crate) async fn push(config: Config, options: &PushOptions) -> anyhow::Result<()> {
     let mut stop = pin!(stop_signal().context("cannot receive signals")?);
-    let group = Group::new(&options.to, &options.job, &options.grouping)?;
+    let groups = Groups::new(options)?;
     let redis = Arc::new(RedisClient::new(&config).context("unusable address of Redis")?);
     let read_options = ReadOptions {
         timeout: config.scrape_timeout.min(options.interval),
@@ -58,7 +73,7 @@ pub(crate) async fn push(config: Config, options: &PushOptions) -> anyhow::Resul
     let mut relay = Relay {
         redis: Arc::clone(&redis),
         reader: Reader::new(Arc::clone(&redis), Arc::clone(&settler), read_options),
-        group,
+        groups,
         timeout: options.interval,
         decode_errors: DecodeErrorLog::default(),
     };
@@ -77,7 +92,7 @@ pub(crate) async fn push(config: Config, options: &PushOptions) -> anyhow::Resul
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         "pushing to {} from Redis at {}, every {}",
-        relay.group,
+        relay.groups.current,
         redis.address(),
         humantime::format_duration(options.interval)
     );
@@ -93,12 +108,17 @@ pub(crate) async fn push(config: Config, options: &PushOptions) -> anyhow::Resul
             pushed = pushing => pushed,
             name = &mut stop => {
                 tracing::info!("stopping on {name}");
+                if timeout(STOP_TIMEOUT, relay.groups.delete_own()).await.is_err() {
+                    tracing::warn!("{} is left in the Pushgateway", relay.groups.current);
+                }
                 return Ok(());
             }
         };
         // Changes are logged, not states.
         match &pushed {
-            Ok(()) if failing => tracing::info!("pushing to {} works again", relay.group),
+            Ok(()) if failing => {
+                tracing::info!("pushing to {} works again", relay.groups.current);
+            }
             Err(error) if !failing => tracing::warn!("not pushed: {error:#}"),
             _ => {}
         }
@@ -109,17 +129,42 @@ pub(crate) async fn push(config: Config, options: &PushOptions) -> anyhow::Resul
 struct Relay {
     redis: Arc<RedisClient>,
     reader: Reader,
-    group: Group,
+    groups: Groups,
     /// For one push with its retries.
     timeout: Duration,
     decode_errors: DecodeErrorLog,
 }
 
 impl Relay {
-    /// Reads Redis once, and pushes the families until the Pushgateway accepts them. The
+    /// Reads Redis and pushes the families, until the Pushgateway accepts them. The
     /// exporter's own metrics are about scrapes, and are left out.
     async fn push(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + self.timeout;
+        let mut pause = BACKOFF;
+        loop {
+            let exposition = self.read().await?;
+            let error = match self.groups.current.put(&exposition).await {
+                Ok(()) => {
+                    self.groups.delete_abandoned().await;
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            let group = self.groups.current.to_string();
+            if error.may_arrive_late() {
+                self.groups.abandon_current()?;
+            }
+            let retry = Instant::now() + pause;
+            if !error.is_transient() || retry >= deadline {
+                return Err(error).with_context(|| format!("cannot push to {group}"));
+            }
+            tracing::debug!("trying again in {pause:?}: {error}");
+            sleep_until(retry).await;
+            pause *= 2;
+        }
+    }
+
+    async fn read(&mut self) -> anyhow::Result<Bytes> {
         let read = self.reader.read().await;
         let reading =
             read.with_context(|| format!("cannot read Redis ({})", self.redis.address()))?;
@@ -127,20 +172,96 @@ impl Relay {
         let families = reading.exposed().map(|family| &family.family);
         let mut exposition = Exposition::begin(Format::Text, families, 0);
         reading.write_to(&mut exposition);
-        let exposition = Bytes::from(exposition.finish());
-        let mut pause = BACKOFF;
-        loop {
-            let error = match self.group.put(&exposition).await {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            let retry = Instant::now() + pause;
-            if !error.is_transient() || retry >= deadline {
-                return Err(error).with_context(|| format!("cannot push to {}", self.group));
+        Ok(Bytes::from(exposition.finish()))
+    }
+}
+
+/// The groups of one relay.
+struct Groups {
+    current: Group,
+    /// How to begin another one; None if the group was given.
+    own: Option<OwnGroup>,
+    /// Groups in which a push may still arrive, or has.
+    abandoned: VecDeque<Group>,
+}
+
+/// The options of a relay's own groups.
+struct OwnGroup {
+    to: String,
+    job: String,
+    labels: Vec<(String, String)>,
+}
+
+impl OwnGroup {
+    /// A group that no other relay has.
+    fn begin(&self) -> anyhow::Result<Group> {
+        let mut labels = self.labels.clone();
+        let name = format!("relay-{:016x}", redis_client::random());
+        labels.insert(0, (INSTANCE.to_owned(), name));
+        Group::new(&self.to, &self.job, &labels)
+    }
+}
+
+impl Groups {
+    /// Without a label `instance`, the group is the relay's own. A single push has no use
+    /// for one: it would leave one behind each time.
+    fn new(options: &PushOptions) -> anyhow::Result<Self> {
+        let mut labels = options.grouping.clone();
+        let has = |labels: &[(String, String)], name| labels.iter().any(|label| label.0 == name);
+        let own = if options.once || has(&labels, INSTANCE) {
+            None
+        } else {
+            if !has(&labels, SCHEME.0) {
+                labels.push((SCHEME.0.to_owned(), SCHEME.1.to_owned()));
             }
-            tracing::debug!("trying again in {pause:?}: {error}");
-            sleep_until(retry).await;
-            pause *= 2;
+            let (to, job) = (options.to.clone(), options.job.clone());
+            Some(OwnGroup { to, job, labels })
+        };
+        let current = match &own {
+            Some(own) => own.begin()?,
+            None => Group::new(&options.to, &options.job, &options.grouping)?,
+        };
+        Ok(Self {
+            current,
+            own,
+            abandoned: VecDeque::new(),
+        })
+    }
+
+    /// Begins another group, if the groups are the relay's own.
+    fn abandon_current(&mut self) -> anyhow::Result<()> {
+        if let Some(own) = &self.own {
+            let abandoned = mem::replace(&mut self.current, own.begin()?);
+            if self.abandoned.len() == MAX_ABANDONED
+                && let Some(oldest) = self.abandoned.pop_front()
+            {
+                tracing::warn!("{oldest} is left in the Pushgateway if its push has arrived");
+            }
+            self.abandoned.push_back(abandoned);
+        }
+        Ok(())
+    }
+
+    /// Deletes the abandoned groups. Those that cannot be deleted now are tried again
+    /// after the next push.
+    async fn delete_abandoned(&mut self) {
+        while let Some(group) = self.abandoned.front() {
+            if let Err(error) = group.delete().await {
+                tracing::debug!("cannot delete {group}: {error}");
+                return;
+            }
+            self.abandoned.pop_front();
+        }
+    }
+
+    /// Deletes the relay's own groups, because it ends: another relay begins a new one.
+    async fn delete_own(&mut self) {
+        if self.own.is_none() {
+            return;
+        }
+        self.delete_abandoned().await;
+        if let Err(error) = self.current.delete().await {
+            tracing::warn!("{} is left in the Pushgateway: {error}", self.current);
         }
     }
 }
@@ -148,6 +269,8 @@ impl Relay {
 /// Why a Pushgateway did not accept a group.
 #[derive(Debug, Error)]
 pub(crate) enum PushError {
+    #[error("not connected: {0:#}")]
+    NotConnected(anyhow::Error),
     #[error("no response: {0:#}")]
     NoResponse(anyhow::Error),
     #[error("it responded {status}: {text}")]
@@ -158,8 +281,18 @@ impl PushError {
     /// Whether the same push may be accepted later.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
-            Self::NoResponse(_) => true,
+            Self::NotConnected(_) | Self::NoResponse(_) => true,
             Self::Refused { status, .. } => *status >= 500 || *status == 429,
+        }
+    }
+
+    /// Whether the push may still be applied.
+    fn may_arrive_late(&self) -> bool {
+        match self {
+            Self::NotConnected(_) => false,
+            Self::NoResponse(_) => true,
+            // A gateway in between responds these without knowing.
+            Self::Refused { status, .. } => matches!(status, 502 | 504),
         }
     }
 }
@@ -230,8 +363,16 @@ impl Group {
 
     /// Replaces the group by an exposition in the text format.
     pub(crate) async fn put(&self, exposition: &Bytes) -> Result<(), PushError> {
-        let mut request = Request::new(Full::new(exposition.clone()));
-        *request.method_mut() = Method::PUT;
+        self.request(Method::PUT, exposition.clone()).await
+    }
+
+    async fn delete(&self) -> Result<(), PushError> {
+        self.request(Method::DELETE, Bytes::new()).await
+    }
+
+    async fn request(&self, method: Method, body: Bytes) -> Result<(), PushError> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
         *request.uri_mut() = self.uri.clone();
         let headers = request.headers_mut();
         let content_type = HeaderValue::from_static(Format::Text.content_type());
@@ -240,15 +381,21 @@ impl Group {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
         let response = async {
-            let response = self.client.request(request).await?;
+            let response = self.client.request(request).await.map_err(|error| {
+                if error.is_connect() {
+                    PushError::NotConnected(error.into())
+                } else {
+                    PushError::NoResponse(error.into())
+                }
+            })?;
             let status = response.status();
-            anyhow::Ok((status, beginning(response).await))
+            Ok::<_, PushError>((status, beginning(response).await))
         };
         let (status, text) = timeout(REQUEST_TIMEOUT, response)
             .await
             .with_context(|| format!("not within {REQUEST_TIMEOUT:?}"))
-            .flatten()
-            .map_err(PushError::NoResponse)?;
+            .map_err(PushError::NoResponse)
+            .flatten()?;
         if status.is_success() {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener},
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -14,10 +14,14 @@ use functional_scaffold_protocol::{
     catalog::{Catalog, FinishedRequest, RequestLabels},
 };
 
-use functional_scaffold_testkit::pushgateway::Pushgateway;
+use functional_scaffold_testkit::{
+    process::{Process, Signal},
+    pushgateway::Pushgateway,
+};
 
 use crate::support::{
-    Exporter, Redis, exporter_command, free_port, instant_query, sample, start_prometheus, wait_for,
+    Exporter, PATIENCE, Redis, exporter_command, free_port, instant_query, sample,
+    start_prometheus, wait_for,
 };
 
 fn push_command(redis_port: u16, to: &str, options: &[&str]) -> Command {
@@ -40,21 +44,13 @@ fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A running relay, killed on drop.
-struct Relay(Child);
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+/// A running relay, stopped on drop.
+struct Relay(Process);
 
 impl Relay {
     fn start(redis: &Redis, to: &str, options: &[&str]) -> Self {
         let mut command = push_command(redis.port(), to, options);
-        Self(command.stderr(Stdio::null()).spawn().expect("it starts"))
+        Self(Process::start(&mut command).expect("it starts"))
     }
 }
 
@@ -108,6 +104,59 @@ fn prometheus_sees_every_count_through_a_pushgateway() {
     ] {
         assert_eq!(instant_query(&prometheus, query), Some(value), "{query}");
     }
+}
+
+/// The lines of the counter of jobs in a Pushgateway.
+fn jobs(pushgateway: &Pushgateway) -> Vec<String> {
+    let text = pushgateway.scrape().expect("a scrape");
+    let lines = text.lines().filter(|line| line.starts_with("jobs_total{"));
+    lines.map(str::to_owned).collect()
+}
+
+#[test]
+fn two_relays_push_a_group_each_and_delete_it_when_they_stop() {
+    let redis = Redis::start();
+    let json = r#"{"type":"counter","key":"metrics:jobs"}"#;
+    redis.cli(&["HSET", "metrics:families", "jobs_total", json]);
+    redis.cli(&["HSET", "metrics:jobs", "", "10"]);
+    let pushgateway = Pushgateway::start().expect("Pushgateway starts");
+    let start = || Relay::start(&redis, &pushgateway.url(), &["--interval", "100ms"]);
+    let (mut one, other) = (start(), start());
+    let lines = wait_for("two groups", || {
+        let lines = jobs(&pushgateway);
+        (lines.len() == 2).then_some(lines)
+    });
+    for line in &lines {
+        assert!(line.starts_with("jobs_total{instance=\"relay-"), "{line}");
+        // The recording rules take the maximum over the instances of this scheme.
+        assert!(
+            line.ends_with("job=\"functional_scaffold\",scheme=\"redis\"} 10"),
+            "{line}"
+        );
+    }
+    // A suspended relay goes back to no older count: its group is its own.
+    one.0.signal(Signal::STOP).expect("it runs");
+    redis.cli(&["HINCRBY", "metrics:jobs", "", "5"]);
+    wait_for("a newer count", || {
+        let lines = jobs(&pushgateway);
+        assert_eq!(lines.len(), 2);
+        lines
+            .iter()
+            .any(|line| line.ends_with("} 15"))
+            .then_some(())
+    });
+    one.0.signal(Signal::CONT).expect("it runs");
+    wait_for("both newer counts", || {
+        let lines = jobs(&pushgateway);
+        lines
+            .iter()
+            .all(|line| line.ends_with("} 15"))
+            .then_some(())
+    });
+    one.0.signal(Signal::TERM).expect("it runs");
+    assert!(one.0.wait(PATIENCE).expect("it ends").success());
+    assert_eq!(jobs(&pushgateway).len(), 1);
+    drop(other);
 }
 
 #[test]
@@ -185,28 +234,105 @@ fn a_relay_settles_leases() {
     });
 }
 
-/// A server that gives one of these responses to each request, in order.
+/// A server that gives one of these responses to each request, in order; an empty one
+/// closes the connection. Returns the requests.
 fn responding(responses: Vec<&'static str>) -> (SocketAddr, JoinHandle<Vec<String>>) {
+    responding_after(responses, |_| {})
+}
+
+/// Like [`responding`], and calls a function before each response.
+fn responding_after(
+    responses: Vec<&'static str>,
+    mut before: impl FnMut(usize) + Send + 'static,
+) -> (SocketAddr, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("its address");
+    listener.set_nonblocking(true).expect("a socket");
     let serving = thread::spawn(move || {
         let mut requests = Vec::new();
-        for response in responses {
-            let (mut stream, _) = listener.accept().expect("a client");
+        for (number, response) in responses.into_iter().enumerate() {
+            let (mut stream, _) = wait_for("client", || listener.accept().ok());
+            stream.set_nonblocking(false).expect("a socket");
             let mut request = Vec::new();
             let mut some = [0; 4096];
-            while !request.windows(4).any(|four| four == b"\r\n\r\n") {
+            let mut expected = usize::MAX;
+            while request.len() < expected {
                 let read = stream.read(&mut some).expect("a request");
                 assert!(read > 0, "a request that ends");
                 request.extend_from_slice(&some[..read]);
+                expected = length_of(&request).unwrap_or(usize::MAX);
             }
             requests.push(String::from_utf8_lossy(&request).into_owned());
+            before(number);
+            if response.is_empty() {
+                continue;
+            }
             let head = "connection: close\r\ncontent-length: 0\r\n\r\n";
             let _ = stream.write_all(format!("HTTP/1.1 {response}\r\n{head}").as_bytes());
         }
         requests
     });
     (address, serving)
+}
+
+/// The length of a request with its body, once its head is complete.
+fn length_of(request: &[u8]) -> Option<usize> {
+    let head = request.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let text = String::from_utf8_lossy(&request[..head]);
+    let body = text
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    let body: usize = body.map_or(0, |length| length.parse().expect("a number"));
+    Some(head + body)
+}
+
+#[test]
+fn a_retry_pushes_what_is_stored_by_then() {
+    let redis = Redis::start();
+    let json = r#"{"type":"counter","key":"metrics:jobs"}"#;
+    redis.cli(&["HSET", "metrics:families", "jobs_total", json]);
+    redis.cli(&["HSET", "metrics:jobs", "", "10"]);
+    let mut connection = redis.connect().expect("a connection");
+    let count = move |number: usize| {
+        let mut increment = redis::cmd("HINCRBY");
+        increment.arg("metrics:jobs").arg("").arg(number + 1);
+        increment.exec(&mut connection).expect("counted");
+    };
+    let (address, serving) = responding_after(vec!["503 x", "503 x", "202 x"], count);
+    let pushed = push_once(&redis, &format!("http://{address}"), &[]);
+    assert_eq!(pushed.status.code(), Some(0), "{}", errors(&pushed));
+    let bodies = serving.join().expect("no panic");
+    for (request, count) in bodies.iter().zip([10, 11, 13]) {
+        assert!(
+            request.ends_with(&format!("jobs_total {count}\n")),
+            "{request}"
+        );
+    }
+}
+
+#[test]
+fn a_push_that_may_arrive_late_cannot_replace_newer_counts() {
+    let redis = Redis::start();
+    let (address, serving) = responding(vec!["", "504 x", "503 x", "202 x", "202 x", "202 x"]);
+    let relay = Relay::start(&redis, &format!("http://{address}"), &["--interval", "1h"]);
+    let requests = serving.join().expect("no panic");
+    drop(relay);
+    let line = |request: &str| request.split(" HTTP").next().map(str::to_owned);
+    let lines: Vec<_> = requests
+        .iter()
+        .filter_map(|request| line(request))
+        .collect();
+    let group = |put: &str| put.strip_prefix("PUT ").map(str::to_owned).expect("a PUT");
+    let groups: Vec<_> = lines[..4].iter().map(|line| group(line)).collect();
+    // The first two may arrive late. The third was refused.
+    assert!(
+        groups[0] != groups[1] && groups[1] != groups[2],
+        "{groups:?}"
+    );
+    assert_eq!(groups[2], groups[3]);
+    // Only then are the old groups deleted.
+    let deleted = [&groups[0], &groups[1]].map(|group| format!("DELETE {group}"));
+    assert_eq!(lines[4..], deleted);
 }
 
 #[test]
