@@ -70,8 +70,8 @@ REDIS_CA_FILE, REDIS_USERNAME, REDIS_PASSWORD, REDIS_PASSWORD_FILE or
 EXPORTER_STATE_FILE counts as not set.
 
 A dedicated Redis user needs these permissions only:
-  ACL SETUSER exporter on >PASSWORD ~metrics:* +ping +select +hscan +zscan
-      +hmget +evalsha +eval +time +hget +hset +hsetnx +hincrby +zadd +zrem
+  ACL SETUSER exporter on >PASSWORD ~metrics:* +ping +select +info +hscan +hlen
+      +zscan +hmget +evalsha +eval +time +hget +hset +hsetnx +hincrby +zadd +zrem
       +zcard +zscore +zrangebyscore +zremrangebyscore
 and for replay also +expire. With %R~metrics:* and no scripts the exporter can
 read, but can neither count crashes nor tell a wiped Redis from lost writes.";
@@ -218,12 +218,14 @@ pub(crate) struct PushOptions {
     #[arg(long, env = "METRICS_JOB_NAME", value_name = "NAME", default_value = "functional_scaffold", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) job: String,
 
-    /// A further label of the group; may be repeated. Two relays of one store need
-    /// none: they push the same group.
+    /// A further label of the group; may be repeated. Without an instance, the group is
+    /// the relay's own, with the labels instance and scheme=redis, and is deleted when it
+    /// stops.
     #[arg(long, value_name = "NAME=VALUE", value_parser = grouping)]
     pub(crate) grouping: Vec<(String, String)>,
 
-    /// Push once and exit. The exit code is 0 if the Pushgateway accepted the push.
+    /// Push once and exit, to the group of --job and --grouping alone. The exit code is 0
+    /// if the Pushgateway accepted the push.
     #[arg(long)]
     pub(crate) once: bool,
 }
@@ -320,6 +322,12 @@ struct ServeOptions {
     #[arg(long, env = "EXPORTER_STATE_FILE", value_name = "FILE")]
     state_file: Option<PathBuf>,
 
+    /// Maximum number of samples from Redis. If there are more, the largest families are
+    /// left out, and counted in functional_scaffold_decode_errors as too_many. Memory
+    /// grows by about a kilobyte per sample.
+    #[arg(long, env = "EXPORTER_MAX_SAMPLES", value_name = "NUMBER", default_value = "5000000", value_parser = value_parser!(u32).range(1..))]
+    max_samples: u32,
+
     /// Maximum number of concurrent scrapes; further ones get a 503.
     #[arg(long, env = "EXPORTER_MAX_SCRAPES", value_name = "NUMBER", default_value = "40", value_parser = value_parser!(u16).range(1..=1000))]
     max_scrapes: u16,
@@ -342,6 +350,19 @@ struct SecurityOptions {
     /// With a token file as well, either is accepted.
     #[arg(long, env = "EXPORTER_AUTH_BASIC_FILE", value_name = "FILE")]
     auth_basic_file: Option<PathBuf>,
+
+    /// Further host names by which clients may address the exporter, separated by commas.
+    /// Without credentials it answers to IP addresses, localhost, the host of --listen,
+    /// and, unless it listens on loopback, names that public DNS does not have: without
+    /// a dot, or below .svc, .local and .internal. This protects it from web pages whose
+    /// name resolves to its address.
+    #[arg(
+        long,
+        env = "EXPORTER_ALLOWED_HOSTS",
+        value_name = "NAMES",
+        value_delimiter = ','
+    )]
+    allowed_hosts: Vec<String>,
 
     /// PEM file with the TLS certificate and its intermediates. It is read at the
     /// start: a new certificate needs a restart.
@@ -413,10 +434,13 @@ pub(crate) struct Config {
     pub(crate) scrape_timeout: Duration,
     pub(crate) prefix: String,
     pub(crate) scan_count: u32,
+    pub(crate) max_samples: usize,
     pub(crate) settle_interval: Duration,
     pub(crate) state_file: Option<PathBuf>,
     /// Without it, no credentials are required.
     pub(crate) auth: Option<Auth>,
+    /// Checked without credentials.
+    pub(crate) allowed_hosts: Vec<String>,
     /// Without it, connections are plain HTTP.
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) max_scrapes: usize,
@@ -449,12 +473,14 @@ impl Cli {
             scrape_timeout: Duration::from_millis(self.serve.scrape_timeout_ms),
             prefix: self.redis.metrics_prefix,
             scan_count: self.serve.scan_count,
+            max_samples: self.serve.max_samples as usize,
             settle_interval: Duration::from_millis(self.serve.settle_interval_ms),
             state_file: set_path(&self.serve.state_file).map(Path::to_path_buf),
             auth: Auth::read(
                 set_path(&self.security.auth_bearer_file),
                 set_path(&self.security.auth_basic_file),
             )?,
+            allowed_hosts: self.security.allowed_hosts.clone(),
             tls: self.security.tls()?,
             max_scrapes: self.serve.max_scrapes.into(),
             client_timeout: Duration::from_millis(self.serve.client_timeout_ms),

@@ -30,18 +30,14 @@ use crate::{
     },
 };
 
-/// The browser loads nothing from elsewhere, and takes no file for another type.
-const SECURITY: [(HeaderName, HeaderValue); 3] = [
+/// The browser loads nothing from elsewhere.
+const SECURITY: [(HeaderName, HeaderValue); 2] = [
     (
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
              connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
         ),
-    ),
-    (
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
     ),
     (
         header::REFERRER_POLICY,

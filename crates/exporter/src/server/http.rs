@@ -6,7 +6,7 @@ use axum::{
     Router,
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
-    middleware::{Next, from_fn_with_state},
+    middleware::{Next, from_fn_with_state, map_response},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -19,6 +19,7 @@ use crate::{
     server::{
         auth::Auth,
         body::{ScrapeLimit, TooManyScrapes},
+        hosts::AllowedHosts,
         negotiate,
     },
 };
@@ -29,6 +30,8 @@ pub(crate) struct AppState {
     pub(crate) scraper: Scraper,
     pub(crate) redis: Arc<RedisClient>,
     pub(crate) auth: Option<Arc<Auth>>,
+    /// Checked instead of credentials.
+    pub(crate) hosts: Arc<AllowedHosts>,
     pub(crate) limit: ScrapeLimit,
 }
 
@@ -43,12 +46,27 @@ pub(crate) fn router(state: AppState, page: PageState) -> Router {
     let open = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz));
-    guarded.merge(open).with_state(state)
+    let all = guarded.merge(open).with_state(state);
+    all.layer(map_response(forbid_sniffing))
+}
+
+/// A browser must take no response for another type than it has: label values and error
+/// texts come from elsewhere.
+async fn forbid_sniffing(mut response: Response) -> Response {
+    let nosniff = HeaderValue::from_static("nosniff");
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    response
 }
 
 async fn authorize(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let Some(auth) = &state.auth else {
-        return next.run(request).await;
+        if state.hosts.allow(request.headers()) {
+            return next.run(request).await;
+        }
+        let text = "this host name is not allowed without credentials \
+            (--allowed-hosts, EXPORTER_ALLOWED_HOSTS)\n";
+        return (StatusCode::MISDIRECTED_REQUEST, text).into_response();
     };
     if auth.allows(request.headers()) {
         return next.run(request).await;
@@ -94,15 +112,16 @@ async fn healthz() -> &'static str {
     "ok\n"
 }
 
-async fn readyz(State(state): State<AppState>) -> (StatusCode, String) {
+async fn readyz(State(state): State<AppState>, request: HeaderMap) -> (StatusCode, String) {
     match state.redis.ping().await {
         Ok(()) => (StatusCode::OK, "redis: ok\n".into()),
         Err(failure) => {
             let reason = failure.reason.label();
             // The text may name hosts and users, and this route needs no credentials.
-            let text = match state.auth {
-                Some(_) => format!("redis: {reason}\n"),
-                None => format!("redis: {reason} ({failure})\n"),
+            let text = if state.auth.is_none() && state.hosts.allow(&request) {
+                format!("redis: {reason} ({failure})\n")
+            } else {
+                format!("redis: {reason}\n")
             };
             (StatusCode::SERVICE_UNAVAILABLE, text)
         }

@@ -4,7 +4,15 @@
 // hyper-util and tokio-rustls are used directly, not through axum-server, which
 // does not limit connections and needs HTTP/2.
 
-use std::{io, path::Path, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::Path,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context as _, ensure};
 use axum::Router;
@@ -30,6 +38,9 @@ use tokio_rustls::TlsAcceptor;
 
 /// Concurrent connections; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 512;
+/// Concurrent connections of one client; further ones are closed. A quarter, so that one
+/// client does not keep out the others, but many may come through one proxy.
+const MAX_CONNECTIONS_OF_CLIENT: usize = MAX_CONNECTIONS / 4;
 /// A longer head of a request gets a 431.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// The pause after accepting failed for lack of files or memory.
@@ -52,10 +63,15 @@ impl Server {
         let graceful = GracefulShutdown::new();
         let accept_loop = async {
             let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+            let clients = Arc::new(Clients::default());
             loop {
                 // The semaphore is never closed.
                 let permit = Arc::clone(&permits).acquire_owned().await;
-                let stream = accept(&self.listener).await;
+                let (stream, address) = accept(&self.listener).await;
+                let Some(of_client) = Clients::admit(&clients, address.ip()) else {
+                    tracing::debug!("too many connections of {address}");
+                    continue;
+                };
                 let connection = Connection {
                     router: self.router.clone(),
                     tls: self.tls.clone(),
@@ -63,7 +79,7 @@ impl Server {
                 };
                 let watcher = graceful.watcher();
                 tokio::spawn(async move {
-                    let _permit = permit;
+                    let _permits = (permit, of_client);
                     // Most of these clients just disconnected.
                     if let Err(error) = connection.serve(stream, watcher).await {
                         tracing::debug!("connection: {error:#}");
@@ -80,10 +96,10 @@ impl Server {
     }
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _address)) => return stream,
+            Ok(accepted) => return accepted,
             // The client disconnected.
             Err(error)
                 if matches!(
@@ -97,6 +113,57 @@ async fn accept(listener: &TcpListener) -> TcpStream {
                 sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// The number of connections of each client.
+#[derive(Default)]
+struct Clients(Mutex<HashMap<IpAddr, usize>>);
+
+/// One connection of a client, until it is dropped.
+struct OfClient {
+    clients: Arc<Clients>,
+    client: IpAddr,
+}
+
+impl Clients {
+    /// Counts a connection; None if the client has too many.
+    fn admit(clients: &Arc<Self>, address: IpAddr) -> Option<OfClient> {
+        let client = client_of(address);
+        let mut counts = clients.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(client).or_default();
+        if *count >= MAX_CONNECTIONS_OF_CLIENT {
+            return None;
+        }
+        *count += 1;
+        Some(OfClient {
+            clients: Arc::clone(clients),
+            client,
+        })
+    }
+}
+
+impl Drop for OfClient {
+    fn drop(&mut self) {
+        let mut counts = self
+            .clients
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.client);
+            }
+        }
+    }
+}
+
+/// A host in IPv6 has a network of 2^64 addresses.
+fn client_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (!0 << 64)).into(),
+        address => address,
     }
 }
 
@@ -202,6 +269,15 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
             assert_eq!(began.elapsed().as_secs(), LIMIT.as_secs());
         });
+    }
+
+    #[test]
+    fn a_client_in_ipv6_is_a_network() {
+        let client = |address: &str| client_of(address.parse().expect("an address"));
+        assert_eq!(client("2001:db8:1:2:3:4:5:6"), client("2001:db8:1:2::7"));
+        assert_ne!(client("2001:db8:1:2::7"), client("2001:db8:1:3::7"));
+        assert_eq!(client("::ffff:10.0.0.7"), client("10.0.0.7"));
+        assert_ne!(client("10.0.0.7"), client("10.0.0.8"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub(crate) mod auth;
 pub(crate) mod body;
+mod hosts;
 mod http;
 pub(crate) mod listen;
 pub(crate) mod negotiate;
@@ -28,6 +29,7 @@ use crate::{
     },
     server::{
         body::ScrapeLimit,
+        hosts::AllowedHosts,
         http::{AppState, router},
         listen::Server,
     },
@@ -85,10 +87,12 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
         links: config.links,
         limit: limit.clone(),
     };
+    let hosts = AllowedHosts::new(&config.listen, address, &config.allowed_hosts);
     let state = AppState {
         scraper,
         redis,
         auth: config.auth.map(Arc::new),
+        hosts: Arc::new(hosts),
         limit,
     };
     let server = Server {

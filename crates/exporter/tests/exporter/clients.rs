@@ -2,16 +2,21 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     process::Stdio,
     thread,
     time::{Duration, Instant},
 };
 
+use functional_scaffold_testkit::process::Process;
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpSocket,
+};
 
 use crate::support::{
-    Exporter, PATIENCE, Redis, Response, exporter_command, instant_query, program,
+    Exporter, PATIENCE, Redis, Response, exporter_command, free_port, instant_query, program,
     start_prometheus, text, wait_for,
 };
 
@@ -147,7 +152,7 @@ fn a_real_prometheus_scrapes_over_tls_with_a_password() {
     assert_eq!(instant_query(&refused, "up"), Some(0.0));
 
     // A client without TLS gets no response, and is disconnected.
-    for words in ["GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n", ""] {
+    for words in ["GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n", ""] {
         let mut stream = connect(&exporter);
         stream.write_all(words.as_bytes()).expect("sent");
         let bytes = read_to_end(&mut stream);
@@ -213,7 +218,11 @@ fn invalid_files_are_named_and_not_shown() {
 }
 
 fn connect(exporter: &Exporter) -> TcpStream {
-    let stream = TcpStream::connect(exporter.address()).expect("it listens");
+    connect_to(exporter.address())
+}
+
+fn connect_to(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
     stream
 }
@@ -235,7 +244,7 @@ const SHORT_TIMEOUT: (&str, &str) = ("EXPORTER_CLIENT_TIMEOUT_MS", "500");
 fn a_connection_with_an_incomplete_head_is_closed() {
     let redis = Redis::start();
     let exporter = Exporter::start_with(redis.port(), &[SHORT_TIMEOUT]);
-    for head in ["", "GET /metrics HTTP/1.1\r\nhost: x\r\n"] {
+    for head in ["", "GET /metrics HTTP/1.1\r\nhost: localhost\r\n"] {
         let began = Instant::now();
         let mut stream = connect(&exporter);
         stream.write_all(head.as_bytes()).expect("sent");
@@ -263,7 +272,7 @@ fn a_head_that_is_too_long_is_refused() {
     let exporter = Exporter::start(redis.port());
     let mut stream = connect(&exporter);
     let head = format!(
-        "GET /metrics HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n",
+        "GET /metrics HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n",
         "x".repeat(20_000)
     );
     // The exporter may refuse it before all of it is sent.
@@ -276,6 +285,123 @@ fn a_head_that_is_too_long_is_refused() {
             .status,
         200
     );
+}
+
+#[test]
+fn a_name_of_public_dns_is_no_host_without_credentials() {
+    let redis = Redis::start();
+    let allowed = (
+        "EXPORTER_ALLOWED_HOSTS",
+        "metrics.example.com,other.example",
+    );
+    let exporter = Exporter::start_with(redis.port(), &[allowed]);
+    let status = |address: SocketAddr, path: &str, host: &str| {
+        let mut stream = connect_to(address);
+        let head = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("sent");
+        let response = Response::parse(&read_to_end(&mut stream)).expect("a response");
+        let nosniff = response.header("x-content-type-options");
+        assert_eq!(nosniff, Some("nosniff"), "{path} {host}");
+        response.status
+    };
+    for path in ["/metrics", "/", "/api/recent", "/assets/page.js"] {
+        for (host, expected) in [
+            ("127.0.0.1:8001", 200),
+            ("[::1]", 200),
+            ("localhost:8001", 200),
+            ("metrics.example.com", 200),
+            ("rebound.example:8001", 421),
+            // Only names that the machine itself resolves reach loopback.
+            ("exporter", 421),
+        ] {
+            assert_eq!(
+                status(exporter.address(), path, host),
+                expected,
+                "{path} {host}"
+            );
+        }
+    }
+    let address = exporter.address();
+    assert_eq!(status(address, "/nothing", "rebound.example"), 421);
+    assert_eq!(status(address, "/healthz", "rebound.example"), 200);
+    // Listening everywhere, for Prometheus in Compose or Kubernetes.
+    let port = free_port();
+    let mut command = exporter_command();
+    command
+        .env("REDIS_PORT", redis.port().to_string())
+        .env("EXPORTER_LISTEN", format!("0.0.0.0:{port}"));
+    let mut everywhere = Process::start(&mut command).expect("it starts");
+    let serving = everywhere.wait_for_output("serving http", PATIENCE);
+    serving.expect("it serves");
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    for (host, expected) in [
+        ("redis-exporter:8001", 200),
+        ("exporter.monitoring.svc.cluster.local:8001", 200),
+        ("rebound.example:8001", 421),
+    ] {
+        assert_eq!(status(address, "/metrics", host), expected, "{host}");
+    }
+    // With credentials, any name.
+    let files = secrets();
+    let users = files.path("users");
+    let exporter = Exporter::start_with(
+        redis.port(),
+        &[("EXPORTER_AUTH_BASIC_FILE", users.as_str())],
+    );
+    let address = exporter.address();
+    assert_eq!(status(address, "/metrics", "rebound.example"), 401);
+}
+
+#[test]
+fn one_client_cannot_take_all_connections() {
+    const MOST: usize = 128;
+    let redis = Redis::start();
+    let exporter = Exporter::start(redis.port());
+    let mut streams: Vec<_> = (0..MOST + 1).map(|_| connect(&exporter)).collect();
+    // One is closed; not the last, if the system accepts them in another order.
+    wait_for("closed connection", || {
+        let is_closed = |mut stream: &TcpStream| {
+            stream.set_nonblocking(true).expect("a socket");
+            stream.read(&mut [0]).is_ok()
+        };
+        let before = streams.len();
+        streams.retain(|stream| !is_closed(stream));
+        (streams.len() < before).then_some(())
+    });
+    assert_eq!(streams.len(), MOST);
+    // Another client is served meanwhile.
+    assert_eq!(
+        health_from("127.0.0.2", exporter.address()),
+        b"HTTP/1.1 200"
+    );
+    // A connection that ends makes room.
+    streams.pop();
+    wait_for("connection", || {
+        let mut stream = connect(&exporter);
+        stream.write_all(HEALTH).expect("sent");
+        let response = read_to_end(&mut stream);
+        response.starts_with(b"HTTP/1.1 200").then_some(())
+    });
+}
+
+const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+
+/// The beginning of the response to a client with this address.
+fn health_from(client: &str, address: SocketAddr) -> Vec<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(async {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        let client = SocketAddr::new(client.parse().expect("an address"), 0);
+        socket.bind(client).expect("an address of loopback");
+        let mut stream = socket.connect(address).await.expect("it listens");
+        stream.write_all(HEALTH).await.expect("sent");
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response).await.expect("a response");
+        response.truncate(12);
+        response
+    })
 }
 
 /// Writes more than the system buffers for a connection.
@@ -328,7 +454,7 @@ fn a_client_that_does_not_read_is_disconnected_and_releases_its_permit() {
 /// Starts a scrape, and reads no more than its status. None if it is refused.
 fn begin_scrape(exporter: &Exporter) -> Option<TcpStream> {
     let mut stream = connect(exporter);
-    let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     stream.write_all(request).expect("sent");
     let mut status = *b"HTTP/1.1 xxx";
     stream.read_exact(&mut status).expect("an answer");

@@ -36,7 +36,7 @@ fn a_signal_stops_it_while_redis_does_not_reply() {
     redis.suspend().expect("it runs");
     let mut waiting = TcpStream::connect(exporter.address()).expect("it listens");
     waiting
-        .write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
+        .write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .expect("sent");
     let began = Instant::now();
     exporter.signal(Signal::TERM);
