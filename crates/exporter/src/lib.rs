@@ -1,7 +1,7 @@
 //! Serves the metric families registered in Redis to Prometheus.
 //!
 //! - `cli`: the options and commands
-//! - `redis_client`: the connection to Redis
+//! - `redis_client`: the connection to Redis, over the stream of `redis_transport`
 //! - `scrape`: from Redis to the text of a scrape
 //! - `server`: HTTP and TLS in front of it
 //! - `page`: the page with charts
@@ -31,6 +31,7 @@ mod cli;
 mod commands;
 mod page;
 mod redis_client;
+mod redis_transport;
 mod scrape;
 mod server;
 

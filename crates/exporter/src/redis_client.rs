@@ -13,16 +13,17 @@ use std::{
 use functional_scaffold_protocol::calls::{Call, Script};
 use futures_util::future::BoxFuture;
 use redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, TlsCertificates,
+    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisConnectionInfo, RedisError,
     aio::MultiplexedConnection,
 };
 use thiserror::Error;
 use tokio::{
     sync::Mutex,
+    task::JoinHandle,
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::cli::Config;
+use crate::{cli::Config, redis_transport::Transport};
 
 /// Why Redis could not be used.
 ///
@@ -149,7 +150,9 @@ impl Failure {
 
 /// One Redis and at most one connection to it.
 pub(crate) struct RedisClient {
-    client: redis::Client,
+    transport: Transport,
+    /// Database and credentials.
+    info: RedisConnectionInfo,
     /// For a connection attempt, and for each reply.
     timeout: Duration,
     password: Option<Arc<str>>,
@@ -163,6 +166,8 @@ pub(crate) struct RedisClient {
 #[derive(Clone)]
 pub(crate) struct Connection {
     inner: MultiplexedConnection,
+    /// Sends and receives; ends with the last clone.
+    _driver: Arc<Driver>,
     password: Option<Arc<str>>,
     number: u64,
     /// Whether it was opened for the caller. A kept connection may have broken
@@ -170,24 +175,24 @@ pub(crate) struct Connection {
     is_new: bool,
 }
 
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 impl RedisClient {
     /// Checks the address; connects on first use.
     pub(crate) fn new(config: &Config) -> Result<Self, Failure> {
         let password: Option<Arc<str>> = config.redis.redis.password.as_deref().map(Arc::from);
-        let address = config.redis.clone();
-        let client = match &config.redis_ca {
-            None => redis::Client::open(address),
-            Some(authority) => redis::Client::build_with_tls(
-                address,
-                TlsCertificates {
-                    client_tls: None,
-                    root_cert: Some(authority.clone()),
-                },
-            ),
-        };
-        let client = client.map_err(|error| Failure::of(&error, password.as_deref()))?;
+        let address = config.redis.addr.clone();
+        let transport = Transport::new(address, config.redis_ca.as_deref())
+            .map_err(|error| Failure::new(Reason::Connection, error.to_string()))?;
         Ok(Self {
-            client,
+            transport,
+            info: config.redis.redis.clone(),
             timeout: config.redis_timeout,
             password,
             opened: AtomicU64::default(),
@@ -201,19 +206,18 @@ impl RedisClient {
         if let Some(connection) = &*kept {
             return Ok(connection.clone());
         }
-        let options = AsyncConnectionConfig::new()
-            .set_connection_timeout(self.timeout)
-            .set_response_timeout(self.timeout);
-        let opening = self
-            .client
-            .get_multiplexed_async_connection_with_config(&options);
-        // The client's own time-out does not cover the DNS look-up.
-        let inner = timeout(self.timeout, opening)
+        let options = AsyncConnectionConfig::new().set_response_timeout(self.timeout);
+        let opening = async {
+            let stream = self.transport.connect().await?;
+            MultiplexedConnection::new_with_config(&self.info, stream, options).await
+        };
+        let (inner, driver) = timeout(self.timeout, opening)
             .await
             .map_err(|_elapsed| Failure::timeout(self.timeout))?
             .map_err(|error| Failure::of(&error, self.password.as_deref()))?;
         let connection = Connection {
             inner,
+            _driver: Arc::new(Driver(tokio::spawn(driver))),
             password: self.password.clone(),
             number: self.opened.fetch_add(1, Ordering::Relaxed),
             is_new: false,
@@ -279,8 +283,7 @@ impl RedisClient {
 
     /// Where Redis is, without credentials.
     pub(crate) fn address(&self) -> String {
-        let info = self.client.get_connection_info();
-        format!("{}, database {}", info.addr, info.redis.db)
+        format!("{}, database {}", self.transport.address(), self.info.db)
     }
 }
 

@@ -55,7 +55,8 @@ pub fn lost_counts_key(prefix: &str, key: &str) -> String {
 }
 
 /// Key of the state, a hash of `last_ms` and `shift_ms` (Redis's clock), `flushed_ms`
-/// (when a batch was last applied), `epoch`, and `lost_version` (of the lost counts).
+/// (when a batch was last applied), `epoch` and `epoch_ms` (when it began), and
+/// `lost_version` (of the lost counts).
 #[must_use]
 pub fn state_key(prefix: &str) -> String {
     format!("{prefix}state")
@@ -289,21 +290,24 @@ impl ApplyReply {
 /// The call by which a reader settles leases that have expired.
 ///
 /// It looks at a hundred leases after the first `skip`, and settles those that count in
-/// no other keys than `metric_keys`. `epoch` is random, for a store that has none.
+/// no other keys than `metric_keys` and `foreign_keys`. Counts in the latter are refused.
+/// `epoch` is random, for a store that has none.
 #[must_use]
 pub fn settle_call<'a>(
     prefix: &str,
     epoch: u64,
     skip: u64,
     metric_keys: impl IntoIterator<Item = &'a str>,
+    foreign_keys: impl IntoIterator<Item = &'a str>,
 ) -> Call {
     let mut keys = lease_keys(prefix).to_vec();
     keys.extend(metric_keys.into_iter().map(str::to_owned));
-    let arguments = vec![
+    let mut arguments = vec![
         (REMEMBERED_SECONDS * 1000).to_string(),
         random_text(epoch),
         skip.to_string(),
     ];
+    arguments.extend(foreign_keys.into_iter().map(str::to_owned));
     Call { keys, arguments }
 }
 
@@ -320,7 +324,9 @@ pub struct SettleReply {
     /// `skip` of the call that continues this one; `None` if all expired leases have
     /// been looked at.
     pub next_skip: Option<u64>,
-    /// Counts that Redis refused: key, field, amount and error.
+    /// Keys that the call did not name. The leases that count in them are still open.
+    pub unknown_keys: Vec<String>,
+    /// Counts that were refused: key, field, amount and error.
     pub refused: Vec<String>,
 }
 
@@ -331,10 +337,10 @@ impl SettleReply {
     /// The script returns no such reply.
     pub fn decode(mut reply: Vec<String>) -> Result<Self, ReplyError> {
         let read = |reply: &[String]| {
-            let [epoch, leases, time, skip, ..] = reply else {
+            let [epoch, leases, time, skip, unknown, rest @ ..] = reply else {
                 return None;
             };
-            Some(Self {
+            let settled = Self {
                 epoch: epoch.clone(),
                 leases: leases.parse().ok()?,
                 lease_time_millis: time.parse().ok()?,
@@ -342,16 +348,21 @@ impl SettleReply {
                     "" => None,
                     skip => Some(skip.parse().ok()?),
                 },
+                unknown_keys: Vec::new(),
                 refused: Vec::new(),
-            })
+            };
+            let unknown: usize = unknown.parse().ok()?;
+            (unknown <= rest.len()).then_some((settled, unknown))
         };
-        match read(&reply) {
-            Some(settled) => Ok(Self {
-                refused: reply.split_off(4),
-                ..settled
-            }),
-            None => Err(ReplyError(reply)),
-        }
+        let Some((settled, unknown)) = read(&reply) else {
+            return Err(ReplyError(reply));
+        };
+        let mut unknown_keys = reply.split_off(5);
+        Ok(Self {
+            refused: unknown_keys.split_off(unknown),
+            unknown_keys,
+            ..settled
+        })
     }
 }
 

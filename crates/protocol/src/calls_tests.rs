@@ -87,10 +87,13 @@ fn a_lease_expires_when_its_time_has_passed_since_it_began() {
 
 #[test]
 fn a_settle_call_names_the_keys_that_leases_may_count_in() {
-    let call = settle_call("m:", 7, 9, ["m:a", "m:b"]);
+    let call = settle_call("m:", 7, 9, ["m:a", "m:b"], []);
     assert_eq!(call.keys[..3], ["m:state", "m:leases", "m:closed_leases"]);
     assert_eq!(call.keys[3..], ["m:a", "m:b"]);
     assert_eq!(call.arguments, ["7200000", "0000000000000007", "9"]);
+    let refusing = settle_call("m:", 7, 9, ["m:a", "m:b"], ["x", "y"]);
+    assert_eq!(refusing.keys, call.keys);
+    assert_eq!(refusing.arguments[3..], ["x", "y"]);
 }
 
 #[test]
@@ -183,7 +186,7 @@ fn replies_are_decoded_or_refused() {
         assert!(is_registered(reply).is_err(), "{reply:?}");
     }
     let settled = |skip: &str| {
-        let reply = ["e", "2", "17", skip, "k f +1: WRONGTYPE"];
+        let reply = ["e", "2", "17", skip, "1", "m:x", "k f +1: WRONGTYPE"];
         SettleReply::decode(reply.map(str::to_owned).to_vec())
     };
     let expected = |next_skip| SettleReply {
@@ -191,11 +194,16 @@ fn replies_are_decoded_or_refused() {
         leases: 2,
         lease_time_millis: 17,
         next_skip,
+        unknown_keys: vec!["m:x".into()],
         refused: vec!["k f +1: WRONGTYPE".into()],
     };
     assert_eq!(settled(""), Ok(expected(None)));
     assert_eq!(settled("30"), Ok(expected(Some(30))));
     assert!(settled("x").is_err());
+    for reply in [&["e", "2", "17", ""][..], &["e", "2", "17", "", "1"]] {
+        let reply = reply.iter().map(|&text| text.to_owned()).collect();
+        assert!(SettleReply::decode(reply).is_err());
+    }
     let added = |reply: &[&str]| {
         AddLostCountsReply::decode(reply.iter().map(|&text| text.to_owned()).collect())
     };

@@ -2,7 +2,7 @@
 //! [text format 0.0.4](https://prometheus.io/docs/instrumenting/exposition_formats/) and in
 //! [OpenMetrics 1.0](https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md).
 //! A sample has the same name, labels and value in both, so no series depends on the
-//! format that a scrape asks for.
+//! format that a scrape asks for. Only OpenMetrics has the times at which series began.
 
 use std::{collections::HashSet, fmt::Write as _};
 
@@ -34,8 +34,8 @@ impl Format {
 /// Suffix of a counter's samples in OpenMetrics.
 const TOTAL: &str = "_total";
 
-/// Suffix that OpenMetrics reserves for the time at which a series began. It is not
-/// written, because Redis does not hold that time.
+/// Suffix of the time at which a series began, which OpenMetrics has. The text format
+/// would take it for another metric.
 const CREATED: &str = "_created";
 
 /// The suffixes of a family's sample names, with `_created`, which OpenMetrics reserves.
@@ -81,6 +81,9 @@ pub struct Exposition {
     out: String,
     /// Family and sample names that are taken in OpenMetrics.
     reserved: HashSet<String>,
+    /// Name of the samples that tell when a series of the current family began, in
+    /// OpenMetrics.
+    created: Option<String>,
 }
 
 impl Exposition {
@@ -99,11 +102,22 @@ impl Exposition {
             format,
             out: String::with_capacity(capacity),
             reserved,
+            created: None,
         }
     }
 
     /// Appends a family with all its series.
     pub fn write_family(&mut self, family: &FamilySeries) {
+        self.write_family_since(family, |_labels| None);
+    }
+
+    /// Appends a family with all its series. `since` tells when the series with these
+    /// labels began, in milliseconds since 1970.
+    pub fn write_family_since(
+        &mut self,
+        family: &FamilySeries,
+        since: impl Fn(&str) -> Option<i64>,
+    ) {
         let FamilySeries { family, series } = family;
         self.write_metadata(&Metadata::of(family));
         match series {
@@ -112,12 +126,14 @@ impl Exposition {
                     write_sample_name(&mut self.out, &family.name, "", labels);
                     write_decimal(&mut self.out, i128::from(*value), family.scale);
                     self.out.push('\n');
+                    self.write_created(labels, &since);
                 }
             }
             Series::Histograms(histograms) => {
                 let les: Vec<String> = family.bounds.iter().map(|&le| le_value(le)).collect();
                 for (labels, histogram) in histograms {
                     self.write_histogram(family, &les, labels, histogram);
+                    self.write_created(labels, &since);
                 }
             }
         }
@@ -129,6 +145,11 @@ impl Exposition {
             Format::Text => (metadata.name, metadata.kind.name()),
             Format::OpenMetrics => self.open_metrics_type(metadata),
         };
+        let has_created = self.format == Format::OpenMetrics
+            && [Kind::Counter, Kind::Histogram]
+                .map(Kind::name)
+                .contains(&kind);
+        self.created = has_created.then(|| format!("{name}{CREATED}"));
         let out = &mut self.out;
         if !metadata.help.is_empty() {
             write_help_line(out, name, metadata.help, self.format);
@@ -150,6 +171,18 @@ impl Exposition {
         write_sample_name(&mut self.out, name, "", labels);
         // Writing to a String cannot fail.
         let _ = writeln!(self.out, "{value}");
+    }
+
+    /// Appends when a series of the family whose metadata was written last began, if the
+    /// format has that.
+    fn write_created(&mut self, labels: &str, since: impl Fn(&str) -> Option<i64>) {
+        if let Some(name) = &self.created
+            && let Some(millis) = since(labels)
+        {
+            write_sample_name(&mut self.out, name, "", labels);
+            write_fraction(&mut self.out, millis.into(), 1000, 3);
+            self.out.push('\n');
+        }
     }
 
     /// Returns the complete exposition.

@@ -248,3 +248,31 @@ proptest! {
         prop_assert_eq!(le_value(bound).parse::<f64>(), Ok(bound));
     }
 }
+
+#[test]
+fn open_metrics_tells_when_counters_and_histograms_began() {
+    let write = |format, series: FamilySeries| {
+        let since = |labels: &str| (labels != "a=\"2\"").then_some(1_753_000_000_250);
+        let mut exposition = Exposition::begin(format, [&series.family], 0);
+        exposition.write_family_since(&series, since);
+        let text = exposition.finish();
+        let lines = text.lines().filter(|line| line.contains("_created"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let counter = |name| {
+        let series = [("a=\"1\"", 2), ("a=\"2\"", 3)];
+        values(family(name, Kind::Counter), &series)
+    };
+    let gauge = values(family("x", Kind::Gauge), &[("", 2)]);
+    let histogram = histogram(family("x", Kind::Histogram), &[1, 2, 3], 4);
+    let began = ["x_created{a=\"1\"} 1753000000.25"];
+    assert_eq!(write(Format::OpenMetrics, counter("x_total")), began);
+    // OpenMetrics does not know it as a counter.
+    assert!(write(Format::OpenMetrics, counter("x")).is_empty());
+    assert!(write(Format::OpenMetrics, gauge).is_empty());
+    let began = ["x_created{a=\"x\"} 1753000000.25"];
+    assert_eq!(write(Format::OpenMetrics, histogram.clone()), began);
+    for series in [counter("x_total"), histogram] {
+        assert!(write(Format::Text, series).is_empty());
+    }
+}

@@ -13,7 +13,7 @@ const REMEMBERED: usize = 100_000;
 const REMEMBERED_SECONDS: u64 = 7 * 24 * 3600;
 
 /// One series or metric hash that was removed: a member of the sorted set of removals.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Removal {
     /// Key of the metric hash.

@@ -79,6 +79,7 @@ pub struct Histogram {
 #[derive(Debug)]
 pub struct SeriesReader {
     family: Family,
+    size: usize,
     values: Vec<(Box<str>, i64)>,
     histograms: HashMap<Box<str>, HistogramCells>,
 }
@@ -96,9 +97,25 @@ impl SeriesReader {
     pub fn new(family: Family) -> Self {
         Self {
             family,
+            size: 0,
             values: Vec::new(),
             histograms: HashMap::new(),
         }
+    }
+
+    /// The number of samples that the series have in an exposition. A sample counts once
+    /// for each 256 bytes of its name and labels that are begun, so that the number
+    /// bounds the memory that they take.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Adds this number of samples with the same labels to the size.
+    fn grow(&mut self, labels: &str, samples: usize) {
+        const BYTES: usize = 256;
+        let weight = 1 + (self.family.name.len() + labels.len()) / BYTES;
+        self.size = self.size.saturating_add(samples.saturating_mul(weight));
     }
 
     /// Adds a field and its value.
@@ -114,6 +131,7 @@ impl SeriesReader {
                 if self.family.kind == Kind::Counter {
                     unsigned?;
                 }
+                self.grow(labels, 1);
                 self.values.push((labels.into(), value));
             }
             Cell::Bucket { labels, position } => {
@@ -172,6 +190,8 @@ impl SeriesReader {
             carry: 0,
         };
         change(&mut cells);
+        // With sum and count.
+        self.grow(labels, cells.buckets.len() + 2);
         self.histograms.insert(labels.into(), cells);
     }
 }

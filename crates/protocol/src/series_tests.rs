@@ -27,6 +27,23 @@ fn a_field_seen_twice_is_served_once_with_its_later_value() {
 }
 
 #[test]
+fn the_size_counts_samples_and_long_ones_several_times() {
+    let push = |reader: &mut SeriesReader, field: &str| {
+        reader.push(field.as_bytes(), b"1").expect("a cell");
+        reader.size()
+    };
+    let counter = &mut SeriesReader::new(family(Kind::Counter, &[]));
+    assert_eq!(push(counter, "a=\"1\""), 1);
+    assert_eq!(push(counter, "a=\"2\""), 2);
+    assert_eq!(push(counter, &format!("a=\"{}\"", "x".repeat(600))), 5);
+    // The first cell of a series makes all its buckets.
+    let histogram = &mut SeriesReader::new(family(Kind::Histogram, &[1.0, 2.0]));
+    assert_eq!(push(histogram, "a=\"1\"|1"), 5);
+    assert_eq!(push(histogram, "a=\"1\"|sum"), 5);
+    assert_eq!(push(histogram, "a=\"2\"|sum"), 10);
+}
+
+#[test]
 fn a_sum_takes_its_carry() {
     let histogram = read(
         family(Kind::Histogram, &[1.0]),

@@ -184,7 +184,7 @@ impl Store {
         skip: u64,
         metric_keys: &[&str],
     ) -> Result<SettleReply> {
-        let call = settle_call(&self.prefix, epoch, skip, metric_keys.iter().copied());
+        let call = settle_call(&self.prefix, epoch, skip, metric_keys.iter().copied(), []);
         Ok(SettleReply::decode(self.script(&Script::SETTLE, &call)?)?)
     }
 

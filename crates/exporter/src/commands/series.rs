@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write as _,
+    ops::ControlFlow,
 };
 
 use anyhow::{Context as _, ensure};
@@ -165,8 +166,9 @@ impl Store {
 
     /// The families that are served. Scrapes report why others are not.
     pub(crate) async fn families(&self) -> Result<Vec<RegisteredFamily>, Failure> {
-        let registrations = read_registrations(&self.connection, &self.options).await?;
-        Ok(served_families(registrations, &mut DecodeErrors::default()))
+        let errors = &mut DecodeErrors::default();
+        let registrations = read_registrations(&self.connection, &self.options, errors).await?;
+        Ok(served_families(registrations, errors))
     }
 
     /// The fields of each series of a hash, by label set, that any of the selectors
@@ -186,15 +188,16 @@ impl Store {
             &layout.key,
             &lost_counts_key(&self.options.prefix, &layout.key),
         ] {
-            let scan = scanner.scan("HSCAN", key, |field, _value| {
-                let Ok(cell) = decode_field(layout, field) else {
-                    return;
-                };
-                let labels = cell.labels();
-                if is_selected(labels) {
-                    let fields = series.entry(labels.to_owned()).or_default();
-                    fields.insert(String::from_utf8_lossy(field).into_owned());
+            let scan = scanner.scan("HSCAN", key, |page| {
+                for (field, _value) in page {
+                    if let Ok(cell) = decode_field(layout, field)
+                        && is_selected(cell.labels())
+                    {
+                        let fields = series.entry(cell.labels().to_owned()).or_default();
+                        fields.insert(String::from_utf8_lossy(field).into_owned());
+                    }
                 }
+                ControlFlow::Continue(())
             });
             scan.await
                 .with_context(|| format!("cannot read the key {key:?}"))?;
@@ -241,7 +244,8 @@ impl Store {
 
     /// Selects every registration of a name, including invalid ones.
     async fn select_family(&self, selector: &Selector) -> anyhow::Result<Vec<Removal>> {
-        let registrations = read_registrations(&self.connection, &self.options).await?;
+        let errors = &mut DecodeErrors::default();
+        let registrations = read_registrations(&self.connection, &self.options, errors).await?;
         let all: Vec<(String, Option<String>)> = registrations
             .into_iter()
             .filter_map(|(field, json)| {

@@ -43,6 +43,9 @@ pub(crate) mod reason {
     pub(crate) const LEASE: &str = "lease";
     pub(crate) const REMOVAL: &str = "removal";
     pub(crate) const TOO_MANY: &str = "too_many";
+    pub(crate) const TOO_LONG: &str = "too_long";
+    /// The key is in a slot of a Redis Cluster that this node does not serve.
+    pub(crate) const OTHER_SLOT: &str = "other_slot";
     pub(crate) const WRONG_TYPE: &str = "wrong_type";
     /// The Redis user may not read the key.
     pub(crate) const FORBIDDEN: &str = "forbidden";

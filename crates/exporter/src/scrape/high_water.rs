@@ -42,7 +42,10 @@ use functional_scaffold_protocol::{
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
-use crate::redis_client::{self, Connection, Failure, Reason};
+use crate::{
+    redis_client::{self, Connection, Failure, Reason},
+    scrape::limits::MAX_REMOVALS,
+};
 
 /// The high-water marks of one epoch.
 #[derive(Debug, Default)]
@@ -54,6 +57,8 @@ pub(crate) struct HighWaterMarks {
     logged: HashSet<String>,
     /// The number of the last removal that was processed.
     last_removal: i64,
+    /// The number of the last removal of each hash and series.
+    removals: HashMap<Removal, i64>,
     /// Whether the lost counts may be in Redis by now.
     handed_over: bool,
 }
@@ -103,6 +108,11 @@ impl HighWaterMarks {
         let mut series: HashMap<&str, HashSet<&str>> = HashMap::new();
         for (removed, number) in removals {
             self.last_removal = self.last_removal.max(*number);
+            if self.removals.len() >= MAX_REMOVALS {
+                // Then series seem to have begun with the epoch.
+                self.removals.clear();
+            }
+            self.removals.insert(removed.clone(), *number);
             match &removed.labels {
                 Some(labels) => drop(series.entry(&removed.key).or_default().insert(labels)),
                 None => self.hashes.retain(|(_, key), _| *key != removed.key),
@@ -113,6 +123,14 @@ impl HighWaterMarks {
                 hash.series.forget(removed);
             }
         }
+    }
+
+    /// When hashes and series were last removed, as far as that is known: in milliseconds
+    /// since 1970, by the key of the hash and the labels.
+    pub(crate) fn removed_at(&self) -> impl Iterator<Item = (&Removal, i64)> {
+        // The number of a removal is its time in microseconds.
+        let removals = self.removals.iter();
+        removals.map(|(removal, number)| (removal, number / 1000))
     }
 
     /// Raises the values read from one hash to their marks, and restores missing

@@ -4,13 +4,15 @@
 //! so that crashes are counted and lease time advances even if nobody scrapes.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
+    hash::{BuildHasher as _, RandomState},
+    ops::ControlFlow,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use functional_scaffold_protocol::{
-    calls::{Script, SettleReply, leases_key, settle_call},
+    calls::{Script, SettleReply, is_own_key, leases_key, settle_call},
     family::{Family, Kind},
     labels::check_labels,
     lease::Lease,
@@ -23,7 +25,7 @@ use crate::{
     scrape::{
         decode_errors::{DecodeErrors, LEASES, reason},
         labels::label,
-        registry::{RegisteredFamily, registered_families},
+        limits::{MAX_LEASE_BYTES, MAX_LEASES},
         scan::{ReadOptions, Scanner, skip_unreadable},
         self_metrics::{IN_FLIGHT, SelfMetrics},
     },
@@ -35,20 +37,20 @@ pub(crate) const EXECUTIONS: &str = "algorithm_executions_total";
 /// The label with the name of the algorithm.
 const ALGORITHM: &str = "algorithm";
 
-/// A bound on the memory that a corrupt sorted set can take. Real instances never have
-/// that many open leases.
-const MAX_LEASES: usize = 100_000;
 /// Calls of the settle script in a row. Each looks at a hundred leases, and Redis
 /// serves other clients in between.
 const MAX_CALLS: usize = 100;
+/// Keys that are passed on from one call to the next. Leases of one component count in
+/// three.
+const MAX_KEYS: usize = 1000;
 /// Refused counts that are logged.
 const MAX_LOGGED: usize = 100;
 
 /// The open leases of one read.
 #[derive(Debug, Default)]
 pub(crate) struct OpenLeases {
-    // ZSCAN may return a member twice.
-    ids: HashSet<String>,
+    // ZSCAN may return a member twice. Hashes instead of texts, to save memory.
+    ids: HashSet<u64>,
     /// By the label set of the gauge.
     by_algorithm: BTreeMap<Box<str>, i64>,
     /// When the oldest lease began, in milliseconds of lease time.
@@ -66,8 +68,18 @@ impl OpenLeases {
     ) -> Result<Option<Self>, Failure> {
         let key = leases_key(prefix);
         let mut leases = Self::default();
-        let scan = scanner.scan("ZSCAN", &key, |member, score| {
-            leases.push(member, score, executions, errors);
+        let hasher = RandomState::new();
+        let scan = scanner.scan("ZSCAN", &key, |page| {
+            for (member, score) in page {
+                if leases.ids.len() >= MAX_LEASES {
+                    errors.add(LEASES, reason::TOO_MANY, || {
+                        format!("more than {MAX_LEASES} open leases")
+                    });
+                    return ControlFlow::Break(());
+                }
+                leases.push(&hasher, member, score, executions, errors);
+            }
+            ControlFlow::Continue(())
         });
         let scan = scan.await;
         Ok(skip_unreadable(scan, LEASES, &key, errors)?.map(|()| leases))
@@ -75,17 +87,12 @@ impl OpenLeases {
 
     fn push(
         &mut self,
+        hasher: &RandomState,
         member: &[u8],
         score: &[u8],
         executions: &[String],
         errors: &mut DecodeErrors,
     ) {
-        if self.ids.len() >= MAX_LEASES {
-            errors.add(LEASES, reason::TOO_MANY, || {
-                format!("more than {MAX_LEASES} open leases")
-            });
-            return;
-        }
         let Some((lease, expiry, algorithm)) = decode(member, score, executions) else {
             errors.add(LEASES, reason::LEASE, || {
                 format!(
@@ -98,7 +105,7 @@ impl OpenLeases {
         };
         // A float is exact for milliseconds until the year 287,396.
         let start = expiry - lease.millis as f64;
-        if self.ids.insert(lease.id) {
+        if self.ids.insert(hasher.hash_one(&lease.id)) {
             *self.by_algorithm.entry(algorithm).or_default() += 1;
             let oldest = self.oldest_start_millis.get_or_insert(start);
             *oldest = oldest.min(start);
@@ -143,6 +150,9 @@ impl OpenLeases {
 }
 
 fn decode(member: &[u8], score: &[u8], executions: &[String]) -> Option<(Lease, f64, Box<str>)> {
+    if member.len() > MAX_LEASE_BYTES {
+        return None;
+    }
     let lease = Lease::decode(std::str::from_utf8(member).ok()?).ok()?;
     let score: f64 = std::str::from_utf8(score).ok()?.parse().ok()?;
     let algorithm: Box<str> = algorithm(&lease, executions)?.into();
@@ -186,60 +196,59 @@ impl Settler {
         }
     }
 
-    /// Settles the expired leases that count in `registered` counters. Returns the
-    /// lease time in milliseconds, or None on failure.
-    pub(crate) async fn settle(
-        &self,
-        connection: &mut Connection,
-        registered: &[RegisteredFamily],
-    ) -> Option<i64> {
-        let settled = self.call_script(connection, registered).await;
+    /// Settles expired leases. Returns the lease time in milliseconds, or None on
+    /// failure.
+    pub(crate) async fn settle(&self, connection: &mut Connection) -> Option<i64> {
+        let settled = self.call_script(connection).await;
         self.log(&settled);
         settled.ok().map(|settled| settled.lease_time_millis)
     }
 
-    /// Settles expired leases between reads. Ignores decode errors: reads report them.
-    async fn settle_registered(&self, mut connection: Connection) -> Result<(), Failure> {
-        let ignored = &mut DecodeErrors::default();
-        let registered = registered_families(&connection, &self.options, ignored).await?;
-        self.settle(&mut connection, &registered).await;
-        Ok(())
-    }
-
-    async fn call_script(
-        &self,
-        connection: &mut Connection,
-        registered: &[RegisteredFamily],
-    ) -> Result<SettleReply, Failure> {
+    /// Calls the script until all expired leases are settled, [`MAX_CALLS`] times at
+    /// most. Each call that does not settle what it looked at returns the keys that it
+    /// was not given, and the next one has them. So leases of families that are not
+    /// served, or no longer registered, are settled as well, and none is in the way of
+    /// those behind it.
+    async fn call_script(&self, connection: &mut Connection) -> Result<SettleReply, Failure> {
         let prefix = &self.options.prefix;
-        // Only keys with the prefix. The service writes no others, and a key that this
-        // Redis user may not write, or in another cluster slot, would make Redis refuse
-        // the whole call.
-        let keys = registered
-            .iter()
-            .flat_map(|family| &family.layouts)
-            .filter(|layout| layout.kind == Kind::Counter && layout.key.starts_with(prefix))
-            .map(|layout| layout.key.as_str());
+        let (mut metric_keys, mut foreign_keys) = <(BTreeSet<String>, BTreeSet<String>)>::default();
         let (mut leases, mut refused) = (0, Vec::new());
-        let (mut skip, mut calls_left) = (0, MAX_CALLS);
+        let mut calls_left = MAX_CALLS;
         loop {
-            let call = settle_call(prefix, redis_client::random(), skip, keys.clone());
+            let call = settle_call(
+                prefix,
+                redis_client::random(),
+                0,
+                metric_keys.iter().map(String::as_str),
+                foreign_keys.iter().map(String::as_str),
+            );
             let reply = connection.call(&Script::SETTLE, &call).await?;
             let mut settled = SettleReply::decode(reply)
                 .map_err(|error| Failure::new(Reason::Server, error.to_string()))?;
             calls_left -= 1;
             leases += settled.leases;
             refused.append(&mut settled.refused);
-            match settled.next_skip {
-                Some(next) if calls_left > 0 => skip = next,
-                _ => {
-                    return Ok(SettleReply {
-                        leases,
-                        refused,
-                        ..settled
-                    });
-                }
+            let is_done = settled.unknown_keys.is_empty() && settled.next_skip.is_none();
+            if is_done || calls_left == 0 {
+                return Ok(SettleReply {
+                    leases,
+                    refused,
+                    ..settled
+                });
             }
+            if settled.unknown_keys.is_empty() && metric_keys.len() + foreign_keys.len() > MAX_KEYS
+            {
+                metric_keys.clear();
+                foreign_keys.clear();
+            }
+            // The service counts in no other keys. One that this Redis user may not
+            // write, or in another slot of a cluster, would make Redis refuse the call.
+            let (metric, foreign): (Vec<_>, Vec<_>) = settled
+                .unknown_keys
+                .into_iter()
+                .partition(|key| key.starts_with(prefix) && !is_own_key(prefix, key));
+            metric_keys.extend(metric);
+            foreign_keys.extend(foreign);
         }
     }
 
@@ -283,12 +292,17 @@ pub(crate) async fn settle_loop(
     loop {
         ticks.tick().await;
         let timeout = settler.options.timeout;
-        let settled = redis.run(timeout, &mut settler, |settler, connection| {
-            Box::pin(settler.settle_registered(connection))
+        let settled = redis.run(timeout, &mut settler, |settler, mut connection| {
+            Box::pin(async move {
+                match settler.call_script(&mut connection).await {
+                    // The connection may be broken, unlike after an error reply.
+                    Err(failure) if failure.code().is_none() => Err(failure),
+                    settled => Ok(settled),
+                }
+            })
         });
-        if let Err(failure) = settled.await {
-            settler.log(&Err(failure));
-        }
+        let settled = settled.await.flatten();
+        settler.log(&settled);
     }
 }
 
@@ -310,9 +324,11 @@ mod tests {
 
     fn push(leases: &mut OpenLeases, members: &[(&str, &str)]) -> u64 {
         let mut errors = DecodeErrors::default();
+        let hasher = RandomState::new();
         for (member, score) in members {
             let keys = ["m:e".to_owned()];
-            leases.push(member.as_bytes(), score.as_bytes(), &keys, &mut errors);
+            let (member, score) = (member.as_bytes(), score.as_bytes());
+            leases.push(&hasher, member, score, &keys, &mut errors);
         }
         errors.counts().map(|(_, _, count)| count).sum()
     }

@@ -4,6 +4,8 @@ pub(crate) mod decode_errors;
 mod high_water;
 pub(crate) mod labels;
 pub(crate) mod leases;
+pub(crate) mod limits;
+mod memory;
 pub(crate) mod reader;
 pub(crate) mod reading;
 pub(crate) mod registry;

@@ -1,6 +1,6 @@
 //! Reads every registered family and the open leases, and makes a [`Reading`] of them.
 
-use std::sync::Arc;
+use std::{collections::HashMap, fmt, ops::ControlFlow, sync::Arc};
 
 use functional_scaffold_protocol::{
     calls::{lost_counts_key, removed_key, state_key},
@@ -9,17 +9,21 @@ use functional_scaffold_protocol::{
     removal::Removal,
     series::{FamilySeries, SeriesReader, merge_layouts},
 };
+use futures_util::future::try_join_all;
 use tokio::task::JoinSet;
 
 use crate::{
     redis_client::{Connection, Failure, Reason, RedisClient},
+    redis_transport::{MAX_STRING_BYTES, TOO_LONG},
     scrape::{
         decode_errors::{DecodeErrors, REMOVED, STATE, reason},
         high_water::{HandOver, HighWaterMarks, LabelSets, LostCountsWriter, StateFile},
         leases::{EXECUTIONS, OpenLeases, Settler},
-        reading::Reading,
+        limits::{MAX_REMOVALS, REMOVALS_PAGE, SampleLimit},
+        memory::Memory,
+        reading::{Began, Reading},
         registry::{RegisteredFamily, registered_families},
-        scan::{ReadOptions, Scanner, skip_unreadable},
+        scan::{Pair, ReadOptions, Scanner, skip_unreadable},
     },
 };
 
@@ -71,6 +75,7 @@ impl Reader {
 
     /// Reads everything until there are no new lost counts, in [`MAX_PASSES`] at most.
     async fn read_until_stable(&mut self, mut connection: Connection) -> Result<Reading, Failure> {
+        let memory = Memory::read(&mut connection).await?;
         let mut regressions = 0;
         let mut passes_left = MAX_PASSES;
         loop {
@@ -80,6 +85,7 @@ impl Reader {
             let mut reading = raw.into_reading(&mut self.marks);
             regressions = reading.regressions.max(regressions);
             reading.regressions = regressions;
+            reading.memory = memory.clone();
             let Some(epoch) = epoch.filter(|_| passes_left > 0) else {
                 return Ok(reading);
             };
@@ -105,7 +111,7 @@ impl Reader {
         loop {
             let mut raw = RawReading::default();
             let registered = registered_families(connection, options, &mut raw.errors).await?;
-            raw.lease_time_millis = self.settler.settle(connection, &registered).await;
+            raw.lease_time_millis = self.settler.settle(connection).await;
             // Its errors are ignored here: the state is read again below, and they are
             // recorded then.
             let before = State::read(connection, options, &mut DecodeErrors::default()).await?;
@@ -150,6 +156,7 @@ struct State {
     /// Changes with every new lost count and every removal.
     version: Option<String>,
     flushed_millis: Option<i64>,
+    epoch_millis: Option<i64>,
 }
 
 impl State {
@@ -162,15 +169,16 @@ impl State {
         let mut command = redis::cmd("HMGET");
         command
             .arg(&key)
-            .arg(&["epoch", "lost_version", "flushed_ms"]);
-        let read: Result<[Option<Vec<u8>>; 3], _> = connection.query(&command).await;
+            .arg(&["epoch", "lost_version", "flushed_ms", "epoch_ms"]);
+        let read: Result<[Option<Vec<u8>>; 4], _> = connection.query(&command).await;
         let fields = skip_unreadable(read, STATE, &key, errors)?.unwrap_or_default();
-        let [epoch, version, flushed] =
+        let [epoch, version, flushed, began] =
             fields.map(|field| field.map(|text| String::from_utf8_lossy(&text).into_owned()));
         Ok(Self {
             epoch,
             version,
             flushed_millis: flushed.and_then(|text| text.parse().ok()),
+            epoch_millis: began.and_then(|text| text.parse().ok()),
         })
     }
 }
@@ -183,25 +191,116 @@ async fn read_removals(
     errors: &mut DecodeErrors,
 ) -> Result<Vec<(Removal, i64)>, Failure> {
     let key = removed_key(&options.prefix);
-    let mut command = redis::cmd("ZRANGEBYSCORE");
-    command
-        .arg(&key)
-        .arg(format!("({last_removal}"))
-        .arg("+inf")
-        .arg("WITHSCORES");
-    let read: Result<Vec<(Vec<u8>, Vec<u8>)>, _> = connection.query(&command).await;
-    let members = skip_unreadable(read, REMOVED, &key, errors)?.unwrap_or_default();
-    let mut removals = Vec::with_capacity(members.len());
-    for (member, number) in members {
-        match (Removal::decode(&member), decode_value(&number)) {
-            (Ok(removed), Ok(number)) => removals.push((removed, number)),
-            _ => errors.add(REMOVED, reason::REMOVAL, || {
-                let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-                format!("member {:?}, number {:?}", text(&member), text(&number))
-            }),
+    let mut removals = Vec::new();
+    for offset in (0..MAX_REMOVALS).step_by(REMOVALS_PAGE) {
+        let mut command = redis::cmd("ZRANGEBYSCORE");
+        command
+            .arg(&key)
+            .arg(format!("({last_removal}"))
+            .arg("+inf")
+            .arg("WITHSCORES")
+            .arg("LIMIT")
+            .arg(offset)
+            .arg(REMOVALS_PAGE);
+        let read: Result<Vec<Pair>, _> = connection.query(&command).await;
+        let members = skip_unreadable(read, REMOVED, &key, errors)?.unwrap_or_default();
+        let is_last = members.len() < REMOVALS_PAGE;
+        for (member, number) in members {
+            match (Removal::decode(&member), decode_value(&number)) {
+                (Ok(removed), Ok(number)) => removals.push((removed, number)),
+                _ => errors.add(REMOVED, reason::REMOVAL, || {
+                    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                    format!("member {:?}, number {:?}", text(&member), text(&number))
+                }),
+            }
+        }
+        if is_last {
+            return Ok(removals);
         }
     }
+    errors.add(REMOVED, reason::TOO_MANY, || {
+        format!("more than {MAX_REMOVALS} removals")
+    });
     Ok(removals)
+}
+
+/// The number of fields of each family's hashes, or 0 where it cannot be known: the read
+/// of the hash shows why.
+async fn count_fields(
+    connection: &Connection,
+    options: &ReadOptions,
+    registered: &[RegisteredFamily],
+) -> Result<Vec<usize>, Failure> {
+    let lengths = registered.iter().map(|family| async {
+        let mut fields = 0_usize;
+        for layout in &family.layouts {
+            for key in [&layout.key, &lost_counts_key(&options.prefix, &layout.key)] {
+                let mut command = redis::cmd("HLEN");
+                command.arg(key);
+                fields = fields.saturating_add(match connection.clone().query(&command).await {
+                    Err(failure) if failure.code().is_none() => return Err(failure),
+                    read => read.unwrap_or(0),
+                });
+            }
+        }
+        Ok(fields)
+    });
+    try_join_all(lengths).await
+}
+
+/// When the series of families with several layouts began is not known exactly: the sum
+/// of a series lacks what one layout lost. They seem to have begun before, because a
+/// series that seems to have begun later than it did is counted twice.
+fn began(epoch: Option<i64>, families: &[(String, Vec<Layout>)], marks: &HighWaterMarks) -> Began {
+    let mut began = Began {
+        epoch,
+        ..Began::default()
+    };
+    let mut removals = marks.removed_at().peekable();
+    if removals.peek().is_none() {
+        return began;
+    }
+    let names: HashMap<&str, &str> = families
+        .iter()
+        .filter_map(|(name, layouts)| match layouts.as_slice() {
+            [layout] => Some((layout.series.family.key.as_str(), name.as_str())),
+            _ => None,
+        })
+        .collect();
+    for (removal, millis) in removals {
+        let Some(&name) = names.get(removal.key.as_str()) else {
+            continue;
+        };
+        match &removal.labels {
+            None => drop(began.families.insert(name.to_owned(), millis)),
+            Some(labels) => {
+                let series = began.series.entry(name.to_owned()).or_default();
+                series.insert(labels.as_str().into(), millis);
+            }
+        }
+    }
+    began
+}
+
+/// Whether a node of a Redis Cluster does not serve the slot of the key.
+fn is_in_another_slot(failure: &Failure) -> bool {
+    matches!(
+        failure.code(),
+        Some("MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN")
+    )
+}
+
+/// What one family takes of the limit on samples.
+struct FamilyLimit {
+    limit: Arc<SampleLimit>,
+    number: usize,
+    samples: usize,
+}
+
+impl FamilyLimit {
+    fn is_served(&self) -> bool {
+        self.limit.raise(self.number, self.samples)
+    }
 }
 
 impl RawReading {
@@ -212,20 +311,38 @@ impl RawReading {
         registered: Vec<RegisteredFamily>,
     ) -> Result<(), Failure> {
         let scanner = Arc::new(Scanner::new(connection.clone(), options));
+        let limit = Arc::new(SampleLimit::new(options.max_samples, registered.len()));
         let prefix: Arc<str> = options.prefix.as_str().into();
         let executions: Vec<String> = registered
             .iter()
             .filter(|family| family.name == EXECUTIONS)
             .flat_map(|family| family.layouts.iter().map(|layout| layout.key.clone()))
             .collect();
+        let names: Vec<_> = registered
+            .iter()
+            .map(|family| family.name.clone())
+            .collect();
+        for (number, fields) in count_fields(connection, options, &registered)
+            .await?
+            .into_iter()
+            .enumerate()
+        {
+            limit.raise(number, fields);
+        }
         // One task per family, so that one is decoded while another waits for Redis.
         // Dropping the set aborts the tasks.
         let mut tasks = JoinSet::new();
-        for family in registered {
-            let (scanner, prefix) = (Arc::clone(&scanner), Arc::clone(&prefix));
+        for (number, family) in registered.into_iter().enumerate() {
+            let (scanner, limit) = (Arc::clone(&scanner), Arc::clone(&limit));
+            let prefix = Arc::clone(&prefix);
             tasks.spawn(async move {
+                let taken = FamilyLimit {
+                    limit,
+                    number,
+                    samples: 0,
+                };
                 let mut part = Self::default();
-                part.read_family(&scanner, &prefix, family).await?;
+                part.read_family(&scanner, &prefix, family, taken).await?;
                 Ok(part)
             });
         }
@@ -243,6 +360,18 @@ impl RawReading {
             self.leases = self.leases.take().or(part.leases);
             self.errors.merge(part.errors);
         }
+        // One may have been left out after it was read.
+        let too_large = |name: &str| {
+            let number = names.binary_search_by(|other| other.as_str().cmp(name));
+            number.is_ok_and(|number| !limit.serves(number))
+        };
+        self.families.retain(|(name, _)| !too_large(name));
+        for name in names.iter().filter(|name| too_large(name)) {
+            self.errors.add(name, reason::TOO_MANY, || {
+                let most = options.max_samples;
+                format!("more than {most} samples, of which this family has the most")
+            });
+        }
         Ok(())
     }
 
@@ -252,17 +381,20 @@ impl RawReading {
         scanner: &Scanner,
         prefix: &str,
         family: RegisteredFamily,
+        mut taken: FamilyLimit,
     ) -> Result<(), Failure> {
         let RegisteredFamily { name, layouts } = family;
         let mut read = Vec::with_capacity(layouts.len());
         for layout in layouts {
-            let counted = self.read_hash(scanner, &layout.key, &layout).await?;
+            let counted = self
+                .read_hash(scanner, &layout.key, &layout, &mut taken)
+                .await?;
             if layout.kind == Kind::Gauge {
                 read.extend(counted);
                 continue;
             }
             let key = lost_counts_key(prefix, &layout.key);
-            let lost = self.read_hash(scanner, &key, &layout).await?;
+            let lost = self.read_hash(scanner, &key, &layout, &mut taken).await?;
             // Without its lost counts, a counter would step back.
             if let (Some(mut counted), Some(lost)) = (counted, lost) {
                 counted.corrupt.extend(lost.corrupt);
@@ -276,31 +408,59 @@ impl RawReading {
         Ok(())
     }
 
-    /// Reads the series in a hash; None if the key cannot be read.
+    /// Reads the series in a hash; None if the key cannot be read, or if the family has
+    /// too many samples.
     async fn read_hash(
         &mut self,
         scanner: &Scanner,
         key: &str,
         layout: &Family,
+        taken: &mut FamilyLimit,
     ) -> Result<Option<Layout>, Failure> {
+        if !taken.is_served() {
+            return Ok(None);
+        }
         let Self { cells, errors, .. } = self;
         let mut series = SeriesReader::new(layout.clone());
         let mut corrupt = LabelSets::new();
-        let scan = scanner.scan("HSCAN", key, |field, value| {
-            *cells += 1;
-            if let Err(error) = series.push(field, value) {
-                if let Ok(cell) = decode_field(layout, field) {
-                    corrupt.insert(cell.labels().into());
-                }
-                errors.add(&layout.name, error.class(), || {
+        let (before, mut fields) = (taken.samples, 0);
+        let scan = scanner.scan("HSCAN", key, |page| {
+            for (field, value) in page {
+                let example = |error: &dyn fmt::Display| {
                     let field = String::from_utf8_lossy(field);
                     format!("key {key:?}, field {field:?}: {error}")
-                });
+                };
+                if field == TOO_LONG {
+                    let error = format!("more than {MAX_STRING_BYTES} bytes");
+                    errors.add(&layout.name, reason::TOO_LONG, || example(&error));
+                } else if let Err(error) = series.push(field, value) {
+                    if let Ok(cell) = decode_field(layout, field) {
+                        fields += cell.labels().len() / 256;
+                        corrupt.insert(cell.labels().into());
+                    }
+                    errors.add(&layout.name, error.class(), || example(&error));
+                }
+            }
+            *cells += page.len() as u64;
+            fields += page.len();
+            taken.samples = before + series.size().max(fields);
+            if taken.is_served() {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
             }
         });
-        let scan = scan.await;
+        let scan = match scan.await {
+            Err(failure) if is_in_another_slot(&failure) => {
+                errors.add(&layout.name, reason::OTHER_SLOT, || {
+                    format!("key {key:?}: {failure}")
+                });
+                return Ok(None);
+            }
+            scan => scan,
+        };
         let read = skip_unreadable(scan, &layout.name, key, errors)?;
-        Ok(read.map(|()| Layout {
+        Ok(read.filter(|()| taken.is_served()).map(|()| Layout {
             series: series.finish(),
             corrupt,
         }))
@@ -318,6 +478,7 @@ impl RawReading {
         marks.enter(self.state.epoch.as_deref());
         reading.epoch = self.state.epoch;
         marks.forget(&self.removals);
+        reading.began = began(self.state.epoch_millis, &self.families, marks);
         for (name, mut layouts) in self.families {
             for Layout { series, corrupt } in &mut layouts {
                 reading.regressions += marks.clamp(series, corrupt);

@@ -1,8 +1,10 @@
 //! The result of one read of Redis.
 
+use std::collections::HashMap;
+
 use functional_scaffold_protocol::{exposition::Exposition, series::FamilySeries};
 
-use crate::scrape::decode_errors::DecodeErrors;
+use crate::scrape::{decode_errors::DecodeErrors, memory::Memory};
 
 /// The families of one read, ready to be served.
 #[derive(Debug, Default)]
@@ -24,6 +26,32 @@ pub(crate) struct Reading {
     pub(crate) flushed_millis: Option<i64>,
     /// The number of series that stepped back since the previous read.
     pub(crate) regressions: u64,
+    pub(crate) began: Began,
+    /// None if it cannot be read.
+    pub(crate) memory: Option<Memory>,
+}
+
+/// When series began to count from 0, in milliseconds since 1970, by Redis's clock.
+#[derive(Debug, Default)]
+pub(crate) struct Began {
+    /// The beginning of the epoch, if it is known.
+    pub(crate) epoch: Option<i64>,
+    /// By family, for those that were removed as a whole since.
+    pub(crate) families: HashMap<String, i64>,
+    /// By family and labels, for series that were removed since.
+    pub(crate) series: HashMap<String, HashMap<Box<str>, i64>>,
+}
+
+impl Began {
+    /// When each series of a family began.
+    fn of_family(&self, name: &str) -> impl Fn(&str) -> Option<i64> {
+        let family = self.families.get(name).copied().max(self.epoch);
+        let series = self.series.get(name);
+        move |labels| {
+            let own = series.and_then(|series| series.get(labels)).copied();
+            family.map(|family| own.map_or(family, |own| own.max(family)))
+        }
+    }
 }
 
 impl Reading {
@@ -34,7 +62,9 @@ impl Reading {
 
     /// Appends every family to an exposition.
     pub(crate) fn write_to(&self, exposition: &mut Exposition) {
-        self.exposed()
-            .for_each(|family| exposition.write_family(family));
+        for family in self.exposed() {
+            let began = self.began.of_family(&family.family.name);
+            exposition.write_family_since(family, began);
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! The registrations in Redis, as families that can be served side by side.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::ControlFlow,
+};
 
 use functional_scaffold_protocol::{
     calls::families_key,
@@ -10,8 +13,10 @@ use functional_scaffold_protocol::{
 
 use crate::{
     redis_client::{Connection, Failure},
+    redis_transport::TOO_LONG,
     scrape::{
         decode_errors::{DecodeErrors, REGISTRY, reason},
+        limits::{MAX_REGISTRATION_BYTES, MAX_REGISTRATIONS},
         scan::{ReadOptions, Scanner, skip_unreadable},
         self_metrics::is_own_name,
     },
@@ -30,17 +35,34 @@ pub struct RegisteredFamily {
     pub layouts: Vec<Family>,
 }
 
-/// Reads every registration.
+/// Reads registrations, [`MAX_REGISTRATIONS`] at most.
 pub(crate) async fn read_registrations(
     connection: &Connection,
     options: &ReadOptions,
+    errors: &mut DecodeErrors,
 ) -> Result<Registrations, Failure> {
     // A map, because HSCAN may return a field twice.
     let mut registrations = Registrations::new();
     let key = families_key(&options.prefix);
     let scan = Scanner::new(connection.clone(), options);
-    scan.scan("HSCAN", &key, |field, json| {
-        registrations.insert(field.to_vec(), json.to_vec());
+    scan.scan("HSCAN", &key, |page| {
+        for (field, json) in page {
+            let is_cut = field == TOO_LONG || json == TOO_LONG;
+            if is_cut || field.len() + json.len() > MAX_REGISTRATION_BYTES {
+                let field = String::from_utf8_lossy(field);
+                errors.add(family_name(&field), reason::TOO_LONG, || {
+                    format!("field {field:?}: more than {MAX_REGISTRATION_BYTES} bytes")
+                });
+            } else if registrations.len() < MAX_REGISTRATIONS {
+                registrations.insert(field.clone(), json.clone());
+            } else if !registrations.contains_key(field) {
+                errors.add(REGISTRY, reason::TOO_MANY, || {
+                    format!("more than {MAX_REGISTRATIONS} registrations")
+                });
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
     })
     .await?;
     Ok(registrations)
@@ -52,7 +74,7 @@ pub(crate) async fn registered_families(
     options: &ReadOptions,
     errors: &mut DecodeErrors,
 ) -> Result<Vec<RegisteredFamily>, Failure> {
-    let read = read_registrations(connection, options).await;
+    let read = read_registrations(connection, options, errors).await;
     let key = families_key(&options.prefix);
     let registrations = skip_unreadable(read, REGISTRY, &key, errors)?;
     Ok(served_families(registrations.unwrap_or_default(), errors))

@@ -1,7 +1,7 @@
 //! Reads one hash or sorted set page by page (HSCAN, ZSCAN), so that Redis is never
 //! blocked for long.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ops::ControlFlow, path::PathBuf, time::Duration};
 
 use tokio::sync::Semaphore;
 
@@ -20,6 +20,8 @@ pub(crate) struct ReadOptions {
     pub(crate) scan_count: u32,
     /// For a whole read.
     pub(crate) timeout: Duration,
+    /// The samples of all families.
+    pub(crate) max_samples: usize,
     /// Where to save the values that were served last.
     pub(crate) state_file: Option<PathBuf>,
 }
@@ -30,6 +32,7 @@ impl ReadOptions {
             prefix: config.prefix.clone(),
             scan_count: config.scan_count,
             timeout: config.scrape_timeout,
+            max_samples: config.max_samples,
             state_file: config.state_file.clone(),
         }
     }
@@ -51,8 +54,11 @@ pub(crate) struct Scanner {
     permits: Semaphore,
 }
 
-/// A cursor, and fields with values or members with scores.
-type Page = (Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>);
+/// A field with its value, or a member with its score.
+pub(crate) type Pair = (Vec<u8>, Vec<u8>);
+
+/// A cursor, and what was found.
+type Page = (Vec<u8>, Vec<Pair>);
 
 impl Scanner {
     pub(crate) fn new(connection: Connection, options: &ReadOptions) -> Self {
@@ -64,30 +70,31 @@ impl Scanner {
     }
 
     /// Passes every field and value of a hash (`HSCAN`), or member and score of a
-    /// sorted set (`ZSCAN`), to `take`; none if the key does not exist. One may come
-    /// twice, and one that is written or deleted meanwhile may be missing
+    /// sorted set (`ZSCAN`), to `take`, page by page until it breaks off; none if the
+    /// key does not exist. One may come twice, and one that is written or deleted
+    /// meanwhile may be missing
     /// ([SCAN guarantees](https://redis.io/docs/latest/commands/scan/#scan-guarantees)).
     pub(crate) async fn scan(
         &self,
         command: &str,
         key: &str,
-        mut take: impl FnMut(&[u8], &[u8]),
+        mut take: impl FnMut(&[Pair]) -> ControlFlow<()>,
     ) -> Result<(), Failure> {
-        let mut take_all = |pairs: &[(Vec<u8>, Vec<u8>)]| {
-            pairs.iter().for_each(|(field, value)| take(field, value));
-        };
         let (mut cursor, mut pairs) = self.page(command, key, b"0").await?;
         while cursor != b"0" {
             // Requests the next page before it decodes this one, so that Redis and
             // the exporter work at the same time. The connection's task sends the
             // request, and tokio may run it on this thread only: hence the yield.
-            let (next, ()) = tokio::join!(self.page(command, key, &cursor), async {
+            let (next, flow) = tokio::join!(self.page(command, key, &cursor), async {
                 tokio::task::yield_now().await;
-                take_all(&pairs);
+                take(&std::mem::take(&mut pairs))
             });
+            if flow.is_break() {
+                return Ok(());
+            }
             (cursor, pairs) = next?;
         }
-        take_all(&pairs);
+        let _last = take(&pairs);
         Ok(())
     }
 

@@ -75,9 +75,21 @@ const LAST_FLUSH: Metric = gauge(
     "functional_scaffold_last_flush_timestamp_seconds",
     "When a batch was last stored, by Redis's clock. Absent if never.",
 );
+const MEMORY_USED: Metric = gauge(
+    "functional_scaffold_redis_memory_used_bytes",
+    "Memory that Redis uses. Absent if the Redis user has no right to INFO.",
+);
+const MEMORY_MAX: Metric = gauge(
+    "functional_scaffold_redis_memory_max_bytes",
+    "Memory that Redis may use (maxmemory); 0 if there is no limit.",
+);
+const MEMORY_POLICY: Metric = gauge(
+    "functional_scaffold_redis_maxmemory_policy",
+    "What Redis does when its memory is full; the value is always 1. Every policy but noeviction may delete counts.",
+);
 
 /// Every metric of the exporter, in the order in which they are written.
-const METRICS: [&Metric; 13] = [
+const METRICS: [&Metric; 16] = [
     &BUILD_INFO,
     &REDIS_UP,
     &SCRAPE_DURATION,
@@ -91,6 +103,9 @@ const METRICS: [&Metric; 13] = [
     &REGRESSIONS,
     &OLDEST_LEASE_AGE,
     &LAST_FLUSH,
+    &MEMORY_USED,
+    &MEMORY_MAX,
+    &MEMORY_POLICY,
 ];
 
 /// The gauge that the exporter makes of the open leases. It belongs to
@@ -187,15 +202,23 @@ pub(crate) fn write(
     if let Some(millis) = reading.flushed_millis {
         write_value(out, &LAST_FLUSH, millis as f64 / 1000.0);
     }
+    if let Some(memory) = &reading.memory {
+        write_value(out, &MEMORY_USED, memory.used_bytes as f64);
+        write_value(out, &MEMORY_MAX, memory.max_bytes as f64);
+        write_metadata(out, &MEMORY_POLICY);
+        let labels = format!("policy=\"{}\"", memory.policy);
+        out.write_sample(MEMORY_POLICY.name, &labels, 1.0);
+    }
 }
 
 fn write_metadata(out: &mut Exposition, metric: &Metric) {
-    let in_seconds = metric.name.ends_with("_seconds");
+    let units = ["seconds", "bytes"];
+    let unit = metric.name.rsplit_once('_').map_or("", |(_, last)| last);
     out.write_metadata(&Metadata {
         name: metric.name,
         kind: metric.kind,
         help: metric.help,
-        unit: if in_seconds { "seconds" } else { "" },
+        unit: if units.contains(&unit) { unit } else { "" },
     });
 }
 
@@ -215,6 +238,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::scrape::memory::Memory;
 
     #[test]
     fn writes_every_metric_with_help_and_type() {
@@ -232,6 +256,11 @@ mod tests {
             cells: 4,
             oldest_lease_age_seconds: Some(0.5),
             flushed_millis: Some(1_753_000_000_250),
+            memory: Some(Memory {
+                used_bytes: 1_500_000,
+                max_bytes: 0,
+                policy: "volatile-lru",
+            }),
             ..Reading::default()
         };
         reading
@@ -278,6 +307,9 @@ mod tests {
                 "functional_scaffold_regressions_total 2",
                 "functional_scaffold_oldest_lease_age_seconds 0.5",
                 "functional_scaffold_last_flush_timestamp_seconds 1753000000.25",
+                "functional_scaffold_redis_memory_used_bytes 1500000",
+                "functional_scaffold_redis_memory_max_bytes 0",
+                "functional_scaffold_redis_maxmemory_policy{policy=\"volatile-lru\"} 1",
             ]
         );
         assert_eq!(

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::Read as _,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use flate2::read::GzDecoder;
@@ -11,8 +11,8 @@ use flate2::read::GzDecoder;
 use crate::{
     parsers::{Parser, Sample, check_with_promtool, read},
     support::{
-        Exporter, Redis, Response, families_of, instant_query, sample, start_prometheus, text,
-        wait_for,
+        Exporter, Redis, Response, exporter_command, families_of, instant_query, sample,
+        start_prometheus, text, wait_for,
     },
 };
 
@@ -329,6 +329,8 @@ fn series_are_the_same_in_both_formats() {
             .filter(|line| !line.starts_with('#'))
             // OpenMetrics has no sums that may shrink.
             .filter(|line| !(line.starts_with("below_zero") || line.starts_with("shrunk")))
+            // Only OpenMetrics has the times at which series began.
+            .filter(|line| line.starts_with("made_created") || !line.contains("_created"))
             .map(str::to_owned)
             .collect()
     };
@@ -363,14 +365,66 @@ fn open_metrics_is_what_the_specification_says() {
         Some("application/openmetrics-text; version=1.0.0; charset=utf-8")
     );
     let text = text(&response);
+    let created = text.lines().find(|line| line.starts_with("jobs_created "));
+    let created = created.expect("the time at which it began");
     assert_eq!(
-        families_of(&text),
+        families_of(&text).replace(&format!("{created}\n"), ""),
         "# HELP jobs Jobs \\\"done\\\".\n# TYPE jobs counter\njobs_total 1\n\
          # TYPE odd unknown\nodd 2\n\
          # TYPE sent_bytes counter\n# UNIT sent_bytes bytes\n# EOF\n"
     );
     assert!(text.contains("# UNIT functional_scaffold_scrape_duration_seconds seconds\n"));
     assert!(text.contains("# TYPE functional_scaffold_redis_reads counter\n"));
+}
+
+#[test]
+fn a_series_that_is_reset_began_later() {
+    let redis = Redis::start();
+    let json = r#"{"type":"counter","key":"metrics:jobs"}"#;
+    redis.cli(&["HSET", "metrics:families", "jobs_total", json]);
+    let json = r#"{"type":"histogram","key":"metrics:time","bounds":[1]}"#;
+    redis.cli(&["HSET", "metrics:families", "job_seconds", json]);
+    let count = || {
+        redis.cli(&["HSET", "metrics:jobs", "k=\"a\"", "7", "k=\"b\"", "7"]);
+        redis.cli(&["HSET", "metrics:time", "|1", "7", "|sum", "7"]);
+    };
+    count();
+    let command = |arguments: &[&str]| {
+        let mut command = exporter_command();
+        command.env("REDIS_PORT", redis.port().to_string());
+        assert!(command.args(arguments).status().expect("it ends").success());
+        count();
+    };
+    let exporter = Exporter::start(redis.port());
+    let names = [
+        "jobs_created{k=\"a\"}",
+        "jobs_created{k=\"b\"}",
+        "job_seconds_created",
+    ];
+    let began = || {
+        let text = text(&scrape(&exporter, &[OPEN_METRICS]));
+        names.map(|name| sample(&text, name).expect("a time"))
+    };
+    let first = began();
+    assert_eq!(first, [first[0]; 3]);
+    let age = SystemTime::UNIX_EPOCH
+        .elapsed()
+        .expect("a clock")
+        .as_secs_f64()
+        - first[0];
+    assert!((0.0..60.0).contains(&age), "{age}");
+    // Nothing begins anew because Redis loses writes.
+    redis.cli(&["DEL", "metrics:jobs"]);
+    count();
+    assert_eq!(began(), first);
+    command(&["series", "remove", "--yes", "jobs_total{k=\"a\"}"]);
+    let removed = began();
+    assert!(removed[0] > first[0]);
+    assert_eq!(removed[1..], first[1..]);
+    command(&["wipe", "--yes"]);
+    let wiped = began();
+    assert!(wiped[0] > removed[0]);
+    assert_eq!(wiped, [wiped[0]; 3]);
 }
 
 #[test]

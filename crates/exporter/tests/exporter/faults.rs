@@ -263,3 +263,207 @@ fn a_refused_password_is_reported_and_not_shown() {
     let exporter = Exporter::start_with(redis.port(), &right);
     assert_eq!(sample(&exporter.metrics(), UP), Some(1.0));
 }
+
+/// Runs a Lua script in Redis.
+fn eval(redis: &Redis, script: &str) {
+    redis.cli(&["EVAL", script, "0"]);
+}
+
+#[test]
+fn the_largest_families_beyond_the_limit_are_left_out_unread() {
+    let redis = redis_with_a_counter();
+    for name in ["many_total", "more_total"] {
+        register_counter(&redis, name);
+        let fill = format!(
+            "for i = 1, 100000 do redis.call('HSET', 'metrics:{name}', 'n=\"' .. i .. '\"', 1) end"
+        );
+        eval(&redis, &fill);
+    }
+    // Ten label sets, each with 256 buckets.
+    let bounds: Vec<_> = (1..=256).map(|bound| bound.to_string()).collect();
+    let bounds = bounds.join(",");
+    let json = format!(r#"{{"type":"histogram","key":"metrics:wide","bounds":[{bounds}]}}"#);
+    redis.cli(&["HSET", "metrics:families", "wide", &json]);
+    eval(
+        &redis,
+        "for i = 1, 10 do redis.call('HSET', 'metrics:wide', 'n=\"' .. i .. '\"|sum', 1) end",
+    );
+    let exporter = Exporter::start_with(redis.port(), &[("EXPORTER_MAX_SAMPLES", "1000")]);
+    for _scrape in 0..2 {
+        let text = exporter.metrics();
+        assert_eq!(families_of(&text), GOOD);
+        for family in ["many_total", "more_total", "wide"] {
+            assert_eq!(errors(&text, family, "too_many"), Some(1.0), "{family}");
+        }
+        // The fields of the small hashes.
+        assert_eq!(sample(&text, "functional_scaffold_cells"), Some(11.0));
+    }
+    drop(exporter);
+    let text = Exporter::start(redis.port()).metrics();
+    assert_eq!(sample(&text, "functional_scaffold_series"), Some(200_011.0));
+    assert_eq!(errors(&text, "wide", "too_many"), None);
+}
+
+#[test]
+fn strings_that_are_too_long_are_not_received() {
+    let redis = redis_with_a_counter();
+    register_counter(&redis, "long_total");
+    register_counter(&redis, "big_total");
+    // A hundred megabytes in fields and values.
+    eval(
+        &redis,
+        "local long = string.rep('x', 1000000)
+        for i = 1, 50 do
+          redis.call('HSET', 'metrics:long_total', 'n=\"' .. long .. i .. '\"', 1)
+          redis.call('HSET', 'metrics:big_total', 'n=\"' .. i .. '\"', long)
+        end
+        redis.call('HSET', 'metrics:long_total', 'n=\"short\"', 7)
+        redis.call('HSET', 'metrics:families', 'helpful_total',
+          '{\"type\":\"counter\",\"key\":\"k\",\"help\":\"' .. long .. '\"}')
+        redis.call('HSET', 'metrics:families', 'wordy_total',
+          '{\"type\":\"counter\",\"key\":\"k\",\"help\":\"' .. string.sub(long, 1, 17000) .. '\"}')
+        redis.call('HSET', 'metrics:state', 'epoch', long)
+        redis.call('ZADD', 'metrics:leases', 9999999999999, long)",
+    );
+    let exporter = Exporter::start(redis.port());
+    let text = exporter.metrics();
+    assert_eq!(sample(&text, UP), Some(1.0));
+    assert_eq!(sample(&text, "good_total{a=\"1\"}"), Some(5.0));
+    assert_eq!(sample(&text, "long_total{n=\"short\"}"), Some(7.0));
+    for (family, reason, count) in [
+        ("long_total", "too_long", 50.0),
+        ("big_total", "value", 50.0),
+        ("helpful_total", "too_long", 1.0),
+        ("wordy_total", "too_long", 1.0),
+        ("(leases)", "lease", 1.0),
+    ] {
+        assert_eq!(errors(&text, family, reason), Some(count), "{family}");
+    }
+    let peak = exporter.peak_memory();
+    assert!(peak < 60_000_000, "{peak}");
+}
+
+#[test]
+fn further_registrations_and_leases_are_left_out() {
+    let redis = redis_with_a_counter();
+    eval(
+        &redis,
+        "for i = 1, 10500 do
+          redis.call('HSET', 'metrics:families', 'f' .. i,
+            '{\"type\":\"counter\",\"key\":\"metrics:f\"}')
+        end
+        for i = 1, 100500 do
+          redis.call('ZADD', 'metrics:leases', 9999999999999, '{\"id\":\"' .. i ..
+            '\",\"millis\":1,\"count\":[[\"metrics:x\",\"algorithm=\\\\\"a\\\\\"\"]]}')
+        end",
+    );
+    let exporter = Exporter::start(redis.port());
+    let text = exporter.metrics();
+    assert_eq!(sample(&text, UP), Some(1.0));
+    assert_eq!(
+        sample(&text, "functional_scaffold_families"),
+        Some(10_000.0)
+    );
+    let in_flight = "algorithm_executions_in_flight{algorithm=\"a\"}";
+    assert_eq!(sample(&text, in_flight), Some(100_000.0));
+    for family in ["(families)", "(leases)"] {
+        assert_eq!(errors(&text, family, "too_many"), Some(1.0), "{family}");
+    }
+}
+
+/// Two nodes of a cluster, each with half of the slots.
+fn start_cluster() -> [Redis; 2] {
+    let nodes = ["0 8191", "8192 16383"].map(|slots| {
+        let bus = free_port().to_string();
+        let node = RedisOptions::new()
+            .line("cluster-enabled", &["yes"])
+            .line("cluster-port", &[&bus]);
+        let node = Redis::start_with(node);
+        let slots: Vec<_> = slots.split(' ').collect();
+        node.cli(&[&["CLUSTER", "ADDSLOTSRANGE"], &slots[..]].concat());
+        (node, bus)
+    });
+    let [(one, _), (other, bus)] = nodes;
+    let port = other.port().to_string();
+    one.cli(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
+    for node in [&one, &other] {
+        wait_for("cluster", || {
+            let info = node.cli(&["CLUSTER", "INFO"]);
+            let is_whole = info.contains("cluster_slots_ok:16384");
+            (is_whole && info.contains("cluster_state:ok")).then_some(())
+        });
+    }
+    [one, other]
+}
+
+#[test]
+fn a_family_in_another_slot_of_a_cluster_is_left_out() {
+    let nodes = start_cluster();
+    let slot = |key: &str| -> u32 {
+        let slot = nodes[0].cli(&["CLUSTER", "KEYSLOT", key]);
+        slot.trim().parse().expect("a slot")
+    };
+    let is_first = |key: &str| slot(key) < 8192;
+    let mut prefixes = (0..).map(|number| format!("{{metrics{number}}}:"));
+    let prefix = prefixes.find(|key| is_first(key)).expect("one of them");
+    let elsewhere = prefixes.find(|key| !is_first(key)).expect("one of them");
+    let redis = &nodes[0];
+    let families = format!("{prefix}families");
+    for (name, key) in [("good_total", &prefix), ("bad_total", &elsewhere)] {
+        let json = format!(r#"{{"type":"counter","key":"{key}{name}"}}"#);
+        redis.cli(&["HSET", &families, name, &json]);
+    }
+    redis.cli(&["HSET", &format!("{prefix}good_total"), "a=\"1\"", "5"]);
+    // It counts a crash in the family that is here, and in the one that is not.
+    let cells = |key: &str, name: &str| format!(r#"["{key}{name}","b=\"1\""]"#);
+    let lease = format!(
+        r#"{{"id":"1","millis":1,"count":[{},{}]}}"#,
+        cells(&prefix, "good_total"),
+        cells(&elsewhere, "bad_total")
+    );
+    redis.cli(&["ZADD", &format!("{prefix}leases"), "1", &lease]);
+    let exporter = Exporter::start_with(redis.port(), &[("METRICS_PREFIX", prefix.as_str())]);
+    for _scrape in 0..2 {
+        let text = exporter.metrics();
+        assert_eq!(sample(&text, UP), Some(1.0), "{text}");
+        assert_eq!(sample(&text, "good_total{a=\"1\"}"), Some(5.0));
+        assert_eq!(sample(&text, "good_total{b=\"1\"}"), Some(1.0));
+        assert_eq!(errors(&text, "bad_total", "other_slot"), Some(1.0));
+    }
+    let log = exporter.stop();
+    assert!(log.contains("Moved") && log.contains("refused"), "{log}");
+    // A node that has none of it is down.
+    let other = Exporter::start_with(nodes[1].port(), &[("METRICS_PREFIX", prefix.as_str())]);
+    assert_eq!(sample(&other.metrics(), UP), Some(0.0));
+}
+
+#[test]
+fn the_policy_for_a_full_memory_is_shown() {
+    let redis = redis_with_a_counter();
+    let exporter = Exporter::start(redis.port());
+    let policy = |text: &str, policy: &str| {
+        let name = format!("functional_scaffold_redis_maxmemory_policy{{policy=\"{policy}\"}}");
+        sample(text, &name)
+    };
+    let max = |text: &str| sample(text, "functional_scaffold_redis_memory_max_bytes");
+    let text = exporter.metrics();
+    assert_eq!(
+        (policy(&text, "noeviction"), max(&text)),
+        (Some(1.0), Some(0.0))
+    );
+    assert!(sample(&text, "functional_scaffold_redis_memory_used_bytes") > Some(100_000.0));
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1gb"]);
+    redis.cli(&["CONFIG", "SET", "maxmemory-policy", "volatile-lru"]);
+    let text = exporter.metrics();
+    assert_eq!(policy(&text, "noeviction"), None);
+    let gigabyte = f64::from(1 << 30);
+    assert_eq!(
+        (policy(&text, "volatile-lru"), max(&text)),
+        (Some(1.0), Some(gigabyte))
+    );
+    // Without the right to ask, everything else is served.
+    redis.cli(&["ACL", "SETUSER", "default", "-info"]);
+    let text = exporter.metrics();
+    assert_eq!(max(&text), None);
+    assert_eq!(families_of(&text), GOOD);
+}

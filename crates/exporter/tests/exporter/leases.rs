@@ -105,6 +105,78 @@ fn one_scrape_settles_many_expired_leases() {
     assert_eq!(in_flight(&text, "a"), Some(0.0));
 }
 
+/// Puts a number of expired leases that count in this key in front of all others.
+fn leases_in_front(redis: &Redis, number: u32, key: &str) {
+    let fill = "for i = 1, ARGV[1] do redis.call('ZADD', KEYS[1], -1, \
+        '{\"id\":\"' .. ARGV[2] .. i .. '\",\"millis\":1,\"count\":[[\"' .. ARGV[2] .. \
+        '\",\"algorithm=\\\\\"a\\\\\"\"]]}') end";
+    redis.cli(&[
+        "EVAL",
+        fill,
+        "1",
+        "metrics:leases",
+        &number.to_string(),
+        key,
+    ]);
+}
+
+#[test]
+fn leases_that_count_elsewhere_are_not_in_the_way_of_others() {
+    let redis = Redis::start();
+    redis.register("a");
+    redis.lease("1", "a", 1);
+    leases_in_front(&redis, 10_000, "other:counter");
+    // Keys of the protocol are no metric hashes.
+    leases_in_front(&redis, 100, "metrics:state");
+    let often = [("EXPORTER_SETTLE_INTERVAL_MS", "20")];
+    let exporter = Exporter::start_with(redis.port(), &often);
+    wait_for("count of a crash", || {
+        (sample(&exporter.metrics(), CRASHED) == Some(1.0)).then_some(())
+    });
+    let text = exporter.metrics();
+    assert_eq!(in_flight(&text, "a"), Some(0.0));
+    assert_eq!(settle_failures(&text, "server"), Some(0.0));
+    assert_eq!(redis.cli(&["EXISTS", "other:counter"]), "0\n");
+    assert_eq!(
+        redis.cli(&["HEXISTS", "metrics:state", "algorithm=\"a\""]),
+        "0\n"
+    );
+    let log = exporter.stop();
+    let refused = "other:counter algorithm=\"a\" +1: not a key that a lease may count in";
+    assert!(log.contains(refused), "{log}");
+}
+
+#[test]
+fn leases_of_removed_and_refused_layouts_are_settled() {
+    let redis = Redis::start();
+    redis.register("a");
+    redis.lease("1", "a", 1);
+    // The family is another component's now: the first registration stays in force,
+    // and a layout of another type is refused.
+    let json = r#"{"type":"gauge","key":"metrics:taken"}"#;
+    redis.cli(&[
+        "HSET",
+        "metrics:families",
+        "algorithm_executions_total",
+        json,
+    ]);
+    // This one is removed, and not registered again.
+    redis.cli(&["HDEL", "metrics:families", "http_requests_total"]);
+    let exporter = Exporter::start(redis.port());
+    wait_for("settled lease", || {
+        let open = redis.cli(&["ZCARD", "metrics:leases"]);
+        (open == "0\n").then_some(())
+    });
+    let settled = "functional_scaffold_leases_settled_total{algorithm=\"a\"}";
+    assert_eq!(sample(&exporter.metrics(), settled), Some(1.0));
+    // They are served again when they are registered again.
+    redis.cli(&["DEL", "metrics:families"]);
+    redis.register("a");
+    let text = exporter.metrics();
+    assert_eq!(sample(&text, CRASHED), Some(1.0));
+    assert_eq!(sample(&text, ERRORS), Some(1.0));
+}
+
 #[test]
 fn executions_in_flight_are_shown_by_algorithm() {
     let redis = Redis::start();

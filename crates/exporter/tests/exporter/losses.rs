@@ -121,9 +121,19 @@ fn a_corrupt_cell_is_held_and_not_taken_for_a_loss() {
     // So it is in the hash of lost counts.
     add(&redis, "metrics:jobs", "k=\"a\"", "-10");
     assert_eq!(served(&exporter, &names[..1]), all(&[100.0]));
-    redis.cli(&["HINCRBYFLOAT", "metrics:lost:metrics:jobs", "k=\"a\"", "0.5"]);
+    redis.cli(&[
+        "HINCRBYFLOAT",
+        "metrics:lost:metrics:jobs",
+        "k=\"a\"",
+        "0.5",
+    ]);
     assert_eq!(served(&exporter, &names[..1]), all(&[100.0]));
-    redis.cli(&["HINCRBYFLOAT", "metrics:lost:metrics:jobs", "k=\"a\"", "-0.5"]);
+    redis.cli(&[
+        "HINCRBYFLOAT",
+        "metrics:lost:metrics:jobs",
+        "k=\"a\"",
+        "-0.5",
+    ]);
     assert_eq!(served(&exporter, &names[..1]), all(&[100.0]));
 }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use functional_scaffold_exporter::{DecodeErrors, served_families};
 use functional_scaffold_protocol::{
     cell::le_of_bound,
-    exposition::{Format, expose},
+    exposition::{Exposition, Format},
     labels::write_labels,
     series::{FamilySeries, SeriesReader, merge_layouts},
 };
@@ -182,7 +182,14 @@ fn other_parsers_read_whatever_redis_holds() {
     let texts = |format| -> Vec<String> {
         stores
             .iter()
-            .map(|families| expose(format, families))
+            .map(|families| {
+                let names = families.iter().map(|family| &family.family);
+                let mut exposition = Exposition::begin(format, names, 0);
+                for family in families {
+                    exposition.write_family_since(family, |_labels| Some(1_753_000_000_250));
+                }
+                exposition.finish()
+            })
             .collect()
     };
     let text = texts(Format::Text);

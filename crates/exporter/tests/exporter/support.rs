@@ -247,6 +247,15 @@ impl Exporter {
         self.0.stop().expect("it stops")
     }
 
+    /// The most memory that it has had, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.0.process().id());
+        let status = std::fs::read_to_string(status).expect("it runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
+        1024 * kilobytes.expect("a size").parse::<u64>().expect("a number")
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         self.0.process().signal(signal).expect("it runs");
     }

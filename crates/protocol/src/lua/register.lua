@@ -18,6 +18,7 @@
 --   where that is the caller's own, because the hash may be another one otherwise.
 
 --- @include "includes/clock"
+--- @include "includes/epoch"
 --- @include "includes/store_version"
 
 local families_key, state_key, note_key = KEYS[1], KEYS[2], KEYS[3]
@@ -27,7 +28,7 @@ local at = 3
 
 local now, shift, last = read_clock(state_key)
 save_clock(state_key, now, shift, last)
-redis.call('HSETNX', state_key, 'epoch', new_epoch)
+begin_epoch(state_key, new_epoch, now)
 local reply = {tostring(now - shift)}
 local all_in_force = true
 for k = FIRST_METRIC_KEY, #KEYS do

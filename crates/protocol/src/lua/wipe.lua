@@ -20,8 +20,10 @@ local state_key, removals_key = KEYS[1], KEYS[2]
 local FIRST_HASH_KEY = 3
 local new_epoch = ARGV[1]
 
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 -- First, because a Redis whose memory is full refuses this write.
-redis.call('HSET', state_key, 'epoch', new_epoch)
+redis.call('HSET', state_key, 'epoch', new_epoch, 'epoch_ms', now)
 redis.call('HDEL', state_key, 'lost_version')
 redis.call('UNLINK', removals_key)
 local foreign = {}
