@@ -69,7 +69,7 @@ fn every_alert_is_tested_to_fire_and_not_to_fire() -> Result {
         .lines()
         .filter_map(|line| line.trim().strip_prefix("- alert: "));
     let alerts: Vec<_> = alerts.collect();
-    ensure!(alerts.len() == 8, "{alerts:?}");
+    ensure!(alerts.len() == 9, "{alerts:?}");
     for alert in alerts {
         let name = format!("- alertname: {alert}");
         let tests = lines.windows(3).filter(|test| test[0] == name);

@@ -71,7 +71,7 @@ impl Way {
 
     /// Whether a metric, or a series recorded from it, does not exist here.
     fn lacks(self, metric: &str) -> bool {
-        const OF_EXPORTER: [&str; 8] = [
+        const OF_EXPORTER: [&str; 10] = [
             "functional_scaffold_redis_up",
             "functional_scaffold_scrape_duration_seconds",
             "functional_scaffold_series",
@@ -80,6 +80,8 @@ impl Way {
             "functional_scaffold_redis_read_failures",
             "functional_scaffold_settle_failures",
             "functional_scaffold_regressions",
+            "functional_scaffold_redis_memory_max_bytes",
+            "functional_scaffold_redis_maxmemory_policy",
         ];
         const OF_LEASES: [&str; 4] = [
             "functional_scaffold_unleased_executions",
