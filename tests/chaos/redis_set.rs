@@ -38,6 +38,8 @@ const NEVER_DOWN: &str = "600000";
 /// When Sentinel takes a silent master for dead, during a failover.
 const DOWN_AFTER: &str = "500";
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest time that a replica needs to be in sync, usually.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 /// The size of a disk that is not full. It takes memory only as it fills.
 const DISK_SIZE: &str = "4g";
 
@@ -89,6 +91,8 @@ impl RedisSet {
                 let password = format!(">{REPLICATOR}");
                 options = options
                     .line("user", &[REPLICATOR, "on", &password, "~*", "&*", "+@all"])
+                    // A clock that jumped back while it waits would make it wait for as long.
+                    .line("repl-diskless-sync-delay", &["0"])
                     .line("masteruser", &[REPLICATOR])
                     .line("masterauth", &[REPLICATOR]);
             }
@@ -117,7 +121,7 @@ impl RedisSet {
         };
         if is_wide {
             set.start_replica()?;
-            set.wait_until_in_sync()?;
+            set.wait_until_in_sync(FAILOVER_TIMEOUT)?;
             let lines = [
                 format!("down-after-milliseconds {MASTER} {NEVER_DOWN}"),
                 format!("failover-timeout {MASTER} 4000"),
@@ -199,8 +203,12 @@ impl RedisSet {
     }
 
     /// Cuts the replica off from its master, so that it becomes stale.
-    pub(crate) fn stop_replication(&self) -> anyhow::Result<()> {
-        self.wait_until_in_sync()?;
+    pub(crate) fn stop_replication(&mut self) -> anyhow::Result<()> {
+        if self.wait_until_in_sync(SYNC_TIMEOUT).is_err() {
+            // A clock that jumps can stop a replica from trying.
+            self.start_replica()?;
+            self.wait_until_in_sync(FAILOVER_TIMEOUT)?;
+        }
         let master = self.master();
         let _: () = master.call(&["ACL", "SETUSER", REPLICATOR, "off"])?;
         let _: i64 = master.call(&["CLIENT", "KILL", "TYPE", "replica"])?;
@@ -245,9 +253,9 @@ impl RedisSet {
         replica.wait_until_ready()
     }
 
-    fn wait_until_in_sync(&self) -> anyhow::Result<()> {
+    fn wait_until_in_sync(&self, limit: Duration) -> anyhow::Result<()> {
         let replica = &self.nodes[1 - self.master].redis;
-        poll_until(FAILOVER_TIMEOUT, || {
+        poll_until(limit, || {
             let is_up = replication(replica)?.contains("master_link_status:up");
             ensure!(is_up, "the replica is not in sync");
             Ok(())
