@@ -5,8 +5,8 @@
 use std::sync::{Mutex, PoisonError};
 
 /// Registrations that are read. Further ones, in the order in which Redis returns them,
-/// are left out.
-pub(crate) const MAX_REGISTRATIONS: usize = 10_000;
+/// are left out: each costs a scrape some round trips, however few series it has.
+pub(crate) const MAX_REGISTRATIONS: usize = 2_000;
 
 /// The longest registration, field and JSON: 256 bounds take 6 KB of it.
 pub(crate) const MAX_REGISTRATION_BYTES: usize = 16 * 1024;
