@@ -13,7 +13,10 @@ use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType, Val};
 
 /// The interfaces that Spin's deny adapter plugs, up to their minor version:
 /// hosts, environment, files, stores, databases, models and variables. It leaves
-/// clocks, random numbers, stdout, stderr and `wasi:sockets/types` of WASI 0.3.
+/// clocks, random numbers, stdout and stderr.
+///
+/// Denied beyond Spin: `wasi:sockets/types`, with which a component creates sockets
+/// of WASI 0.3. What is left of `wasi:sockets` needs a socket.
 const DENIED: &[&str] = &[
     "fermyon:spin/",
     "spin:",
@@ -25,6 +28,7 @@ const DENIED: &[&str] = &[
     "wasi:keyvalue/store@0.",
     "wasi:sockets/ip-name-lookup@0.",
     "wasi:sockets/tcp-create-socket@0.",
+    "wasi:sockets/types@0.",
     "wasi:sockets/udp-create-socket@0.",
 ];
 
@@ -439,6 +443,9 @@ mod tests {
             ("spin:redis/redis@3.0.0", true),
             ("spin:variables/variables@3.0.0", true),
             ("fermyon:spin/llm@2.0.0", true),
+            ("wasi:sockets/types@0.3.0", true),
+            ("wasi:sockets/tcp-create-socket@0.2.6", true),
+            ("wasi:sockets/udp-create-socket@0.2.6", true),
             ("wasi:cli/exit@0.2.6", false),
             ("wasi:cli/stderr@0.2.6", false),
             ("wasi:clocks/monotonic-clock@0.2.6", false),
@@ -448,5 +455,68 @@ mod tests {
             let denied = DENIED.iter().any(|denied| import.starts_with(denied));
             assert_eq!(denied, expected, "{import}");
         }
+    }
+
+    const SOCKETS: &str = r#"
+        (import "wasi:sockets/types@0.3.0" (instance $sockets
+            (type $codes (variant (case "access-denied") (case "other" (option string))))
+            (export "error-code" (type $code (eq $codes)))
+            (type $families (enum "ipv4" "ipv6"))
+            (export "ip-address-family" (type $family (eq $families)))
+            (export "tcp-socket" (type $socket (sub resource)))
+            (export "[static]tcp-socket.create" (func (param "address-family" $family)
+                (result (result (own $socket) (error $code)))))))
+        (alias export $sockets "[static]tcp-socket.create" (func $create))
+    "#;
+
+    #[test]
+    fn dependencies_cannot_create_sockets_of_wasi_0_3() {
+        let wasm = |text: &str| wat::parse_str(text).expect("text is well-formed");
+        let main = wasm(
+            r#"(component
+                   (import "test:algorithm/algorithm@0.1.0" (instance $algorithm
+                       (export "run" (func (result u32)))))
+                   (export "run" (func $algorithm "run")))"#,
+        );
+        // Returns whether there was an error.
+        let algorithm = wasm(&format!(
+            r#"(component
+                {SOCKETS}
+                (core module $libc
+                    (memory (export "memory") 1)
+                    (func (export "realloc") (param i32 i32 i32 i32) (result i32)
+                        i32.const 1024))
+                (core instance $libc (instantiate $libc))
+                (core func $create (canon lower (func $create) (memory (core memory $libc "memory"))
+                    (realloc (core func $libc "realloc"))))
+                (core module $main
+                    (import "" "memory" (memory 1))
+                    (import "" "create" (func $create (param i32 i32)))
+                    (func (export "run") (result i32)
+                        (call $create (i32.const 0) (i32.const 16))
+                        (i32.load8_u (i32.const 16))))
+                (core instance $main (instantiate $main (with "" (instance
+                    (export "memory" (memory $libc "memory"))
+                    (export "create" (func $create))))))
+                (func $run (result u32) (canon lift (core func $main "run")))
+                (instance $algorithm (export "run" (func $run)))
+                (export "test:algorithm/algorithm@0.1.0" (instance $algorithm)))"#
+        ));
+        let dependency = Dependency {
+            name: "test:algorithm".to_owned(),
+            export: None,
+            wasm: algorithm,
+        };
+        let composed = compose("main", main, vec![dependency]).expect("dependency fits");
+        let engine = wasmtime::Engine::default();
+        let component = Component::new(&engine, composed).expect("component is valid");
+        let mut linker = Linker::<()>::new(&engine);
+        define_denied_imports(&mut linker, &component).expect("nothing else has the names");
+        let mut store = wasmtime::Store::new(&engine, ());
+        let instance = linker.instantiate(&mut store, &component);
+        let instance = instance.expect("every other import is denied");
+        let run = instance.get_typed_func::<(), (u32,)>(&mut store, "run");
+        let run = run.expect("it is exported");
+        assert_eq!(run.call(&mut store, ()).expect("no trap"), (1,));
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use tokio::time::Sleep;
 use wasmtime::component::{GuestTaskId, ResourceTable};
-use wasmtime::{Store, StoreContextMut};
+use wasmtime::{Store, StoreContextMut, StoreLimitsBuilder};
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_http::handler::{
     HandlerState, Instance, Proxy, ShouldAccept, WorkerExpiration, WorkerState, WorkerStatus,
@@ -34,7 +34,7 @@ pub(crate) enum ValueOrRange<T> {
     Range(T, T),
 }
 
-/// Options for the reuse of instances.
+/// Options for the reuse of instances, and their limits.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct ReuseOptions {
     /// Requests that an instance serves before it is dropped: a number, or a
@@ -55,6 +55,11 @@ pub(crate) struct ReuseOptions {
     /// Time that an instance without requests is kept: a time or a range.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
     idle_instance_timeout: ValueOrRange<Duration>,
+
+    /// Size to which each memory of an instance can grow, in bytes. Unlimited by
+    /// default.
+    #[arg(long, value_name = "BYTES", env = "SPIN_MAX_INSTANCE_MEMORY")]
+    max_instance_memory: Option<usize>,
 }
 
 /// Creates the instances of one component.
@@ -76,6 +81,7 @@ impl HandlerState for Instances {
         let mut store = Store::new(self.service.engine(), self.data());
         let timer = ExecutionTimer::new(self.execution_limit);
         timer.install(&mut store);
+        store.limiter(|data| &mut data.limits);
         let service = self.service.instantiate_async(&mut store).await?;
         let request_timeout = match self.reuse.request_timeout {
             Some(timeout) => draw(timeout),
@@ -112,7 +118,13 @@ impl Instances {
             wasi.stdout(wasmtime_wasi::cli::stderr());
             wasi.stderr(wasmtime_wasi::cli::stderr());
         }
+        let limits = StoreLimitsBuilder::new();
+        let limits = match self.reuse.max_instance_memory {
+            Some(bytes) => limits.memory_size(bytes),
+            None => limits,
+        };
         InstanceData {
+            limits: limits.build(),
             settings: Arc::clone(&self.settings),
             wasi: wasi.build(),
             table: ResourceTable::new(),

@@ -1,8 +1,9 @@
 //! `devhost`: runs a Spin application where the Spin CLI is not installed.
 //!
-//! Applications behave as on Spin 4.1, with two exceptions: a limit ends
-//! components that compute for too long, and responses leave without delay
-//! (`TCP_NODELAY`).
+//! Applications behave as on Spin 4.1, with these exceptions: a limit ends components
+//! that compute for too long, responses leave without delay (`TCP_NODELAY`), and
+//! connections are limited in number and idle time. Dependencies cannot create sockets,
+//! and an address of outbound Redis is read once, by the library that opens it.
 //!
 //! # Layout
 //!
@@ -49,7 +50,7 @@ use crate::instance::{Instances, ReuseOptions, parse_duration};
 use crate::manifest::App;
 use crate::outbound_http::HttpClient;
 use crate::routes::Routes;
-use crate::server::Server;
+use crate::server::{ConnectionOptions, Server};
 use crate::variables::{ValueSources, Variables};
 
 /// Runs a Spin application on wasmtime where the Spin CLI is not installed:
@@ -129,6 +130,9 @@ struct Up {
     /// Delay small writes as Spin does: leave TCP_NODELAY off.
     #[arg(long, help_heading = "Beyond Spin")]
     no_tcp_nodelay: bool,
+
+    #[command(flatten)]
+    connections: ConnectionOptions,
 }
 
 fn main() -> ExitCode {
@@ -215,6 +219,7 @@ fn load(app: &App, options: &Up, client: &HttpClient) -> Result<Server> {
         components,
         info: serde_json::to_string_pretty(&app.manifest.application)?,
         tcp_nodelay: !options.no_tcp_nodelay,
+        connections: options.connections,
     })
 }
 

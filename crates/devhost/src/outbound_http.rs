@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
+use crate::allowed_hosts::Destination;
 use crate::component::ComponentSettings;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -112,7 +113,8 @@ impl HttpClient {
         }))
     }
 
-    /// Denies a request that is not allowed, and gives one to `self` its address.
+    /// Denies a request that is not allowed, and makes the others go where they were
+    /// allowed to: to the checked destination, or to the application itself.
     fn authorize(
         &self,
         settings: &ComponentSettings,
@@ -120,37 +122,33 @@ impl HttpClient {
     ) -> Result<(), Error> {
         let uri = request.uri().clone();
         let host = uri.host().unwrap_or_default();
-        let is_self = host.is_empty() || host == "self.alt";
-        let allowed = if is_self {
-            settings.allowed_hosts.allows_self()
-        } else {
-            let allowed = settings.allowed_hosts.allows(&uri.to_string(), "https");
-            allowed.unwrap_or(false)
-        };
-        if !allowed {
-            let address = if is_self {
-                "http://self".to_owned()
-            } else {
-                uri.to_string()
-            };
-            settings.report_denied_host(&address, "https");
+        // hyper's client sets it from the URI.
+        request.headers_mut().remove(HOST);
+        if host.is_empty() || host == "self.alt" {
+            if !settings.allowed_hosts.allows_self() {
+                settings.report_denied_host(&"http://self");
+                return Err(Error::HttpRequestDenied);
+            }
+            let address = self.own_address.get().ok_or(Error::HttpRequestUriInvalid)?;
+            *request.uri_mut() = with_authority(uri, &address.to_string())?;
+            let host = HeaderValue::try_from(address.to_string());
+            request
+                .headers_mut()
+                .insert(HOST, host.map_err(|_invalid| Error::HttpRequestUriInvalid)?);
+            return Ok(());
+        }
+        let destination = Destination::of_uri(&uri).ok_or(Error::HttpRequestUriInvalid)?;
+        if !settings.allowed_hosts.allows(&destination).unwrap_or(false) {
+            settings.report_denied_host(&destination);
             return Err(Error::HttpRequestDenied);
         }
         if host.ends_with(".spin.internal") {
             return Err(unsupported("service chaining"));
         }
-        // hyper's client sets it from the URI.
-        request.headers_mut().remove(HOST);
-        if is_self {
-            let address = self.own_address.get().ok_or(Error::HttpRequestUriInvalid)?;
-            *request.uri_mut() = to_address(uri, *address)?;
-            let host = HeaderValue::try_from(address.to_string());
-            request
-                .headers_mut()
-                .insert(HOST, host.map_err(|_invalid| Error::HttpRequestUriInvalid)?);
-        } else if uri.scheme() == Some(&Scheme::HTTPS) {
+        if uri.scheme() != Some(&Scheme::HTTP) {
             return Err(unsupported("https"));
         }
+        *request.uri_mut() = with_authority(uri, &destination.authority())?;
         Ok(())
     }
 }
@@ -161,10 +159,10 @@ fn unsupported(what: &str) -> Error {
     Error::InternalError(Some(message))
 }
 
-fn to_address(uri: Uri, address: SocketAddr) -> Result<Uri, Error> {
+fn with_authority(uri: Uri, authority: &str) -> Result<Uri, Error> {
     let mut parts = uri.into_parts();
     parts.scheme = Some(Scheme::HTTP);
-    parts.authority = Authority::try_from(address.to_string()).ok();
+    parts.authority = Authority::try_from(authority).ok();
     Uri::from_parts(parts).map_err(|_invalid| Error::HttpRequestUriInvalid)
 }
 
@@ -250,5 +248,26 @@ impl Body for TimedBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Empty;
+
+    use super::*;
+    use crate::allowed_hosts::reached;
+
+    #[test]
+    fn what_is_opened_is_what_was_checked() {
+        let client = HttpClient::new();
+        reached::check("http", async |settings, address| {
+            let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+            let Ok(request) = Request::get(address).body(body) else {
+                return;
+            };
+            let response = client.send(settings, request, RequestOptions::default());
+            assert!(response.await.is_err(), "nothing there speaks HTTP");
+        });
     }
 }

@@ -9,9 +9,14 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncCommands, ErrorKind, FromRedisValue, RedisError, RedisResult, Value};
+use redis::{
+    AsyncCommands, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError,
+    RedisResult, Value,
+};
 use wasmtime::component::{Accessor, Resource};
 
+use crate::allowed_hosts::Destination;
+use crate::component::ComponentSettings;
 use crate::platform::redis::redis::{
     Error, Host, HostConnection, HostConnectionWithStore, RedisParameter, RedisResult as Reply,
 };
@@ -39,19 +44,7 @@ impl HostConnection for InstanceData {
 impl<T: Send> HostConnectionWithStore<T> for Platform {
     async fn open(accessor: &Accessor<T, Self>, address: String) -> Result<Resource<Connection>> {
         let settings = accessor.with(|mut access| Arc::clone(&access.get().settings));
-        match settings.allowed_hosts.allows(&address, "redis") {
-            Ok(true) => {}
-            Ok(false) => {
-                settings.report_denied_host(&address, "redis");
-                return Err(Error::InvalidAddress);
-            }
-            Err(error) => return Err(Error::Other(error)),
-        }
-        let connection = redis::Client::open(address)
-            .map_err(|_invalid| Error::InvalidAddress)?
-            .get_multiplexed_async_connection()
-            .await
-            .map_err(other_error)?;
+        let connection = connect(&settings, &address).await?;
         accessor.with(|mut access| {
             let data = access.get();
             if data.redis_connections >= MAX_CONNECTIONS {
@@ -175,6 +168,32 @@ impl<T: Send> HostConnectionWithStore<T> for Platform {
     }
 }
 
+/// Opens a connection if the component may reach its destination.
+async fn connect(settings: &ComponentSettings, address: &str) -> Result<Connection> {
+    let url = redis::parse_redis_url(address).ok_or(Error::InvalidAddress)?;
+    let scheme = url.scheme().to_owned();
+    let info = url.into_connection_info();
+    let mut info = info.map_err(|_invalid| Error::InvalidAddress)?;
+    let (ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. }) =
+        &mut info.addr
+    else {
+        // A Unix socket, which no entry allows.
+        return Err(Error::InvalidAddress);
+    };
+    let destination = Destination::new(&scheme, host, Some(*port)).ok_or(Error::InvalidAddress)?;
+    let allowed = settings.allowed_hosts.allows(&destination);
+    if !allowed.map_err(Error::Other)? {
+        settings.report_denied_host(&destination);
+        return Err(Error::InvalidAddress);
+    }
+    *host = destination.host();
+    redis::Client::open(info)
+        .map_err(|_invalid| Error::InvalidAddress)?
+        .get_multiplexed_async_connection()
+        .await
+        .map_err(other_error)
+}
+
 fn get<T>(
     accessor: &Accessor<T, Platform>,
     connection: &Resource<Connection>,
@@ -257,6 +276,17 @@ fn flatten(value: &Value, replies: &mut Vec<Reply>) -> RedisResult<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::allowed_hosts::reached;
+
+    #[test]
+    fn what_is_opened_is_what_was_checked() {
+        for scheme in ["redis", "rediss", "valkey"] {
+            reached::check(scheme, async |settings, address| {
+                let connection = connect(settings, address).await;
+                assert!(connection.is_err(), "nothing there speaks Redis's protocol");
+            });
+        }
+    }
 
     #[test]
     fn nested_replies_are_flattened() {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use wasmtime::component::{Accessor, HasData, Linker, ResourceTable};
-use wasmtime::{Engine, Result};
+use wasmtime::{Engine, Result, StoreLimits};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -26,6 +26,7 @@ pub(crate) use bindings::spin::{redis, variables};
 /// The data of one component instance.
 pub(crate) struct InstanceData {
     pub(crate) settings: Arc<ComponentSettings>,
+    pub(crate) limits: StoreLimits,
     pub(crate) wasi: WasiCtx,
     pub(crate) table: ResourceTable,
     pub(crate) http: WasiHttpCtx,

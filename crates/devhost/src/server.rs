@@ -2,11 +2,16 @@
 //! their route.
 //!
 //! Serves Spin's own paths, and responds 404 and 500 without a body, as Spin does.
+//! Beyond Spin, it limits connections: their number, and how long each can be without
+//! a request.
 
 use std::collections::HashMap;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context as PollContext, Poll};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
@@ -14,13 +19,15 @@ use http::header::{CONTENT_TYPE, HOST};
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
-use wasmtime_wasi_http::WasiBody;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, sleep_until};
 use wasmtime_wasi_http::handler::ProxyHandler;
+use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::instance::Instances;
 use crate::routes::{RouteMatch, Routes};
@@ -28,6 +35,8 @@ use crate::routes::{RouteMatch, Routes};
 const WELL_KNOWN_PREFIX: &str = "/.well-known/spin/";
 /// Ports that `--find-free-port` tries.
 const MAX_PORTS_TRIED: u16 = 10;
+/// How long to wait after the operating system refused to accept a connection.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// An application that is ready to serve.
 pub(crate) struct Server {
@@ -37,6 +46,34 @@ pub(crate) struct Server {
     /// The JSON of `/.well-known/spin/info`.
     pub(crate) info: String,
     pub(crate) tcp_nodelay: bool,
+    pub(crate) connections: ConnectionOptions,
+}
+
+/// Limits on the connections of clients.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[command(next_help_heading = "Beyond Spin")]
+pub(crate) struct ConnectionOptions {
+    /// Connections that are served at a time. Further ones wait in the operating
+    /// system's queue.
+    #[arg(long, value_name = "COUNT", default_value = "512", value_parser = parse_connections)]
+    max_connections: usize,
+
+    /// Time that a connection is kept without a request: while its first or next
+    /// request's head is not complete.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "30s",
+        value_parser = crate::instance::parse_duration
+    )]
+    idle_connection_timeout: Duration,
+}
+
+fn parse_connections(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if (1..=Semaphore::MAX_PERMITS).contains(&count) => Ok(count),
+        _ => Err(format!("{text:?} is no number of connections")),
+    }
 }
 
 /// Listens on an address, or on a free port above its port.
@@ -65,17 +102,33 @@ pub(crate) async fn listen(address: SocketAddr, find_free_port: bool) -> Result<
 impl Server {
     /// Serves connections until the process ends.
     pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) -> Result<()> {
+        let permits = Arc::new(Semaphore::new(self.connections.max_connections));
+        let mut is_refused = false;
         loop {
+            let permit = Arc::clone(&permits).acquire_owned().await?;
             let (stream, client) = match listener.accept().await {
                 Ok(accepted) => accepted,
-                // One connection failed, or there are too many. Others continue.
+                // The client went away before.
+                Err(error) if is_of_connection(&error) => continue,
+                // No file descriptors are left, or no memory. Both come back when a
+                // connection ends. Reported once, not at each attempt.
                 Err(error) => {
-                    eprintln!("Cannot accept a connection: {error}");
-                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                    if !is_refused {
+                        eprintln!(
+                            "Cannot accept connections: {error}. New ones wait until one ends."
+                        );
+                    }
+                    is_refused = true;
+                    sleep(ACCEPT_RETRY).await;
                     continue;
                 }
             };
-            tokio::spawn(Arc::clone(&self).serve_connection(stream, client));
+            is_refused = false;
+            let server = Arc::clone(&self);
+            tokio::spawn(async move {
+                server.serve_connection(stream, client).await;
+                drop(permit);
+            });
         }
     }
 
@@ -85,14 +138,26 @@ impl Server {
             // acknowledgement. Nothing else depends on it.
             let _ = stream.set_nodelay(true);
         }
+        let activity = Activity::begin();
         let service = service_fn(|request| {
             let server = Arc::clone(&self);
-            async move { server.respond(request, client).await }
+            let request_guard = activity.begin_request();
+            async move {
+                let response = server.respond(request, client).await?;
+                Ok::<_, anyhow::Error>(response.map(|body| GuardedBody {
+                    body,
+                    _request: request_guard,
+                }))
+            }
         });
-        // The client went away, or sent no HTTP.
-        let _ = Builder::new(TokioExecutor::new())
-            .serve_connection(TokioIo::new(stream), service)
-            .await;
+        let builder = Builder::new(TokioExecutor::new());
+        let connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        tokio::select! {
+            biased;
+            // The client went away, or sent no HTTP.
+            _ = connection => {}
+            () = activity.idle(self.connections.idle_connection_timeout) => {}
+        }
     }
 
     async fn respond(
@@ -143,6 +208,87 @@ impl Server {
                 .body(full(self.info.clone()))?),
             _ => Ok(empty(StatusCode::NOT_FOUND)),
         }
+    }
+}
+
+fn is_of_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionRefused | ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset
+    )
+}
+
+/// The requests of one connection, and since when it has as many.
+///
+/// hyper's own time-outs leave gaps: none applies while it waits for the first bytes,
+/// which tell HTTP/1 from HTTP/2, nor to an idle HTTP/2 connection.
+#[derive(Clone)]
+struct Activity(Arc<Mutex<(usize, Instant)>>);
+
+impl Activity {
+    fn begin() -> Self {
+        Self(Arc::new(Mutex::new((0, Instant::now()))))
+    }
+
+    fn begin_request(&self) -> RequestGuard {
+        self.change(|requests| requests + 1);
+        RequestGuard(self.clone())
+    }
+
+    fn change(&self, change: impl FnOnce(usize) -> usize) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *state = (change(state.0), Instant::now());
+    }
+
+    /// Ends when there has been no request for `timeout`. Wakes the connection's task
+    /// only once in that time: an additional poll could split a response into two
+    /// writes.
+    async fn idle(&self, timeout: Duration) {
+        loop {
+            let (requests, since) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            let begin = if requests == 0 { since } else { now };
+            match begin.checked_add(timeout) {
+                Some(end) if end <= now => return,
+                Some(end) => sleep_until(end).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// A request, from its complete head to the end of its response.
+struct RequestGuard(Activity);
+
+impl Drop for RequestGuard {
+    fn drop(&mut self) {
+        self.0.change(|requests| requests - 1);
+    }
+}
+
+/// A response's body, at whose end its request ends.
+struct GuardedBody {
+    body: WasiBody,
+    _request: RequestGuard,
+}
+
+impl Body for GuardedBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut PollContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
