@@ -39,13 +39,16 @@ COPY --from=components /source/target/wasm32-wasip2/release/*.wasm target/wasm32
 COPY --from=python /source/algorithms/word-count-py/*.wasm algorithms/word-count-py/
 COPY --from=javascript /source/algorithms/statistics-js/*.wasm algorithms/statistics-js/
 USER 65532:65532
-ENV HOME=/tmp
+# Bytes to which a memory of an instance can grow. Of a runaway algorithm, this is an
+# error of that call.
+ENV HOME=/tmp SPIN_MAX_INSTANCE_MEMORY=134217728
 EXPOSE 8000
 # instance_id is the container's host name unless it is set.
 ENTRYPOINT ["/bin/sh", "-c", "export SPIN_VARIABLE_INSTANCE_ID=\"${SPIN_VARIABLE_INSTANCE_ID:-$(uname -n)}\"; exec \"$0\" \"$@\"", "/usr/local/bin/spin"]
 # No state directory: the container keeps nothing, and logs go to stderr.
-# Compiled code is cached in /tmp while it runs.
-CMD ["up", "--from", "spin.toml", "--state-dir", "", "--listen", "0.0.0.0:8000"]
+# Compiled code is cached in /tmp while it runs. The request time-out is longer than
+# body_timeout_ms and execution_limit_ms together.
+CMD ["up", "--from", "spin.toml", "--state-dir", "", "--listen", "0.0.0.0:8000", "--request-timeout", "90s"]
 # The image has no HTTP client. The check is counted as a request to /healthz.
 HEALTHCHECK --interval=30s --timeout=3s --start-period=30s \
     CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8000 && printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ code _ <&3 && [[ $code == 200 ]]"]
@@ -64,10 +67,11 @@ COPY --from=components /source/target/wasm32-wasip2/release/*.wasm target/wasm32
 COPY --from=python /source/algorithms/word-count-py/*.wasm algorithms/word-count-py/
 COPY --from=javascript /source/algorithms/statistics-js/*.wasm algorithms/statistics-js/
 USER 65532:65532
-EXPOSE 8000
 # As on Spin.
+ENV SPIN_MAX_INSTANCE_MEMORY=134217728
+EXPOSE 8000
 ENTRYPOINT ["/bin/sh", "-c", "export SPIN_VARIABLE_INSTANCE_ID=\"${SPIN_VARIABLE_INSTANCE_ID:-$(uname -n)}\"; exec \"$0\" \"$@\"", "/usr/local/bin/devhost"]
 # No cache: the file system is read-only.
-CMD ["up", "--from", "spin.toml", "--disable-cache", "--listen", "0.0.0.0:8000"]
+CMD ["up", "--from", "spin.toml", "--disable-cache", "--listen", "0.0.0.0:8000", "--request-timeout", "90s"]
 HEALTHCHECK --interval=30s --timeout=3s --start-period=30s \
     CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8000 && printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ code _ <&3 && [[ $code == 200 ]]"]

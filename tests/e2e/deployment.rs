@@ -292,6 +292,34 @@ fn containers_run_unprivileged_with_a_health_check() -> Result {
     Ok(())
 }
 
+/// The bytes to which a memory of an instance can grow.
+const MEMORY: &str = "134217728";
+
+#[test]
+fn the_app_in_a_container_has_a_request_timeout_and_a_memory_limit() -> Result {
+    let text = fs::read_to_string(deployment().join("app.Dockerfile"))?;
+    let stages = text
+        .split("\nFROM ")
+        .filter(|stage| stage.contains("\nEXPOSE "));
+    let mut stages = stages.peekable();
+    ensure!(stages.peek().is_some(), "no image");
+    for stage in stages {
+        let command = stage.lines().find_map(|line| line.strip_prefix("CMD "));
+        let command: Vec<String> = serde_json::from_str(command.context("no command")?)?;
+        let timeout = command.iter().position(|word| word == "--request-timeout");
+        let timeout = timeout
+            .and_then(|at| command.get(at + 1))
+            .map(String::as_str);
+        assert_eq!(timeout, Some("90s"));
+        // The name by which both hosts read it.
+        ensure!(
+            stage.contains(&format!(" SPIN_MAX_INSTANCE_MEMORY={MEMORY}\n")),
+            "{stage}"
+        );
+    }
+    Ok(())
+}
+
 #[test]
 fn the_app_in_a_container_is_named_after_its_host_unless_it_has_a_name() -> Result {
     let text = fs::read_to_string(deployment().join("app.Dockerfile"))?;
@@ -323,14 +351,19 @@ fn the_app_in_a_container_is_named_after_its_host_unless_it_has_a_name() -> Resu
 #[test]
 fn kubernetes_knows_the_resources() -> Result {
     // It has no schemas of custom resources.
-    let files = ["redis.yaml", "redis-address.yaml", "exporter.yaml"];
+    let files = [
+        "redis.yaml",
+        "redis-address.yaml",
+        "runtime-config.yaml",
+        "exporter.yaml",
+    ];
     for version in KUBERNETES {
         let mut validate = Command::new("kubernetes-validate");
         validate.args(["--strict", "--kubernetes-version", version]);
         validate.args(files.map(|file| deployment().join("spinkube").join(file)));
         let output = run(&mut validate, "pip install kubernetes-validate")?;
         let said = String::from_utf8(output.stdout)? + &String::from_utf8(output.stderr)?;
-        assert_eq!(said.matches(" passed for resource ").count(), 5, "{said}");
+        assert_eq!(said.matches(" passed for resource ").count(), 6, "{said}");
     }
     Ok(())
 }
@@ -353,6 +386,17 @@ fn kubernetes_resources_fit_together() -> Result {
     assert_eq!(&address["host"], service);
 
     let app = &read("app.yaml")?[0]["spec"];
+    let runtime_config = &read("runtime-config.yaml")?[0];
+    assert_eq!(
+        app["runtimeConfig"]["loadFromSecret"],
+        runtime_config["metadata"]["name"]
+    );
+    let settings = &runtime_config["stringData"]["runtime-config.toml"];
+    let settings = settings.as_str().context("no settings")?;
+    ensure!(
+        settings.contains(&format!("max_instance_memory = {MEMORY}\n")),
+        "{settings}"
+    );
     let declared = spin_variables()?;
     for variable in app["variables"].as_array().context("no variables")? {
         let name = variable["name"].as_str().context("no name")?;
