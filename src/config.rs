@@ -1,5 +1,7 @@
 //! The service's options, from Spin variables.
 
+use std::{cell::RefCell, time::Duration};
+
 use functional_scaffold_metering::{
     Config as MeteringConfig,
     log::Level,
@@ -8,20 +10,42 @@ use functional_scaffold_metering::{
 
 /// The largest `max_body_bytes` and `max_output_bytes`, 64 MiB.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
+/// The longest `body_timeout_ms`, ten minutes.
+const MAX_BODY_TIMEOUT_MS: u64 = 600_000;
 
 /// Every option of the component. Read once an instance.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Config {
     /// The options of the metric path.
     pub metering: MeteringConfig,
-    /// The API key that `/invoke` and `/metrics` require, if any.
-    pub api_key: Option<String>,
+    /// Who may see what.
+    pub access: Access,
     /// The longest request body, in bytes, up to 64 MiB.
     pub max_body_bytes: u64,
+    /// How long a request's body may take to arrive, up to ten minutes.
+    pub body_timeout: Duration,
     /// The longest output of the algorithm that is sent, in bytes, up to 64 MiB.
     pub max_output_bytes: u64,
     /// The least severe level that is logged.
     pub log_level: Level,
+}
+
+/// Who may see what.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Access {
+    /// The API key that `/invoke`, `/metrics` and the details of `/readyz` require.
+    /// Without one, the first two need none, and the details are not shown.
+    pub api_key: Option<String>,
+    /// Whether `/readyz` shows its details to everyone.
+    pub readyz_details_are_public: bool,
+}
+
+/// A configuration that cannot be used.
+pub struct Misconfigured {
+    /// Everything that is wrong with it.
+    pub problems: Vec<String>,
+    /// Who may see that.
+    pub access: Access,
 }
 
 impl Config {
@@ -29,18 +53,34 @@ impl Config {
     /// defaults.
     ///
     /// # Errors
-    /// One for each variable with an unusable value, or that the host could not
-    /// resolve.
-    pub async fn load() -> Result<Self, Vec<VariableError>> {
-        variables::load(Self::read).await
+    /// A variable has an unusable value, or the host could not resolve it.
+    pub async fn load() -> Result<Self, Misconfigured> {
+        let access = RefCell::default();
+        let config = variables::load(|reader| {
+            let config = Self::read(reader);
+            access.replace(config.access.clone());
+            config
+        });
+        config.await.map_err(|errors| Misconfigured {
+            problems: errors.iter().map(VariableError::to_string).collect(),
+            access: access.take(),
+        })
     }
 
     fn read(reader: &mut Reader) -> Self {
         let levels = Level::ALL.map(|level| (level.name(), level));
         Self {
             metering: MeteringConfig::read(reader),
-            api_key: Some(reader.text("api_key", "")).filter(|key| !key.is_empty()),
+            access: Access {
+                api_key: Some(reader.text("api_key", "")).filter(|key| !key.is_empty()),
+                readyz_details_are_public: reader.choice(
+                    "readyz_details",
+                    false,
+                    &[("key", false), ("public", true)],
+                ),
+            },
             max_body_bytes: reader.integer("max_body_bytes", "1048576", 1..=MAX_BYTES),
+            body_timeout: reader.millis("body_timeout_ms", "30000", 1..=MAX_BODY_TIMEOUT_MS),
             max_output_bytes: reader.integer("max_output_bytes", "8388608", 1..=MAX_BYTES),
             log_level: reader.choice("log_level", Level::Info, &levels),
         }
@@ -92,7 +132,9 @@ mod tests {
         let config = config(&[("api_key", ""), ("redis_tls", "")]).expect("nothing is wrong");
         assert_eq!(config.max_body_bytes, 1 << 20);
         assert_eq!(config.max_output_bytes, 8 << 20);
-        assert_eq!(config.api_key, None);
+        assert_eq!(config.access.api_key, None);
+        assert!(!config.access.readyz_details_are_public);
+        assert_eq!(config.body_timeout, Duration::from_secs(30));
         assert_eq!(config.log_level, Level::Info);
     }
 
@@ -103,6 +145,9 @@ mod tests {
             ("max_body_bytes", "67108865"),
             ("max_output_bytes", "0"),
             ("max_output_bytes", "67108865"),
+            ("body_timeout_ms", "0"),
+            ("body_timeout_ms", "600001"),
+            ("readyz_details", "none"),
             ("log_level", "loud"),
         ] {
             let errors = config(&[(name, value)]).err().expect("it is refused");

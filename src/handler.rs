@@ -12,7 +12,7 @@ use serde_json::json;
 use subtle::ConstantTimeEq as _;
 
 use crate::{
-    config::Config,
+    config::{Access, Misconfigured},
     http::{
         backpressure::InFlight,
         wasi::{RequestBody, RequestHead},
@@ -89,7 +89,7 @@ struct RequestContext<'a> {
 /// Responds to a request that has a route. Returns its execution too, if there
 /// was one.
 async fn respond(
-    app: &Result<Rc<AppState>, Rc<[String]>>,
+    app: &Result<Rc<AppState>, Rc<Misconfigured>>,
     request: &RequestContext<'_>,
     body: RequestBody,
 ) -> (Result<Response, Problem>, Option<Execution>) {
@@ -101,14 +101,20 @@ async fn respond(
             b"ok\n".to_vec(),
         )),
         (Route::Readiness, app) => {
-            let app = app.as_deref().map_err(|problems| &**problems);
-            Ok(readiness::respond(app, id).await)
+            let app = app.as_deref().map_err(|misconfigured| &**misconfigured);
+            let access = match app {
+                Ok(app) => &app.config.access,
+                Err(misconfigured) => &misconfigured.access,
+            };
+            let shows_details = access.readyz_details_are_public
+                || access.api_key.is_some() && authorize(access, request.head).is_ok();
+            Ok(readiness::respond(app, shows_details, id).await)
         }
         // The reasons are in the log and in /readyz: they may name what a client
         // should not see.
         (_, Err(_)) => Err(Problem::new(
             ProblemType::Misconfigured,
-            "the service is misconfigured; see /readyz",
+            "the service is misconfigured; see the log, or /readyz with the API key",
         )),
         (Route::Describe, Ok(app)) => invoke::describe(&app.algorithm, id),
         (Route::OpenApi, Ok(app)) => {
@@ -116,7 +122,8 @@ async fn respond(
             openapi::respond(&app.algorithm, has_metrics, id)
         }
         (Route::Metrics, Ok(app)) => {
-            authorize(&app.config, request.head).and_then(|()| respond_metrics(&app.meter, id))
+            let authorized = authorize(&app.config.access, request.head);
+            authorized.and_then(|()| respond_metrics(&app.meter, id))
         }
         (Route::Invoke, Ok(app)) => match invoke(app, request, body).await {
             Ok((result, execution)) => return (result, Some(execution)),
@@ -132,9 +139,8 @@ async fn invoke(
     request: &RequestContext<'_>,
     body: RequestBody,
 ) -> Result<(Result<Response, Problem>, Execution), Problem> {
-    authorize(&app.config, request.head)?;
-    let max_bytes = app.config.max_body_bytes;
-    let input = invoke::read_input(request.head, body, max_bytes).await?;
+    authorize(&app.config.access, request.head)?;
+    let input = invoke::read_input(request.head, body, &app.config).await?;
     let lease = app.meter.lease(request.endpoint, request.request_id).await;
     let lease = lease.map_err(|_unacknowledged| {
         let detail = "Redis has not acknowledged the execution: the algorithm did not run";
@@ -154,8 +160,8 @@ async fn invoke(
 }
 
 /// Checks the request's API key, if one is configured.
-fn authorize(config: &Config, head: &RequestHead) -> Result<(), Problem> {
-    let Some(key) = &config.api_key else {
+fn authorize(access: &Access, head: &RequestHead) -> Result<(), Problem> {
+    let Some(key) = &access.api_key else {
         return Ok(());
     };
     let sent = head.authorization.as_deref().unwrap_or_default();

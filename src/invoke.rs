@@ -3,12 +3,16 @@
 //! The algorithm is a sandboxed component behind the contract in `wit/`, which
 //! the manifest composes into this component.
 
-use functional_scaffold_metering::{ExecutionStatus, time::Instant};
+use functional_scaffold_metering::{
+    ExecutionStatus,
+    time::{Instant, timeout},
+};
 use serde::{Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::{
+    config::Config,
     http::wasi::{BodyError, RequestBody, RequestHead},
     response::{Problem, ProblemType, Response},
     text::one_line,
@@ -99,11 +103,11 @@ pub fn describe(description: &Description, request_id: &str) -> Result<Response,
 /// Reads the input: JSON text whose syntax is checked.
 ///
 /// # Errors
-/// 415, 413 or 400.
+/// 415, 413, 408 or 400.
 pub async fn read_input(
     head: &RequestHead,
     body: RequestBody,
-    max_bytes: u64,
+    config: &Config,
 ) -> Result<String, Problem> {
     if let Some(content_type) = &head.content_type
         && !may_be_json(content_type)
@@ -111,7 +115,12 @@ pub async fn read_input(
         let detail = format!("the body must be application/json, not {content_type:?}");
         return Err(Problem::new(ProblemType::UnsupportedMediaType, &detail));
     }
-    let body = body.read(max_bytes).await.map_err(|error| match error {
+    let (max_bytes, limit) = (config.max_body_bytes, config.body_timeout);
+    let Some(body) = timeout(limit, body.read(max_bytes)).await else {
+        let detail = format!("the body did not arrive within {} ms", limit.as_millis());
+        return Err(Problem::new(ProblemType::BodyTimeout, &detail));
+    };
+    let body = body.map_err(|error| match error {
         BodyError::TooLarge => {
             let detail = format!("the body may have at most {max_bytes} bytes");
             Problem::new(ProblemType::BodyTooLarge, &detail)
@@ -281,7 +290,7 @@ fn json_text(body: Vec<u8>) -> Result<String, Problem> {
 
 /// The deepest nesting of an input. Parsers recurse, and those in Python and QuickJS
 /// trap on a few thousand levels. serde_json has a limit of 127.
-const MAX_DEPTH: usize = 100;
+const MAX_DEPTH: usize = 64;
 
 /// The levels of arrays and objects in a text that is JSON.
 fn depth(json: &str) -> usize {
@@ -319,6 +328,14 @@ mod tests {
         ] {
             assert_eq!(depth(json), expected, "{json}");
         }
+    }
+
+    #[test]
+    fn an_input_is_nested_64_levels_deep_at_most() {
+        let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(json_text(nested(64).into_bytes()).is_ok());
+        let problem = json_text(nested(65).into_bytes()).expect_err("too deep");
+        assert!(problem.detail.contains("65 levels"), "{}", problem.detail);
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub enum ProblemType {
     NotFound,
     /// The route has other methods.
     MethodNotAllowed,
+    /// The body did not arrive within `body_timeout_ms`.
+    BodyTimeout,
     /// The body is larger than `max_body_bytes`.
     BodyTooLarge,
     /// The body's content type is not JSON.
@@ -84,11 +86,12 @@ pub enum ProblemType {
 
 impl ProblemType {
     /// Every type, by status code.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::MalformedBody,
         Self::Unauthorized,
         Self::NotFound,
         Self::MethodNotAllowed,
+        Self::BodyTimeout,
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
         Self::InvalidInput,
@@ -130,6 +133,7 @@ impl ProblemType {
                 405,
                 "The route does not support the method",
             ),
+            Self::BodyTimeout => ("body-timeout", 408, "The body did not arrive in time"),
             Self::BodyTooLarge => ("body-too-large", 413, "The body is too large"),
             Self::UnsupportedMediaType => (
                 "unsupported-media-type",

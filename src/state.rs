@@ -10,12 +10,11 @@ use std::{
 use functional_scaffold_metering::{
     Meter, Workload,
     log::{self, Level},
-    variables::VariableError,
 };
 use spin_sdk::{wasip3::random::random::get_random_u64, wit_bindgen};
 
 use crate::{
-    config::Config,
+    config::{Config, Misconfigured},
     http::backpressure::InFlight,
     invoke::{self, Description},
     router,
@@ -29,7 +28,7 @@ pub struct Instance {
     requests: Cell<u64>,
     /// The requests in flight.
     pub in_flight: InFlight,
-    app: OnceCell<Result<Rc<AppState>, Rc<[String]>>>,
+    app: OnceCell<Result<Rc<AppState>, Rc<Misconfigured>>>,
 }
 
 /// The state of an instance once its variables are read.
@@ -81,7 +80,7 @@ impl Instance {
     /// # Errors
     /// Everything that is wrong with the configuration or the algorithm; the
     /// same for every call.
-    pub async fn app(&self) -> Result<Rc<AppState>, Rc<[String]>> {
+    pub async fn app(&self) -> Result<Rc<AppState>, Rc<Misconfigured>> {
         if let Some(app) = self.app.get() {
             return app.clone();
         }
@@ -96,20 +95,25 @@ impl Instance {
         // write", rule 4.
         wit_bindgen::yield_async().await;
         self.app
-            .get_or_init(|| self.start(loaded).map(Rc::new).map_err(Rc::from))
+            .get_or_init(|| self.start(loaded).map(Rc::new).map_err(Rc::new))
             .clone()
     }
 
-    fn start(&self, loaded: Result<Config, Vec<VariableError>>) -> Result<AppState, Vec<String>> {
-        let refuse = |problems: Vec<String>| {
-            log::write_list(Level::Error, "misconfigured", "problems", &problems);
-            problems
-        };
-        let config = loaded
-            .map_err(|errors| refuse(errors.iter().map(VariableError::to_string).collect()))?;
-        log::set_level(config.log_level);
-        let algorithm =
-            invoke::load_description().map_err(|error| refuse(vec![error.to_string()]))?;
+    fn start(&self, loaded: Result<Config, Misconfigured>) -> Result<AppState, Misconfigured> {
+        let started = loaded.and_then(|config| {
+            log::set_level(config.log_level);
+            match invoke::load_description() {
+                Ok(algorithm) => Ok((config, algorithm)),
+                Err(error) => Err(Misconfigured {
+                    problems: vec![error.to_string()],
+                    access: config.access,
+                }),
+            }
+        });
+        let (config, algorithm) = started.inspect_err(|misconfigured| {
+            let problems = &misconfigured.problems;
+            log::write_list(Level::Error, "misconfigured", "problems", problems);
+        })?;
         let workload = Workload {
             algorithm: algorithm.name.clone(),
             endpoints: &router::INVOKE_ENDPOINTS,

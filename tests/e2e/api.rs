@@ -2,13 +2,16 @@
 
 use std::{
     io::{Read as _, Write as _},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
+use functional_scaffold_protocol::calls::Script;
 use functional_scaffold_testkit::{
     http::{self, Response},
+    load::{RequestKind, Until},
     process::poll_until,
+    runtime::AppOptions,
 };
 use functional_scaffold_tests::{
     PATIENCE,
@@ -406,12 +409,151 @@ fn readiness_names_the_dependency_that_does_not_respond() -> Result {
     assert_eq!(status, 200, "{lines}");
     assert!(lines.contains("redis: ok (redis://127.0.0.1:"), "{lines}");
     service.redis.suspend()?;
-    let (status, lines) = readiness(&service.app)?;
-    assert_eq!(status, 503);
+    // The last check is good for a second.
+    let lines = poll_until(PATIENCE, || {
+        let (status, lines) = readiness(&service.app)?;
+        ensure!(status == 503, "{lines}");
+        Ok(lines)
+    })?;
     assert!(lines.contains("redis: redis://127.0.0.1:"), "{lines}");
     assert!(
         lines.contains(&format!("within {} ms", LIMIT.as_millis())),
         "{lines}"
     );
     service.redis.resume()
+}
+
+#[test]
+fn a_body_that_does_not_arrive_is_a_problem_and_counted() -> Result {
+    let service = Service::start_with(|options| options.variable("body_timeout_ms", "500"))?;
+    let begin = |head: &str| {
+        let mut connection = http::connect(service.app.address(), PATIENCE)?;
+        let head = format!("POST /invoke HTTP/1.1\r\nhost: test\r\n{head}");
+        connection.write_all(head.as_bytes())?;
+        Ok::<_, anyhow::Error>(connection)
+    };
+    for mut slow in [
+        begin("content-length: 14\r\n\r\n{\"number\"")?,
+        begin("content-length: 14\r\n\r\n")?,
+        begin("transfer-encoding: chunked\r\n\r\n9\r\n{\"number\"\r\n")?,
+    ] {
+        // Others do not wait for it.
+        assert_eq!(invoke(&service.app, PRIME)?.status, 200);
+        let mut bytes = Vec::new();
+        let response = loop {
+            let mut piece = [0; 4096];
+            let length = slow.read(&mut piece)?;
+            ensure!(length > 0, "closed after {bytes:?}");
+            bytes.extend_from_slice(&piece[..length]);
+            if bytes.ends_with(b"}") {
+                break Response::parse(&bytes)?;
+            }
+        };
+        let detail = problem(&response, 408, "body-timeout")?;
+        assert!(detail.contains("500 ms"), "{detail}");
+    }
+    counted(
+        &service,
+        &[
+            (
+                r#"code="200",endpoint="/invoke",method="POST",status="success""#,
+                3,
+            ),
+            (
+                r#"code="408",endpoint="/invoke",method="POST",status="rejected""#,
+                3,
+            ),
+        ],
+    )?;
+    executions(&service, &[("success", 3)])
+}
+
+#[test]
+fn readiness_shows_details_to_those_with_the_key_alone() -> Result {
+    const NO_DETAILS: &str =
+        "configuration: ok\nalgorithm: ok\nredis: ok\nleases: ok\nbatches: ok\n";
+    let ask = |service: &Service, header: Option<&str>| {
+        let headers: Vec<_> = header.map(|it| ("authorization", it)).into_iter().collect();
+        request(service, "GET /readyz", &headers, "")?.text()
+    };
+    // A running Redis responds in this time, even on a busy machine.
+    let patient = |options: AppOptions| options.variable("redis_timeout_ms", "10000");
+    let keyless = Service::start_with(|options| patient(options).variable("readyz_details", ""))?;
+    assert_eq!(ask(&keyless, None)?, NO_DETAILS);
+    assert_eq!(ask(&keyless, Some("Bearer "))?, NO_DETAILS);
+
+    let set = |options: AppOptions| {
+        let options = patient(options).variable("readyz_details", "key");
+        options.variable("api_key", "s3cret")
+    };
+    let service = Service::start_with(set)?;
+    for header in [None, Some("Bearer wrong"), Some("Basic s3cret")] {
+        assert_eq!(ask(&service, header)?, NO_DETAILS);
+    }
+    let details = ask(&service, Some("Bearer s3cret"))?;
+    let address = format!("redis: ok (redis://127.0.0.1:{}", service.redis.port());
+    assert!(details.contains(&address), "{details}");
+    service
+        .redis
+        .call::<()>(&["CONFIG", "SET", "maxmemory", "1"])?;
+    poll_until(PATIENCE, || {
+        let lines = ask(&service, None)?;
+        ensure!(lines.contains("redis: failed\n"), "{lines}");
+        Ok(())
+    })?;
+    let details = ask(&service, Some("Bearer s3cret"))?;
+    assert!(details.contains("memory is full"), "{details}");
+
+    let misconfigured = Service::start_with(|options| {
+        let options = set(options).variable("redis_host", "app:s3cret@127.0.0.1");
+        options.variable("flush_interval_ms", "-1")
+    })?;
+    assert_eq!(
+        ask(&misconfigured, None)?,
+        "configuration: failed\n".repeat(2)
+    );
+    let details = ask(&misconfigured, Some("Bearer s3cret"))?;
+    assert!(details.contains("variable redis_host: "), "{details}");
+    assert!(details.contains("flush_interval_ms: \"-1\""), "{details}");
+    assert!(!details.contains("s3cret"), "{details}");
+    let logged = format!("{:?}", misconfigured.app.log("misconfigured")?);
+    assert!(
+        logged.contains("redis_host") && !logged.contains("s3cret"),
+        "{logged}"
+    );
+    Ok(())
+}
+
+#[test]
+fn readiness_checks_redis_once_a_second_for_all_requests() -> Result {
+    let service = Service::start_with(AppOptions::lasting)?;
+    assert_eq!(readiness(&service.app)?.0, 200);
+    // Redis keeps every command that it executes.
+    for (name, value) in [
+        ("slowlog-max-len", "100000"),
+        ("slowlog-log-slower-than", "0"),
+    ] {
+        service.redis.call::<()>(&["CONFIG", "SET", name, value])?;
+    }
+    let began = Instant::now();
+    service.load(
+        &[RequestKind::get("/readyz", "/readyz")],
+        8,
+        Until::Requests(400),
+    )?;
+    let seconds = began.elapsed().as_secs();
+    let log: Vec<(i64, i64, i64, Vec<String>, String, String)> =
+        service.redis.call(&["SLOWLOG", "GET", "-1"])?;
+    let checks = log.iter().filter(|(_, _, _, command, ..)| {
+        command
+            .get(1)
+            .is_some_and(|digest| digest == Script::REGISTER.sha)
+    });
+    // More than one instance may serve 8 connections.
+    let (checks, most) = (checks.count() as u64, 8 * (seconds + 2));
+    assert!(
+        checks <= most,
+        "{checks} checks of 400 requests in {seconds} s"
+    );
+    Ok(())
 }

@@ -284,6 +284,10 @@ impl Plan {
     fn start_app(&self, manifest: &Path, children: &mut Children) -> Result<()> {
         let program = command::program(self.runtime.program());
         let mut app = runtime::command(program, manifest, self.up.listen);
+        // Nobody else can ask. A setting of the user's wins.
+        if self.up.listen.ip().is_loopback() {
+            app.env("SPIN_VARIABLE_READYZ_DETAILS", "public");
+        }
         app.envs(&self.variables);
         match &self.store {
             Store::Redis(_, settings) => {

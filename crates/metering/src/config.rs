@@ -67,6 +67,13 @@ pub struct Config {
     pub(crate) flush_interval: Duration,
 }
 
+/// All but the unreserved characters of RFC 3986, section 2.3.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
 /// How to reach Redis.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct RedisConfig {
@@ -162,12 +169,6 @@ impl RedisConfig {
     /// The address for Spin's outbound Redis, with percent-encoded user info. It
     /// holds the password and must not be logged.
     pub(crate) fn url(&self) -> String {
-        // The unreserved characters of RFC 3986, section 2.3.
-        const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
-            .remove(b'-')
-            .remove(b'.')
-            .remove(b'_')
-            .remove(b'~');
         let encode = |text| utf8_percent_encode(text, ENCODED);
         let user_info = match (self.username.is_empty(), self.password.is_empty()) {
             (true, true) => String::new(),
@@ -175,6 +176,12 @@ impl RedisConfig {
         };
         let (scheme, authority) = (self.scheme(), self.authority());
         format!("{scheme}://{user_info}{authority}/{}", self.database)
+    }
+
+    /// The password, as it is and as the address has it. Neither may be logged.
+    pub(crate) fn secrets(&self) -> [String; 2] {
+        let encoded = utf8_percent_encode(&self.password, ENCODED);
+        [self.password.clone(), encoded.to_string()]
     }
 
     /// The address without user info, as `allowed_outbound_hosts` has it.
@@ -303,9 +310,19 @@ mod tests {
         }
         let used = [("metrics_backend", "pushgateway"), ("pushgateway_url", "")];
         assert!(config(&used).is_err(), "no host would be allowed");
-        let secret = config(&[("pushgateway_url", "http://me:s3cret@h:9091")]);
-        let errors = secret.err().expect("it is refused");
-        assert!(!errors[0].to_string().contains("s3cret"), "{}", errors[0]);
+    }
+
+    #[test]
+    fn a_refused_address_is_shown_without_a_password() {
+        for (name, value) in [
+            ("pushgateway_url", "http://me:s3cret@h:9091"),
+            ("redis_host", "redis://me:s3cret@h"),
+            ("redis_host", "me:s3cret@h"),
+        ] {
+            let errors = config(&[(name, value)]).err().expect("it is refused");
+            let error = errors[0].to_string();
+            assert!(!error.contains("s3cret") && error.contains(name), "{error}");
+        }
     }
 
     #[test]

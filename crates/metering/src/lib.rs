@@ -64,6 +64,7 @@ pub mod time;
 pub mod variables;
 
 mod batcher;
+mod check;
 mod flusher;
 mod meter;
 mod outbound_http;
@@ -71,6 +72,7 @@ mod single_flight;
 mod sinks;
 
 pub use batcher::{Execution, Workload};
+pub use check::Check;
 pub use config::Config;
 pub use flusher::RETRY_AFTER;
 pub use functional_scaffold_protocol::{
@@ -78,5 +80,5 @@ pub use functional_scaffold_protocol::{
     exposition::Format,
     lease::EncodedLease,
 };
-pub use meter::{Check, ExpositionError, Meter};
+pub use meter::{ExpositionError, Meter};
 pub use sinks::error::Unacknowledged;

@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use crate::{
     batcher::{Batcher, Execution, Leasing, Workload},
+    check::{Check, SharedCheck},
     config::{Config, Durability},
     flusher::Flusher,
     sinks::{Sink, error::Unacknowledged},
@@ -28,10 +29,8 @@ struct State {
     batcher: RefCell<Batcher>,
     sink: Sink,
     flusher: Flusher,
+    store_check: SharedCheck,
 }
-
-/// A dependency of the metric path: its name, and its state or what is wrong.
-pub type Check = (&'static str, Result<String, String>);
 
 /// Why an instance does not serve its own metrics.
 #[derive(Debug, Error)]
@@ -61,6 +60,7 @@ impl Meter {
             batcher: RefCell::new(batcher),
             sink: Sink::new(config),
             flusher: Flusher::new(config.flush_interval),
+            store_check: SharedCheck::default(),
         }))
     }
 
@@ -124,22 +124,30 @@ impl Meter {
         }
     }
 
-    /// Checks everything that the metric path depends on.
+    /// Checks everything that the metric path depends on. The state of the store is
+    /// at most one second old.
     pub async fn check(&self) -> Vec<Check> {
         let State {
             batcher,
             sink,
             metrics_endpoint,
+            store_check,
             ..
         } = &*self.0;
         match sink {
             Sink::Redis(redis) => vec![
-                ("redis", redis.check(batcher).await),
+                (
+                    "redis",
+                    store_check.get(async || redis.check(batcher).await).await,
+                ),
                 ("leases", self.check_leases()),
                 ("batches", self.check_batches()),
             ],
             Sink::Pushgateway(pushgateway) => vec![
-                ("pushgateway", pushgateway.check().await),
+                (
+                    "pushgateway",
+                    store_check.get(async || pushgateway.check().await).await,
+                ),
                 (
                     "leases",
                     Ok("none: only the redis scheme has leases".to_owned()),

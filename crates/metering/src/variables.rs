@@ -175,9 +175,10 @@ impl Reader {
         let host = self.outbound_text(name, default);
         let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
         if !host.bytes().all(is_host_byte) {
+            let shown = without_user_info(&host);
             self.refuse(
                 name,
-                format!("{host:?} is not a host name or address without a port"),
+                format!("{shown:?} is not a host name or address without a port"),
             );
         }
         host
@@ -204,8 +205,7 @@ impl Reader {
             self.text(name, default)
         };
         Origin::parse(&url).unwrap_or_else(|| {
-            // The part before an @ may be a password.
-            let shown = url.rsplit('@').next().unwrap_or_default();
+            let shown = without_user_info(&url);
             self.refuse(
                 name,
                 format!("{shown:?} is not http:// or https:// with only host and port"),
@@ -252,6 +252,11 @@ impl Reader {
     fn refuse(&mut self, name: &'static str, reason: String) {
         self.errors.push(VariableError { name, reason });
     }
+}
+
+/// The part of an address that is no secret: what is before an `@` may be a password.
+fn without_user_info(address: &str) -> &str {
+    address.rsplit('@').next().unwrap_or_default()
 }
 
 /// Lists names as "a, b or c".

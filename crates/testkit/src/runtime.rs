@@ -157,7 +157,7 @@ pub struct AppOptions {
 
 impl AppOptions {
     /// `prime-check` of this repository's application in `exact`, with Redis on
-    /// `redis_port`. Hosts take half a second to load Python and JavaScript.
+    /// `redis_port`. `/readyz` shows why it is not ready. Hosts take half a second to load Python and JavaScript.
     #[must_use]
     pub fn with_redis(redis_port: u16) -> Self {
         Self {
@@ -166,6 +166,7 @@ impl AppOptions {
             variables: vec![
                 ("redis_port", redis_port.to_string()),
                 ("metrics_durability", "exact".to_owned()),
+                ("readyz_details", "public".to_owned()),
             ],
             arguments: Vec::new(),
             environment: Vec::new(),

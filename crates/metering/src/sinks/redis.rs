@@ -415,6 +415,8 @@ struct RedisClient {
     url: String,
     /// Without it.
     address: String,
+    /// What no error may show.
+    secrets: [String; 2],
     connection: RefCell<Option<Rc<Connection>>>,
     opening: SingleFlight,
 }
@@ -424,6 +426,7 @@ impl RedisClient {
         Self {
             url: config.url(),
             address: config.address(),
+            secrets: config.secrets(),
             connection: RefCell::new(None),
             opening: SingleFlight::default(),
         }
@@ -532,9 +535,17 @@ impl RedisClient {
             Error::InvalidAddress => StoreError::Denied(self.address.clone()),
             Error::TooManyConnections => StoreError::Redis("too many connections".to_owned()),
             Error::TypeError => StoreError::Redis("unexpected type".to_owned()),
-            Error::Other(reason) => StoreError::Redis(reason),
+            Error::Other(reason) if is_noscript(&reason) => StoreError::Redis(reason),
+            Error::Other(reason) => StoreError::Redis(hide(&self.secrets, reason)),
         }
     }
+}
+
+/// Replaces secrets in a text: a server that does not know `AUTH` repeats the password
+/// in its error.
+fn hide(secrets: &[String], text: String) -> String {
+    let secrets = secrets.iter().filter(|secret| !secret.is_empty());
+    secrets.fold(text, |text, secret| text.replace(secret, "***"))
 }
 
 fn parameters(script: &str, call: &Call) -> Vec<RedisParameter> {
@@ -563,6 +574,40 @@ fn text_of_result(result: RedisResult) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_are_hidden_in_texts() {
+        let config = RedisConfig {
+            host: "h".to_owned(),
+            port: 1,
+            tls: false,
+            database: 0,
+            username: String::new(),
+            password: "p@ss".to_owned(),
+            timeout: Duration::ZERO,
+        };
+        for (text, shown) in [
+            (
+                "unknown command 'AUTH', with args beginning with: 'p@ss'",
+                "unknown command 'AUTH', with args beginning with: '***'",
+            ),
+            (
+                "cannot parse redis://:p%40ss@h:1/0",
+                "cannot parse redis://:***@h:1/0",
+            ),
+            ("broken pipe", "broken pipe"),
+        ] {
+            assert_eq!(hide(&config.secrets(), text.to_owned()), shown);
+        }
+        let config = RedisConfig {
+            password: String::new(),
+            ..config
+        };
+        assert_eq!(
+            hide(&config.secrets(), "broken pipe".to_owned()),
+            "broken pipe"
+        );
+    }
 
     #[test]
     fn lease_time_is_extrapolated_from_when_the_call_was_sent() {
