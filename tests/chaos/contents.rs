@@ -98,8 +98,9 @@ pub(crate) struct Taken {
     pub(crate) held: Cells,
     /// Leases that were open and are gone: if their executions crash, that is not counted.
     pub(crate) leases: BTreeSet<String>,
-    /// Leases that had ended and are open again, with what they will count.
-    pub(crate) returned: BTreeMap<String, Vec<(String, String)>>,
+    /// Leases that had ended and are open again, with what they will count. Two failovers
+    /// can open one twice.
+    pub(crate) returned: Vec<(String, Vec<(String, String)>)>,
     /// Leases that had been closed and are forgotten.
     pub(crate) closed: BTreeSet<String>,
 }
@@ -127,12 +128,13 @@ impl Taken {
             .filter(|id| !after.open.contains_key(*id))
         {
             self.leases.insert(id.clone());
-            self.returned.remove(id);
+            let returned = self.returned.iter().rposition(|(other, _)| other == id);
+            returned.map(|index| self.returned.remove(index));
         }
         for (id, count) in &after.open {
             let had_ended = !before.open.contains_key(id) || before.closed.contains(id);
             if had_ended && !after.closed.contains(id) {
-                self.returned.insert(id.clone(), count.clone());
+                self.returned.push((id.clone(), count.clone()));
             }
         }
         self.closed
@@ -160,14 +162,12 @@ impl Taken {
         }
         // Each of them is settled by now, unless its batch was applied again or another
         // fault took it.
-        let mut open_again: BTreeMap<_, _> = self.returned.iter().collect();
+        let returned = self.returned.iter().map(|(id, count)| (id, count));
         let arrived = again.arrived.iter();
-        open_again.extend(arrived.filter(|(id, _)| !self.leases.contains(*id)));
-        for (_, count) in open_again
-            .iter()
-            .filter(|(id, _)| !again.leases.contains(**id))
-        {
-            for cell in *count {
+        let arrived = arrived.filter(|(id, _)| !self.leases.contains(*id));
+        let open_again = returned.chain(arrived);
+        for (_, count) in open_again.filter(|(id, _)| !again.leases.contains(*id)) {
+            for cell in count {
                 *cells.entry(cell.clone()).or_default() -= 1;
             }
         }
@@ -254,6 +254,17 @@ mod tests {
             taken.add(&before(open), &after(closed));
             assert_eq!(taken.returned.len(), count, "{open:?} {closed:?}");
         }
+        // It returns, is settled, returns again, and is settled again.
+        let mut taken = Taken::default();
+        taken.add(&before(&[]), &after(&[]));
+        let settled = Contents {
+            cells: [(cell("crash"), 1)].into(),
+            ..before(&[])
+        };
+        taken.add(&settled, &after(&[]));
+        let now = contents("1", &[("crash", 1)], &[]);
+        let restored = taken.restore(&now, &Again::default());
+        assert_eq!(restored, [(cell("crash"), 0)].into());
         // It arrives after the fault, and is settled.
         let mut again = Again::default();
         again.arrived.insert("a/2".into(), vec![cell("crash")]);
