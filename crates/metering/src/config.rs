@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use functional_scaffold_protocol::calls::DEFAULT_PREFIX;
+use functional_scaffold_protocol::{calls::DEFAULT_PREFIX, replay_key::ReplayKey};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::{outbound_http::Origin, variables::Reader};
@@ -65,6 +65,8 @@ pub struct Config {
     pub(crate) prefix: String,
     /// How long increments collect before a flush, 0 to 500 ms.
     pub(crate) flush_interval: Duration,
+    /// Authenticates the batches in the log.
+    pub(crate) replay_key: Option<ReplayKey>,
 }
 
 /// All but the unreserved characters of RFC 3986, section 2.3.
@@ -161,6 +163,7 @@ impl Config {
             flush_interval: reader
                 .optional_millis("flush_interval_ms", 0..=500)
                 .unwrap_or(flush_interval),
+            replay_key: reader.replay_key("replay_key"),
         }
     }
 }
@@ -285,6 +288,16 @@ mod tests {
         }
         let both = config(&[("redis_port", "x"), ("metrics_backend", "y")]);
         assert_eq!(both.err().map(|errors| errors.len()), Some(2));
+    }
+
+    #[test]
+    fn a_short_replay_key_is_refused_without_being_shown() {
+        assert!(valid(&[("replay_key", "")]).replay_key.is_none());
+        let long = "x".repeat(ReplayKey::MIN_BYTES);
+        assert!(valid(&[("replay_key", &long)]).replay_key.is_some());
+        let errors = config(&[("replay_key", "s3cret")]).err().expect("refused");
+        assert_eq!(errors[0].name, "replay_key");
+        assert!(!errors[0].reason.contains("s3cret"), "{}", errors[0]);
     }
 
     #[test]

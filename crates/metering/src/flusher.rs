@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, time::Duration};
 
-use functional_scaffold_protocol::batch::LoggedPart;
+use functional_scaffold_protocol::{batch::LoggedPart, replay_key::ReplayKey};
 use serde::Serialize;
 use serde_json::json;
 use spin_sdk::wasip3::random::random::get_random_u64;
@@ -39,13 +39,16 @@ pub(crate) struct Flusher {
     interval: Duration,
     /// Held during an attempt.
     storing: SingleFlight,
+    /// Authenticates the batches in the log.
+    replay_key: Option<ReplayKey>,
 }
 
 impl Flusher {
-    pub(crate) fn new(interval: Duration) -> Self {
+    pub(crate) fn new(interval: Duration, replay_key: Option<ReplayKey>) -> Self {
         Self {
             interval,
             storing: SingleFlight::default(),
+            replay_key,
         }
     }
 
@@ -122,12 +125,40 @@ impl Flusher {
                 _ => error,
             };
             if is_last {
-                write_to_log(batcher, sink, &error);
+                self.write_to_log(batcher, sink, &error);
                 return;
             }
             cause = Some(error);
             drop(storing);
             sleep(BACKOFF).await;
+        }
+    }
+
+    /// Writes everything that is not stored to the log, from which it can be
+    /// replayed.
+    fn write_to_log(&self, batcher: &RefCell<Batcher>, sink: &Sink, error: &StoreError) {
+        #[derive(Serialize)]
+        struct Fields<'a> {
+            #[serde(flatten)]
+            reason: &'a Reason<'a>,
+            #[serde(flatten)]
+            part: LoggedPart,
+        }
+
+        let nonces = [get_random_u64(), get_random_u64()];
+        let batches = batcher.borrow_mut().take_for_log(nonces, unix_seconds());
+        let error = error.to_string();
+        let reason = &Reason {
+            reason: log::clip(&error, MAX_REASON_BYTES),
+        };
+        let room = room_beside(reason);
+        let batcher = batcher.borrow();
+        for batch in batches {
+            for part in sink.logged(batch, &batcher).into_parts(room) {
+                let fields = Fields { reason, part };
+                let key = self.replay_key.as_ref();
+                log::write_whole(Level::Error, BATCH_NOT_STORED, fields, key);
+            }
         }
     }
 }
@@ -174,38 +205,15 @@ async fn attempt(
     Ok(())
 }
 
-/// Writes everything that is not stored to the log, from which it can be
-/// replayed.
-fn write_to_log(batcher: &RefCell<Batcher>, sink: &Sink, error: &StoreError) {
-    #[derive(Serialize)]
-    struct Reason<'a> {
-        reason: &'a str,
-    }
-    #[derive(Serialize)]
-    struct Fields<'a> {
-        #[serde(flatten)]
-        reason: &'a Reason<'a>,
-        #[serde(flatten)]
-        part: LoggedPart,
-    }
+/// The number of bytes that a log line with this reason has for a batch.
+fn room_beside(reason: &Reason<'_>) -> usize {
+    let room = log::room_beside(Level::Error, BATCH_NOT_STORED, reason);
+    room.saturating_sub(ReplayKey::MEMBER_BYTES)
+}
 
-    let nonces = [get_random_u64(), get_random_u64()];
-    let batches = batcher.borrow_mut().take_for_log(nonces, unix_seconds());
-    let error = error.to_string();
-    let reason = Reason {
-        reason: log::clip(&error, MAX_REASON_BYTES),
-    };
-    let room = log::room_beside(Level::Error, BATCH_NOT_STORED, &reason);
-    let batcher = batcher.borrow();
-    for batch in batches {
-        for part in sink.logged(batch, &batcher).into_parts(room) {
-            let fields = Fields {
-                reason: &reason,
-                part,
-            };
-            log::write_whole(Level::Error, BATCH_NOT_STORED, fields);
-        }
-    }
+#[derive(Serialize)]
+struct Reason<'a> {
+    reason: &'a str,
 }
 
 #[cfg(test)]
@@ -244,8 +252,8 @@ mod tests {
             };
             let _ticket = batcher.record(&request, Some(execution));
         }
-        let reason = json!({ "reason": "r".repeat(MAX_REASON_BYTES) });
-        let room = log::room_beside(Level::Error, BATCH_NOT_STORED, &reason);
+        let reason = "r".repeat(MAX_REASON_BYTES);
+        let room = room_beside(&Reason { reason: &reason });
         let batch = batcher.take_for_log([1, 2], 1 << 40).remove(0);
         assert_eq!(batch.leased.len(), 3);
         let parts = LoggedBatch { batch, group: None }.into_parts(room);

@@ -2,6 +2,7 @@
 
 use std::{cell::Cell, time::SystemTime};
 
+use functional_scaffold_protocol::{escape::to_json, replay_key::ReplayKey};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -71,10 +72,20 @@ pub fn write_list(level: Level, event: &'static str, name: &str, items: &[String
     }
 }
 
-/// Writes a line without clipping it.
-pub(crate) fn write_whole(level: Level, event: &'static str, fields: impl Serialize) {
+/// Writes a line without clipping it, and with a message authentication code if there is
+/// a key.
+pub(crate) fn write_whole(
+    level: Level,
+    event: &'static str,
+    fields: impl Serialize,
+    key: Option<&ReplayKey>,
+) {
     if enabled(level) {
-        write_line(&line(level, event, fields));
+        let mut object = object(level, event, fields);
+        if let Some(key) = key {
+            key.sign(&mut object);
+        }
+        write_line(&(object + "\n"));
     }
 }
 
@@ -90,6 +101,10 @@ pub(crate) fn clip(text: &str, max_bytes: usize) -> &str {
 }
 
 fn line(level: Level, event: &'static str, fields: impl Serialize) -> String {
+    object(level, event, fields) + "\n"
+}
+
+fn object(level: Level, event: &'static str, fields: impl Serialize) -> String {
     #[derive(Serialize)]
     struct Line<F> {
         time: String,
@@ -99,14 +114,13 @@ fn line(level: Level, event: &'static str, fields: impl Serialize) -> String {
         fields: F,
     }
 
-    let line = Line {
+    // Objects of strings and numbers always serialise.
+    to_json(&Line {
         time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
         level: level.name(),
         event,
         fields,
-    };
-    // Objects of strings and numbers always serialise.
-    serde_json::to_string(&line).map_or_else(|_error| String::new(), |text| text + "\n")
+    })
 }
 
 fn clipped_line(level: Level, event: &'static str, fields: impl Serialize) -> String {
@@ -160,7 +174,7 @@ fn clip_strings(value: &mut Value, max_bytes: usize) {
 }
 
 fn json_bytes(text: &str) -> usize {
-    serde_json::to_string(text).map_or(0, |json| json.len())
+    to_json(&text).len()
 }
 
 fn write_line(line: &str) {
@@ -192,6 +206,19 @@ mod tests {
         );
         let clipped = line["path"].as_str().expect("a text");
         assert!(!clipped.is_empty() && path.starts_with(clipped));
+    }
+
+    #[test]
+    fn text_of_others_neither_ends_a_line_nor_moves_on_a_terminal() {
+        let hostile = "/a\n{\"event\":\"x\"}\u{1b}[2J\u{9b}\u{7f}\u{2028}\u{202e}\u{2066}";
+        let line = clipped_line(Level::Info, "request", json!({ "path": hostile }));
+        let object = line.strip_suffix('\n').expect("a line");
+        assert!(
+            object.chars().all(|shown| (' '..='~').contains(&shown)),
+            "{object:?}"
+        );
+        let object: Value = serde_json::from_str(object).expect("JSON");
+        assert_eq!(object["path"], hostile);
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Meter {
             metrics_endpoint: config.metrics_endpoint,
             batcher: RefCell::new(batcher),
             sink: Sink::new(config),
-            flusher: Flusher::new(config.flush_interval),
+            flusher: Flusher::new(config.flush_interval, config.replay_key.clone()),
             store_check: SharedCheck::default(),
         }))
     }

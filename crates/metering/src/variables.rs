@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, str::FromStr, time::Duration};
 
+use functional_scaffold_protocol::replay_key::ReplayKey;
 use spin_sdk::variables;
 use thiserror::Error;
 
@@ -215,6 +216,18 @@ impl Reader {
                 authority: String::new(),
             }
         })
+    }
+
+    /// Reads the key that authenticates batches in the log, `None` if it is unset. No
+    /// error shows it.
+    pub(crate) fn replay_key(&mut self, name: &'static str) -> Option<ReplayKey> {
+        let text = self.text(name, "");
+        if text.is_empty() {
+            return None;
+        }
+        ReplayKey::new(&text)
+            .inspect_err(|error| self.refuse(name, error.to_string()))
+            .ok()
     }
 
     fn outbound_text(&mut self, name: &'static str, default: &'static str) -> String {

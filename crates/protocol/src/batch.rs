@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::lease::Lease;
+use crate::{escape::to_json, lease::Lease};
 
 /// Largest increment of a cell, 2^62 - 1. A cell below 2^62 plus one increment stays
 /// below 2^63, where Redis integers end.
@@ -348,8 +348,7 @@ impl Split {
 }
 
 fn json_bytes(value: &impl Serialize) -> usize {
-    // Strings, integers, and maps with strings for keys always serialise.
-    serde_json::to_string(value).map_or(0, |text| text.len())
+    to_json(value).len()
 }
 
 /// Joins parts to batches, in any order and however often each part comes.

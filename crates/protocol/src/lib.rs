@@ -8,6 +8,7 @@
 //! Writing, in the order in which a request is counted:
 //! - [`catalog`]: the metric families of a component, and what is recorded in them
 //! - [`batch`]: increments that are stored once, or written to the log
+//! - [`replay_key`]: authenticates the batches in the log
 //! - [`lease`]: what is counted if an execution never reports its end
 //! - [`calls`]: keys, scripts, calls and replies
 //!
@@ -19,6 +20,7 @@
 //!
 //! Both:
 //! - [`labels`]: label sets, written and checked
+//! - [`escape`]: texts of others, in logs and on terminals
 //! - [`removal`]: series and counts removed by command
 //! - [`pushgateway`]: the path of a group in a Pushgateway
 
@@ -28,6 +30,7 @@ pub mod batch;
 pub mod calls;
 pub mod catalog;
 pub mod cell;
+pub mod escape;
 pub mod exposition;
 pub mod family;
 #[cfg(test)]
@@ -36,4 +39,5 @@ pub mod labels;
 pub mod lease;
 pub mod pushgateway;
 pub mod removal;
+pub mod replay_key;
 pub mod series;
