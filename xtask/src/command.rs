@@ -4,7 +4,9 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -80,6 +82,26 @@ pub(crate) fn data_folder(server: &str, port: u16) -> Result<PathBuf> {
     let folder = folder.join(port.to_string());
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     Ok(folder)
+}
+
+/// The key with which the app signs batches in its log, made when it is first needed.
+/// Later runs use it too, because their logs may still have to be replayed.
+pub(crate) fn replay_key() -> Result<String> {
+    let path = Path::new(DATA_DIR).join("replay_key");
+    let make = || -> std::io::Result<String> {
+        if path.exists() {
+            return Ok(fs::read_to_string(&path)?.trim_end().to_owned());
+        }
+        let mut bytes = [0; 32];
+        File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+        let key: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        fs::create_dir_all(DATA_DIR)?;
+        let mut file = File::options();
+        let mut file = file.write(true).create_new(true).mode(0o600).open(&path)?;
+        writeln!(file, "{key}")?;
+        Ok(key)
+    };
+    make().with_context(|| format!("cannot read or make {}", path.display()))
 }
 
 /// The library path without cargo's additions: the folders of xtask's own build

@@ -38,7 +38,8 @@ use crate::toolchain::WasmToolchain;
 /// App and exporter get the same settings, from the environment or else from .env;
 /// .env.example lists them. Each may have the prefix SPIN_VARIABLE_, which then
 /// wins over the plain name. API_KEY and LOG_LEVEL need it in the environment.
-/// INSTANCE_ID is the host's name by default. `spin up` alone needs the prefix.
+/// INSTANCE_ID is the host's name by default, and REPLAY_KEY a random one in
+/// .functional-scaffold/replay_key. `spin up` alone needs the prefix.
 ///
 /// The Spin CLI runs the app where 4.1.0 or newer is installed. Otherwise the dev
 /// host does, which is compiled once and takes some minutes.
@@ -149,13 +150,17 @@ impl Up {
             true => Some(find_or_install(&PROMETHEUS, self.install)?),
             false => None,
         };
+        let mut variables = settings.for_app(&manifest.variables);
+        if manifest.variables.contains("replay_key") && settings.get("REPLAY_KEY").is_none() {
+            variables.insert(format!("{SPIN_PREFIX}REPLAY_KEY"), command::replay_key()?);
+        }
         Ok(Plan {
             runtime: self.runtime.find()?,
             up: self,
             store,
             prometheus,
             api_key_is_set: settings.get("API_KEY").is_some(),
-            variables: settings.for_app(&manifest.variables),
+            variables,
             plain_names: settings.plain_in_file(&manifest.variables),
         })
     }
