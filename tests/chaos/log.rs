@@ -16,7 +16,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use functional_scaffold_testkit::exporter;
+use functional_scaffold_testkit::{exporter, runtime::REPLAY_KEY};
 use serde_json::Value;
 
 use functional_scaffold_tests::batch_log::BatchLog;
@@ -114,6 +114,7 @@ fn command(redis_port: u16) -> anyhow::Result<Command> {
     let mut command = Command::new(exporter::program()?);
     command
         .arg("replay")
+        .env("REPLAY_KEY", REPLAY_KEY)
         .env("REDIS_PORT", redis_port.to_string());
     Ok(command)
 }

@@ -6,6 +6,7 @@ mod api;
 mod counting;
 mod deployment;
 mod durability;
+mod forged_log;
 mod guide;
 mod languages;
 mod misdeeds;

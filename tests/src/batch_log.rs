@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use functional_scaffold_protocol::batch::{Joiner, LoggedPart, SentBatch};
-use functional_scaffold_testkit::exporter;
+use functional_scaffold_testkit::{exporter, runtime::REPLAY_KEY};
 
 use crate::run_with_input;
 
@@ -28,7 +28,9 @@ impl BatchLog {
         let mut log = Self::default();
         let mut joiner = Joiner::default();
         for line in lines.into_iter().filter(|line| line.contains(EVENT)) {
-            let part = serde_json::from_str::<LoggedPart>(line).ok();
+            // A line that was cut off has no line break.
+            let start = line.rfind("{\"time\":").unwrap_or_default();
+            let part = serde_json::from_str::<LoggedPart>(&line[start..]).ok();
             match part.map(|part| joiner.push(part)) {
                 Some(Ok(whole)) => log.batches.extend(whole.map(|logged| logged.batch)),
                 None | Some(Err(_)) => log.torn += 1,
@@ -47,6 +49,7 @@ pub fn replay(redis_port: u16, log: &str) -> anyhow::Result<()> {
     let mut command = Command::new(exporter::program()?);
     command
         .arg("replay")
+        .env("REPLAY_KEY", REPLAY_KEY)
         .env("REDIS_PORT", redis_port.to_string());
     run_with_input(&mut command, log, "run `cargo xtask build`").map(drop)
 }
@@ -57,6 +60,8 @@ pub fn replay(redis_port: u16, log: &str) -> anyhow::Result<()> {
 /// Not all of them could be pushed.
 pub fn replay_to_pushgateway(url: &str, log: &str) -> anyhow::Result<()> {
     let mut command = Command::new(exporter::program()?);
-    command.args(["replay", "--to", url]);
+    command
+        .args(["replay", "--to", url])
+        .env("REPLAY_KEY", REPLAY_KEY);
     run_with_input(&mut command, log, "run `cargo xtask build`").map(drop)
 }

@@ -12,7 +12,9 @@ use clap::{
     ArgAction, Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser,
     value_parser,
 };
-use functional_scaffold_protocol::{calls::DEFAULT_PREFIX, labels::is_label_name};
+use functional_scaffold_protocol::{
+    calls::DEFAULT_PREFIX, labels::is_label_name, replay_key::ReplayKey,
+};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 use serde::Serialize;
 use tokio_rustls::TlsAcceptor;
@@ -20,7 +22,7 @@ use tracing::level_filters::LevelFilter;
 use url::Url;
 
 use crate::{
-    commands::selector::Selector,
+    commands::{log_lines::Trust, selector::Selector},
     server::{auth::Auth, listen::tls_acceptor},
 };
 
@@ -82,8 +84,9 @@ pub(crate) enum Command {
     /// Store batches that the service wrote to its log.
     ///
     /// Reads log lines with "event":"batch_not_stored" and stores each batch once,
-    /// however often it is replayed within an hour. Ignores other lines. Prints a
-    /// summary at the end; the exit code is 0 if every batch is stored.
+    /// however often it is replayed within an hour. Ignores other lines, and refuses
+    /// batches that the key has not signed. Prints a summary at the end; the exit code is
+    /// 0 if every batch is stored.
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay(ReplayOptions),
     /// Relay the families to a Pushgateway, as one group.
@@ -111,6 +114,7 @@ pub(crate) enum Command {
 
 const REPLAY_EXAMPLES: &str = "\
 Examples:
+  export REPLAY_KEY_FILE=/run/secrets/replay_key
   functional-scaffold-exporter replay app.log app.log.1
   kubectl logs -f deployment/app | functional-scaffold-exporter replay
   functional-scaffold-exporter replay --to http://127.0.0.1:9091 app.log";
@@ -120,6 +124,21 @@ pub(crate) struct ReplayOptions {
     /// Log files, read one after the other; `-`, or none, is standard input.
     #[arg(value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
+
+    /// Key with which the service signs batches: the value of its variable replay_key.
+    /// Prefer the variable or the file: other users can see a flag in the process list.
+    #[arg(long, env, value_name = "KEY", hide_env_values = true)]
+    replay_key: Option<String>,
+
+    /// File with the key; one line break at its end is ignored.
+    #[arg(long, env, value_name = "FILE")]
+    replay_key_file: Option<PathBuf>,
+
+    /// Store batches that no key has signed. Everybody who can write a line to the log
+    /// can then add to every count: an algorithm by its output, a client where a text of
+    /// it begins a line.
+    #[arg(long)]
+    trust_unauthenticated_log: bool,
 
     /// Also store batches that are older than an hour. Redis may no longer know
     /// whether such a batch was stored before, and then counts it twice.
@@ -570,19 +589,39 @@ impl RedisOptions {
     }
 
     fn password(&self) -> anyhow::Result<Option<String>> {
-        let password = set(&self.redis_password);
-        let Some(file) = set_path(&self.redis_password_file) else {
-            return Ok(password.map(str::to_owned));
-        };
-        ensure!(
-            password.is_none(),
-            "both REDIS_PASSWORD and REDIS_PASSWORD_FILE are set: choose one"
-        );
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("cannot read REDIS_PASSWORD_FILE {}", file.display()))?;
-        let line = text.strip_suffix('\n').unwrap_or(&text);
-        let line = line.strip_suffix('\r').unwrap_or(line);
-        Ok((!line.is_empty()).then(|| line.to_owned()))
+        secret(
+            "REDIS_PASSWORD",
+            &self.redis_password,
+            "REDIS_PASSWORD_FILE",
+            &self.redis_password_file,
+        )
+    }
+}
+
+impl ReplayOptions {
+    /// What proves that a batch is the service's. No error shows the key.
+    pub(crate) fn trust(&self) -> anyhow::Result<Trust> {
+        let key = secret(
+            "REPLAY_KEY",
+            &self.replay_key,
+            "REPLAY_KEY_FILE",
+            &self.replay_key_file,
+        )?;
+        match (key, self.trust_unauthenticated_log) {
+            (Some(_), true) => {
+                bail!("--trust-unauthenticated-log is set, and a key as well: choose one")
+            }
+            (Some(key), false) => {
+                let key = ReplayKey::new(&key).context("unusable REPLAY_KEY")?;
+                Ok(Trust::Key(key))
+            }
+            (None, true) => Ok(Trust::Unauthenticated),
+            (None, false) => bail!(
+                "replay needs the key of the service's variable replay_key, in REPLAY_KEY or \
+                 REPLAY_KEY_FILE; --trust-unauthenticated-log stores batches without one, and \
+                 then whoever can write to the log can add to every count"
+            ),
+        }
     }
 }
 
@@ -594,6 +633,28 @@ impl SecurityOptions {
             _ => bail!("TLS needs both --tls-cert-file and --tls-key-file"),
         }
     }
+}
+
+/// A secret from its variable, or from its file without one line break at the end.
+fn secret(
+    name: &str,
+    value: &Option<String>,
+    file_name: &str,
+    file: &Option<PathBuf>,
+) -> anyhow::Result<Option<String>> {
+    let value = set(value);
+    let Some(file) = set_path(file) else {
+        return Ok(value.map(str::to_owned));
+    };
+    ensure!(
+        value.is_none(),
+        "both {name} and {file_name} are set: choose one"
+    );
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read {file_name} {}", file.display()))?;
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    Ok((!line.is_empty()).then(|| line.to_owned()))
 }
 
 /// An empty variable counts as not set: `${REDIS_PASSWORD:-}` in a Compose file

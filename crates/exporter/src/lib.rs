@@ -17,10 +17,11 @@
 
 #![forbid(unsafe_code)]
 
-use std::{process::ExitCode, time::Duration};
+use std::{io, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use functional_scaffold_protocol::escape::escape;
 
 use crate::{
     cli::{Cli, Command, Config, LogFormat, LogOptions, SeriesCommand},
@@ -56,7 +57,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             // Not to the log: it must be seen at every log level.
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", escape(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
@@ -99,11 +100,28 @@ async fn execute(command: Option<Command>, config: Config) -> anyhow::Result<Exi
 
 fn start_log(options: &LogOptions) {
     let log = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(|| EscapedStderr)
         .with_max_level(options.log_level)
         .with_target(false);
     match options.log_format {
         LogFormat::Text => log.with_ansi(false).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}
+
+/// Standard error for one event of the log at a time. Texts from Redis and from logs
+/// cannot begin another line, nor change what a terminal shows.
+struct EscapedStderr;
+
+impl io::Write for EscapedStderr {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let line = text.strip_suffix('\n').unwrap_or(&text);
+        io::stderr().write_all(format!("{}\n", escape(line)).as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

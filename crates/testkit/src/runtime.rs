@@ -139,6 +139,9 @@ impl std::fmt::Display for Version {
     }
 }
 
+/// The key with which the application signs batches in its log.
+pub const REPLAY_KEY: &str = "the key of all tests: 32 bytes or more";
+
 /// How the application is started.
 #[derive(Debug, Clone)]
 pub struct AppOptions {
@@ -167,6 +170,7 @@ impl AppOptions {
                 ("redis_port", redis_port.to_string()),
                 ("metrics_durability", "exact".to_owned()),
                 ("readyz_details", "public".to_owned()),
+                ("replay_key", REPLAY_KEY.to_owned()),
             ],
             arguments: Vec::new(),
             environment: Vec::new(),

@@ -1,9 +1,10 @@
 //! The commands other than serving.
 
 pub(crate) mod health;
-mod log_lines;
+pub(crate) mod log_lines;
 pub(crate) mod push;
 pub(crate) mod replay;
 pub(crate) mod selector;
 pub(crate) mod series;
+mod spool;
 pub(crate) mod wipe;

@@ -1,5 +1,8 @@
 //! The command `replay`: stores batches that the service wrote to its log.
 //!
+//! A log also holds what clients and algorithms say. So only lines that are signed with
+//! the service's key are stored, and they add to registered families only.
+//!
 //! A batch that is logged in parts is stored whole, when its last part has come, or not
 //! at all: its id is the idempotency key of the whole batch.
 //!
@@ -14,15 +17,17 @@
 //! an execution that exceeded its limit expired before the execution ended.
 
 use std::{
+    collections::HashSet,
     fmt,
     pin::pin,
+    sync::atomic::Ordering,
     time::{Duration, SystemTime},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use functional_scaffold_protocol::{
     batch::{Batch, Incomplete, Joiner, LoggedBatch, SentBatch},
-    calls::{ApplyReply, REMEMBERED_SECONDS, Script, apply_call},
+    calls::{ApplyReply, REMEMBERED_SECONDS, Script, apply_call, is_own_key},
     catalog::Catalog,
     exposition::{Format, expose},
     series::families_of_totals,
@@ -33,11 +38,14 @@ use tokio::time::{Instant, sleep};
 use crate::{
     cli::{Config, ReplayOptions},
     commands::{
-        log_lines::{LogLine, LoggedLine, find_batch, read_lines},
+        log_lines::{Batches, Event, LoggedLine, Rejection},
         push::Group,
     },
     redis_client::{Connection, Failure, Reason, RedisClient},
-    scrape::{labels::value, leases},
+    scrape::{
+        decode_errors::DecodeErrors, labels::value, leases, registry::registered_families,
+        scan::ReadOptions,
+    },
     server::stop_signal,
 };
 
@@ -63,6 +71,8 @@ pub(crate) struct Report {
     too_old: u64,
     /// Lines with an invalid batch.
     unreadable: u64,
+    /// Lines that may not be the service's, and batches with keys of other data.
+    refused: u64,
     /// Batches with missing parts.
     incomplete: u64,
     /// Batches that are not stored, or not known to be. Replaying them again is safe.
@@ -74,8 +84,8 @@ pub(crate) struct Report {
 impl Report {
     /// Whether every batch is stored whole.
     pub(crate) fn all_stored(&self) -> bool {
-        let not_stored = self.too_old + self.unreadable + self.incomplete + self.failed;
-        not_stored + self.refused_increments == 0
+        let left_out = self.too_old + self.unreadable + self.refused;
+        left_out + self.incomplete + self.failed + self.refused_increments == 0
     }
 }
 
@@ -85,6 +95,7 @@ impl fmt::Display for Report {
         writeln!(out, "already applied: {}", self.already_applied)?;
         writeln!(out, "too old: {}", self.too_old)?;
         writeln!(out, "unreadable: {}", self.unreadable)?;
+        writeln!(out, "refused: {}", self.refused)?;
         writeln!(out, "incomplete: {}", self.incomplete)?;
         writeln!(out, "failed: {}", self.failed)?;
         writeln!(out, "refused increments: {}", self.refused_increments)
@@ -96,42 +107,74 @@ impl fmt::Display for Report {
 pub(crate) async fn replay(config: Config, options: &ReplayOptions) -> anyhow::Result<Report> {
     let mut stop = pin!(stop_signal().context("cannot receive signals")?);
     let redis = RedisClient::new(&config).context("unusable address of Redis")?;
-    let mut lines = read_lines(&options.files)?;
+    let mut batches = Batches::read(&options.files, options.trust()?)?;
+    let catalog = Catalog::new(&config.prefix);
     let mut replayer = Replayer {
         redis,
-        catalog: Catalog::new(&config.prefix),
+        keys: catalog
+            .families()
+            .map(|family| family.key.clone())
+            .into_iter()
+            .collect(),
+        read_options: ReadOptions::new(&config),
+        catalog,
         prefix: config.prefix,
         options,
         down_since: None,
         joiner: Joiner::default(),
         report: Report::default(),
     };
-    loop {
-        let line = tokio::select! {
-            line = lines.recv() => line,
+    let mut shown = 0;
+    let stopped = loop {
+        let event = tokio::select! {
+            event = batches.next() => event,
             name = &mut stop => {
                 tracing::warn!("stopping on {name}: later lines are not read");
-                break;
+                break true;
             }
         };
-        let Some(line) = line else { break };
-        tokio::select! {
-            () = replayer.replay_line(line) => {}
-            name = &mut stop => {
-                replayer.report.failed += 1;
-                tracing::warn!("stopping on {name} while a batch is being stored");
-                break;
+        match event {
+            None => break false,
+            Some(Event::Rejected(place, why)) => {
+                shown += 1;
+                tracing::error!("{place}: {why}");
             }
+            Some(Event::Batch(place, line)) => tokio::select! {
+                () = replayer.replay_line(&place, line) => {}
+                name = &mut stop => {
+                    replayer.report.failed += 1;
+                    tracing::warn!("stopping on {name} while a batch is being stored");
+                    break true;
+                }
+            },
         }
+    };
+    let waiting = batches.waiting();
+    if stopped && waiting > 0 {
+        replayer.report.failed += waiting;
+        tracing::error!("{waiting} batches that were read are not stored: replay them again");
     }
     replayer.report_incomplete();
-    Ok(replayer.report)
+    let mut report = replayer.report;
+    let rejected = batches.rejected();
+    let counts = [&rejected.unreadable, &rejected.refused, &rejected.failed];
+    let counts = counts.map(|count| count.load(Ordering::Relaxed));
+    if let hidden @ 1.. = counts.iter().sum::<u64>().saturating_sub(shown) {
+        tracing::error!("{hidden} more lines were left out, too many to be named");
+    }
+    report.unreadable += counts[0];
+    report.refused += counts[1];
+    report.failed += counts[2];
+    Ok(report)
 }
 
 struct Replayer<'a> {
     redis: RedisClient,
     prefix: String,
     catalog: Catalog,
+    /// The keys of the service's families, and of the registered ones that were read.
+    keys: HashSet<String>,
+    read_options: ReadOptions,
     options: &'a ReplayOptions,
     /// Since when Redis has been unavailable.
     down_since: Option<Instant>,
@@ -147,27 +190,28 @@ enum Stored {
 /// Why a batch is not stored.
 enum NotStored {
     TooOld(String),
-    Unreadable(String),
-    Failed(String),
+    Rejected(Rejection),
+}
+
+impl NotStored {
+    fn unreadable(why: impl Into<anyhow::Error>) -> Self {
+        Self::Rejected(Rejection::Unreadable(why.into()))
+    }
+
+    fn failed(why: impl Into<String>) -> Self {
+        Self::Rejected(Rejection::Failed(why.into()))
+    }
 }
 
 impl From<Failure> for NotStored {
     fn from(failure: Failure) -> Self {
-        Self::Failed(failure.to_string())
+        Self::failed(failure.to_string())
     }
 }
 
 impl Replayer<'_> {
-    async fn replay_line(&mut self, line: anyhow::Result<LogLine>) {
-        let LogLine { place, text } = match line {
-            Ok(line) => line,
-            Err(error) => {
-                self.report.failed += 1;
-                tracing::error!("{error:#}");
-                return;
-            }
-        };
-        let report = match self.store_line(text.as_deref()).await {
+    async fn replay_line(&mut self, place: &str, line: LoggedLine) {
+        let report = match self.store_line(line).await {
             Ok(None) => return,
             Ok(Some(Stored::Now { refused })) => {
                 self.report.refused_increments += refused.len() as u64;
@@ -181,28 +225,23 @@ impl Replayer<'_> {
                 tracing::error!("{place}: not replayed: {why}");
                 &mut self.report.too_old
             }
-            Err(NotStored::Unreadable(why)) => {
-                tracing::error!("{place}: unreadable: {why}");
-                &mut self.report.unreadable
-            }
-            Err(NotStored::Failed(why)) => {
-                tracing::error!("{place}: not stored: {why}");
-                &mut self.report.failed
+            Err(NotStored::Rejected(why)) => {
+                tracing::error!("{place}: {why}");
+                match why {
+                    Rejection::Unreadable(_) => &mut self.report.unreadable,
+                    Rejection::Refused(_) => &mut self.report.refused,
+                    Rejection::Failed(_) => &mut self.report.failed,
+                }
             }
         };
         *report += 1;
     }
 
     /// Stores the batch that is complete with this line, if there is one.
-    async fn store_line(&mut self, text: Option<&[u8]>) -> Result<Option<Stored>, NotStored> {
-        let unreadable = NotStored::Unreadable;
-        let text = text.ok_or_else(|| unreadable("the line is too long".into()))?;
-        let line = find_batch(text).map_err(|error| unreadable(format!("{error:#}")))?;
-        let Some(LoggedLine { time, part }) = line else {
-            return Ok(None);
-        };
+    async fn store_line(&mut self, line: LoggedLine) -> Result<Option<Stored>, NotStored> {
+        let LoggedLine { time, part } = line;
         let batch = self.joiner.push(part);
-        let Some(logged) = batch.map_err(|error| unreadable(error.to_string()))? else {
+        let Some(logged) = batch.map_err(NotStored::unreadable)? else {
             return Ok(None);
         };
         let LoggedBatch { batch, group } = logged;
@@ -215,12 +254,12 @@ impl Replayer<'_> {
                 let refused = Vec::new();
                 Ok(Some(Stored::Now { refused }))
             }
-            (None, Some(_)) => Err(unreadable(
-                "it is a group of a Pushgateway, which needs --to".into(),
-            )),
-            (Some(_), None) => Err(unreadable(
-                "it has increments for Redis, which --to does not accept".into(),
-            )),
+            (None, Some(_)) => Err(NotStored::unreadable(anyhow!(
+                "it is a group of a Pushgateway, which needs --to"
+            ))),
+            (Some(_), None) => Err(NotStored::unreadable(anyhow!(
+                "it has increments for Redis, which --to does not accept"
+            ))),
         }
     }
 
@@ -244,7 +283,9 @@ impl Replayer<'_> {
             let time = time
                 .as_deref()
                 .and_then(|time| humantime::parse_rfc3339(time).ok())
-                .ok_or_else(|| NotStored::Unreadable("the line has no time in RFC 3339".into()))?;
+                .ok_or_else(|| {
+                    NotStored::unreadable(anyhow!("the line has no time in RFC 3339"))
+                })?;
             let now = self
                 .retry_until(&mut (), |(), connection| Box::pin(redis_time(connection)))
                 .await?;
@@ -252,6 +293,7 @@ impl Replayer<'_> {
                 return Err(NotStored::TooOld(why));
             }
         }
+        self.check_keys(&batch.total()).await?;
         loop {
             let mut call = apply_call(&self.prefix, &batch);
             let reply = self.retry_until(&mut call, |call, mut connection| {
@@ -264,11 +306,41 @@ impl Replayer<'_> {
                 Ok(ApplyReply::Late(ids)) => {
                     if remove_late(&self.catalog, &mut batch, &ids) == 0 {
                         let why = format!("late, but not in the batch: {ids:?}");
-                        return Err(NotStored::Failed(why));
+                        return Err(NotStored::failed(why));
                     }
                 }
-                Err(error) => return Err(NotStored::Failed(error.to_string())),
+                Err(error) => return Err(NotStored::failed(error.to_string())),
             }
+        }
+    }
+
+    /// Refuses increments of anything but families: the protocol's own keys, and data of
+    /// others.
+    async fn check_keys(&mut self, total: &Batch) -> Result<(), NotStored> {
+        let foreign = |keys: &HashSet<String>| {
+            let mut hashes = total.hashes().map(|(key, _)| key);
+            hashes.find(|key| !keys.contains(*key)).map(str::to_owned)
+        };
+        if foreign(&self.keys).is_none() {
+            return Ok(());
+        }
+        let mut options = self.read_options.clone();
+        let read = self.retry_until(&mut options, |options, connection| {
+            Box::pin(async move {
+                let mut errors = DecodeErrors::default();
+                registered_families(&connection, options, &mut errors).await
+            })
+        });
+        let layouts = read.await?.into_iter().flat_map(|family| family.layouts);
+        let keys = layouts.map(|layout| layout.key);
+        let prefix = &self.prefix;
+        self.keys
+            .extend(keys.filter(|key| !is_own_key(prefix, key)));
+        match foreign(&self.keys) {
+            None => Ok(()),
+            Some(key) => Err(NotStored::Rejected(Rejection::Refused(format!(
+                "no family that is registered under {prefix:?} has the key {key:?}"
+            )))),
         }
     }
 
@@ -312,8 +384,7 @@ impl Replayer<'_> {
             let families = families_of_totals(&self.catalog.families(), totals)?;
             Ok((Group::at(url, path)?, expose(Format::Text, &families)))
         };
-        let (group, exposition) =
-            prepare().map_err(|error| NotStored::Unreadable(format!("{error:#}")))?;
+        let (group, exposition) = prepare().map_err(NotStored::unreadable)?;
         let exposition = exposition.into();
         let started = Instant::now();
         loop {
@@ -322,7 +393,7 @@ impl Replayer<'_> {
                 Err(error) if error.is_transient() && started.elapsed() + BACKOFF < retry => {
                     sleep(BACKOFF).await;
                 }
-                Err(error) => return Err(NotStored::Failed(error.to_string())),
+                Err(error) => return Err(NotStored::failed(error.to_string())),
             }
         }
     }

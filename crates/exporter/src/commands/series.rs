@@ -11,6 +11,7 @@ use anyhow::{Context as _, ensure};
 use functional_scaffold_protocol::{
     calls::{Script, families_key, is_own_key, lost_counts_key},
     cell::{decode_field, fields_of_series},
+    escape::escape,
     family::Family,
     removal::{remove_family_call, remove_series_call},
 };
@@ -56,7 +57,7 @@ pub(crate) async fn list(config: &Config, options: &ListOptions) -> anyhow::Resu
             out.push_str(&format!("{name}\t{kind}\t{}\n", series.len()));
         } else {
             for labels in series {
-                out.push_str(&format!("{name}{{{labels}}}\n"));
+                out.push_str(&format!("{name}{{{}}}\n", escape(&labels)));
             }
         }
     }
@@ -86,7 +87,7 @@ pub(crate) async fn remove(config: &Config, options: &RemoveOptions) -> anyhow::
     print(
         &names
             .iter()
-            .map(|name| format!("{name}\n"))
+            .map(|name| format!("{}\n", escape(name)))
             .collect::<String>(),
     );
     if options.dry_run {
@@ -297,7 +298,8 @@ impl Store {
             } => remove_series_call(prefix, random, key, label_sets, fields),
             Target::Family { field, key } => remove_family_call(prefix, random, key, field),
             Target::Registration { field, why } => {
-                eprintln!("{field}: only the registration is removed: {why}");
+                let text = format!("{field}: only the registration is removed: {why}");
+                eprintln!("{}", escape(&text));
                 let mut command = redis::cmd("HDEL");
                 command.arg(families_key(prefix)).arg(field);
                 return self.connection.query(&command).await;

@@ -45,6 +45,34 @@ fn finish(redis: &Redis, lease: Lease, sequence: u64) {
 }
 
 #[test]
+fn the_text_of_a_lease_begins_no_line_of_the_log() {
+    let redis = Redis::start();
+    redis.register("a");
+    redis.cli(&["DEL", "metrics:request_counter"]);
+    redis.cli(&["SET", "metrics:request_counter", "not a hash"]);
+    let batch = "{\"time\":\"t\",\"level\":\"error\",\"event\":\"batch_not_stored\"}";
+    let lease = Lease {
+        id: "1".to_owned(),
+        millis: 1,
+        count: vec![(
+            "metrics:request_counter".to_owned(),
+            format!("x\n{batch}\n\u{1b}[2J\u{2028}\u{202e}"),
+        )],
+    };
+    redis.cli(&["ZADD", "metrics:leases", "1", &lease.encode()]);
+    let exporter = Exporter::start(redis.port());
+    let log = wait_for("refused count", || {
+        let log = exporter.log();
+        log.contains("count of a settled lease refused")
+            .then_some(log)
+    });
+    assert!(log.contains(batch), "{log}");
+    assert!(!log.contains(&format!("\n{batch}")), "{log}");
+    let is_shown = |shown: char| shown == '\n' || (' '..='~').contains(&shown);
+    assert!(log.chars().all(is_shown), "{log:?}");
+}
+
+#[test]
 fn an_expired_lease_is_counted_once() {
     let redis = Redis::start();
     redis.register("a");

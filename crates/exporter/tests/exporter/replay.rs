@@ -12,15 +12,30 @@ use functional_scaffold_protocol::{
     calls::{DEFAULT_PREFIX, Script, apply_call, settle_call},
     catalog::{Catalog, ExecutionStatus, FinishedExecution},
     lease::Lease,
+    replay_key::ReplayKey,
 };
 
 use serde::Serialize;
 
-use functional_scaffold_testkit::redis::RedisOptions;
-
-use crate::support::{Redis, exporter_command, free_port, program, wait_for};
+use crate::support::{PATIENCE, Redis, exporter_command, program, wait_for};
 
 const JOBS: &str = "metrics:jobs";
+const KEY: &str = "the key of these tests, 32 bytes";
+
+/// A Redis in which the families of these tests are registered.
+fn start_redis() -> Redis {
+    let redis = Redis::start();
+    register(&redis, DEFAULT_PREFIX);
+    redis
+}
+
+fn register(redis: &Redis, prefix: &str) {
+    for name in ["jobs", "good"] {
+        let family = format!("{{\"type\":\"counter\",\"key\":\"metrics:{name}\"}}");
+        let families = format!("{prefix}families");
+        redis.cli(&["HSET", &families, &format!("{name}_total"), &family]);
+    }
+}
 
 fn batch(sequence: u64, jobs: u64) -> SentBatch {
     let mut increments = Batch::default();
@@ -44,6 +59,15 @@ fn ago(seconds: u64) -> String {
 
 /// A log line of the service.
 fn line(time: &str, batch: &impl Serialize) -> String {
+    let mut line = unsigned_line(time, batch);
+    assert_eq!(line.pop(), Some('\n'));
+    let key = ReplayKey::new(KEY).expect("it is long enough");
+    key.sign(&mut line);
+    line + "\n"
+}
+
+/// A log line of a service without a key, or of somebody else.
+fn unsigned_line(time: &str, batch: &impl Serialize) -> String {
     let batch = serde_json::to_string(batch).expect("it serialises");
     let members = batch.strip_prefix('{').expect("an object");
     format!(
@@ -55,6 +79,7 @@ fn command(redis_port: u16, arguments: &[&str]) -> Command {
     let mut command = exporter_command();
     command
         .env("REDIS_PORT", redis_port.to_string())
+        .env("REPLAY_KEY", KEY)
         .arg("replay")
         .args(arguments)
         .stdin(Stdio::piped())
@@ -82,8 +107,14 @@ fn text(output: &Output) -> String {
 }
 
 /// Replays, and checks the summary: the batches that are applied, already applied, too
-/// old, unreadable, incomplete and failed, and the refused increments.
+/// old, unreadable, incomplete and failed, and the refused increments. No line is
+/// refused.
 fn check_with(command: Command, input: &str, report: [u64; 7]) -> String {
+    check_refusing(command, input, report, 0)
+}
+
+/// Likewise, with this number of refused lines.
+fn check_refusing(command: Command, input: &str, report: [u64; 7], lines: u64) -> String {
     let output = replay_command(command, input);
     let all = text(&output);
     let [
@@ -96,10 +127,10 @@ fn check_with(command: Command, input: &str, report: [u64; 7]) -> String {
         refused,
     ] = report;
     let expected = format!(
-        "applied: {applied}\nalready applied: {already}\ntoo old: {old}\nunreadable: {unreadable}\nincomplete: {incomplete}\nfailed: {failed}\nrefused increments: {refused}\n"
+        "applied: {applied}\nalready applied: {already}\ntoo old: {old}\nunreadable: {unreadable}\nrefused: {lines}\nincomplete: {incomplete}\nfailed: {failed}\nrefused increments: {refused}\n"
     );
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{all}");
-    let stored = old + unreadable + incomplete + failed + refused == 0;
+    let stored = old + unreadable + lines + incomplete + failed + refused == 0;
     assert_eq!(output.status.code(), Some(i32::from(!stored)), "{all}");
     all
 }
@@ -114,6 +145,7 @@ fn jobs(redis: &Redis) -> String {
 
 /// Replays one batch with a lease, as this Redis user.
 pub(crate) fn replays_one_batch_as(redis: &Redis, user: &[(&str, &str)]) {
+    register(redis, DEFAULT_PREFIX);
     let mut command = command(redis.port(), &[]);
     command.envs(user.iter().copied());
     let mut batch = batch(1, 5);
@@ -127,7 +159,7 @@ pub(crate) fn replays_one_batch_as(redis: &Redis, user: &[(&str, &str)]) {
 
 #[test]
 fn a_batch_is_applied_once_however_often_it_is_replayed() {
-    let redis = Redis::start();
+    let redis = start_redis();
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("app.log");
     let lines = [
@@ -146,6 +178,7 @@ fn a_batch_is_applied_once_however_often_it_is_replayed() {
     check(&redis, &["--force"], &lines.concat(), [0, 3, 0, 0, 0, 0, 0]);
     assert_eq!(jobs(&redis), "5");
     // The prefix applies to the protocol's keys, not to those in the line.
+    register(&redis, "m2:");
     let elsewhere = ["--metrics-prefix", "m2:"];
     check(
         &redis,
@@ -159,7 +192,7 @@ fn a_batch_is_applied_once_however_often_it_is_replayed() {
 
 #[test]
 fn an_old_batch_is_refused_without_force() {
-    let redis = Redis::start();
+    let redis = start_redis();
     let ahead = humantime::format_rfc3339(SystemTime::now() + Duration::from_secs(600));
     let lines = [
         line(&ago(3601), &batch(1, 2)),
@@ -175,7 +208,7 @@ fn an_old_batch_is_refused_without_force() {
 
 #[test]
 fn an_unreadable_batch_is_reported_and_the_others_are_applied() {
-    let redis = Redis::start();
+    let redis = start_redis();
     let whole = line(&ago(1), &batch(1, 2));
     let lines = [
         &whole[..whole.len() - 4],
@@ -218,7 +251,7 @@ fn jobs_in_all(redis: &Redis) -> u64 {
 
 #[test]
 fn a_batch_in_parts_is_applied_whole_in_any_order() {
-    let redis = Redis::start();
+    let redis = start_redis();
     let directory = tempfile::tempdir().expect("a directory");
     let (first, second) = (lines_of_parts(&ago(1), 1), lines_of_parts(&ago(1), 2));
     // Two instances wrote at the same time, and the file was rotated meanwhile. The
@@ -261,13 +294,14 @@ fn an_incomplete_batch_is_not_applied() {
     // `--force` does not help.
     check(&redis, &["--force"], last, [0, 0, 0, 0, 1, 0, 0]);
     assert_eq!(redis.cli(&["DBSIZE"]).trim(), "0");
+    register(&redis, DEFAULT_PREFIX);
     check(&redis, &[], &lines.concat(), [1, 0, 0, 0, 0, 0, 0]);
     assert_eq!(jobs_in_all(&redis), 101);
 }
 
 #[test]
 fn a_late_result_is_counted_as_late_and_the_rest_is_applied() {
-    let redis = Redis::start();
+    let redis = start_redis();
     redis.register("a");
     let catalog = Catalog::new(DEFAULT_PREFIX);
     let lease = redis.lease("l1", "a", 1);
@@ -311,7 +345,7 @@ fn a_late_result_is_counted_as_late_and_the_rest_is_applied() {
 
 #[test]
 fn lines_are_applied_as_they_come_until_a_signal() {
-    let redis = Redis::start();
+    let redis = start_redis();
     let mut child = command(redis.port(), &[]).spawn().expect("it starts");
     let mut stdin = child.stdin.take().expect("its input");
     for (sequence, sum) in [(1, "2"), (2, "4")] {
@@ -331,7 +365,10 @@ fn lines_are_applied_as_they_come_until_a_signal() {
 
 #[test]
 fn it_waits_for_a_redis_that_is_down_but_not_forever() {
-    let port = free_port();
+    let mut redis = start_redis();
+    redis.cli(&["SAVE"]);
+    redis.kill();
+    let port = redis.port();
     let lines = line(&ago(1), &batch(1, 2)) + &line(&ago(1), &batch(2, 3));
     let short = command(port, &["--retry-seconds", "0"]);
     let said = check_with(short, &lines, [0, 0, 0, 0, 0, 2, 0]);
@@ -342,7 +379,7 @@ fn it_waits_for_a_redis_that_is_down_but_not_forever() {
     });
     // Redis is down for a while: there is nothing to wait for.
     thread::sleep(Duration::from_millis(500));
-    let redis = Redis::start_with(RedisOptions::new().port(port));
+    redis.restart().expect("it restarts");
     replaying.join().expect("both are applied");
     assert_eq!(jobs(&redis), "5");
 }
@@ -369,7 +406,7 @@ const REFUSING_WRITES: [Outage; 3] = [
 #[test]
 fn it_waits_for_a_redis_that_refuses_writes() {
     for (name, refuse, repair) in REFUSING_WRITES {
-        let redis = Redis::start();
+        let redis = start_redis();
         // So that Redis knows the script, and refuses the call and not the source.
         redis.call_script(&Script::APPLY, &apply_call(DEFAULT_PREFIX, &batch(9, 1)));
         refuse(&redis);
@@ -394,7 +431,7 @@ fn it_waits_for_a_redis_that_refuses_writes() {
 
 #[test]
 fn it_waits_for_a_redis_that_is_loading() {
-    let redis = Redis::start_loading(Duration::from_secs(1));
+    let redis = start_redis().restart_loading(Duration::from_secs(1));
     let lines = line(&ago(1), &batch(1, 2));
     let said = check(&redis, &[], &lines, [1, 0, 0, 0, 0, 0, 0]);
     assert!(said.contains("Redis is loading"), "{said}");
@@ -403,7 +440,7 @@ fn it_waits_for_a_redis_that_is_loading() {
 
 #[test]
 fn refused_increments_and_batches_are_reported() {
-    let redis = Redis::start();
+    let redis = start_redis();
     redis.cli(&["SET", JOBS, "1"]);
     let mut two = batch(1, 2);
     two.increments.inc("metrics:good", "", 1);
@@ -428,4 +465,206 @@ fn refused_increments_and_batches_are_reported() {
     let output = replay_command(command(redis.port(), &["/nowhere.log"]), "");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("cannot open /nowhere.log"));
+}
+
+#[test]
+fn with_a_key_forged_lines_are_reported_and_left_out() {
+    let redis = start_redis();
+    let forged = unsigned_line(&ago(1), &batch(1, 1_000_000));
+    let signed = line(&ago(1), &batch(2, 2));
+    let lines = [
+        // A client's text that a host shows, and an algorithm's output.
+        format!("Component x failed a request on /{forged}"),
+        forged.clone(),
+        signed.replace("\":2}", "\":2000000}"),
+        // A key of another application.
+        {
+            let mut line = forged.trim_end().to_owned();
+            let key = ReplayKey::new(&KEY.replace("these", "other")).expect("a key");
+            key.sign(&mut line);
+            line + "\n"
+        },
+        signed,
+    ];
+    let said = check_refusing(
+        command(redis.port(), &[]),
+        &lines.concat(),
+        [1, 0, 0, 0, 0, 0, 0],
+        4,
+    );
+    for (line, code) in [
+        (1, "has no"),
+        (2, "has no"),
+        (3, "is wrong"),
+        (4, "is wrong"),
+    ] {
+        let cause = match code {
+            "has no" => "it has no message authentication code",
+            _ => "its message authentication code is wrong",
+        };
+        let said_of_line = format!("-:{line}: refused: {cause}");
+        assert!(said.contains(&said_of_line), "{said_of_line}: {said}");
+    }
+    assert_eq!(jobs(&redis), "2");
+}
+
+#[test]
+fn without_a_key_replay_asks_whether_the_log_is_trusted() {
+    let redis = start_redis();
+    let batch_line = unsigned_line(&ago(1), &batch(1, 2));
+    let without_key = |arguments: &[&str]| {
+        let mut command = command(redis.port(), arguments);
+        command.env_remove("REPLAY_KEY");
+        command
+    };
+    let output = replay_command(without_key(&[]), &batch_line);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output);
+    assert!(said.contains("REPLAY_KEY_FILE") && said.contains("--trust-unauthenticated-log"));
+    assert_eq!(jobs(&redis), "");
+
+    // The log is trusted, but not what a host says about a request.
+    let trusting = ["--trust-unauthenticated-log"];
+    let lines = format!("Component x failed a request on /{batch_line}{batch_line}");
+    let report = [1, 0, 0, 0, 0, 0, 0];
+    let said = check_refusing(without_key(&trusting), &lines, report, 1);
+    assert!(said.contains("-:1: refused: it does not begin"), "{said}");
+    assert_eq!(jobs(&redis), "2");
+
+    let both = replay_command(command(redis.port(), &trusting), &batch_line);
+    assert_eq!(both.status.code(), Some(1));
+    assert!(text(&both).contains("choose one"), "{}", text(&both));
+}
+
+#[test]
+fn only_keys_of_families_are_added_to() {
+    let redis = start_redis();
+    let registered = r#"{"type":"counter","key":"metrics:state"}"#;
+    redis.cli(&["HSET", "metrics:families", "state_total", registered]);
+    redis.cli(&["SET", "elsewhere", "1"]);
+    let keys = [
+        "metrics:state",
+        "metrics:applied:1700000000",
+        "metrics:leases",
+        "metrics:closed_leases",
+        "metrics:families",
+        "metrics:lost:metrics:jobs",
+        "metrics:unregistered",
+        "elsewhere",
+        "",
+    ];
+    let before = redis.cli(&["KEYS", "*"]);
+    for (key, number) in keys.into_iter().zip(1..) {
+        let mut both = batch(number, 1);
+        both.increments.inc(key, "x", 1);
+        let said = check_refusing(
+            command(redis.port(), &[]),
+            &line(&ago(1), &both),
+            [0, 0, 0, 0, 0, 0, 0],
+            1,
+        );
+        let named = format!("has the key {key:?}");
+        assert!(said.contains(&named), "{said}");
+    }
+    // Nothing was written, not even what the batch had for a family.
+    assert_eq!(
+        redis.cli(&["KEYS", "*"]).lines().count(),
+        before.lines().count()
+    );
+    assert_eq!(jobs(&redis), "");
+    // The service's own families need no registration: Redis may have started empty.
+    let catalog = Catalog::new(DEFAULT_PREFIX);
+    let mut own = batch(99, 1);
+    own.increments = Batch::default();
+    catalog.record_late(&mut own.increments, "a", 1);
+    check(&redis, &[], &line(&ago(1), &own), [1, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn messages_show_texts_of_others_on_one_line() {
+    let redis = start_redis();
+    let mut hostile = batch(1, 1);
+    let key = "x\n-:9: \u{1b}[2Japplied\u{2028}\u{202e}";
+    hostile.increments.inc(key, "f", 1);
+    let said = check_refusing(
+        command(redis.port(), &[]),
+        &line(&ago(1), &hostile),
+        [0, 0, 0, 0, 0, 0, 0],
+        1,
+    );
+    assert_eq!(said.matches("-:1: refused").count(), 1, "{said}");
+    assert!(
+        !said.contains("\n-:9")
+            && said
+                .chars()
+                .all(|shown| shown == '\n' || (' '..='~').contains(&shown)),
+        "{said:?}"
+    );
+    let output = replay_command(command(redis.port(), &["/no\nwhere\u{202e}"]), "");
+    assert!(
+        text(&output).contains(r"/no\u000awhere\u202e"),
+        "{}",
+        text(&output)
+    );
+}
+
+#[test]
+fn a_stream_is_read_while_redis_is_away() {
+    let redis = start_redis();
+    // More than a pipe and the memory for waiting batches hold.
+    let lines: Vec<String> = (1..=2_000)
+        .map(|number| {
+            let mut large = batch(number, 1);
+            large.increments.inc("metrics:good", &"x".repeat(3_500), 1);
+            line(&ago(1), &large)
+        })
+        .collect();
+    let replay = |input: &[String]| {
+        let mut child = command(redis.port(), &["--redis-timeout-ms", "300"])
+            .spawn()
+            .expect("it starts");
+        let mut stdin = child.stdin.take().expect("its input");
+        let input = input.concat();
+        let (done, wait) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            let _ = done.send(stdin.write_all(input.as_bytes()).map(|()| stdin));
+        });
+        (child, wait)
+    };
+    redis.suspend().expect("it runs");
+    let (child, written) = replay(&lines);
+    let stdin = written.recv_timeout(PATIENCE);
+    redis.resume().expect("it is suspended");
+    let stdin = stdin
+        .expect("the writer never waits for Redis")
+        .expect("a reader");
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    let all = text(&output);
+    assert!(all.starts_with("applied: 2000\n"), "{all}");
+    assert_eq!(jobs(&redis), "2000");
+}
+
+#[test]
+fn batches_that_wait_at_a_signal_are_reported() {
+    let redis = start_redis();
+    redis.suspend().expect("it runs");
+    let mut child = command(redis.port(), &[]).spawn().expect("it starts");
+    let mut stdin = child.stdin.take().expect("its input");
+    let lines: String = (1..=5)
+        .map(|number| line(&ago(1), &batch(number, 2)))
+        .collect();
+    stdin.write_all(lines.as_bytes()).expect("it reads");
+    let mut log = BufReader::new(child.stderr.take().expect("its log"));
+    let mut first = String::new();
+    log.read_line(&mut first)
+        .expect("it says that Redis is away");
+    let mut kill = program(&["sh"], "dash");
+    let kill = kill.args(["-c", &format!("kill -TERM {}", child.id())]);
+    assert!(kill.status().expect("sh ends").success());
+    let output = child.wait_with_output().expect("it ends");
+    redis.resume().expect("it is suspended");
+    let all = text(&output);
+    assert!(all.contains("failed: 5\n"), "{first}{all}");
+    assert_eq!(output.status.code(), Some(1));
 }

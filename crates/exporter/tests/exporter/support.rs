@@ -106,8 +106,13 @@ impl Redis {
 
     /// One that needs this time to load its data.
     pub(crate) fn start_loading(time: Duration) -> Self {
+        Self::start().restart_loading(time)
+    }
+
+    /// Restarts it so that it needs this time to load its data.
+    pub(crate) fn restart_loading(self, time: Duration) -> Self {
         const KEYS: u32 = 1_000;
-        let mut redis = Self::start();
+        let mut redis = self;
         let fill = format!("for i = 1, {KEYS} do redis.call('SET', i, i) end");
         redis.cli(&["EVAL", &fill, "0"]);
         redis.cli(&["SAVE"]);
