@@ -177,7 +177,8 @@ impl Server {
         match self.call(&route_match, request, client).await {
             Ok(response) => Ok(response),
             Err(error) => {
-                eprintln!("Component {component} failed a request on {path}: {error:#}");
+                // As Rust literals, so that a client's text cannot pass for a log line.
+                eprintln!("Component {component} failed a request on {path:?}: {error:#}");
                 Ok(empty(StatusCode::INTERNAL_SERVER_ERROR))
             }
         }
