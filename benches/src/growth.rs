@@ -220,9 +220,10 @@ struct Estimate {
 const REQUESTS_A_SECOND: f64 = 1e6;
 /// The load of a core of Redis that leaves room to catch up after a pause.
 const BUSY: f64 = 0.7;
-/// Time and bytes for which Redis remembers a writer (docs/protocol.md, Batches).
-const REMEMBERED_SECONDS: f64 = 7200.0;
-const BYTES_OF_A_WRITER: f64 = 25.0;
+/// The longest time for which Redis remembers a writer, and in how many bytes
+/// (docs/protocol.md, Batches).
+const REMEMBERED_SECONDS: f64 = 14_400.0;
+const BYTES_OF_A_WRITER: f64 = 22.0;
 
 impl Estimate {
     fn paragraphs(&self) -> Vec<String> {
@@ -245,8 +246,8 @@ impl Estimate {
                  and {exact} µs in `exact`, including the connection of its instance. At {busy} % \
                  load, a million requests a second are {less} Redis processes in `batched` and \
                  {more} in `exact`. An instance serves {REQUESTS_OF_AN_INSTANCE} requests, so \
-                 {begun} begin every second. Redis remembers each for two hours in \
-                 {BYTES_OF_A_WRITER} bytes, which is {gigabytes} GB over all shards.",
+                 {begun} begin every second. Redis remembers each for up to four hours \
+                 in {BYTES_OF_A_WRITER} bytes, which is {gigabytes} GB over all shards.",
                 batch = self.batch,
                 instances = self.instances,
                 batched = number(self.batched_micros),

@@ -313,7 +313,6 @@ impl<'a> Instance<'a> {
         Ok(Self {
             connection: client.get_connection()?,
             id: BatchId {
-                started_at: now.as_secs(),
                 nonce: begun,
                 sequence: 0,
             },
@@ -350,9 +349,9 @@ impl<'a> Instance<'a> {
         for request in 0..requests {
             if calls.workload.leased {
                 self.leases += 1;
-                let id = format!("{}/{}", self.id.writer(), self.leases);
-                let lease = algorithm.lease.with_id(id);
-                let command = lease_command(prefix, &lease, self.lease_time_millis);
+                let id = format!("{:016x}/{}", self.id.nonce, self.leases);
+                let lease = algorithm.lease.begin(id, self.lease_time_millis);
+                let command = lease_command(prefix, &lease);
                 leases.push(lease);
                 self.queue.push_back(Queued {
                     packed: redis::cmd(command.name)
@@ -367,7 +366,8 @@ impl<'a> Instance<'a> {
             record(&calls.catalog, &mut merged, name, endpoint, nanos);
         }
         self.id.sequence += 1;
-        let call = apply_call_from_parts(prefix, &self.id, leases.iter(), &merged);
+        let frozen = Some(self.lease_time_millis);
+        let call = apply_call_from_parts(prefix, &self.id, frozen, leases.iter(), &merged);
         self.queue.push_back(Queued {
             packed: packed(&calls.apply, &call),
             expected: Reply::Applied(requests),

@@ -74,8 +74,10 @@ impl Contents {
                 self.epoch = epoch.next().map(|(_, epoch)| epoch.clone());
             }
             _ if key.starts_with("metrics:applied:") => {
-                for (writer, sequence) in pairs {
-                    self.applied.insert(writer.clone(), sequence.parse()?);
+                // A writer may be in both hashes of its pair.
+                for (writer, sequence) in pairs.filter(|(name, _)| *name != "turn") {
+                    let last = self.applied.entry(writer.clone()).or_default();
+                    *last = (*last).max(sequence.parse()?);
                 }
             }
             _ if METRIC_KEYS.contains(&key) => {

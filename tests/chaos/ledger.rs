@@ -282,14 +282,15 @@ fn parse_call(call: OwnedFrame) -> CallOf {
 
 /// Parses the keys and arguments that `apply.lua` documents.
 fn parse_batch(keys: &[String], arguments: &[String]) -> CallOf {
-    const FIRST_METRIC_KEY: usize = 4;
-    let [writer, sequence, _, count, rest @ ..] = arguments else {
+    const FIRST_METRIC_KEY: usize = 5;
+    let [writer, sequence, _frozen, _remembered, count, rest @ ..] = arguments else {
         return CallOf::Other;
     };
-    // The leases' members, their ids, then the increments of each metric key.
+    // The leases' members, their ids, when they expire, then the increments of each
+    // metric key.
     let count = count.parse().unwrap_or(0);
     let leases = rest.iter().skip(count).take(count).cloned().collect();
-    let mut rest = rest.iter().skip(2 * count);
+    let mut rest = rest.iter().skip(3 * count);
     let mut increments = Cells::new();
     for key in keys.iter().skip(FIRST_METRIC_KEY) {
         let fields = rest.next().and_then(|fields| fields.parse().ok());
@@ -340,7 +341,6 @@ mod tests {
     use functional_scaffold_protocol::{
         batch::{Batch, BatchId, LeasedExecution, SentBatch},
         calls::{apply_call, lease_command},
-        lease::EncodedLease,
     };
 
     use super::*;
@@ -368,7 +368,7 @@ mod tests {
     }
 
     fn take(id: &str) -> Vec<u8> {
-        let command = lease_command("metrics:", &EncodedLease::from(&lease(id)), 1);
+        let command = lease_command("metrics:", &lease(id).begin(1));
         array(&command.words().collect::<Vec<_>>())
     }
 
@@ -381,14 +381,12 @@ mod tests {
         increments.inc("metrics:a", "x", 7);
         let leased = ids.iter().map(|id| LeasedExecution {
             lease: lease(id),
+            due_ms: 6_001,
             increments: Batch::default(),
         });
         let batch = SentBatch {
-            id: BatchId {
-                started_at: 1,
-                nonce: 2,
-                sequence,
-            },
+            id: BatchId { nonce: 2, sequence },
+            frozen_ms: Some(1),
             increments,
             leased: leased.collect(),
         };
@@ -496,10 +494,10 @@ mod tests {
         apply(1);
         apply(2);
         let mut before = Contents::default();
-        before.applied.insert(format!("{:016x}", 2), 2);
+        before.applied.insert(format!("{:013x}", 2), 2);
         before.closed.insert("a/1".into());
         let mut after = Contents::default();
-        after.applied.insert(format!("{:016x}", 2), 1);
+        after.applied.insert(format!("{:013x}", 2), 1);
         ledger.forget(&before, &after);
         apply(2);
         apply(3);

@@ -8,10 +8,15 @@
 //! - `interleavings`: the property that model and store agree after each step
 //! - `fixture`: a store for a test of one thing
 //! - `races`, `settling`, `registration`, `lost_counts`: one promise a test
+//! - `forgetting`: what arrives when Redis may have forgotten its id
+//! - `failover`, `eviction`: Redis loses or deletes data
 //! - `memory`: the memory that remembered ids take
 //! - `refusals`: Redis in a state that refuses the scripts or parts of them
 
+mod eviction;
+mod failover;
 mod fixture;
+mod forgetting;
 mod interleavings;
 mod lost_counts;
 mod memory;

@@ -404,6 +404,39 @@ fn readiness_tells_what_became_of_an_instances_counts() -> Result {
     says(200, &["leases: ok (taken)", "batches: ok ("])
 }
 
+/// Neither keeps a batch from being stored now, but each will lose counts later.
+#[test]
+fn a_missing_right_and_an_eviction_policy_are_said_before_they_lose_counts() -> Result {
+    let redis = RedisOptions::new().line("maxmemory-policy", &["allkeys-lru"]);
+    let service = Service::start_on(redis.start()?, |options| options)?;
+    let says = |expected: u16, part: &str| {
+        poll_until(PATIENCE, || {
+            let (code, text) = readiness(&service.app)?;
+            let is_said = code == expected && text.contains(part);
+            ensure!(is_said, "{code}, not {expected} with {part}:\n{text}");
+            Ok(())
+        })
+    };
+    assert_eq!(invoke(&service.app, PRIME)?.status, 200);
+    says(
+        200,
+        "accepts writes, but its maxmemory-policy is allkeys-lru",
+    )?;
+    poll_until(PATIENCE, || {
+        let lines = service.app.log("eviction_enabled")?;
+        ensure!(!lines.is_empty(), "it is not in the log");
+        Ok(())
+    })?;
+    let redis = &service.redis;
+    redis.call::<()>(&["CONFIG", "SET", "maxmemory-policy", "noeviction"])?;
+    says(200, "accepts writes)")?;
+    redis.call::<()>(&["ACL", "SETUSER", "default", "-unlink", "-zrem"])?;
+    says(503, "lacks a permission (ACL) (metrics:check:set ZREM: ")?;
+    says(503, "metrics:check:hash UNLINK: ")?;
+    redis.call::<()>(&["ACL", "SETUSER", "default", "+@all", "-info"])?;
+    says(200, "its maxmemory-policy is unknown")
+}
+
 fn send(app: &App) -> Result<Tally> {
     let kinds = [RequestKind::invoke(PRIME), RequestKind::invoke(NEGATIVE)];
     let tally = load_all(app, &kinds, CONNECTIONS, Until::Requests(REQUESTS))?;

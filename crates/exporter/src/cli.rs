@@ -75,7 +75,7 @@ A dedicated Redis user needs these permissions only:
   ACL SETUSER exporter on >PASSWORD ~metrics:* +ping +select +info +hscan +hlen
       +zscan +hmget +evalsha +eval +time +hget +hset +hsetnx +hincrby +zadd +zrem
       +zcard +zscore +zrangebyscore +zremrangebyscore
-and for replay also +expire. With %R~metrics:* and no scripts the exporter can
+and for replay also +unlink. With %R~metrics:* and no scripts the exporter can
 read, but can neither count crashes nor tell a wiped Redis from lost writes.";
 
 /// What the exporter can do instead of serving.

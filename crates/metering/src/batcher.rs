@@ -55,7 +55,6 @@ pub(crate) struct Batcher {
     catalog: Catalog,
     workload: Workload,
     nonce: u64,
-    started_at: u64,
     sequence: u64,
     leases: u64,
     /// By endpoint.
@@ -128,9 +127,13 @@ pub(crate) enum Leasing {
 #[derive(Debug)]
 pub(crate) struct FrozenBatch {
     pub(crate) id: BatchId,
+    /// Lease time in milliseconds when it was frozen, estimated; `None` without Redis.
+    pub(crate) frozen_ms: Option<i64>,
     /// Everything that it adds.
     pub(crate) total: Batch,
     pending: Pending,
+    /// Copies that were sent and have no reply: each may be applied, now or later.
+    unanswered: u32,
 }
 
 impl FrozenBatch {
@@ -145,14 +148,12 @@ impl FrozenBatch {
 pub(crate) struct Ticket(u64);
 
 impl Batcher {
-    /// Makes an empty batcher. `nonce` is random and `started_at` in seconds
-    /// since the Unix epoch; together they identify this writer to Redis.
-    pub(crate) fn new(catalog: Catalog, workload: Workload, nonce: u64, started_at: u64) -> Self {
+    /// Makes an empty batcher. `nonce` is random and identifies this writer to Redis.
+    pub(crate) fn new(catalog: Catalog, workload: Workload, nonce: u64) -> Self {
         Self {
             catalog,
             workload,
             nonce,
-            started_at,
             sequence: 0,
             leases: 0,
             lease_templates: Vec::new(),
@@ -171,18 +172,23 @@ impl Batcher {
         }
     }
 
-    /// Makes a lease for an execution of at most `limit_millis`, for a request to
-    /// `endpoint`.
-    pub(crate) fn lease(&mut self, endpoint: &'static str, limit_millis: u64) -> EncodedLease {
+    /// Makes a lease for an execution of at most `limit_millis` that begins at
+    /// `lease_time_millis`, for a request to `endpoint`.
+    pub(crate) fn lease(
+        &mut self,
+        endpoint: &'static str,
+        limit_millis: u64,
+        lease_time_millis: i64,
+    ) -> EncodedLease {
         self.leases += 1;
         let id = format!("{:016x}/{}", self.nonce, self.leases);
         let mut templates = self.lease_templates.iter();
         if let Some((_, template)) = templates.find(|(name, _)| *name == endpoint) {
-            return template.with_id(id);
+            return template.begin(id, lease_time_millis);
         }
         let count = self.catalog.crash_cells(&self.workload.algorithm, endpoint);
         let template = LeaseTemplate::new(limit_millis + LEASE_MARGIN_MS, count);
-        let lease = template.with_id(id);
+        let lease = template.begin(id, lease_time_millis);
         self.lease_templates.push((endpoint, template));
         lease
     }
@@ -292,20 +298,21 @@ impl Batcher {
     }
 
     /// Returns the batch to send: the frozen one, or else everything that is
-    /// pending, frozen now.
-    pub(crate) fn freeze(&mut self) -> Option<&FrozenBatch> {
+    /// pending, frozen now. `now_ms` is the lease time, if there is one.
+    pub(crate) fn freeze(&mut self, now_ms: Option<i64>) -> Option<&FrozenBatch> {
         if self.frozen.is_none() && !self.pending.is_empty() {
             self.sequence += 1;
             self.frozen_batches += 1;
             let pending = std::mem::take(&mut self.pending);
             self.frozen = Some(FrozenBatch {
                 id: BatchId {
-                    started_at: self.started_at,
                     nonce: self.nonce,
                     sequence: self.sequence,
                 },
+                frozen_ms: now_ms,
                 total: self.total(&pending),
                 pending,
+                unanswered: 0,
             });
         }
         self.frozen.as_ref()
@@ -322,6 +329,32 @@ impl Batcher {
     fn with_tally(&self, mut batch: Batch, tally: &Tally<'_>) -> Batch {
         tally.add_to(&mut batch, &self.catalog, &self.workload.algorithm);
         batch
+    }
+
+    /// Notes that a copy of the frozen batch is being sent.
+    pub(crate) fn begin_sending(&mut self) {
+        if let Some(frozen) = &mut self.frozen {
+            frozen.unanswered = frozen.unanswered.saturating_add(1);
+        }
+    }
+
+    /// Notes the reply to a copy of the frozen batch.
+    pub(crate) fn end_sending(&mut self) {
+        if let Some(frozen) = &mut self.frozen {
+            frozen.unanswered = frozen.unanswered.saturating_sub(1);
+        }
+    }
+
+    /// Dates the frozen batch, which Redis refused as too old, to `now_ms`. Returns
+    /// false if a copy of it was sent and not answered: that one may have been applied.
+    pub(crate) fn refreeze(&mut self, now_ms: i64) -> bool {
+        match &mut self.frozen {
+            Some(frozen) if frozen.unanswered == 0 => {
+                frozen.frozen_ms = Some(now_ms);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Drops the frozen batch, which is stored: by this attempt or, if
@@ -388,21 +421,37 @@ impl Batcher {
     /// pending batch gets the nonce `nonces[0]`, and everything recorded later
     /// `nonces[1]`, both random: under one nonce, a later batch would make an
     /// earlier one look applied (see [`BatchId`]).
-    pub(crate) fn take_for_log(&mut self, nonces: [u64; 2], now: u64) -> Vec<SentBatch> {
-        let frozen = self.frozen.take();
-        // The frozen batch, if there is one, and the pending one. That is never
-        // empty, because the next line records into it.
-        let logged = 1 + u64::from(frozen.is_some());
-        self.record_flush(FlushOutcome::Logged, logged);
-        self.logged_batches += logged;
-        self.become_writer(nonces[0], now);
-        let _ = self.freeze();
+    pub(crate) fn take_for_log(&mut self, nonces: [u64; 2]) -> Vec<SentBatch> {
+        let frozen = self.take_frozen_for_log(nonces[0]);
+        self.become_writer(nonces[0]);
+        // Never empty, because this records into it.
+        self.record_logged();
+        let _ = self.freeze(None);
         let pending = self.frozen.take();
+        self.resolve_unacknowledged();
+        self.become_writer(nonces[1]);
+        let pending = pending.map(|pending| self.for_log(pending));
+        frozen.into_iter().chain(pending).collect()
+    }
+
+    /// Removes the frozen batch, if there is one, for the log. It keeps its id, and
+    /// everything recorded later gets the random `nonce`.
+    pub(crate) fn take_frozen_for_log(&mut self, nonce: u64) -> Option<SentBatch> {
+        let frozen = self.frozen.take()?;
+        self.record_logged();
+        self.resolve_unacknowledged();
+        self.become_writer(nonce);
+        Some(self.for_log(frozen))
+    }
+
+    fn record_logged(&mut self) {
+        self.record_flush(FlushOutcome::Logged, 1);
+        self.logged_batches += 1;
+    }
+
+    fn resolve_unacknowledged(&mut self) {
         self.resolved_batches = self.frozen_batches;
         self.unacknowledged_batch = self.frozen_batches;
-        self.become_writer(nonces[1], now);
-        let batches = frozen.into_iter().chain(pending);
-        batches.map(|frozen| self.for_log(frozen)).collect()
     }
 
     fn for_log(&self, frozen: FrozenBatch) -> SentBatch {
@@ -419,19 +468,21 @@ impl Batcher {
                     millis: lease.millis,
                     count: self.catalog.crash_cells(&self.workload.algorithm, endpoint),
                 },
+                due_ms: lease.due_ms,
                 increments: self.with_tally(Batch::default(), &tally),
             }
         });
         SentBatch {
             id: frozen.id,
+            frozen_ms: frozen.frozen_ms,
             leased: leased.collect(),
             increments: self.with_tally(pending.self_metrics, &pending.tally),
         }
     }
 
     /// Numbers the next batches from 1, under another nonce.
-    fn become_writer(&mut self, nonce: u64, now: u64) {
-        (self.nonce, self.started_at, self.sequence) = (nonce, now, 0);
+    fn become_writer(&mut self, nonce: u64) {
+        (self.nonce, self.sequence) = (nonce, 0);
     }
 
     fn record_flush(&mut self, outcome: FlushOutcome, attempts: u64) {
@@ -509,8 +560,11 @@ mod tests {
             algorithm: "a".into(),
             endpoints: &["/invoke"],
         };
-        Batcher::new(Catalog::new("m:"), workload, 7, 100)
+        Batcher::new(Catalog::new("m:"), workload, 7)
     }
+
+    /// The lease time at which batches are frozen.
+    const NOW: Option<i64> = Some(500);
 
     const REQUEST: FinishedRequest<'static> = FinishedRequest {
         labels: RequestLabels::new("POST", "/invoke", 200),
@@ -530,7 +584,7 @@ mod tests {
     }
 
     fn record_leased(batcher: &mut Batcher) -> String {
-        let lease = batcher.lease("/invoke", 1000);
+        let lease = batcher.lease("/invoke", 1000, 400);
         let id = lease.id.clone();
         let _ticket = batcher.record(&REQUEST, Some(execution(lease)));
         id
@@ -538,7 +592,7 @@ mod tests {
 
     /// What goes to Redis: id, total and leases.
     fn as_sent(batcher: &mut Batcher) -> Option<(BatchId, Batch, Vec<EncodedLease>)> {
-        let frozen = batcher.freeze()?;
+        let frozen = batcher.freeze(NOW)?;
         let leases = frozen.leases().cloned().collect();
         Some((frozen.id.clone(), frozen.total.clone(), leases))
     }
@@ -588,10 +642,38 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_gets_another_time_only_if_no_copy_of_it_may_be_applied() {
+        let mut batcher = batcher();
+        record(&mut batcher);
+        let frozen_ms = |batcher: &mut Batcher| batcher.freeze(NOW).and_then(|it| it.frozen_ms);
+        assert_eq!(frozen_ms(&mut batcher), NOW);
+        batcher.begin_sending();
+        assert!(!batcher.refreeze(800), "it has no reply yet");
+        batcher.end_sending();
+        assert!(batcher.refreeze(800));
+        assert_eq!(frozen_ms(&mut batcher), Some(800));
+        // One copy gets no reply, the next one is refused as too old.
+        batcher.begin_sending();
+        batcher.begin_sending();
+        batcher.end_sending();
+        assert!(!batcher.refreeze(900));
+        assert_eq!(frozen_ms(&mut batcher), Some(800));
+        record(&mut batcher);
+        let logged = batcher.take_frozen_for_log(8).expect("it is frozen");
+        assert_eq!((logged.id.nonce, logged.frozen_ms), (7, Some(800)));
+        let next = batcher.freeze(NOW).expect("the other request waits");
+        assert_eq!((next.id.nonce, next.id.sequence), (8, 1));
+        assert_eq!(
+            (count(&next.total), sum(&next.total, "m:flush_counter")),
+            (1, 1)
+        );
+    }
+
+    #[test]
     fn a_lease_says_what_a_crash_counts() {
         let mut batcher = batcher();
-        let lease = batcher.lease("/invoke", 30_000);
-        assert_ne!(lease.id, batcher.lease("/invoke", 30_000).id);
+        let lease = batcher.lease("/invoke", 30_000, 400);
+        assert_ne!(lease.id, batcher.lease("/invoke", 30_000, 400).id);
         let lease = Lease::decode(&lease.member).expect("it is a lease");
         assert_eq!(lease.millis, 35_000);
         let keys: Vec<_> = lease.count.iter().map(|(key, _)| key.as_str()).collect();
@@ -603,7 +685,7 @@ mod tests {
         assert_eq!(keys, crash_keys);
         assert!(lease.count[0].1.contains("code=\"500\""));
         assert!(lease.count[1].1.contains("status=\"crashed\""));
-        let other = batcher.lease("/invoke/{algorithm}", 30_000);
+        let other = batcher.lease("/invoke/{algorithm}", 30_000, 400);
         assert!(other.member.contains("/invoke/{algorithm}"));
     }
 
@@ -621,10 +703,10 @@ mod tests {
         assert!(batcher.record_failure("full"), "that is new");
         assert!(!batcher.record_failure("full"), "that is known");
         assert_eq!(waits(&batcher), (false, false));
-        assert!(batcher.freeze().is_some());
+        assert!(batcher.freeze(NOW).is_some());
         batcher.acknowledge(true, &[]);
         assert_eq!(waits(&batcher), (true, true));
-        let next = batcher.freeze().expect("the duplicate is counted");
+        let next = batcher.freeze(NOW).expect("the duplicate is counted");
         assert_eq!(sum(&next.total, "m:flush_counter"), 1);
     }
 
@@ -639,24 +721,24 @@ mod tests {
         ] {
             let mut batcher = batcher();
             let ticket = record(&mut batcher);
-            assert!(batcher.freeze().is_some());
+            assert!(batcher.freeze(NOW).is_some());
             assert!(!batcher.is_acknowledged(ticket), "it is not stored yet");
             batcher.acknowledge(duplicate, refused);
             assert_eq!(batcher.is_acknowledged(ticket), whole, "{refused:?}");
             assert_eq!(batcher.refusal().is_some(), !refused.is_empty());
             let next = record(&mut batcher);
-            assert!(batcher.freeze().is_some());
+            assert!(batcher.freeze(NOW).is_some());
             batcher.acknowledge(false, &[]);
             assert!(batcher.is_acknowledged(next));
             assert_eq!(batcher.refusal(), None);
         }
         let mut batcher = batcher();
         let logged = record(&mut batcher);
-        let _batches = batcher.take_for_log([8, 9], 200);
+        let _batches = batcher.take_for_log([8, 9]);
         assert!(batcher.is_resolved(logged) && !batcher.is_acknowledged(logged));
         let late = record_leased(&mut batcher);
         let ticket = record(&mut batcher);
-        assert!(batcher.freeze().is_some());
+        assert!(batcher.freeze(NOW).is_some());
         batcher.remove_late(&[late]);
         batcher.acknowledge(false, &[]);
         assert!(!batcher.is_acknowledged(ticket), "a result is left out");
@@ -665,12 +747,12 @@ mod tests {
     #[test]
     fn a_lease_whose_execution_never_began_is_closed_and_counts_nothing() {
         let mut batcher = batcher();
-        let lease = batcher.lease("/invoke", 1000);
+        let lease = batcher.lease("/invoke", 1000, 400);
         batcher.abandon("/invoke", lease.clone());
         let (_, total, leases) = as_sent(&mut batcher).expect("a lease waits");
         assert_eq!((total, &leases), (Batch::default(), &vec![lease.clone()]));
-        let logged = batcher.take_for_log([8, 9], 200).remove(0);
-        assert_eq!(EncodedLease::from(&logged.leased[0].lease), lease);
+        let logged = batcher.take_for_log([8, 9]).remove(0);
+        assert_eq!(EncodedLease::from(&logged.leased[0]), lease);
         assert_eq!(logged.total(), Batch::default());
     }
 
@@ -691,24 +773,23 @@ mod tests {
         let (id, total, leases) = as_sent(&mut batcher).expect("two requests wait");
         record(&mut batcher);
         record_leased(&mut batcher);
-        let logged = batcher.take_for_log([8, 9], 200);
+        let logged = batcher.take_for_log([8, 9]);
         assert_eq!(logged.len(), 2);
         assert_eq!((&logged[0].id, logged[0].total()), (&id, total));
-        assert_eq!(EncodedLease::from(&logged[0].leased[0].lease), leases[0]);
+        assert_eq!(EncodedLease::from(&logged[0].leased[0]), leases[0]);
         assert_eq!(count(&logged[0].leased[0].increments), 1);
         let waiting = logged[1].total();
         assert_eq!(count(&waiting), 2);
         assert_eq!(sum(&waiting, "m:flush_counter"), 2, "both are logged");
         let names: Vec<_> = logged.iter().map(|batch| batch.id.nonce).collect();
         assert_eq!(names, [7, 8], "neither makes the other look applied");
+        let frozen: Vec<_> = logged.iter().map(|batch| batch.frozen_ms).collect();
+        assert_eq!(frozen, [NOW, None], "the second was never sent");
         assert!(batcher.begin_flushing());
         assert!(batcher.end_flushing(), "nothing is left to linger for");
         record(&mut batcher);
-        let next = batcher.freeze().expect("one request waits");
-        assert_eq!(
-            (next.id.nonce, next.id.started_at, next.id.sequence),
-            (9, 200, 1)
-        );
+        let next = batcher.freeze(NOW).expect("one request waits");
+        assert_eq!((next.id.nonce, next.id.sequence), (9, 1));
     }
 
     #[test]
@@ -718,7 +799,7 @@ mod tests {
         assert!(batcher.begin_flushing());
         assert!(!batcher.begin_flushing());
         assert!(!batcher.end_flushing(), "a request still waits");
-        assert!(batcher.freeze().is_some());
+        assert!(batcher.freeze(NOW).is_some());
         assert!(!batcher.end_flushing(), "a batch is not acknowledged");
         batcher.acknowledge(false, &[]);
         assert!(batcher.end_flushing());
@@ -742,7 +823,7 @@ mod tests {
         assert_eq!(fields.len(), 2);
         assert!(fields[0].starts_with("http_request_duration_seconds@"));
         assert!(fields[1].starts_with("algorithm_executions_total@"));
-        let batch = batcher.freeze().expect("one request waits");
+        let batch = batcher.freeze(NOW).expect("one request waits");
         let keys: Vec<_> = batch.total.hashes().map(|(key, _)| key).collect();
         assert_eq!(keys, ["m:elsewhere", own[0].1.key.as_str()]);
     }

@@ -16,7 +16,7 @@ use crate::{
         Sink,
         error::{StoreError, Stored},
     },
-    time::{Deadline, sleep, unix_seconds},
+    time::{Deadline, sleep},
 };
 
 /// The header `Retry-After` of a request that Redis did not acknowledge, in seconds.
@@ -119,7 +119,8 @@ impl Flusher {
             // always charged, so the number of attempts is bounded.
             let took = timeout.saturating_sub(deadline.remaining() + deadline.overrun());
             left = left.saturating_sub(took + BACKOFF);
-            let is_last = left.is_zero() || matches!(error, StoreError::Denied(_));
+            let is_last =
+                left.is_zero() || matches!(error, StoreError::Denied(_) | StoreError::TooOld);
             let error = match cause {
                 Some(cause) if says_less(&error, sink.timeout()) => cause,
                 _ => error,
@@ -135,7 +136,7 @@ impl Flusher {
     }
 
     /// Writes everything that is not stored to the log, from which it can be
-    /// replayed.
+    /// replayed. A batch that is too old goes there alone, because the next one is not.
     fn write_to_log(&self, batcher: &RefCell<Batcher>, sink: &Sink, error: &StoreError) {
         #[derive(Serialize)]
         struct Fields<'a> {
@@ -146,7 +147,12 @@ impl Flusher {
         }
 
         let nonces = [get_random_u64(), get_random_u64()];
-        let batches = batcher.borrow_mut().take_for_log(nonces, unix_seconds());
+        let batches = match error {
+            StoreError::TooOld => {
+                Vec::from_iter(batcher.borrow_mut().take_frozen_for_log(nonces[0]))
+            }
+            _ => batcher.borrow_mut().take_for_log(nonces),
+        };
         let error = error.to_string();
         let reason = &Reason {
             reason: log::clip(&error, MAX_REASON_BYTES),
@@ -238,9 +244,9 @@ mod tests {
             algorithm,
             endpoints: &[],
         };
-        let mut batcher = Batcher::new(catalog, workload, u64::MAX, 1 << 40);
+        let mut batcher = Batcher::new(catalog, workload, u64::MAX);
         for _ in 0..3 {
-            let lease = batcher.lease(endpoint, 1 << 40);
+            let lease = batcher.lease(endpoint, 1 << 40, 1 << 50);
             let request = FinishedRequest {
                 labels: RequestLabels::new("OPTIONS", endpoint, 500),
                 duration_nanos: 1 << 40,
@@ -254,7 +260,7 @@ mod tests {
         }
         let reason = "r".repeat(MAX_REASON_BYTES);
         let room = room_beside(&Reason { reason: &reason });
-        let batch = batcher.take_for_log([1, 2], 1 << 40).remove(0);
+        let batch = batcher.take_for_log([1, 2]).remove(0);
         assert_eq!(batch.leased.len(), 3);
         let parts = LoggedBatch { batch, group: None }.into_parts(room);
         assert!(parts.len() > 1);

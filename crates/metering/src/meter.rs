@@ -16,7 +16,6 @@ use crate::{
     config::{Config, Durability},
     flusher::Flusher,
     sinks::{Sink, error::Unacknowledged},
-    time::unix_seconds,
 };
 
 /// Counts the requests and executions of one instance. Clones share their state.
@@ -53,7 +52,7 @@ impl Meter {
     #[must_use]
     pub fn new(config: &Config, workload: Workload, nonce: u64) -> Self {
         let catalog = Catalog::new(&config.prefix);
-        let batcher = Batcher::new(catalog, workload, nonce, unix_seconds());
+        let batcher = Batcher::new(catalog, workload, nonce);
         Self(Rc::new(State {
             durability: config.durability,
             metrics_endpoint: config.metrics_endpoint,

@@ -4,7 +4,7 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     task::Poll,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use spin_sdk::wasip3::clocks::monotonic_clock;
@@ -76,14 +76,6 @@ impl Deadline {
         }
         timeout(remaining, future).await
     }
-}
-
-/// Seconds since the Unix epoch; 0 if the host's clock is before it.
-#[must_use]
-pub fn unix_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 /// Waits without blocking the instance.

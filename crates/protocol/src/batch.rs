@@ -6,7 +6,10 @@ use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{escape::to_json, lease::Lease};
+use crate::{
+    escape::to_json,
+    lease::{EncodedLease, Lease},
+};
 
 /// Largest increment of a cell, 2^62 - 1. A cell below 2^62 plus one increment stays
 /// below 2^63, where Redis integers end.
@@ -112,17 +115,14 @@ impl Batch {
 /// ```
 /// use functional_scaffold_protocol::batch::BatchId;
 ///
-/// let id = BatchId { started_at: 1_784_973_600, nonce: 0xab, sequence: 7 };
+/// let id = BatchId { nonce: 0xab, sequence: 7 };
 /// let text = String::from(id.clone());
-/// assert_eq!(text, "1784973600-00000000000000ab-7");
+/// assert_eq!(text, "00000000000000ab-7");
 /// assert_eq!(BatchId::try_from(text), Ok(id));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct BatchId {
-    /// Start of the writer in seconds since 1970. Redis remembers the writers of one
-    /// second in one hash, and so forgets them together.
-    pub started_at: u64,
     /// Random number that names the writer.
     pub nonce: u64,
     /// Number of the batch, from 1.
@@ -134,17 +134,9 @@ pub struct BatchId {
 #[error("not a batch id: {0:?}")]
 pub struct BatchIdError(String);
 
-impl BatchId {
-    /// The writer's name in Redis: the nonce in hexadecimal.
-    #[must_use]
-    pub fn writer(&self) -> String {
-        format!("{:016x}", self.nonce)
-    }
-}
-
 impl From<BatchId> for String {
     fn from(id: BatchId) -> Self {
-        format!("{}-{:016x}-{}", id.started_at, id.nonce, id.sequence)
+        format!("{:016x}-{}", id.nonce, id.sequence)
     }
 }
 
@@ -155,7 +147,6 @@ impl TryFrom<String> for BatchId {
         let parse = || {
             let mut parts = text.split('-');
             let id = Self {
-                started_at: parts.next()?.parse().ok()?,
                 nonce: u64::from_str_radix(parts.next()?, 16).ok()?,
                 sequence: parts.next()?.parse().ok()?,
             };
@@ -170,6 +161,11 @@ impl TryFrom<String> for BatchId {
 pub struct SentBatch {
     /// Idempotency key, also when the batch is replayed from the log.
     pub id: BatchId,
+    /// Lease time in milliseconds when the batch was frozen, as the writer estimated
+    /// it. Every copy of the batch carries the same, and Redis refuses copies that
+    /// arrive when it may have forgotten the id. `None` if the batch was never sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen_ms: Option<i64>,
     /// Increments beside those of `leased`.
     pub increments: Batch,
     /// Finished executions that had a lease. Their increments are kept apart, because
@@ -183,8 +179,21 @@ pub struct SentBatch {
 pub struct LeasedExecution {
     /// The lease, which the batch releases.
     pub lease: Lease,
+    /// Lease time in milliseconds at which the lease expires.
+    pub due_ms: i64,
     /// Increments of the execution and its request.
     pub increments: Batch,
+}
+
+impl From<&LeasedExecution> for EncodedLease {
+    fn from(leased: &LeasedExecution) -> Self {
+        Self {
+            id: leased.lease.id.clone(),
+            millis: leased.lease.millis,
+            due_ms: leased.due_ms,
+            member: leased.lease.encode(),
+        }
+    }
 }
 
 impl SentBatch {
@@ -258,8 +267,8 @@ impl LoggedBatch {
     /// for number in 0..100 {
     ///     increments.inc("metrics:jobs", &format!("kind=\"{number}\""), 1);
     /// }
-    /// let id = BatchId { started_at: 1, nonce: 2, sequence: 3 };
-    /// let batch = SentBatch { id, increments, leased: Vec::new() };
+    /// let id = BatchId { nonce: 2, sequence: 3 };
+    /// let batch = SentBatch { id, frozen_ms: None, increments, leased: Vec::new() };
     /// let logged = LoggedBatch { batch, group: None };
     ///
     /// let mut parts = logged.clone().into_parts(1_000);
@@ -281,7 +290,12 @@ impl LoggedBatch {
             return vec![whole];
         }
         let Self { batch, group } = whole.logged;
-        let mut split = Split::new(batch.id, group, max_bytes);
+        let empty = SentBatch {
+            increments: Batch::default(),
+            leased: Vec::new(),
+            ..batch
+        };
+        let mut split = Split::new(empty, group, max_bytes);
         for (key, field, by) in batch.increments.cells() {
             // An upper bound, because cells that share a key repeat it here.
             let bytes = json_bytes(&(key, field, by)) + 1;
@@ -306,12 +320,7 @@ struct Split {
 }
 
 impl Split {
-    fn new(id: BatchId, group: Option<String>, max_bytes: usize) -> Self {
-        let batch = SentBatch {
-            id,
-            increments: Batch::default(),
-            leased: Vec::new(),
-        };
+    fn new(batch: SentBatch, group: Option<String>, max_bytes: usize) -> Self {
         let empty = LoggedPart {
             logged: LoggedBatch { batch, group },
             part: Some(WIDEST),
@@ -365,6 +374,7 @@ pub struct Joiner {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct PartKey {
     id: BatchId,
+    frozen_ms: Option<i64>,
     group: Option<String>,
     of: u32,
 }
@@ -407,6 +417,7 @@ impl Joiner {
         let LoggedBatch { batch, group } = logged;
         let key = PartKey {
             id: batch.id.clone(),
+            frozen_ms: batch.frozen_ms,
             group,
             of: part.of,
         };
@@ -444,6 +455,7 @@ impl PartKey {
     fn join(self, parts: BTreeMap<u32, SentBatch>) -> LoggedBatch {
         let mut batch = SentBatch {
             id: self.id,
+            frozen_ms: self.frozen_ms,
             increments: Batch::default(),
             leased: Vec::new(),
         };

@@ -6,7 +6,6 @@ use super::*;
 
 fn id() -> BatchId {
     BatchId {
-        started_at: 1_784_973_600,
         nonce: 0xab,
         sequence: 7,
     }
@@ -27,10 +26,15 @@ fn logged(cells: &[(String, String, u64)], leases: &[(String, usize)]) -> Logged
             millis: 1,
             count: vec![(id.clone(), id.clone())],
         };
-        LeasedExecution { lease, increments }
+        LeasedExecution {
+            lease,
+            due_ms: 1_784_973_600_000,
+            increments,
+        }
     });
     let batch = SentBatch {
         id: id(),
+        frozen_ms: Some(1_784_973_600_000),
         increments,
         leased: leased.collect(),
     };
@@ -98,8 +102,9 @@ fn refuses_texts_that_are_not_ids() {
         "1",
         "1-2",
         "1-2-3",
-        "1-000000000000000g-3",
-        "1-0000000000000002-3-4",
+        "000000000000000g-3",
+        "0000000000000002-3-4",
+        "1-0000000000000002-3",
     ] {
         assert!(BatchId::try_from(text.to_owned()).is_err(), "{text:?}");
     }
@@ -115,15 +120,19 @@ fn late_executions_are_removed_with_their_increments() {
             millis: 1,
             count: Vec::new(),
         };
-        LeasedExecution { lease, increments }
+        LeasedExecution {
+            lease,
+            due_ms: 1,
+            increments,
+        }
     };
     let id = BatchId {
-        started_at: 1,
         nonce: 2,
         sequence: 3,
     };
     let mut sent = SentBatch {
         id,
+        frozen_ms: None,
         increments: Batch::default(),
         leased: vec![leased("1"), leased("2"), leased("3")],
     };
@@ -141,7 +150,7 @@ fn a_batch_that_fits_has_no_part_number() {
     let text = serde_json::to_string(&parts[0]).expect("it serialises");
     assert_eq!(
         text,
-        r#"{"id":"1784973600-00000000000000ab-7","increments":{"k":{"a":1}}}"#
+        r#"{"id":"00000000000000ab-7","frozen_ms":1784973600000,"increments":{"k":{"a":1}}}"#
     );
     let (joined, joiner) = join(parts);
     assert_eq!(joined, [logged]);
@@ -153,7 +162,8 @@ fn a_part_says_what_it_is_a_part_of() {
     let parts = large().into_parts(4000);
     assert!((2..12).contains(&parts.len()), "{}", parts.len());
     let text = serde_json::to_value(&parts[1]).expect("it serialises");
-    assert_eq!(text["id"], "1784973600-00000000000000ab-7");
+    assert_eq!(text["id"], "00000000000000ab-7");
+    assert_eq!(text["frozen_ms"], 1_784_973_600_000_i64);
     assert_eq!(text["part"]["number"], 2);
     assert_eq!(text["part"]["of"], parts.len());
 }
@@ -233,11 +243,15 @@ fn parts_that_cannot_be_joined_are_refused() {
     let mut wrong = parts[1].clone();
     wrong.part = parts[0].part;
     let refused = joiner.push(wrong).expect_err("the first one was another");
-    assert!(refused.to_string().contains("part 1 of batch 1784973600-"));
+    assert!(
+        refused
+            .to_string()
+            .contains("part 1 of batch 00000000000000ab-7")
+    );
     for text in [
-        r#"{"id":"1-0000000000000002-3","increments":{},"part":2}"#,
-        r#"{"id":"1-0000000000000002-3","increments":{},"part":{"number":1}}"#,
-        r#"{"id":"1-0000000000000002-3","increments":{},"part":{"number":-1,"of":2}}"#,
+        r#"{"id":"0000000000000002-3","increments":{},"part":2}"#,
+        r#"{"id":"0000000000000002-3","increments":{},"part":{"number":1}}"#,
+        r#"{"id":"0000000000000002-3","increments":{},"part":{"number":-1,"of":2}}"#,
     ] {
         // Read as a whole batch, a part would be applied in place of all of it.
         assert!(serde_json::from_str::<LoggedPart>(text).is_err(), "{text}");
@@ -261,23 +275,25 @@ fn a_cell_that_is_too_long_is_a_part_of_its_own() {
 
 proptest! {
     #[test]
-    fn ids_read_back(started_at: u64, nonce: u64, sequence: u64) {
-        let id = BatchId { started_at, nonce, sequence };
+    fn ids_read_back(nonce: u64, sequence: u64) {
+        let id = BatchId { nonce, sequence };
         prop_assert_eq!(BatchId::try_from(String::from(id.clone())), Ok(id));
     }
 
     #[test]
     fn logged_batches_read_back(
         cells in prop::collection::vec((any::<String>(), any::<String>(), 0..=MAX_INCREMENT), 0..8),
+        frozen_ms in any::<Option<i64>>(),
+        due_ms in any::<i64>(),
     ) {
         let mut increments = Batch::default();
         for (key, field, by) in &cells {
             increments.inc(key, field, *by);
         }
-        let id = BatchId { started_at: 1, nonce: 2, sequence: 3 };
+        let id = BatchId { nonce: 2, sequence: 3 };
         let lease = Lease { id: "l".into(), millis: 1, count: Vec::new() };
-        let leased = vec![LeasedExecution { lease, increments: increments.clone() }];
-        let sent = SentBatch { id, increments, leased };
+        let leased = vec![LeasedExecution { lease, due_ms, increments: increments.clone() }];
+        let sent = SentBatch { id, frozen_ms, increments, leased };
         let text = serde_json::to_string(&sent).expect("serialises");
         prop_assert_eq!(serde_json::from_str::<SentBatch>(&text).ok(), Some(sent));
     }

@@ -15,13 +15,21 @@ use crate::{
     lease::EncodedLease,
 };
 
-/// Seconds for which Redis remembers the id of a batch after it was applied, and the id
-/// of a lease after it was closed. A batch that arrives again within this time changes
-/// nothing. A lease that arrives late and expires within it counts nothing.
+/// Seconds of lease time for which Redis remembers, at least, the id of a batch after it
+/// was applied, and the id of a lease after it was closed and has expired.
 ///
-/// A logged batch may be replayed for an hour. The other hour is for its leases: if an
-/// execution exceeded its limit, its lease expired before the batch was logged.
+/// A batch is applied only within half of this time before or after it was frozen. So
+/// all copies that are applied arrive within this time of each other, and the second one
+/// is recognised, however wrong the writer's estimate of lease time was.
 pub const REMEMBERED_SECONDS: u64 = 7200;
+
+/// Bits of a writer's nonce that name the pair of hashes in which Redis remembers its
+/// batches. The other bits name its entry there.
+///
+/// The hashes of a pair take turns every [`REMEMBERED_SECONDS`]. Redis keeps a hash of
+/// up to 512 entries in its compact encoding, in a quarter of the memory. 512 writers in
+/// each of these hashes are 70,000 requests/s at 128 requests per writer.
+const PAIR_BITS: u32 = 13;
 
 /// Seconds for which a registration counts as complete without being checked. After
 /// this time at most, registrations and series at 0 that were deleted by hand are
@@ -37,14 +45,17 @@ pub fn families_key(prefix: &str) -> String {
     format!("{prefix}families")
 }
 
-/// Key of the hash that remembers a batch's id, together with those of all writers
-/// that began in the same second.
-///
-/// Redis keeps a hash of up to 512 entries in its compact encoding, in a quarter of the
-/// memory. 512 writers per second are 65,000 requests/s at 128 requests per writer.
+/// Keys of the two hashes that may remember a batch's id, with those of other writers.
 #[must_use]
-pub fn applied_key(prefix: &str, id: &BatchId) -> String {
-    format!("{prefix}applied:{}", id.started_at)
+pub fn applied_keys(prefix: &str, id: &BatchId) -> [String; 2] {
+    let pair = id.nonce >> (u64::BITS - PAIR_BITS);
+    [0, 1].map(|turn| format!("{prefix}applied:{pair:04x}:{turn}"))
+}
+
+/// Field of a batch's writer in these hashes.
+#[must_use]
+pub fn applied_field(id: &BatchId) -> String {
+    format!("{:013x}", id.nonce << PAIR_BITS >> PAIR_BITS)
 }
 
 /// Key of the hash of a metric hash's lost counts: counts that readers served before
@@ -55,11 +66,18 @@ pub fn lost_counts_key(prefix: &str, key: &str) -> String {
 }
 
 /// Key of the state, a hash of `last_ms` and `shift_ms` (Redis's clock), `flushed_ms`
-/// (when a batch was last applied), `epoch` and `epoch_ms` (when it began), and
-/// `lost_version` (of the lost counts).
+/// (when a batch was last applied), `forgotten_ms` (when ids of closed leases were last
+/// deleted), `epoch` and `epoch_ms` (when it began), and `lost_version` (of the lost
+/// counts).
 #[must_use]
 pub fn state_key(prefix: &str) -> String {
     format!("{prefix}state")
+}
+
+/// Keys of one hash, sorted set and string on which [`Script::CHECK`] tries commands.
+#[must_use]
+pub fn check_keys(prefix: &str) -> [String; 3] {
+    ["hash", "set", "text"].map(|kind| format!("{prefix}check:{kind}"))
 }
 
 /// Key of the note that the registration with this digest is complete. It expires.
@@ -98,7 +116,7 @@ pub fn is_own_key(prefix: &str, key: &str) -> bool {
         closed_leases_key(prefix),
         removed_key(prefix),
     ];
-    let groups = ["applied:", "lost:", "registered:"];
+    let groups = ["applied:", "check:", "lost:", "registered:"];
     single.iter().any(|own| own == key)
         || key
             .strip_prefix(prefix)
@@ -120,6 +138,8 @@ impl Script {
     pub const APPLY: Self = built::APPLY;
     /// Settles leases that have expired; see [`settle_call`].
     pub const SETTLE: Self = built::SETTLE;
+    /// Tries every command that a component needs; see [`check_call`].
+    pub const CHECK: Self = built::CHECK;
     /// Registers families; see [`register_call`].
     pub const REGISTER: Self = built::REGISTER;
     /// Tells whether families are registered; see [`is_registered_call`].
@@ -131,7 +151,7 @@ impl Script {
     /// Removes all counts; see [`crate::removal::wipe_call`].
     pub const WIPE: Self = built::WIPE;
     /// Every script.
-    pub const ALL: [Self; 7] = built::ALL;
+    pub const ALL: [Self; 8] = built::ALL;
 }
 
 mod built {
@@ -187,15 +207,16 @@ pub struct ReplyError(Vec<String>);
 /// [`ZADD`](https://redis.io/docs/latest/commands/zadd/).
 ///
 /// It is not a script, because every request waits for it; everything that a script
-/// would check is checked when the lease expires. The lease begins at
-/// `lease_time_millis`, which the replies to [`register_call`] and [`apply_call`] tell.
-/// It must expire before its id could be forgotten ([`REMEMBERED_SECONDS`]).
+/// would check is checked when the lease expires.
 #[must_use]
-pub fn lease_command(prefix: &str, lease: &EncodedLease, lease_time_millis: i64) -> Command {
-    let expiry = lease_time_millis.saturating_add_unsigned(lease.millis);
+pub fn lease_command(prefix: &str, lease: &EncodedLease) -> Command {
     Command {
         name: "ZADD",
-        arguments: vec![leases_key(prefix), expiry.to_string(), lease.member.clone()],
+        arguments: vec![
+            leases_key(prefix),
+            lease.due_ms.to_string(),
+            lease.member.clone(),
+        ],
     }
 }
 
@@ -210,40 +231,45 @@ pub fn lease_command(prefix: &str, lease: &EncodedLease, lease_time_millis: i64)
 ///
 /// let mut increments = Batch::default();
 /// increments.inc("metrics:jobs", r#"kind="nightly""#, 2);
-/// let id = BatchId { started_at: 1_200, nonce: 0xab, sequence: 7 };
-/// let batch = SentBatch { id, increments, leased: Vec::new() };
+/// let id = BatchId { nonce: 0x9f86_d081_884c_7d65, sequence: 7 };
+/// let leased = Vec::new();
+/// let batch = SentBatch { id, frozen_ms: Some(1_200), increments, leased };
 /// let call = apply_call("metrics:", &batch);
-/// assert_eq!(call.keys[0], "metrics:applied:1200");
-/// assert_eq!(call.keys[4], "metrics:jobs");
-/// assert_eq!(call.arguments[4..], ["1", r#"kind="nightly""#, "2"]);
+/// assert_eq!(call.keys[..2], ["metrics:applied:13f0:0", "metrics:applied:13f0:1"]);
+/// assert_eq!(call.keys[5], "metrics:jobs");
+/// assert_eq!(call.arguments[..3], ["6d081884c7d65", "7", "1200"]);
+/// assert_eq!(call.arguments[5..], ["1", r#"kind="nightly""#, "2"]);
 /// ```
 #[must_use]
 pub fn apply_call(prefix: &str, batch: &SentBatch) -> Call {
-    let leases = batch.leased.iter().map(|leased| &leased.lease);
-    let leases: Vec<_> = leases.map(EncodedLease::from).collect();
-    apply_call_from_parts(prefix, &batch.id, leases.iter(), &batch.total())
+    let leases: Vec<_> = batch.leased.iter().map(EncodedLease::from).collect();
+    let SentBatch { id, frozen_ms, .. } = batch;
+    apply_call_from_parts(prefix, id, *frozen_ms, leases.iter(), &batch.total())
 }
 
-/// The same call, from the parts of a batch: its id, the leases that it releases, and
-/// everything that it adds.
+/// The same call, from the parts of a batch: its id, when it was frozen, the leases that
+/// it releases, and everything that it adds.
 #[must_use]
 pub fn apply_call_from_parts<'a>(
     prefix: &str,
     id: &BatchId,
+    frozen_ms: Option<i64>,
     leases: impl ExactSizeIterator<Item = &'a EncodedLease> + Clone,
     total: &Batch,
 ) -> Call {
-    let mut keys = vec![applied_key(prefix, id)];
+    let mut keys: Vec<_> = applied_keys(prefix, id).into();
     keys.extend(lease_keys(prefix));
-    let mut arguments = Vec::with_capacity(12 + 2 * (leases.len() + total.len()));
+    let mut arguments = Vec::with_capacity(12 + 3 * leases.len() + 2 * total.len());
     arguments.extend([
-        id.writer(),
+        applied_field(id),
         id.sequence.to_string(),
-        REMEMBERED_SECONDS.to_string(),
+        frozen_ms.map_or_else(String::new, |millis| millis.to_string()),
+        (REMEMBERED_SECONDS * 1000).to_string(),
         leases.len().to_string(),
     ]);
     arguments.extend(leases.clone().map(|lease| lease.member.clone()));
-    arguments.extend(leases.map(|lease| lease.id.clone()));
+    arguments.extend(leases.clone().map(|lease| lease.id.clone()));
+    arguments.extend(leases.map(|lease| lease.due_ms.to_string()));
     for (key, fields) in total.hashes() {
         keys.push(key.to_owned());
         push_increments(&mut arguments, fields);
@@ -266,6 +292,12 @@ pub enum ApplyReply {
     /// Nothing was stored: the leases with these ids have expired, and their
     /// executions are counted as crashed. Send the batch again without them.
     Late(Vec<String>),
+    /// Nothing was stored: the batch was frozen too long ago, or its time is too far
+    /// ahead. It may have been stored before, because Redis may have forgotten its id.
+    TooOld {
+        /// Lease time in milliseconds.
+        lease_time_millis: i64,
+    },
 }
 
 impl ApplyReply {
@@ -282,6 +314,9 @@ impl ApplyReply {
             }),
             (Some("duplicate"), _) if reply.len() == 1 => Ok(Self::Duplicate),
             (Some("late"), _) if reply.len() > 1 => Ok(Self::Late(reply.split_off(1))),
+            (Some("too old"), Some(lease_time_millis)) if reply.len() == 2 => {
+                Ok(Self::TooOld { lease_time_millis })
+            }
             _ => Err(ReplyError(reply)),
         }
     }
@@ -460,6 +495,8 @@ pub fn register_call(prefix: &str, epoch: u64, registration: &Registration) -> C
 pub struct RegisterReply {
     /// Lease time in milliseconds.
     pub lease_time_millis: i64,
+    /// Whether Redis deletes keys when its memory is full.
+    pub eviction: Eviction,
     /// The registration in force for each family, in the call's order.
     pub in_force: Vec<String>,
 }
@@ -471,11 +508,68 @@ impl RegisterReply {
     /// The script returns no such reply.
     pub fn decode(registration: &Registration, mut reply: Vec<String>) -> Result<Self, ReplyError> {
         match reply.first().and_then(|time| time.parse().ok()) {
-            Some(lease_time_millis) if reply.len() == 1 + registration.keys.len() => Ok(Self {
+            Some(lease_time_millis) if reply.len() == 2 + registration.keys.len() => Ok(Self {
                 lease_time_millis,
-                in_force: reply.split_off(1),
+                eviction: Eviction::of_policy(&reply[1]),
+                in_force: reply.split_off(2),
             }),
             _ => Err(ReplyError(reply)),
+        }
+    }
+}
+
+/// Whether Redis deletes keys when its memory is full: its
+/// [`maxmemory-policy`](https://redis.io/docs/latest/develop/reference/eviction/).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Eviction {
+    /// It deletes none, and refuses writes.
+    Never,
+    /// It deletes keys by this policy: counts, or what keeps them right.
+    Policy(String),
+    /// The user has no right to ask.
+    Unknown,
+}
+
+impl Eviction {
+    fn of_policy(policy: &str) -> Self {
+        match policy {
+            "" => Self::Unknown,
+            "noeviction" => Self::Never,
+            policy => Self::Policy(policy.to_owned()),
+        }
+    }
+}
+
+/// The call that tries every command that a component needs.
+#[must_use]
+pub fn check_call(prefix: &str) -> Call {
+    Call {
+        keys: check_keys(prefix).into(),
+        arguments: Vec::new(),
+    }
+}
+
+/// Reply to [`check_call`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckReply {
+    /// Whether Redis deletes keys when its memory is full.
+    pub eviction: Eviction,
+    /// Commands that Redis refused, each with its error.
+    pub refused: Vec<String>,
+}
+
+impl CheckReply {
+    /// Decodes a reply.
+    ///
+    /// # Errors
+    /// The script returns no such reply.
+    pub fn decode(mut reply: Vec<String>) -> Result<Self, ReplyError> {
+        match reply.first() {
+            Some(policy) => Ok(Self {
+                eviction: Eviction::of_policy(policy),
+                refused: reply.split_off(1),
+            }),
+            None => Err(ReplyError(reply)),
         }
     }
 }

@@ -5,7 +5,6 @@ use crate::{batch::LeasedExecution, lease::Lease};
 
 fn id() -> BatchId {
     BatchId {
-        started_at: 1_200,
         nonce: 0xab,
         sequence: 7,
     }
@@ -32,9 +31,14 @@ fn an_apply_call_names_every_key_and_counts_every_field() {
         ..lease()
     };
     let of_leases = [(lease(), of_lease), (second.clone(), Batch::default())];
-    let leased = of_leases.map(|(lease, increments)| LeasedExecution { lease, increments });
+    let leased = of_leases.map(|(lease, increments)| LeasedExecution {
+        lease,
+        due_ms: 40_000,
+        increments,
+    });
     let batch = SentBatch {
         id: id(),
+        frozen_ms: Some(5_500),
         increments,
         leased: leased.into(),
     };
@@ -42,7 +46,8 @@ fn an_apply_call_names_every_key_and_counts_every_field() {
     assert_eq!(
         call.keys,
         [
-            "m:applied:1200",
+            "m:applied:0000:0",
+            "m:applied:0000:1",
             "m:state",
             "m:leases",
             "m:closed_leases",
@@ -54,14 +59,17 @@ fn an_apply_call_names_every_key_and_counts_every_field() {
     assert_eq!(
         call.arguments,
         [
-            "00000000000000ab",
+            "00000000000ab",
             "7",
-            "7200",
+            "5500",
+            "7200000",
             "2",
             &members[0],
             &members[1],
             "ab/1",
             "ab/2",
+            "40000",
+            "40000",
             "1",
             "x=\"1\"",
             "2",
@@ -73,13 +81,18 @@ fn an_apply_call_names_every_key_and_counts_every_field() {
         ]
     );
     let parts: Vec<_> = call.parts().collect();
-    assert_eq!(parts.len(), 1 + 6 + 16);
-    assert_eq!(parts[0], b"6");
+    assert_eq!(parts.len(), 1 + 7 + 19);
+    assert_eq!(parts[0], b"7");
+    let never_sent = SentBatch {
+        frozen_ms: None,
+        ..batch
+    };
+    assert_eq!(apply_call("m:", &never_sent).arguments[2], "");
 }
 
 #[test]
 fn a_lease_expires_when_its_time_has_passed_since_it_began() {
-    let command = lease_command("m:", &EncodedLease::from(&lease()), 1_700_000_000_000);
+    let command = lease_command("m:", &lease().begin(1_700_000_000_000));
     assert_eq!(command.name, "ZADD");
     let member = lease().encode();
     assert_eq!(command.arguments, ["m:leases", "1700000035000", &member]);
@@ -161,6 +174,12 @@ fn replies_are_decoded_or_refused() {
         read(&["late", "ab/1"]),
         Ok(ApplyReply::Late(vec!["ab/1".into()]))
     );
+    assert_eq!(
+        read(&["too old", "17"]),
+        Ok(ApplyReply::TooOld {
+            lease_time_millis: 17
+        })
+    );
     let catalog = Catalog::new("m:");
     let family = catalog.families()[0];
     let registration = Registration::new([(family.name.as_str(), family)], &[]);
@@ -169,15 +188,36 @@ fn replies_are_decoded_or_refused() {
         RegisterReply::decode(&registration, reply)
     };
     assert_eq!(
-        registered(&["17", "{}"]),
+        registered(&["17", "noeviction", "{}"]),
         Ok(RegisterReply {
             lease_time_millis: 17,
+            eviction: Eviction::Never,
             in_force: vec!["{}".into()]
         })
     );
-    for reply in [&[][..], &["{}"], &["17"], &["17", "{}", "{}"]] {
+    for reply in [
+        &[][..],
+        &["{}"],
+        &["17"],
+        &["17", "{}"],
+        &["17", "", "{}", "{}"],
+    ] {
         assert!(registered(reply).is_err(), "{reply:?}");
     }
+    let checked = |reply: &[&str]| {
+        let reply = reply.iter().map(|&text| text.to_owned()).collect();
+        CheckReply::decode(reply)
+    };
+    assert_eq!(
+        checked(&["allkeys-lru", "m:check:set ZREM: NOPERM"]),
+        Ok(CheckReply {
+            eviction: Eviction::Policy("allkeys-lru".into()),
+            refused: vec!["m:check:set ZREM: NOPERM".into()]
+        })
+    );
+    let unknown = checked(&[""]).map(|checked| checked.eviction);
+    assert_eq!(unknown, Ok(Eviction::Unknown));
+    assert!(checked(&[]).is_err());
     let is_registered =
         |reply: &[&str]| decode_is_registered(reply.iter().map(|&text| text.to_owned()).collect());
     assert_eq!(is_registered(&[]), Ok(None));
@@ -223,7 +263,44 @@ fn replies_are_decoded_or_refused() {
         &["applied", "k f +1: WRONGTYPE"],
         &["duplicate", "x"],
         &["late"],
+        &["too old"],
+        &["too old", "x"],
     ] {
         assert!(read(reply).is_err(), "{reply:?}");
+    }
+}
+
+/// The names of the commands that a script calls.
+fn commands(script: &Script) -> std::collections::BTreeSet<&str> {
+    let calls = ["redis.call('", "redis.pcall('", "attempt(reply, '", "{'"];
+    let calls = calls
+        .iter()
+        .flat_map(|call| script.source.split(call).skip(1));
+    let names = calls.filter_map(|call| call.split('\'').next());
+    names
+        .filter(|name| !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase()))
+        .collect()
+}
+
+#[test]
+fn readiness_tries_every_command_of_a_component() {
+    let tried = commands(&Script::CHECK);
+    assert_eq!(tried.len(), 13, "{tried:?}");
+    let called = [Script::IS_REGISTERED, Script::REGISTER, Script::APPLY];
+    let called = called.iter().flat_map(commands);
+    let zadd = lease_command("m:", &lease().begin(0)).name;
+    let rights = include_str!("../../../docs/operations.md");
+    let rights = rights
+        .lines()
+        .find(|line| line.starts_with("ACL SETUSER app "));
+    for command in called.chain([zadd]) {
+        // The clock is read by every registration.
+        assert!(
+            tried.contains(command) || command == "TIME",
+            "{command} is not tried"
+        );
+        let right = format!("+{}", command.to_lowercase());
+        let mut rights = rights.unwrap_or_default().split(' ');
+        assert!(rights.any(|named| named == right), "the docs lack {right}");
     }
 }

@@ -42,6 +42,17 @@ impl Lease {
         serde_json::to_string(self).unwrap_or_default()
     }
 
+    /// Encodes the lease with its expiry, if it begins at this lease time.
+    #[must_use]
+    pub fn begin(&self, lease_time_millis: i64) -> EncodedLease {
+        EncodedLease {
+            id: self.id.clone(),
+            millis: self.millis,
+            due_ms: lease_time_millis.saturating_add_unsigned(self.millis),
+            member: self.encode(),
+        }
+    }
+
     /// Decodes a member of the sorted set.
     ///
     /// # Errors
@@ -58,18 +69,10 @@ pub struct EncodedLease {
     pub id: String,
     /// Milliseconds of lease time until it expires.
     pub millis: u64,
+    /// Lease time in milliseconds at which it expires.
+    pub due_ms: i64,
     /// The member of the sorted set of open leases.
     pub member: String,
-}
-
-impl From<&Lease> for EncodedLease {
-    fn from(lease: &Lease) -> Self {
-        Self {
-            id: lease.id.clone(),
-            millis: lease.millis,
-            member: lease.encode(),
-        }
-    }
 }
 
 /// Everything but the id of leases on executions of one kind.
@@ -97,10 +100,14 @@ impl LeaseTemplate {
         Self { millis, rest }
     }
 
-    /// Encodes the lease with this id, which must need no escape in JSON: letters,
-    /// digits and slashes.
+    /// Encodes a lease that begins at `lease_time_millis`. Its id must need no escape
+    /// in JSON: letters, digits and slashes.
+    ///
+    /// The lease time of the beginning is the one that replies to
+    /// [`register_call`](crate::calls::register_call) and
+    /// [`apply_call`](crate::calls::apply_call) tell.
     #[must_use]
-    pub fn with_id(&self, id: String) -> EncodedLease {
+    pub fn begin(&self, id: String, lease_time_millis: i64) -> EncodedLease {
         let mut member = String::with_capacity(BEFORE_ID.len() + id.len() + self.rest.len());
         member.push_str(BEFORE_ID);
         member.push_str(&id);
@@ -108,6 +115,7 @@ impl LeaseTemplate {
         EncodedLease {
             id,
             millis: self.millis,
+            due_ms: lease_time_millis.saturating_add_unsigned(self.millis),
             member,
         }
     }
@@ -136,8 +144,8 @@ mod tests {
             millis in any::<u64>(),
             count in prop::collection::vec((any::<String>(), any::<String>()), 0..4),
         ) {
-            let encoded = LeaseTemplate::new(millis, count.clone()).with_id(id.clone());
-            prop_assert_eq!(encoded, EncodedLease::from(&Lease { id, millis, count }));
+            let encoded = LeaseTemplate::new(millis, count.clone()).begin(id.clone(), 7);
+            prop_assert_eq!(encoded, Lease { id, millis, count }.begin(7));
         }
 
         #[test]

@@ -26,7 +26,7 @@ const END: &str = "\"}";
 /// use functional_scaffold_protocol::replay_key::{MacError, ReplayKey};
 ///
 /// let key = ReplayKey::new("a secret of at least 32 characters")?;
-/// let mut object = r#"{"id":"1-0000000000000002-3"}"#.to_owned();
+/// let mut object = r#"{"id":"0000000000000002-3"}"#.to_owned();
 /// key.sign(&mut object);
 /// assert_eq!(key.verify(object.as_bytes()), Ok(()));
 ///
@@ -104,7 +104,7 @@ impl ReplayKey {
 mod tests {
     use super::*;
 
-    const OBJECT: &str = r#"{"time":"t","id":"1-0000000000000002-3","increments":{"k":{"a":1}}"#;
+    const OBJECT: &str = r#"{"time":"t","id":"0000000000000002-3","increments":{"k":{"a":1}}"#;
 
     fn key(start: &str) -> ReplayKey {
         ReplayKey::new(&format!("{start:x<32}")).expect("it is long enough")
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn the_code_is_the_one_that_other_programs_compute() {
         let expected =
-            format!("{OBJECT},\"mac\":\"W7z18U21lRcFeThiTAcVmAa8omqSYYrlUCxC1eG6g1E\"}}");
+            format!("{OBJECT},\"mac\":\"_MJ5pBibitTxXl5Nq1OE6JSUpKAFaFuVeEs_BqJT3f0\"}}");
         assert_eq!(signed(), expected);
         assert_eq!(signed().len(), OBJECT.len() + 1 + ReplayKey::MEMBER_BYTES);
     }

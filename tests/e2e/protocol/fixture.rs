@@ -35,14 +35,22 @@ pub(crate) struct Fixture {
     pub(crate) server: RedisServer,
     pub(crate) store: Store,
     pub(crate) catalog: Catalog,
+    /// Lease time at the start.
+    pub(crate) started_ms: i64,
 }
 
 impl Fixture {
     /// Starts a server, with nothing on it.
     pub(crate) fn start() -> Result<Self> {
-        let server = RedisServer::start()?;
+        Self::on(RedisServer::start()?)
+    }
+
+    /// On a running server.
+    pub(crate) fn on(server: RedisServer) -> Result<Self> {
+        let mut store = Store::open(&server, "m:")?;
         Ok(Self {
-            store: Store::open(&server, "m:")?,
+            started_ms: store.time()?,
+            store,
             server,
             catalog: Catalog::new("m:"),
         })
@@ -68,6 +76,7 @@ impl Fixture {
         self.catalog.record_execution(&mut increments, &execution);
         LeasedExecution {
             lease: lease.clone(),
+            due_ms: self.started_ms.saturating_add_unsigned(lease.millis),
             increments,
         }
     }
@@ -76,10 +85,10 @@ impl Fixture {
     pub(crate) fn batch(&self, sequence: u64, leases: &[&Lease]) -> SentBatch {
         SentBatch {
             id: BatchId {
-                started_at: 1_200,
                 nonce: 0xab,
                 sequence,
             },
+            frozen_ms: None,
             increments: Batch::default(),
             leased: leases.iter().map(|lease| self.success(lease)).collect(),
         }

@@ -28,7 +28,7 @@ fn every_execution_has_one_end_in_any_order_of_events() -> Result {
         cases.set(cases.get() + 1);
         let mut store = Store::open(&server, &format!("m{}:", cases.get()))?;
         store.call::<()>(&["FLUSHALL"])?;
-        let mut world = World::new(store);
+        let mut world = World::new(store)?;
         steps.into_iter().try_for_each(|step| world.step(step))
     };
     // The number of cases is PROPTEST_CASES, 256 if it is not set.
@@ -61,11 +61,14 @@ fn step() -> impl Strategy<Value = Step> {
         3 => index.clone().prop_map(|index| Step::BatchArrives { index }),
         2 => instance.clone().prop_map(|instance| Step::GiveUp { instance }),
         5 => index.prop_map(|index| Step::Replay { index }),
-        1 => instance.prop_map(|instance| Step::Crash { instance }),
+        1 => instance.clone().prop_map(|instance| Step::Crash { instance }),
         4 => any::<bool>().prop_map(|knows_all_keys| Step::Settle { knows_all_keys }),
-        2 => (1..4_i64).prop_map(|grid_lines| Step::Pass { grid_lines }),
+        2 => (1..8_i64).prop_map(|grid_lines| Step::Pass { grid_lines }),
         2 => (0..3_i64).prop_map(|grid_lines| Step::Pause { grid_lines }),
-        1 => (1..3_i64).prop_map(|grid_lines| Step::ClockBack { grid_lines }),
+        1 => (instance, 1..8_i64)
+            .prop_map(|(instance, grid_lines)| Step::Suspend { instance, grid_lines }),
+        1 => (1..8_i64).prop_map(|grid_lines| Step::ClockAhead { grid_lines }),
+        1 => (1..8_i64).prop_map(|grid_lines| Step::ClockBack { grid_lines }),
     ]
 }
 

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use functional_scaffold_protocol::{
-    batch::{BatchId, SentBatch},
+    batch::{LeasedExecution, SentBatch},
     calls::ApplyReply,
     lease::Lease,
 };
 
-/// The time for which ids are remembered.
+/// The lease time for which ids are remembered.
 pub(crate) const REMEMBERED_MS: i64 = 7_200_000;
 /// The longest pause between two scripts that counts as lease time. The rest of a longer
 /// one extends all leases.
@@ -23,61 +23,65 @@ pub(crate) struct Model {
     pub(crate) open: BTreeMap<String, (Lease, i64)>,
     /// Closed leases' ids, with the lease time until which each is remembered.
     pub(crate) closed: BTreeMap<String, i64>,
-    /// Applied ids, by the second in which their writers began.
-    pub(crate) applied: BTreeMap<u64, Bucket>,
-    /// The time that passed by Redis's clock.
-    pub(crate) wall: i64,
+    /// When ids of closed leases were last forgotten.
+    pub(crate) forgotten: Option<i64>,
+    /// Applied ids: for each pair of hashes, the turn of each and its writers' last
+    /// numbers.
+    pub(crate) applied: BTreeMap<u64, [Turn; 2]>,
     /// Lease time: it never steps back, and stands still in pauses.
     pub(crate) lease_time: i64,
     since_script: i64,
-    clock_kept: bool,
     epoch: Option<u64>,
 }
 
-/// The writers that started in the same second.
-#[derive(Debug, Default)]
-pub(crate) struct Bucket {
+/// The ids that were applied during one turn.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Turn {
+    pub(crate) number: i64,
     /// The last number of each writer.
     pub(crate) last: BTreeMap<u64, u64>,
-    /// When they are forgotten together.
-    pub(crate) until: i64,
+}
+
+/// A reply without the lease time in it, which differs by what the test takes.
+fn too_old() -> ApplyReply {
+    ApplyReply::TooOld {
+        lease_time_millis: 0,
+    }
 }
 
 impl Model {
+    /// An empty store at this lease time.
+    pub(crate) fn at(lease_time: i64) -> Self {
+        Self {
+            lease_time,
+            ..Self::default()
+        }
+    }
+
     /// Time passes while scripts run.
     pub(crate) fn pass_busy(&mut self, millis: i64) {
-        self.wall += millis;
         self.lease_time += millis;
-        self.forget_ids();
     }
 
     /// Time passes, or steps back, without a script.
     pub(crate) fn pass_paused(&mut self, millis: i64) {
-        self.wall += millis;
-        if self.clock_kept {
-            self.since_script += millis;
-        } else {
-            // Without a clock there is no pause, and no lease to extend.
-            self.lease_time += millis;
-        }
-        self.forget_ids();
+        self.since_script += millis;
     }
 
-    fn forget_ids(&mut self) {
-        self.applied.retain(|_, bucket| bucket.until > self.wall);
+    /// The lease time that a script would find.
+    pub(crate) fn now(&self) -> i64 {
+        self.lease_time + self.since_script.clamp(0, MAX_PAUSE_MS)
     }
 
     fn run_script(&mut self) {
-        self.lease_time += self.since_script.clamp(0, MAX_PAUSE_MS);
+        self.lease_time = self.now();
         self.since_script = 0;
-        self.clock_kept = true;
     }
 
-    /// A component starts; returns the lease time.
-    pub(crate) fn begin(&mut self, epoch: u64) -> i64 {
+    /// A component starts.
+    pub(crate) fn begin(&mut self, epoch: u64) {
         self.run_script();
         self.epoch.get_or_insert(epoch);
-        self.lease_time
     }
 
     /// Takes a lease that began at this lease time; false if it was closed before it
@@ -88,29 +92,56 @@ impl Model {
         !self.closed.contains_key(&lease.id)
     }
 
+    /// Whether an open lease may have been closed and forgotten before it arrived.
+    pub(crate) fn is_uncertain(&self, due: i64) -> bool {
+        self.forgotten
+            .is_some_and(|forgotten| due + REMEMBERED_MS <= forgotten)
+    }
+
     /// Applies a batch.
     pub(crate) fn apply(&mut self, batch: &SentBatch) -> ApplyReply {
-        if self.remembers(&batch.id) {
+        let pair = batch.id.nonce >> 51;
+        let turns = self.applied.get(&pair).cloned().unwrap_or_default();
+        let mut last = turns
+            .iter()
+            .filter_map(|turn| turn.last.get(&batch.id.nonce));
+        if last.any(|last| *last >= batch.id.sequence) {
             return ApplyReply::Duplicate;
         }
-        let ids = batch.leased.iter().map(|leased| &leased.lease.id);
-        let late: Vec<_> = ids
-            .clone()
-            .filter(|id| self.closed.contains_key(*id))
-            .cloned()
-            .collect();
+        let now = self.now();
+        if let Some(frozen) = batch.frozen_ms
+            && (now - frozen).abs() > REMEMBERED_MS / 2
+        {
+            return too_old();
+        }
+        let is_late = |leased: &&LeasedExecution| {
+            let id = &leased.lease.id;
+            let is_forgotten = now - leased.due_ms >= REMEMBERED_MS;
+            self.closed.contains_key(id) || is_forgotten && !self.open.contains_key(id)
+        };
+        let late = batch.leased.iter().filter(is_late);
+        let late: Vec<_> = late.map(|leased| leased.lease.id.clone()).collect();
         if !late.is_empty() {
             return ApplyReply::Late(late);
         }
         self.run_script();
-        let bucket = self.applied.entry(batch.id.started_at).or_default();
-        bucket.last.insert(batch.id.nonce, batch.id.sequence);
-        bucket.until = self.wall + REMEMBERED_MS;
+        let number = now.div_euclid(REMEMBERED_MS);
+        let turns = self.applied.entry(pair).or_default();
+        let turn = &mut turns[usize::from(number.rem_euclid(2) == 1)];
+        if turn.number != number {
+            *turn = Turn {
+                number,
+                last: BTreeMap::new(),
+            };
+        }
+        turn.last.insert(batch.id.nonce, batch.id.sequence);
+        let ids = batch.leased.iter().map(|leased| &leased.lease.id);
         if !ids.clone().all(|id| self.open.contains_key(id)) {
             // Also those that have arrived, which does no harm.
-            let until = self.lease_time + REMEMBERED_MS;
-            self.closed
-                .extend(ids.clone().map(|id| (id.clone(), until)));
+            self.closed.extend(batch.leased.iter().map(|leased| {
+                let until = now.max(leased.due_ms) + REMEMBERED_MS;
+                (leased.lease.id.clone(), until)
+            }));
         }
         for id in ids {
             self.open.remove(id);
@@ -119,14 +150,14 @@ impl Model {
             self.count(key, field, by);
         }
         ApplyReply::Stored {
-            lease_time_millis: self.lease_time,
+            lease_time_millis: 0,
             refused: Vec::new(),
         }
     }
 
-    /// Settles expired leases that count in these keys only. Returns the store's
-    /// epoch and how many leases there were.
-    pub(crate) fn settle(&mut self, epoch: u64, metric_keys: &[&str]) -> (u64, u64) {
+    /// Settles expired leases that count in these keys, as a reader does. Returns the
+    /// epoch, the number of leases settled, and the ids of those that it gave up.
+    pub(crate) fn settle(&mut self, epoch: u64, metric_keys: &[&str]) -> (u64, u64, Vec<String>) {
         self.run_script();
         let metric_keys: BTreeSet<&str> = metric_keys.iter().copied().collect();
         let (closed, lease_time) = (&self.closed, self.lease_time);
@@ -136,28 +167,32 @@ impl Model {
             .open
             .values()
             .filter(|(_, due)| *due <= self.lease_time)
-            .map(|(lease, _)| lease.clone())
-            .filter(|lease| {
+            .filter(|(lease, _)| {
                 let mut keys = lease.count.iter().map(|(key, _)| key.as_str());
                 keys.all(|key| metric_keys.contains(key))
             })
+            .cloned()
             .collect();
-        for lease in &due {
+        let (mut settled, mut given_up) = (0, Vec::new());
+        for (lease, due) in due {
             self.open.remove(&lease.id);
-            self.closed
-                .insert(lease.id.clone(), self.lease_time + REMEMBERED_MS);
+            if self.is_uncertain(due) {
+                given_up.push(lease.id);
+                continue;
+            }
+            settled += 1;
             for (key, field) in &lease.count {
                 self.count(key, field, 1);
             }
+            self.closed
+                .insert(lease.id, self.lease_time + REMEMBERED_MS);
         }
+        let before = self.closed.len();
         self.closed.retain(|_, until| *until > self.lease_time);
-        (*self.epoch.get_or_insert(epoch), due.len() as u64)
-    }
-
-    fn remembers(&self, id: &BatchId) -> bool {
-        let bucket = self.applied.get(&id.started_at);
-        let last = bucket.and_then(|bucket| bucket.last.get(&id.nonce));
-        last.is_some_and(|last| *last >= id.sequence)
+        if self.closed.len() < before {
+            self.forgotten = Some(self.lease_time);
+        }
+        (*self.epoch.get_or_insert(epoch), settled, given_up)
     }
 
     fn count(&mut self, key: &str, field: &str, by: u64) {

@@ -7,7 +7,11 @@ use anyhow::ensure;
 use functional_scaffold_protocol::calls::{ApplyReply, Registration};
 use functional_scaffold_testkit::process::poll_until;
 
-use super::fixture::{Fixture, LONG_MS, STORED};
+use super::{
+    fixture::{Fixture, LONG_MS, STORED, metric_keys},
+    model::REMEMBERED_MS,
+    store::{Passing, Store},
+};
 use crate::Result;
 
 /// Calls a script, or the command for a lease.
@@ -169,7 +173,8 @@ fn leases_are_settled_once_also_while_redis_is_full() -> Result {
 #[test]
 fn keys_of_a_wrong_type_refuse_a_script_whole() -> Result {
     for (key, calls) in [
-        ("m:applied:1200", &[APPLY, APPLY_WITHOUT_LEASES][..]),
+        ("m:applied:0000:0", &[APPLY, APPLY_WITHOUT_LEASES][..]),
+        ("m:applied:0000:1", &[APPLY, APPLY_WITHOUT_LEASES]),
         (
             "m:state",
             &[
@@ -231,6 +236,103 @@ fn metric_keys_of_a_wrong_type_are_named_and_lose_nothing_else() -> Result {
         assert_eq!(fixture.counts()?, (0, 1, crashed));
         let another = fixture.lease(3, 0);
         fixture.store.lease(&[another])?;
+    }
+    Ok(())
+}
+
+/// A user with every right but one.
+fn without(fixture: &mut Fixture, command: &str) -> Result<Store> {
+    let (user, denied) = ("limited", format!("-{command}"));
+    let rights = ["reset", "on", ">p", "~m:*", "+@all", &denied];
+    let set_user = [&["ACL", "SETUSER", user], &rights[..]].concat();
+    fixture.store.call::<()>(&set_user)?;
+    Store::open_as(&fixture.server, "m:", "limited:p@")
+}
+
+#[test]
+fn a_missing_right_loses_no_batch_in_silence() -> Result {
+    let commands = [
+        "hmget", "hget", "hset", "hincrby", "unlink", "zadd", "zcard", "zrem", "zscore", "time",
+    ];
+    for command in commands {
+        let mut fixture = Fixture::start()?;
+        fixture.store.set_lease_time(8 * REMEMBERED_MS)?;
+        let [arrived, lost, earlier] = [1, 2, 3].map(|number| fixture.lease(number, 1_000));
+        // An id that is forgotten when its hash gets its next turn, and a closed lease.
+        let old = fixture.batch(1, &[&earlier]);
+        assert_eq!(fixture.apply(&old)?, STORED);
+        fixture.store.pass(2 * REMEMBERED_MS, Passing::Busy)?;
+        let began = fixture.store.begin(1)?;
+        fixture.store.lease(std::slice::from_ref(&arrived))?;
+        let mut batch = fixture.batch(2, &[&arrived, &lost]);
+        for leased in &mut batch.leased {
+            leased.due_ms = leased.lease.begin(began).due_ms;
+        }
+        batch.frozen_ms = Some(began);
+        fixture.store.forget_flush()?;
+
+        let mut limited = without(&mut fixture, command)?;
+        let before = fixture.store.dump()?;
+        match limited.apply(&batch) {
+            // Nothing happened: it is sent again, and stored when the right is given.
+            Err(error) => {
+                assert!(
+                    format!("{error:#}").contains("can't run this command"),
+                    "{error:#}"
+                );
+                assert_eq!(fixture.store.dump()?, before, "{command}");
+                assert_eq!(fixture.apply(&batch)?, STORED);
+            }
+            // What failed is named, and the rest is done.
+            Ok(ApplyReply::Stored { refused, .. }) => {
+                let named = format!(" {}: ", command.to_uppercase());
+                let is_named = |text: &String| text.contains(&named) || command == "hincrby";
+                assert!(!refused.is_empty(), "{command} is silent");
+                assert!(refused.iter().all(is_named), "{command}: {refused:?}");
+                assert_eq!(fixture.apply(&batch)?, ApplyReply::Duplicate);
+            }
+            Ok(other) => panic!("{command}: {other:?}"),
+        }
+        let checked = limited.check().map(|checked| checked.refused.join("; "));
+        let checked = checked.unwrap_or_else(|error| format!("{error:#}"));
+        let is_tried = checked.contains(&command.to_uppercase());
+        assert!(is_tried || command == "time", "{command}: {checked}");
+
+        // No lease counts beside its result, unless it is named that it may.
+        fixture.store.take(&lost, began)?;
+        fixture.store.pass(1_000_000, Passing::Busy)?;
+        fixture.settle()?;
+        let (open, succeeded, crashed) = fixture.counts()?;
+        let expected = if command == "hincrby" { 1 } else { 3 };
+        let beside = i128::from(command == "zadd");
+        assert_eq!(
+            (open, succeeded, crashed),
+            (0, expected, beside),
+            "{command}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_reader_without_a_right_settles_no_lease() -> Result {
+    for command in ["zrem", "zadd", "hincrby", "zrangebyscore", "hset", "hsetnx"] {
+        let mut fixture = Fixture::start()?;
+        let leases = [1, 2].map(|number| fixture.lease(number, 0));
+        fixture.store.lease(&leases)?;
+        fixture.store.pass(1_000, Passing::Paused)?;
+        let mut limited = without(&mut fixture, command)?;
+        let catalog = fixture.catalog.clone();
+        let crashed = match limited.settle(1, &metric_keys(&catalog)) {
+            Ok(settled) => {
+                // Each count that failed is named.
+                assert_eq!((settled.leases, settled.refused.len()), (2, 6), "{command}");
+                0
+            }
+            Err(_denied) => 2,
+        };
+        fixture.settle()?;
+        assert_eq!(fixture.counts()?, (0, 0, crashed), "{command}");
     }
     Ok(())
 }

@@ -8,11 +8,12 @@ use anyhow::{Context as _, ensure};
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, SentBatch},
     calls::{
-        AddLostCountsReply, ApplyReply, Call, RegisterReply, Registration, Script, SettleReply,
-        add_lost_counts_call, applied_key, apply_call, closed_leases_key, decode_is_registered,
-        is_registered_call, lease_command, leases_key, register_call, settle_call, state_key,
+        AddLostCountsReply, ApplyReply, Call, CheckReply, RegisterReply, Registration, Script,
+        SettleReply, add_lost_counts_call, applied_keys, apply_call, check_call, closed_leases_key,
+        decode_is_registered, is_registered_call, lease_command, leases_key, register_call,
+        settle_call, state_key,
     },
-    lease::{EncodedLease, Lease},
+    lease::Lease,
     removal::{remove_series_call, wipe_call},
 };
 use functional_scaffold_testkit::redis::RedisServer;
@@ -20,23 +21,13 @@ use redis::{Connection, FromRedisValue, Value};
 
 use crate::Result;
 
-/// Moves the stored times back: the scores of both sorted sets, `flushed_ms` and the
-/// expiry of applied ids by `ARGV[1]`, `last_ms` by `ARGV[2]`.
-const MOVE_PAST: &str = r"
-for k = 2, 3 do
-  for _, member in ipairs(redis.call('ZRANGE', KEYS[k], 0, -1)) do
-    redis.call('ZINCRBY', KEYS[k], 0 - tonumber(ARGV[1]), member)
-  end
-end
-for field, by in pairs({flushed_ms = ARGV[1], last_ms = ARGV[2]}) do
+/// Lets `ARGV[1]` milliseconds pass, of which lease time stands still for `ARGV[2]`:
+/// everything that is stored in Redis's time moves back.
+const PASS: &str = r"
+local moves = {shift_ms = ARGV[1], flushed_ms = ARGV[1], last_ms = ARGV[2]}
+for field, by in pairs(moves) do
   if redis.call('HEXISTS', KEYS[1], field) == 1 then
     redis.call('HINCRBY', KEYS[1], field, 0 - tonumber(by))
-  end
-end
-for k = 4, #KEYS do
-  local left = redis.call('PTTL', KEYS[k])
-  if left >= 0 then
-    redis.call('PEXPIRE', KEYS[k], math.max(0, left - tonumber(ARGV[1])))
   end
 end
 ";
@@ -82,7 +73,12 @@ impl Kept {
 impl Store {
     /// Connects.
     pub(crate) fn open(server: &RedisServer, prefix: &str) -> Result<Self> {
-        let client = redis::Client::open(("127.0.0.1", server.port()))?;
+        Self::open_as(server, prefix, "")
+    }
+
+    /// Connects as a user: `name:password@`.
+    pub(crate) fn open_as(server: &RedisServer, prefix: &str, user: &str) -> Result<Self> {
+        let client = redis::Client::open(format!("redis://{user}127.0.0.1:{}", server.port()))?;
         Ok(Self {
             connection: client.get_connection()?,
             prefix: prefix.to_owned(),
@@ -153,10 +149,15 @@ impl Store {
         )?)
     }
 
+    /// Tries every command of a component.
+    pub(crate) fn check(&mut self) -> Result<CheckReply> {
+        let call = check_call(&self.prefix);
+        Ok(CheckReply::decode(self.script(&Script::CHECK, &call)?)?)
+    }
+
     /// Takes a lease that begins at this lease time.
     pub(crate) fn take(&mut self, lease: &Lease, lease_time_millis: i64) -> Result {
-        let entry = EncodedLease::from(lease);
-        let command = lease_command(&self.prefix, &entry, lease_time_millis);
+        let command = lease_command(&self.prefix, &lease.begin(lease_time_millis));
         self.call(&command.words().collect::<Vec<_>>())
     }
 
@@ -219,22 +220,25 @@ impl Store {
 
     /// Lets `millis` pass by Redis's clock; negative ones are a step back.
     pub(crate) fn pass(&mut self, millis: i64, passing: Passing) -> Result {
-        let applied: Vec<String> = self.call(&["KEYS", &format!("{}applied:*", self.prefix)])?;
         let since_script = match passing {
             Passing::Busy => 0,
             Passing::Paused => millis,
         };
         redis::cmd("EVAL")
-            .arg(MOVE_PAST)
-            .arg(3 + applied.len())
+            .arg(PASS)
+            .arg(1)
             .arg(state_key(&self.prefix))
-            .arg(leases_key(&self.prefix))
-            .arg(closed_leases_key(&self.prefix))
-            .arg(applied)
             .arg(millis)
             .arg(since_script)
             .query::<()>(&mut self.connection)?;
         Ok(())
+    }
+
+    /// Sets lease time, as if a script had just run.
+    pub(crate) fn set_lease_time(&mut self, millis: i64) -> Result {
+        let (key, now) = (state_key(&self.prefix), self.time()?);
+        let (last, shift) = (now.to_string(), (now - millis).to_string());
+        self.call(&["HSET", &key, "last_ms", &last, "shift_ms", &shift])
     }
 
     /// Redis's own time in milliseconds.
@@ -292,15 +296,15 @@ impl Store {
         Ok(counters)
     }
 
-    /// Reads the applied ids of a writer's bucket, if it has any, and the milliseconds
-    /// until they are forgotten.
-    pub(crate) fn applied(&mut self, id: &BatchId) -> Result<(BTreeMap<String, u64>, i64)> {
-        let key = applied_key(&self.prefix, id);
+    /// Reads the two hashes that may have a batch's id: writers with the numbers of their
+    /// last batches.
+    pub(crate) fn applied(&mut self, id: &BatchId) -> Result<[BTreeMap<String, u64>; 2]> {
+        let [first, second] = applied_keys(&self.prefix, id);
         Ok(redis::pipe()
             .cmd("HGETALL")
-            .arg(&key)
-            .cmd("PTTL")
-            .arg(&key)
+            .arg(first)
+            .cmd("HGETALL")
+            .arg(second)
             .query(&mut self.connection)?)
     }
 

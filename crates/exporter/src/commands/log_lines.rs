@@ -375,7 +375,7 @@ mod tests {
 
     use super::*;
 
-    const BATCH: &str = r#"{"time":"2026-07-25T10:00:00.000Z","level":"error","event":"batch_not_stored","reason":"r","id":"1200-00000000000000ab-7","increments":{"m:a":{"x=\"{\"":2}}}"#;
+    const BATCH: &str = r#"{"time":"2026-07-25T10:00:00.000Z","level":"error","event":"batch_not_stored","reason":"r","id":"00000000000000ab-7","increments":{"m:a":{"x=\"{\"":2}}}"#;
 
     fn key(start: &str) -> ReplayKey {
         ReplayKey::new(&format!("{start:x<32}")).expect("it is long enough")
@@ -466,7 +466,7 @@ mod tests {
                 &BATCH[..BATCH.len() - 2],
                 &BATCH[2..],
                 "batch_not_stored",
-                &signed(&BATCH.replace("1200-", "x-")),
+                &signed(&BATCH.replace("ab-7", "xb-7")),
                 &signed(&BATCH.replace("\":2", "\":-2")),
                 &signed(&BATCH.replace("increments", "incr")),
                 &signed(&BATCH.replace("\"reason\":\"r\"", "\"part\":{\"number\":1}")),

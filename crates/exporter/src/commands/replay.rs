@@ -7,14 +7,11 @@
 //! at all: its id is the idempotency key of the whole batch.
 //!
 //! Redis remembers the ids of applied batches and settled leases, so a batch is stored
-//! once, however often it is replayed. A batch that was logged more than an hour ago
-//! is refused, because Redis may have forgotten its id. Its age is the difference of
-//! Redis's clock, by which ids expire, and the time of the line, on the service's
-//! clock.
-//!
-//! Redis remembers ids for longer than that hour, because they may be older than the
-//! line: a batch is retried for a second or two before it is logged, and the lease of
-//! an execution that exceeded its limit expired before the execution ended.
+//! once, however often it is replayed. A batch that the service sent carries its lease
+//! time, and the script refuses it if Redis may have forgotten its id. A batch that was
+//! never sent has none, because its instance may not have reached Redis at all. Only
+//! replays can have stored it, so it is refused if its line is more than an hour old, by
+//! Redis's clock or this host's.
 
 use std::{
     collections::HashSet,
@@ -49,17 +46,10 @@ use crate::{
     server::stop_signal,
 };
 
-/// The age from which batches are refused.
-const MAX_AGE: Duration = Duration::from_secs(3600);
-/// The greatest difference between the clocks of the service and of Redis.
+/// The age of its line from which a batch that was never sent is refused.
+const MAX_AGE: Duration = Duration::from_secs(REMEMBERED_SECONDS / 2);
+/// The greatest difference between the clock of the service and another one.
 const MARGIN: Duration = Duration::from_secs(60);
-/// The longest time by which an execution may exceed its limit. Beyond it, Redis may
-/// have forgotten that its lease expired when the batch is replayed.
-const MAX_EXCESS: Duration = Duration::from_secs(3500);
-const _: () = assert!(
-    MAX_AGE.as_secs() + MARGIN.as_secs() + MAX_EXCESS.as_secs() <= REMEMBERED_SECONDS,
-    "the ids of replayed batches and leases must be remembered"
-);
 /// The pause before a retry.
 const BACKOFF: Duration = Duration::from_millis(200);
 
@@ -279,7 +269,9 @@ impl Replayer<'_> {
         time: Option<String>,
         mut batch: SentBatch,
     ) -> Result<Stored, NotStored> {
-        if !self.options.force {
+        if self.options.force {
+            batch.frozen_ms = None;
+        } else if batch.frozen_ms.is_none() {
             let time = time
                 .as_deref()
                 .and_then(|time| humantime::parse_rfc3339(time).ok())
@@ -289,7 +281,9 @@ impl Replayer<'_> {
             let now = self
                 .retry_until(&mut (), |(), connection| Box::pin(redis_time(connection)))
                 .await?;
-            if let Some(why) = too_old(time, now) {
+            let by_redis = too_old(time, now, "Redis's");
+            if let Some(why) = by_redis.or_else(|| too_old(time, SystemTime::now(), "this host's"))
+            {
                 return Err(NotStored::TooOld(why));
             }
         }
@@ -308,6 +302,10 @@ impl Replayer<'_> {
                         let why = format!("late, but not in the batch: {ids:?}");
                         return Err(NotStored::failed(why));
                     }
+                }
+                Ok(ApplyReply::TooOld { lease_time_millis }) => {
+                    let why = refused(batch.frozen_ms.unwrap_or_default(), lease_time_millis);
+                    return Err(NotStored::TooOld(why));
                 }
                 Err(error) => return Err(NotStored::failed(error.to_string())),
             }
@@ -420,20 +418,33 @@ async fn redis_time(mut connection: Connection) -> Result<SystemTime, Failure> {
         .ok_or_else(|| Failure::new(Reason::Server, "TIME is out of range"))
 }
 
-fn too_old(time: SystemTime, now: SystemTime) -> Option<String> {
+/// Why a batch whose line has this time is not replayed when a clock says `now`.
+fn too_old(time: SystemTime, now: SystemTime, clock: &str) -> Option<String> {
     match now.duration_since(time) {
         Ok(age) if age > MAX_AGE => Some(format!(
-            "logged {} ago, and Redis surely remembers only {}; --force stores it, even if it was stored before",
+            "logged {} ago by {clock} clock, and Redis surely remembers only {}; --force stores it, even if it was stored before",
             humantime::format_duration(Duration::from_secs(age.as_secs())),
             humantime::format_duration(MAX_AGE),
         )),
         Ok(_young) => None,
         Err(ahead) if ahead.duration() > MARGIN => Some(format!(
-            "its time is {} ahead of Redis's clock, so that its age is unknown; --force stores it",
+            "its time is {} ahead of {clock} clock, so that its age is unknown; --force stores it, even if it was stored before",
             humantime::format_duration(Duration::from_secs(ahead.duration().as_secs())),
         )),
         Err(_within_margin) => None,
     }
+}
+
+/// Why the script refused a batch that was frozen at this lease time.
+fn refused(frozen_ms: i64, now_ms: i64) -> String {
+    let age = now_ms.saturating_sub(frozen_ms);
+    let seconds = Duration::from_secs(age.unsigned_abs() / 1000);
+    let when = if age < 0 { "ahead" } else { "ago" };
+    format!(
+        "frozen {} {when} in lease time, and Redis surely remembers only {}; --force stores it, even if it was stored before",
+        humantime::format_duration(seconds),
+        humantime::format_duration(MAX_AGE),
+    )
 }
 
 #[cfg(test)]
@@ -455,7 +466,7 @@ mod tests {
             (10_000, 9_940, false),
             (10_000, 9_939, true),
         ] {
-            let why = too_old(at(time), at(now));
+            let why = too_old(at(time), at(now), "a");
             assert_eq!(why.is_some(), refused, "{time} {now}: {why:?}");
         }
     }
@@ -471,14 +482,18 @@ mod tests {
                 millis: 1,
                 count: catalog.crash_cells(algorithm, "/invoke"),
             };
-            LeasedExecution { lease, increments }
+            LeasedExecution {
+                lease,
+                due_ms: 1,
+                increments,
+            }
         };
         let mut batch = SentBatch {
             id: BatchId {
-                started_at: 1,
                 nonce: 2,
                 sequence: 3,
             },
+            frozen_ms: None,
             increments: Batch::default(),
             leased: vec![leased("1", "a"), leased("2", "a"), leased("3", "b\"")],
         };

@@ -29,14 +29,12 @@ fn settle_failures(text: &str, reason: &str) -> Option<f64> {
 /// Stores the result of a leased execution.
 fn finish(redis: &Redis, lease: Lease, sequence: u64) {
     let batch = SentBatch {
-        id: BatchId {
-            started_at: 1,
-            nonce: 2,
-            sequence,
-        },
+        id: BatchId { nonce: 2, sequence },
+        frozen_ms: None,
         increments: Batch::default(),
         leased: vec![LeasedExecution {
             lease,
+            due_ms: redis.lease_time(),
             increments: Batch::default(),
         }],
     };

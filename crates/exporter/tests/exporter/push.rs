@@ -67,12 +67,12 @@ fn count_requests(redis: &Redis, requests: u64) {
             catalog.record_request(&mut increments, &request);
         }
         let id = BatchId {
-            started_at: 1_700_000_000,
             nonce: sequence as u64,
             sequence: 1,
         };
         let batch = SentBatch {
             id,
+            frozen_ms: None,
             increments,
             leased: Vec::new(),
         };

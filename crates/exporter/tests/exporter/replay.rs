@@ -9,7 +9,7 @@ use std::{
 
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, LeasedExecution, LoggedBatch, SentBatch},
-    calls::{DEFAULT_PREFIX, Script, apply_call, settle_call},
+    calls::{DEFAULT_PREFIX, Script, applied_field, applied_keys, apply_call, settle_call},
     catalog::{Catalog, ExecutionStatus, FinishedExecution},
     lease::Lease,
     replay_key::ReplayKey,
@@ -42,11 +42,11 @@ fn batch(sequence: u64, jobs: u64) -> SentBatch {
     increments.inc(JOBS, "k=\"a\"", jobs);
     SentBatch {
         id: BatchId {
-            started_at: 1_700_000_000,
             // A writer takes a new nonce after a batch that was not stored.
             nonce: sequence,
             sequence,
         },
+        frozen_ms: None,
         increments,
         leased: Vec::new(),
     }
@@ -143,6 +143,18 @@ fn jobs(redis: &Redis) -> String {
     redis.cli(&["HGET", JOBS, "k=\"a\""]).trim().to_owned()
 }
 
+/// The number of the last batch that Redis remembers of this writer.
+fn last_sequence(redis: &Redis, nonce: u64) -> String {
+    let id = BatchId { nonce, sequence: 0 };
+    let sequences = applied_keys(DEFAULT_PREFIX, &id).map(|key| {
+        redis
+            .cli(&["HGET", &key, &applied_field(&id)])
+            .trim()
+            .to_owned()
+    });
+    sequences.concat()
+}
+
 /// Replays one batch with a lease, as this Redis user.
 pub(crate) fn replays_one_batch_as(redis: &Redis, user: &[(&str, &str)]) {
     register(redis, DEFAULT_PREFIX);
@@ -151,6 +163,7 @@ pub(crate) fn replays_one_batch_as(redis: &Redis, user: &[(&str, &str)]) {
     let mut batch = batch(1, 5);
     batch.leased.push(LeasedExecution {
         lease: redis.lease("replayed", "a", 60_000),
+        due_ms: redis.lease_time(),
         increments: Batch::default(),
     });
     check_with(command, &line(&ago(1), &batch), [1, 0, 0, 0, 0, 0, 0]);
@@ -187,7 +200,8 @@ fn a_batch_is_applied_once_however_often_it_is_replayed() {
         [1, 0, 0, 0, 0, 0, 0],
     );
     assert_eq!(jobs(&redis), "7");
-    assert_eq!(redis.cli(&["EXISTS", "m2:applied:1700000000"]).trim(), "1");
+    let [first, second] = applied_keys("m2:", &batch(1, 2).id);
+    assert_eq!(redis.cli(&["EXISTS", &first, &second]).trim(), "1");
 }
 
 #[test]
@@ -204,6 +218,26 @@ fn an_old_batch_is_refused_without_force() {
     assert_eq!(jobs(&redis), "");
     check(&redis, &["--force"], &lines, [2, 0, 0, 0, 0, 0, 0]);
     assert_eq!(jobs(&redis), "5");
+}
+
+#[test]
+fn a_batch_that_was_sent_is_refused_by_its_lease_time() {
+    let redis = start_redis();
+    let now = redis.lease_time();
+    let frozen = |sequence: u64, hours: i64| SentBatch {
+        frozen_ms: Some(now - hours * 3_600_000 - 60_000),
+        ..batch(sequence, 2)
+    };
+    // Its line is old, but lease time stood still: Redis was down.
+    let lines = line(&ago(7200), &frozen(1, 0)) + &line(&ago(1), &frozen(2, 1));
+    let said = check(&redis, &[], &lines, [1, 0, 1, 0, 0, 0, 0]);
+    assert!(
+        said.contains("-:2: not replayed: frozen 1h 1m ago in lease time"),
+        "{said}"
+    );
+    assert_eq!(jobs(&redis), "2");
+    check(&redis, &["--force"], &lines, [1, 1, 0, 0, 0, 0, 0]);
+    assert_eq!(jobs(&redis), "4");
 }
 
 #[test]
@@ -275,8 +309,8 @@ fn a_batch_in_parts_is_applied_whole_in_any_order() {
     check(&redis, &paths, "", [0, 2, 0, 0, 0, 0, 0]);
     assert_eq!(jobs_in_all(&redis), 202);
     // All parts have one id.
-    let applied = redis.cli(&["HGETALL", "metrics:applied:1700000000"]);
-    assert_eq!(applied.lines().count(), 4, "{applied}");
+    assert_eq!(last_sequence(&redis, 1), "1");
+    assert_eq!(last_sequence(&redis, 2), "2");
 }
 
 #[test]
@@ -286,7 +320,7 @@ fn an_incomplete_batch_is_not_applied() {
     let (last, others) = lines.split_last().expect("several");
     let said = check(&redis, &[], &others.concat(), [0, 0, 0, 0, 1, 0, 0]);
     let of = lines.len();
-    let named = format!("1 of the {of} parts of batch 1700000000-0000000000000001-1 are missing");
+    let named = format!("1 of the {of} parts of batch 0000000000000001-1 are missing");
     assert!(said.contains(&named), "{said}");
     // A truncated line is a missing part, too.
     let torn = others.concat() + &last[..last.len() - 4];
@@ -314,7 +348,11 @@ fn a_late_result_is_counted_as_late_and_the_rest_is_applied() {
             duration_nanos: 1,
         };
         catalog.record_execution(&mut increments, &execution);
-        LeasedExecution { lease, increments }
+        LeasedExecution {
+            lease,
+            due_ms: redis.lease_time(),
+            increments,
+        }
     };
     // A reader settles the expired lease.
     let keys = catalog.families().map(|family| family.key.as_str());
@@ -339,8 +377,7 @@ fn a_late_result_is_counted_as_late_and_the_rest_is_applied() {
     assert_eq!(late.trim(), "1");
     assert_eq!(redis.cli(&["ZCARD", "metrics:leases"]).trim(), "0");
     // With the id of the line.
-    let applied = redis.cli(&["HGETALL", "metrics:applied:1700000000"]);
-    assert_eq!(applied, "0000000000000002\n2\n");
+    assert_eq!(last_sequence(&redis, 2), "2");
 }
 
 #[test]

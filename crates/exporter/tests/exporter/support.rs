@@ -14,7 +14,7 @@ use std::{
 use functional_scaffold_protocol::{
     calls::{Call, DEFAULT_PREFIX, Registration, Script, lease_command, register_call},
     catalog::Catalog,
-    lease::{EncodedLease, Lease},
+    lease::Lease,
 };
 use functional_scaffold_testkit::{
     exporter, http,
@@ -196,14 +196,17 @@ impl Redis {
             millis,
             count: Catalog::new(DEFAULT_PREFIX).crash_cells(algorithm, "/invoke"),
         };
-        let reply = self.call_script(
-            &Script::REGISTER,
-            &register_call(DEFAULT_PREFIX, 1, &Registration::new([], &[])),
-        );
-        let time = reply.trim().parse().expect("lease time");
-        let command = lease_command(DEFAULT_PREFIX, &EncodedLease::from(&lease), time);
+        let command = lease_command(DEFAULT_PREFIX, &lease.begin(self.lease_time()));
         self.cli(&command.words().collect::<Vec<_>>());
         lease
+    }
+
+    /// The lease time, in milliseconds.
+    pub(crate) fn lease_time(&self) -> i64 {
+        let nothing = register_call(DEFAULT_PREFIX, 1, &Registration::new([], &[]));
+        let reply = self.call_script(&Script::REGISTER, &nothing);
+        let time = reply.lines().next().map(str::parse);
+        time.expect("a reply").expect("lease time")
     }
 }
 

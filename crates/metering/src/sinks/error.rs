@@ -34,6 +34,9 @@ pub(crate) enum StoreError {
     /// An error of Redis or of the connection to it.
     #[error("{}", redis_error::explain(.0))]
     Redis(String),
+    /// Redis may have forgotten whether it stored the batch.
+    #[error("it is too old: Redis may have stored it and forgotten that")]
+    TooOld,
     /// Another task made the attempt for both, and it failed.
     #[error("another request's attempt failed")]
     OtherTask,

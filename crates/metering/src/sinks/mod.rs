@@ -118,6 +118,7 @@ impl Sink {
                 LoggedBatch {
                     batch: SentBatch {
                         id: batch.id,
+                        frozen_ms: None,
                         increments: totals,
                         leased: Vec::new(),
                     },

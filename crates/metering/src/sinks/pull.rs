@@ -22,7 +22,7 @@ pub(crate) struct PullSink {
 impl PullSink {
     /// Adds the next batch to the totals; `None` if there is none.
     pub(super) fn store(&self, batcher: &mut Batcher) -> Option<Stored> {
-        let batch = batcher.freeze()?.total.clone();
+        let batch = batcher.freeze(None)?.total.clone();
         let mut totals = self.totals.borrow_mut();
         *totals = with_batch(&totals, &batch, batcher);
         Some(Stored::default())

@@ -76,7 +76,7 @@ impl PushgatewaySink {
     ) -> Result<Option<Stored>, StoreError> {
         let (path, totals, body) = {
             let mut batcher = batcher.borrow_mut();
-            let Some(batch) = batcher.freeze().map(|frozen| frozen.total.clone()) else {
+            let Some(batch) = batcher.freeze(None).map(|frozen| frozen.total.clone()) else {
                 return Ok(None);
             };
             let group = self.group.borrow();

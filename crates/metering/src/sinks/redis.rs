@@ -15,8 +15,9 @@ use std::{
 
 use functional_scaffold_protocol::{
     calls::{
-        ApplyReply, Call, Command, RegisterReply, Registration, Script, apply_call_from_parts,
-        decode_is_registered, is_registered_call, lease_command, register_call,
+        ApplyReply, Call, CheckReply, Command, Eviction, RegisterReply, Registration, Script,
+        apply_call_from_parts, check_call, decode_is_registered, is_registered_call, lease_command,
+        register_call,
     },
     catalog::Catalog,
     lease::EncodedLease,
@@ -29,7 +30,7 @@ use spin_sdk::{
 };
 
 use crate::{
-    batcher::{Batcher, Leasing},
+    batcher::{Batcher, FrozenBatch, Leasing},
     config::{Config, Durability, LINGER, RedisConfig},
     log::{self, Level},
     single_flight::SingleFlight,
@@ -93,18 +94,42 @@ impl RedisSink {
 
     /// Checks that Redis accepts writes. Registers the families again, which
     /// changes nothing, but is a write: a replica, or a Redis whose memory is full,
-    /// would still reply to `PING`. Returns Redis's address, or what is wrong with
-    /// it.
+    /// would still reply to `PING`. Then tries every other command. Returns Redis's
+    /// address, or what is wrong with it.
     pub(crate) async fn check(&self, batcher: &RefCell<Batcher>) -> Result<String, String> {
         let address = &self.client.address;
         let deadline = Deadline::after(self.timeout);
-        let registered = self.register(batcher, deadline).await;
-        if matches!(registered, Err(StoreError::Timeout(_))) {
+        let checked = self.try_commands(batcher, deadline).await;
+        if matches!(checked, Err(StoreError::Timeout(_))) {
             self.client.close();
         }
-        match registered {
-            Ok(_time) => Ok(format!("{address} accepts writes")),
+        match checked {
+            Ok(Eviction::Never) => Ok(format!("{address} accepts writes")),
+            Ok(Eviction::Policy(policy)) => Ok(format!(
+                "{address} accepts writes, but {}",
+                may_lose_counts(&policy)
+            )),
+            Ok(Eviction::Unknown) => Ok(format!(
+                "{address} accepts writes; its maxmemory-policy is unknown, because its user \
+                 may not call INFO"
+            )),
             Err(error) => Err(format!("{address}: {error}")),
+        }
+    }
+
+    async fn try_commands(
+        &self,
+        batcher: &RefCell<Batcher>,
+        deadline: Deadline,
+    ) -> Result<Eviction, StoreError> {
+        self.register(batcher, deadline).await?;
+        let call = check_call(&self.prefix);
+        let reply = self.client.call(&Script::CHECK, &call, deadline).await?;
+        let CheckReply { eviction, refused } =
+            CheckReply::decode(reply).map_err(StoreError::Reply)?;
+        match refused.is_empty() {
+            true => Ok(eviction),
+            false => Err(StoreError::Redis(refused.join("; "))),
         }
     }
 
@@ -215,8 +240,9 @@ impl RedisSink {
         time: LeaseTime,
     ) -> (EncodedLease, Command) {
         let limit = options.execution_limit_millis;
-        let lease = batcher.borrow_mut().lease(endpoint, limit);
-        let command = lease_command(&self.prefix, &lease, time.at(Instant::now()));
+        let now = time.at(Instant::now());
+        let lease = batcher.borrow_mut().lease(endpoint, limit, now);
+        let command = lease_command(&self.prefix, &lease);
         (lease, command)
     }
 
@@ -238,22 +264,35 @@ impl RedisSink {
         batcher: &RefCell<Batcher>,
         deadline: Deadline,
     ) -> Result<Option<Stored>, StoreError> {
-        self.ensure_registered(batcher, deadline).await?;
+        let mut time = self.ensure_registered(batcher, deadline).await?;
         loop {
+            let sent = Instant::now();
             let call = {
                 let mut batcher = batcher.borrow_mut();
-                let Some(frozen) = batcher.freeze() else {
+                let Some(frozen) = batcher.freeze(Some(time.at(sent))) else {
                     return Ok(None);
                 };
+                let FrozenBatch { id, total, .. } = frozen;
                 let leases = frozen.leases();
-                apply_call_from_parts(&self.prefix, &frozen.id, leases, &frozen.total)
+                let call = apply_call_from_parts(&self.prefix, id, frozen.frozen_ms, leases, total);
+                batcher.begin_sending();
+                call
             };
-            let sent = Instant::now();
             let reply = self.client.call(&Script::APPLY, &call, deadline).await?;
-            match ApplyReply::decode(reply).map_err(StoreError::Reply)? {
+            let reply = ApplyReply::decode(reply).map_err(StoreError::Reply)?;
+            batcher.borrow_mut().end_sending();
+            match reply {
                 ApplyReply::Late(leases) => {
                     batcher.borrow_mut().remove_late(&leases);
                     log::write_list(Level::Warn, "results_late", "leases", &leases);
+                }
+                ApplyReply::TooOld { lease_time_millis } => {
+                    // This host was suspended, or Redis has another clock now.
+                    time = LeaseTime::new(lease_time_millis, sent);
+                    self.lease_time.set(Some(time));
+                    if !batcher.borrow_mut().refreeze(lease_time_millis) {
+                        return Err(StoreError::TooOld);
+                    }
                 }
                 ApplyReply::Duplicate => {
                     return Ok(Some(Stored {
@@ -293,10 +332,15 @@ impl RedisSink {
             ended.ok_or(StoreError::Timeout(deadline.limit()))?;
             return self.lease_time.get().ok_or(StoreError::OtherTask);
         };
-        match self.time_if_registered(batcher, deadline).await? {
-            Some(time) => Ok(time),
-            None => self.register(batcher, deadline).await,
+        if let Some(time) = self.time_if_registered(batcher, deadline).await? {
+            return Ok(time);
         }
+        let (time, eviction) = self.register(batcher, deadline).await?;
+        if let Eviction::Policy(policy) = eviction {
+            let fields = json!({ "reason": may_lose_counts(&policy) });
+            log::write(Level::Warn, "eviction_enabled", fields);
+        }
+        Ok(time)
     }
 
     /// Asks whether another instance made the same registration, which spares
@@ -319,12 +363,12 @@ impl RedisSink {
     }
 
     /// Registers the families, whether or not they are registered. Returns the
-    /// lease time.
+    /// lease time, and whether Redis evicts keys.
     async fn register(
         &self,
         batcher: &RefCell<Batcher>,
         deadline: Deadline,
-    ) -> Result<LeaseTime, StoreError> {
+    ) -> Result<(LeaseTime, Eviction), StoreError> {
         let script = &Script::REGISTER;
         let epoch = get_random_u64();
         let catalog = Catalog::new(&self.prefix);
@@ -347,8 +391,15 @@ impl RedisSink {
             self.client.call(script, &call, deadline).await?;
         }
         self.lease_time.set(Some(time));
-        Ok(time)
+        Ok((time, registered.eviction))
     }
+}
+
+fn may_lose_counts(policy: &str) -> String {
+    format!(
+        "its maxmemory-policy is {policy}, which deletes counts when its memory is full: set \
+         noeviction"
+    )
 }
 
 /// Whether Redis has not stored the last batch whole, so that it would probably not

@@ -13,12 +13,13 @@
 --             initialise, and each one's field in the metric hash
 --
 -- Reply:
---   {lease time in ms, registration in force…}
+--   {lease time in ms, eviction policy, '' if unknown, registration in force…}
 --   The first registration of a family stays in force. Series are initialised only
 --   where that is the caller's own, because the hash may be another one otherwise.
 
 --- @include "includes/clock"
 --- @include "includes/epoch"
+--- @include "includes/eviction"
 --- @include "includes/store_version"
 
 local families_key, state_key, note_key = KEYS[1], KEYS[2], KEYS[3]
@@ -29,7 +30,7 @@ local at = 3
 local now, shift, last = read_clock(state_key)
 save_clock(state_key, now, shift, last)
 begin_epoch(state_key, new_epoch, now)
-local reply = {tostring(now - shift)}
+local reply = {tostring(now - shift), eviction_policy()}
 local all_in_force = true
 for k = FIRST_METRIC_KEY, #KEYS do
   local field, registration = ARGV[at], ARGV[at + 1]

@@ -23,6 +23,9 @@
 -- that is neither in KEYS nor in ARGV stays open, and the reply names the key. The
 -- reader decides on it, and calls again. A lease that counts in a key of ARGV is
 -- settled, and that count refused: it would be in the way of the others for ever.
+--
+-- A script does not roll back. So it tries its commands first, and afterwards only an
+-- increment can fail, which is returned by name.
 
 --- @include "includes/clock"
 --- @include "includes/epoch"
@@ -78,13 +81,23 @@ local function refuse(text)
   refused[#refused + 1] = string.sub(text, 1, MAX_TEXT_BYTES)
 end
 
-local now, shift, last = read_clock(state_key)
+local now, shift, last, forgotten = read_clock(state_key, 'forgotten_ms')
 local lease_time = now - shift
--- Raises an error for a key of the wrong type, before any write.
+local expired =
+  redis.call('ZRANGEBYSCORE', open_leases_key, '-inf', lease_time, 'WITHSCORES', 'LIMIT', skip, PAGE_SIZE)
+-- These change nothing, and raise an error for a key of the wrong type or a missing
+-- right. ZREM first: if the memory of Redis is full, it refuses a script whose first
+-- write may take memory. ZREM takes none, and later writes are accepted.
 redis.call('ZCARD', closed_leases_key)
-local expired = redis.call('ZRANGEBYSCORE', open_leases_key, '-inf', lease_time, 'LIMIT', skip, PAGE_SIZE)
+redis.call('ZREM', open_leases_key, '')
+if #expired > 0 then
+  redis.call('ZADD', closed_leases_key, 'XX', 0, '')
+end
+begin_epoch(state_key, new_epoch, now)
+save_clock(state_key, now, shift, last)
 local settled = 0
-for _, member in ipairs(expired) do
+for i = 1, #expired, 2 do
+  local member, due = expired[i], tonumber(expired[i + 1])
   local is_lease, lease = pcall(decode_lease, member)
   if not is_lease then
     redis.call('ZREM', open_leases_key, member)
@@ -92,9 +105,12 @@ for _, member in ipairs(expired) do
   elseif redis.call('ZSCORE', closed_leases_key, lease.id) then
     -- It arrived after its execution was counted.
     redis.call('ZREM', open_leases_key, member)
+  elseif is_decided(lease) and forgotten and due + remembered_ms <= forgotten then
+    -- If its execution was counted before it arrived, its id may be deleted.
+    redis.call('ZREM', open_leases_key, member)
+    refuse(open_leases_key .. ' ' .. member
+      .. ': it arrived too late to know whether its execution is counted')
   elseif is_decided(lease) then
-    -- ZREM first: if the memory of Redis is full, it refuses a script whose first
-    -- write may take memory. ZREM takes none, and later writes are accepted.
     redis.call('ZREM', open_leases_key, member)
     redis.call('ZADD', closed_leases_key, lease_time + remembered_ms, lease.id)
     settled = settled + 1
@@ -113,16 +129,21 @@ for _, member in ipairs(expired) do
     skip = skip + 1
   end
 end
--- After the loop, which still needs the old ids.
-redis.call('ZREMRANGEBYSCORE', closed_leases_key, '-inf', lease_time)
+if #expired < 2 * PAGE_SIZE then
+  -- No expired lease is left that needs an id to be recognised, but those that arrive
+  -- later.
+  local old = redis.call('ZRANGEBYSCORE', closed_leases_key, '-inf', lease_time, 'LIMIT', 0, 1)
+  if #old > 0 then
+    redis.call('HSET', state_key, 'forgotten_ms', lease_time)
+    redis.call('ZREMRANGEBYSCORE', closed_leases_key, '-inf', lease_time)
+  end
+end
 
-save_clock(state_key, now, shift, last)
-begin_epoch(state_key, new_epoch, now)
 local reply = {
   redis.call('HGET', state_key, 'epoch'),
   tostring(settled),
   tostring(lease_time),
-  #expired == PAGE_SIZE and tostring(skip) or '',
+  #expired == 2 * PAGE_SIZE and tostring(skip) or '',
   tostring(#unknown),
 }
 for _, texts in ipairs({unknown, refused}) do

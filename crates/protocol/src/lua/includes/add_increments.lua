@@ -1,3 +1,5 @@
+--- @include "attempt"
+
 -- 2^62. A sum that reaches it is reduced by it, and its carry grows by 1.
 local CARRY = 4611686018427387904
 
@@ -25,7 +27,7 @@ local function add_increments(first_key, at, refused)
           -- Nothing is lost: the sum keeps all of it.
           refused[#refused + 1] = key .. ' ' .. field .. '_carry: ' .. carry.err
         else
-          redis.call('HINCRBY', key, field, '-4611686018427387904')
+          attempt(refused, 'HINCRBY', key, field, '-4611686018427387904')
         end
       end
     end
