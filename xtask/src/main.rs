@@ -1,7 +1,7 @@
 //! `cargo xtask`: builds, runs and tests the whole application. Commands are in
 //! the files of their names.
 //!
-//! - `up`, `build`, `test`, `chaos`, `bench`, `new`, `dist`, `prometheus_rule`:
+//! - `up`, `build`, `test`, `chaos`, `bench`, `fuzz`, `new`, `dist`, `prometheus_rule`:
 //!   the commands
 //! - `runtime`, `redis`, `pushgateway`: the servers of `up`
 //! - `settings`, `manifest`: the app's settings and `spin.toml`
@@ -20,6 +20,7 @@ mod chaos;
 mod command;
 mod dependencies;
 mod dist;
+mod fuzz;
 mod install;
 mod languages;
 mod manifest;
@@ -53,6 +54,7 @@ enum Command {
     Test(test::Test),
     Chaos(chaos::Chaos),
     Bench(bench::Bench),
+    Fuzz(fuzz::Fuzz),
     New(new::New),
     Dist(dist::Dist),
     Env(toolchain::Env),
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
             Command::Test(test) => test.run(),
             Command::Chaos(chaos) => chaos.run(),
             Command::Bench(bench) => bench.run(),
+            Command::Fuzz(fuzz) => fuzz.run(),
             Command::New(new) => new.run(),
             Command::Dist(dist) => dist.run(),
             Command::Env(env) => env.run(),

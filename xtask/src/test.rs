@@ -13,6 +13,7 @@ use crate::build::{self, DEV_HOST, EXPORTER, GUARD};
 use crate::chaos;
 use crate::command;
 use crate::dependencies;
+use crate::fuzz;
 use crate::install::InstallOptions;
 use crate::languages;
 use crate::process;
@@ -30,9 +31,11 @@ const CHECKED: [&str; 4] = [
     "profile.release.package.\"*\".debug-assertions=false",
 ];
 
+const FUZZ_SECONDS: u64 = 20;
+
 /// Check and test everything: format, lints, documentation, unit tests,
-/// end-to-end tests against a running application, a short `chaos`, and a smoke
-/// run of the benchmarks.
+/// end-to-end tests against a running application, some `fuzz`, a short `chaos`, and a
+/// smoke run of the benchmarks.
 #[derive(Args)]
 pub(crate) struct Test {
     /// The runtime of the app in the end-to-end tests.
@@ -103,6 +106,7 @@ impl Test {
             test.env("RUST_TEST_THREADS", "4");
             run(test.env("SCAFFOLD_RUNTIME", runtime::name(&runtime)))
         })?;
+        fuzz::run_all(steps, FUZZ_SECONDS)?;
         steps.run("chaos, for less than a minute", || {
             chaos::run_short(&runtime)
         })?;

@@ -133,7 +133,7 @@ impl App {
 }
 
 impl Manifest {
-    fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let manifest: Self = toml::from_str(text).context(
             "the dev host supports only a part of Spin's manifest (HTTP triggers, local \
              components and dependencies, variables, environment, outbound hosts)",

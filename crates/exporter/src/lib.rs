@@ -30,6 +30,9 @@ use crate::{
 
 mod cli;
 mod commands;
+#[cfg(fuzzing)]
+#[allow(missing_docs, reason = "for fuzz/ only")]
+pub mod fuzzing;
 mod page;
 mod redis_client;
 mod redis_transport;

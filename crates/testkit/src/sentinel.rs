@@ -20,6 +20,7 @@ pub const MASTER: &str = "metrics";
 #[derive(Debug)]
 pub struct Sentinel {
     _process: Process,
+    #[cfg(feature = "client")]
     port: u16,
     _folder: TempDir,
 }
@@ -49,6 +50,7 @@ impl Sentinel {
             process.wait_until(START_TIMEOUT, |_| check_ping(address, None, None))?;
             Ok(Self {
                 _process: process,
+                #[cfg(feature = "client")]
                 port,
                 _folder: folder,
             })

@@ -1,7 +1,7 @@
 //! Scrapes of Redis. There is one read at a time, which all waiting scrapes share.
 
 pub(crate) mod decode_errors;
-mod high_water;
+pub(crate) mod high_water;
 pub(crate) mod labels;
 pub(crate) mod leases;
 pub(crate) mod limits;

@@ -303,6 +303,63 @@ impl FamilyLimit {
     }
 }
 
+/// Assembles the series in one hash, page by page.
+struct HashReader<'a> {
+    key: &'a str,
+    layout: &'a Family,
+    series: SeriesReader,
+    corrupt: LabelSets,
+    /// What the fields take of the limit on samples.
+    fields: usize,
+}
+
+impl<'a> HashReader<'a> {
+    fn new(key: &'a str, layout: &'a Family) -> Self {
+        Self {
+            key,
+            layout,
+            series: SeriesReader::new(layout.clone()),
+            corrupt: LabelSets::new(),
+            fields: 0,
+        }
+    }
+
+    /// Adds a page of fields, and counts them and their errors in a reading.
+    fn push(&mut self, page: &[Pair], raw: &mut RawReading) {
+        let Self { key, layout, .. } = *self;
+        let errors = &mut raw.errors;
+        for (field, value) in page {
+            let example = |error: &dyn fmt::Display| {
+                let field = String::from_utf8_lossy(field);
+                format!("key {key:?}, field {field:?}: {error}")
+            };
+            if field == TOO_LONG {
+                let error = format!("more than {MAX_STRING_BYTES} bytes");
+                errors.add(&layout.name, reason::TOO_LONG, || example(&error));
+            } else if let Err(error) = self.series.push(field, value) {
+                if let Ok(cell) = decode_field(layout, field) {
+                    self.fields += cell.labels().len() / 256;
+                    self.corrupt.insert(cell.labels().into());
+                }
+                errors.add(&layout.name, error.class(), || example(&error));
+            }
+        }
+        raw.cells += page.len() as u64;
+        self.fields += page.len();
+    }
+
+    fn samples(&self) -> usize {
+        self.series.size().max(self.fields)
+    }
+
+    fn finish(self) -> Layout {
+        Layout {
+            series: self.series.finish(),
+            corrupt: self.corrupt,
+        }
+    }
+}
+
 impl RawReading {
     async fn read_families(
         &mut self,
@@ -420,30 +477,11 @@ impl RawReading {
         if !taken.is_served() {
             return Ok(None);
         }
-        let Self { cells, errors, .. } = self;
-        let mut series = SeriesReader::new(layout.clone());
-        let mut corrupt = LabelSets::new();
-        let (before, mut fields) = (taken.samples, 0);
+        let mut hash = HashReader::new(key, layout);
+        let before = taken.samples;
         let scan = scanner.scan("HSCAN", key, |page| {
-            for (field, value) in page {
-                let example = |error: &dyn fmt::Display| {
-                    let field = String::from_utf8_lossy(field);
-                    format!("key {key:?}, field {field:?}: {error}")
-                };
-                if field == TOO_LONG {
-                    let error = format!("more than {MAX_STRING_BYTES} bytes");
-                    errors.add(&layout.name, reason::TOO_LONG, || example(&error));
-                } else if let Err(error) = series.push(field, value) {
-                    if let Ok(cell) = decode_field(layout, field) {
-                        fields += cell.labels().len() / 256;
-                        corrupt.insert(cell.labels().into());
-                    }
-                    errors.add(&layout.name, error.class(), || example(&error));
-                }
-            }
-            *cells += page.len() as u64;
-            fields += page.len();
-            taken.samples = before + series.size().max(fields);
+            hash.push(page, self);
+            taken.samples = before + hash.samples();
             if taken.is_served() {
                 ControlFlow::Continue(())
             } else {
@@ -452,18 +490,15 @@ impl RawReading {
         });
         let scan = match scan.await {
             Err(failure) if is_in_another_slot(&failure) => {
-                errors.add(&layout.name, reason::OTHER_SLOT, || {
+                self.errors.add(&layout.name, reason::OTHER_SLOT, || {
                     format!("key {key:?}: {failure}")
                 });
                 return Ok(None);
             }
             scan => scan,
         };
-        let read = skip_unreadable(scan, &layout.name, key, errors)?;
-        Ok(read.filter(|()| taken.is_served()).map(|()| Layout {
-            series: series.finish(),
-            corrupt,
-        }))
+        let read = skip_unreadable(scan, &layout.name, key, &mut self.errors)?;
+        Ok(read.filter(|()| taken.is_served()).map(|()| hash.finish()))
     }
 
     /// Applies the high-water marks and merges layouts. The marks are kept by layout,
@@ -505,5 +540,38 @@ impl RawReading {
                 .map(|time| leases.oldest_age_seconds(time));
         }
         reading
+    }
+}
+
+/// The contents of a store, for `fuzz/`.
+#[cfg(fuzzing)]
+#[derive(Debug)]
+pub(crate) struct Contents {
+    pub(crate) registrations: crate::scrape::registry::Registrations,
+    /// The fields of the families' hashes, in order of the families.
+    pub(crate) hashes: Vec<Vec<Pair>>,
+    pub(crate) removals: Vec<(Removal, i64)>,
+}
+
+#[cfg(fuzzing)]
+impl Contents {
+    /// Reads the contents as a scrape does.
+    pub(crate) fn read(&self, marks: &mut HighWaterMarks) -> Reading {
+        let mut raw = RawReading::default();
+        raw.state.epoch = Some("1".to_owned());
+        raw.state.epoch_millis = Some(1);
+        raw.removals.clone_from(&self.removals);
+        let mut hashes = self.hashes.iter();
+        let registrations = self.registrations.clone();
+        for family in crate::scrape::registry::served_families(registrations, &mut raw.errors) {
+            let layouts = family.layouts.iter().map(|layout| {
+                let mut hash = HashReader::new(&layout.key, layout);
+                hash.push(hashes.next().map_or(&[][..], Vec::as_slice), &mut raw);
+                hash.finish()
+            });
+            let layouts = layouts.collect();
+            raw.families.push((family.name, layouts));
+        }
+        raw.into_reading(marks)
     }
 }

@@ -47,6 +47,14 @@ impl Auth {
         Ok((bearer.is_some() || basic.is_some()).then_some(auth))
     }
 
+    #[cfg(fuzzing)]
+    pub(crate) fn of_token(token: &str) -> Self {
+        Self {
+            tokens: vec![token.to_owned()],
+            ..Self::default()
+        }
+    }
+
     /// Checks the `Authorization` header. The time does not depend on the content of
     /// a wrong secret, only on its length.
     pub(crate) fn allows(&self, headers: &HeaderMap) -> bool {
