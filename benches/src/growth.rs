@@ -291,8 +291,8 @@ mod tests {
             "are 10 Redis",
             "and 30 in `exact`",
             "7,812 begin",
-            "in 25 bytes",
-            "1.41 GB",
+            "in 22 bytes",
+            "2.48 GB",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
