@@ -343,7 +343,7 @@ struct ServeOptions {
 
     /// Maximum number of samples from Redis. If there are more, the largest families are
     /// left out, and counted in functional_scaffold_decode_errors as too_many. Memory
-    /// grows by about a kilobyte per sample.
+    /// grows by 0.2 to 1.5 KB per sample.
     #[arg(long, env = "EXPORTER_MAX_SAMPLES", value_name = "NUMBER", default_value = "5000000", value_parser = value_parser!(u32).range(1..))]
     max_samples: u32,
 
