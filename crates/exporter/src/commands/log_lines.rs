@@ -148,9 +148,10 @@ impl Batches {
                 // One may have come since this was asked for.
                 Ok(None) => self.rejections.try_recv().ok().map(rejected),
                 Err(error) => {
-                    self.rejected.failed.fetch_add(1, Ordering::Relaxed);
-                    let why = format!("cannot read a temporary file: {error}");
-                    Some(Event::Rejected("-".to_owned(), Rejection::Failed(why)))
+                    let failed = &self.rejected.failed;
+                    failed.fetch_add(error.items, Ordering::Relaxed);
+                    let why = Rejection::Failed(error.to_string());
+                    Some(Event::Rejected("-".to_owned(), why))
                 }
             },
         }

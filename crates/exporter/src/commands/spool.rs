@@ -61,6 +61,14 @@ pub(crate) enum SpoolError {
     File(#[from] io::Error),
 }
 
+/// Items that cannot be read.
+#[derive(Debug, Error)]
+#[error("cannot read a temporary file, so {items} items are lost: {cause}")]
+pub(crate) struct Lost {
+    pub(crate) items: u64,
+    cause: io::Error,
+}
+
 impl<T: Serialize + DeserializeOwned> Spool<T> {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
@@ -115,12 +123,16 @@ impl<T: Serialize + DeserializeOwned> Spool<T> {
     /// Waits for the next item; `None` at the end.
     ///
     /// # Errors
-    /// The file cannot be read. The item is lost.
-    pub(crate) async fn pop(&self) -> io::Result<Option<T>> {
+    /// The file cannot be read. All items in it are lost, and later ones still come.
+    pub(crate) async fn pop(&self) -> Result<Option<T>, Lost> {
         loop {
             if let Some(item) = self.take()? {
                 self.taken.notify_one();
-                return Ok(Some(serde_json::from_slice(&item)?));
+                let item = serde_json::from_slice(&item);
+                return item.map(Some).map_err(|error| Lost {
+                    items: 1,
+                    cause: error.into(),
+                });
             }
             if self.lock().is_at_end() {
                 return Ok(None);
@@ -135,14 +147,22 @@ impl<T: Serialize + DeserializeOwned> Spool<T> {
         state.memory.len() as u64 + state.spilled.items
     }
 
-    fn take(&self) -> io::Result<Option<Vec<u8>>> {
+    fn take(&self) -> Result<Option<Vec<u8>>, Lost> {
         let mut state = self.lock();
         match state.memory.pop_front() {
             Some(item) => {
                 state.memory_bytes -= item.len() as u64;
                 Ok(Some(item))
             }
-            None => state.spilled.read(),
+            None => {
+                let items = state.spilled.items;
+                let item = state.spilled.read();
+                item.map_err(|cause| {
+                    // It would fail again, for ever.
+                    state.spilled = Spilled::default();
+                    Lost { items, cause }
+                })
+            }
         }
     }
 
@@ -300,5 +320,39 @@ mod tests {
         }
         assert_eq!(pop(&spool).await, None);
         writing.join().expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn items_of_a_file_that_cannot_be_read_are_lost_and_others_come() {
+        let limits = Limits {
+            memory: 20,
+            file: 10_000,
+        };
+        let spool = Spool::new(limits);
+        for number in 0..5 {
+            spool.push(&item(number)).expect("there is room");
+        }
+        let file = spool
+            .lock()
+            .spilled
+            .file
+            .as_ref()
+            .map(|file| file.set_len(4));
+        file.expect("it is used").expect("it is truncated");
+        for number in 0..2 {
+            assert_eq!(pop(&spool).await, Some(item(number)));
+        }
+        let error = spool.pop().await.expect_err("the third is in the file");
+        assert!(error.to_string().contains("failed to fill"), "{error}");
+        assert_eq!(error.items, 3);
+        assert_eq!(spool.waiting(), 0);
+        for number in 5..8 {
+            spool.push(&item(number)).expect("there is room");
+        }
+        spool.end();
+        for number in 5..8 {
+            assert_eq!(pop(&spool).await, Some(item(number)));
+        }
+        assert_eq!(pop(&spool).await, None);
     }
 }
