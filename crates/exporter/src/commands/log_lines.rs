@@ -27,8 +27,9 @@ const START: &str = "{\"time\":\"";
 /// What follows the time in a line with a batch.
 const AFTER_TIME: &str = ",\"level\":\"error\",\"event\":\"batch_not_stored\",";
 /// Longer lines are skipped. A line with a batch has at most 4,000 bytes, and what a log
-/// shipper adds.
-const MAX_LINE_BYTES: u64 = 16 << 20;
+/// shipper adds. Whoever can write a line chooses its length, and it is parsed from up to
+/// [`MAX_STARTS`] places.
+const MAX_LINE_BYTES: u64 = 256 << 10;
 /// The number of places in a line that are tried as the start of the object.
 const MAX_STARTS: usize = 16;
 /// Batches that wait for Redis. The instances of a busy application log some hundred
@@ -542,6 +543,22 @@ mod tests {
                 .expect("it reads")
                 .map(|line| String::from_utf8(line.expect("it is short")).expect("UTF-8"));
             assert_eq!(line.as_deref(), expected);
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_skipped() {
+        let [short, long] = [200 << 10, 300 << 10].map(|bytes| "x".repeat(bytes));
+        let mut source = io::Cursor::new(format!("{long}\n{short}\n{long}\nb"));
+        for expected in [
+            Some(None),
+            Some(Some(short.len())),
+            Some(None),
+            Some(Some(1)),
+            None,
+        ] {
+            let line = next_line(&mut source).expect("it reads");
+            assert_eq!(line.map(|line| line.map(|line| line.len())), expected);
         }
     }
 }
