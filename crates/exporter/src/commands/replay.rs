@@ -12,6 +12,10 @@
 //! never sent has none, because its instance may not have reached Redis at all. Only
 //! replays can have stored it, so it is refused if its line is more than an hour old, by
 //! Redis's clock or this host's.
+//!
+//! Such a batch, and one that `--force` stores, gets the lease time of now, once for all
+//! retries. If this host is suspended before it reads a reply, Redis may forget the id
+//! meanwhile, and then the script refuses the retry.
 
 use std::{
     collections::HashSet,
@@ -23,8 +27,10 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use functional_scaffold_protocol::{
-    batch::{Batch, Incomplete, Joiner, LoggedBatch, SentBatch},
-    calls::{ApplyReply, REMEMBERED_SECONDS, Script, apply_call, is_own_key},
+    batch::{Batch, BatchId, Incomplete, Joiner, LoggedBatch, SentBatch},
+    calls::{
+        ApplyReply, Call, REMEMBERED_SECONDS, Script, apply_call, apply_call_from_parts, is_own_key,
+    },
     catalog::Catalog,
     exposition::{Format, expose},
     series::families_of_totals,
@@ -269,47 +275,73 @@ impl Replayer<'_> {
         time: Option<String>,
         mut batch: SentBatch,
     ) -> Result<Stored, NotStored> {
-        if self.options.force {
-            batch.frozen_ms = None;
-        } else if batch.frozen_ms.is_none() {
-            let time = time
-                .as_deref()
-                .and_then(|time| humantime::parse_rfc3339(time).ok())
-                .ok_or_else(|| {
-                    NotStored::unreadable(anyhow!("the line has no time in RFC 3339"))
-                })?;
-            let now = self
-                .retry_until(&mut (), |(), connection| Box::pin(redis_time(connection)))
-                .await?;
-            let by_redis = too_old(time, now, "Redis's");
-            if let Some(why) = by_redis.or_else(|| too_old(time, SystemTime::now(), "this host's"))
-            {
-                return Err(NotStored::TooOld(why));
-            }
-        }
+        let has_time = batch.frozen_ms.is_some();
+        let line_time = if has_time || self.options.force {
+            None
+        } else {
+            let time = time.as_deref().map(humantime::parse_rfc3339);
+            let missing = || NotStored::unreadable(anyhow!("the line has no time in RFC 3339"));
+            Some(time.and_then(Result::ok).ok_or_else(missing)?)
+        };
         self.check_keys(&batch.total()).await?;
+        if !has_time || self.options.force {
+            let Some(lease_time_millis) = self.lease_time_unless_stored(&batch.id).await? else {
+                return Ok(Stored::Before);
+            };
+            batch.frozen_ms = Some(lease_time_millis);
+        }
+        // Not before lease time is known: this host may be suspended in between, and the
+        // line too old by then.
+        if let Some(time) = line_time {
+            self.check_age(time).await?;
+        }
         loop {
-            let mut call = apply_call(&self.prefix, &batch);
-            let reply = self.retry_until(&mut call, |call, mut connection| {
-                Box::pin(async move { connection.call(&Script::APPLY, call).await })
-            });
-            let reply = reply.await?;
-            match ApplyReply::decode(reply) {
-                Ok(ApplyReply::Stored { refused, .. }) => return Ok(Stored::Now { refused }),
-                Ok(ApplyReply::Duplicate) => return Ok(Stored::Before),
-                Ok(ApplyReply::Late(ids)) => {
+            match self.send(apply_call(&self.prefix, &batch)).await? {
+                ApplyReply::Stored { refused, .. } => return Ok(Stored::Now { refused }),
+                ApplyReply::Duplicate => return Ok(Stored::Before),
+                ApplyReply::Late(ids) => {
                     if remove_late(&self.catalog, &mut batch, &ids) == 0 {
                         let why = format!("late, but not in the batch: {ids:?}");
                         return Err(NotStored::failed(why));
                     }
                 }
-                Ok(ApplyReply::TooOld { lease_time_millis }) => {
+                ApplyReply::TooOld { lease_time_millis } => {
                     let why = refused(batch.frozen_ms.unwrap_or_default(), lease_time_millis);
                     return Err(NotStored::TooOld(why));
                 }
-                Err(error) => return Err(NotStored::failed(error.to_string())),
             }
         }
+    }
+
+    /// Returns lease time in milliseconds, or `None` if a batch with this id is stored.
+    ///
+    /// The script looks for the id first. A call that is far too old changes nothing, and
+    /// its reply has lease time.
+    async fn lease_time_unless_stored(&mut self, id: &BatchId) -> Result<Option<i64>, NotStored> {
+        let nothing = Batch::default();
+        let call = apply_call_from_parts(&self.prefix, id, Some(i64::MIN), [].iter(), &nothing);
+        match self.send(call).await? {
+            ApplyReply::TooOld { lease_time_millis } => Ok(Some(lease_time_millis)),
+            ApplyReply::Duplicate => Ok(None),
+            other => Err(NotStored::failed(format!("unexpected reply {other:?}"))),
+        }
+    }
+
+    async fn send(&mut self, mut call: Call) -> Result<ApplyReply, NotStored> {
+        let reply = self.retry_until(&mut call, |call, mut connection| {
+            Box::pin(async move { connection.call(&Script::APPLY, call).await })
+        });
+        ApplyReply::decode(reply.await?).map_err(|error| NotStored::failed(error.to_string()))
+    }
+
+    /// Refuses a batch whose line has this time, if it is too old.
+    async fn check_age(&mut self, time: SystemTime) -> Result<(), NotStored> {
+        let now = self
+            .retry_until(&mut (), |(), connection| Box::pin(redis_time(connection)))
+            .await?;
+        let by_redis = too_old(time, now, "Redis's");
+        let why = by_redis.or_else(|| too_old(time, SystemTime::now(), "this host's"));
+        why.map_or(Ok(()), |why| Err(NotStored::TooOld(why)))
     }
 
     /// Refuses increments of anything but families: the protocol's own keys, and data of
@@ -449,10 +481,7 @@ fn refused(frozen_ms: i64, now_ms: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use functional_scaffold_protocol::{
-        batch::{BatchId, LeasedExecution},
-        lease::Lease,
-    };
+    use functional_scaffold_protocol::{batch::LeasedExecution, lease::Lease};
 
     use super::*;
 

@@ -1,8 +1,14 @@
 //! The command `replay`.
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
     process::{Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, SystemTime},
 };
@@ -238,6 +244,82 @@ fn a_batch_that_was_sent_is_refused_by_its_lease_time() {
     assert_eq!(jobs(&redis), "2");
     check(&redis, &["--force"], &lines, [1, 1, 0, 0, 0, 0, 0]);
     assert_eq!(jobs(&redis), "4");
+}
+
+/// Forwards connections to Redis, but for the first reply that a batch is applied. The
+/// client of that reply comes through the channel, and waits for it.
+fn start_proxy(redis_port: u16) -> (u16, mpsc::Receiver<TcpStream>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let port = listener.local_addr().expect("its address").port();
+    let (lose, lost) = mpsc::channel();
+    let has_lost = Arc::new(AtomicBool::new(false));
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.expect("a client");
+            let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, redis_port)).expect("Redis");
+            let [mut requests, mut to_server] =
+                [&client, &server].map(|stream| stream.try_clone().expect("a handle"));
+            thread::spawn(move || {
+                let _ = io::copy(&mut requests, &mut to_server);
+                let _ = to_server.shutdown(Shutdown::Both);
+            });
+            let (lose, has_lost) = (lose.clone(), Arc::clone(&has_lost));
+            thread::spawn(move || {
+                let mut reply = [0; 4096];
+                while let Ok(length @ 1..) = server.read(&mut reply) {
+                    let reply = &reply[..length];
+                    let is_applied = reply.windows(7).any(|part| part == b"applied");
+                    if is_applied && !has_lost.swap(true, Ordering::Relaxed) {
+                        let _ = lose.send(client);
+                        return;
+                    }
+                    if client.write_all(reply).is_err() {
+                        return;
+                    }
+                }
+                let _ = client.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    (port, lost)
+}
+
+/// Advances lease time by four hours, and applies a batch of another writer. Redis then
+/// forgets the earlier ids.
+fn forget(redis: &Redis) {
+    let hours = (4 * 3_600_000).to_string();
+    redis.cli(&["HINCRBY", "metrics:state", "shift_ms", &format!("-{hours}")]);
+    let other = SentBatch {
+        frozen_ms: Some(redis.lease_time()),
+        ..batch(9, 10)
+    };
+    redis.call_script(&Script::APPLY, &apply_call(DEFAULT_PREFIX, &other));
+    assert_eq!(last_sequence(redis, 1), "");
+}
+
+#[test]
+fn a_retry_after_the_id_was_forgotten_is_refused() {
+    for arguments in [&["-"][..], &["--force"]] {
+        let redis = start_redis();
+        let (port, lost) = start_proxy(redis.port());
+        let arguments = [arguments, &["--redis-timeout-ms", "20000"]].concat();
+        let command = command(port, &arguments);
+        let lines = line(&ago(1), &batch(1, 2));
+        let replaying = thread::spawn(move || {
+            let output = replay_command(command, &lines);
+            (output.status.code(), text(&output))
+        });
+        // The host of `replay` is suspended before it reads the reply.
+        let client = lost.recv_timeout(PATIENCE).expect("the batch is applied");
+        assert_eq!(jobs(&redis), "2");
+        forget(&redis);
+        client.shutdown(Shutdown::Both).expect("it is connected");
+        let (code, said) = replaying.join().expect("no panic");
+        assert_eq!(jobs(&redis), "12", "{arguments:?}: {said}");
+        assert!(said.contains("too old: 1\n"), "{arguments:?}: {said}");
+        assert!(said.contains("frozen 4h"), "{arguments:?}: {said}");
+        assert_eq!(code, Some(1), "{arguments:?}: {said}");
+    }
 }
 
 #[test]
@@ -662,7 +744,7 @@ fn a_stream_is_read_while_redis_is_away() {
             .expect("it starts");
         let mut stdin = child.stdin.take().expect("its input");
         let input = input.concat();
-        let (done, wait) = std::sync::mpsc::channel();
+        let (done, wait) = mpsc::channel();
         thread::spawn(move || {
             let _ = done.send(stdin.write_all(input.as_bytes()).map(|()| stdin));
         });
