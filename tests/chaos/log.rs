@@ -96,13 +96,14 @@ impl Report {
         self.of("applied") + self.of("already applied")
     }
 
-    /// Every other number that is not 0, or a note that there is no report.
+    /// Every other number that is not 0, or a note that there is no report. The verdict
+    /// compares late executions with the log and the faults.
     pub(crate) fn failures(&self) -> Vec<String> {
         if self.0.is_empty() {
             return vec!["nothing".to_owned()];
         }
         let others = self.0.iter().filter(|(what, count)| {
-            !["applied", "already applied"].contains(&what.as_str()) && **count != 0
+            !["applied", "already applied", "late"].contains(&what.as_str()) && **count != 0
         });
         others
             .map(|(what, count)| format!("{what}: {count}"))
@@ -194,7 +195,8 @@ fn ship(log: PathBuf, mut command: Command, is_stopped: &AtomicBool) -> anyhow::
 
 #[test]
 fn a_report_is_split_into_stored_batches_and_failures() {
-    let report = Report::parse("applied: 3\nalready applied: 4\ntoo old: 0\nunreadable: 2\n");
+    let report =
+        Report::parse("applied: 3\nalready applied: 4\ntoo old: 0\nunreadable: 2\nlate: 5\n");
     assert_eq!((report.of("applied"), report.stored()), (3, 7));
     assert_eq!(report.failures(), ["unreadable: 2"]);
     assert_eq!(Report::parse("").failures().len(), 1);

@@ -86,7 +86,7 @@ pub(crate) enum Command {
     /// Reads log lines with "event":"batch_not_stored" and stores each batch once,
     /// however often it is replayed within an hour. Ignores other lines, and refuses
     /// batches that the key has not signed. Prints a summary at the end; the exit code is
-    /// 0 if every batch is stored.
+    /// 0 if every batch is stored, with all of its executions.
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay(ReplayOptions),
     /// Relay the families to a Pushgateway, as one group.

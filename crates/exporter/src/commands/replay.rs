@@ -73,6 +73,9 @@ pub(crate) struct Report {
     incomplete: u64,
     /// Batches that are not stored, or not known to be. Replaying them again is safe.
     failed: u64,
+    /// Executions that are left out of applied batches, because they are counted as
+    /// crashed, or may be.
+    late: u64,
     /// Increments of applied batches that Redis refused.
     refused_increments: u64,
 }
@@ -81,7 +84,8 @@ impl Report {
     /// Whether every batch is stored whole.
     pub(crate) fn all_stored(&self) -> bool {
         let left_out = self.too_old + self.unreadable + self.refused;
-        left_out + self.incomplete + self.failed + self.refused_increments == 0
+        let failed = self.incomplete + self.failed;
+        left_out + failed + self.late + self.refused_increments == 0
     }
 }
 
@@ -94,6 +98,7 @@ impl fmt::Display for Report {
         writeln!(out, "refused: {}", self.refused)?;
         writeln!(out, "incomplete: {}", self.incomplete)?;
         writeln!(out, "failed: {}", self.failed)?;
+        writeln!(out, "late: {}", self.late)?;
         writeln!(out, "refused increments: {}", self.refused_increments)
     }
 }
@@ -179,7 +184,11 @@ struct Replayer<'a> {
 }
 
 enum Stored {
-    Now { refused: Vec<String> },
+    Now {
+        /// Ids of the leases of executions that are left out.
+        late: Vec<String>,
+        refused: Vec<String>,
+    },
     Before,
 }
 
@@ -209,7 +218,14 @@ impl Replayer<'_> {
     async fn replay_line(&mut self, place: &str, line: LoggedLine) {
         let report = match self.store_line(line).await {
             Ok(None) => return,
-            Ok(Some(Stored::Now { refused })) => {
+            Ok(Some(Stored::Now { late, refused })) => {
+                if !late.is_empty() {
+                    self.report.late += late.len() as u64;
+                    tracing::error!(
+                        "{place}: {} executions are late: they are left out, because they are counted as crashed, or may be: {late:?}",
+                        late.len()
+                    );
+                }
                 self.report.refused_increments += refused.len() as u64;
                 for text in refused {
                     tracing::error!("{place}: increment refused: {text}");
@@ -247,8 +263,10 @@ impl Replayer<'_> {
             (None, None) => self.apply(time, batch).await.map(Some),
             (Some(url), Some(path)) => {
                 self.restore_group(url, &path, &batch.total()).await?;
-                let refused = Vec::new();
-                Ok(Some(Stored::Now { refused }))
+                Ok(Some(Stored::Now {
+                    late: Vec::new(),
+                    refused: Vec::new(),
+                }))
             }
             (None, Some(_)) => Err(NotStored::unreadable(anyhow!(
                 "it is a group of a Pushgateway, which needs --to"
@@ -295,15 +313,23 @@ impl Replayer<'_> {
         if let Some(time) = line_time {
             self.check_age(time).await?;
         }
+        let mut late = Vec::new();
         loop {
             match self.send(apply_call(&self.prefix, &batch)).await? {
-                ApplyReply::Stored { refused, .. } => return Ok(Stored::Now { refused }),
-                ApplyReply::Duplicate => return Ok(Stored::Before),
+                ApplyReply::Stored { refused, .. } => return Ok(Stored::Now { late, refused }),
+                ApplyReply::Duplicate if late.is_empty() => return Ok(Stored::Before),
+                // Redis did not know the id when it replied `late`. So this is a retry,
+                // and the first reply was lost.
+                ApplyReply::Duplicate => {
+                    let refused = Vec::new();
+                    return Ok(Stored::Now { late, refused });
+                }
                 ApplyReply::Late(ids) => {
                     if remove_late(&self.catalog, &mut batch, &ids) == 0 {
                         let why = format!("late, but not in the batch: {ids:?}");
                         return Err(NotStored::failed(why));
                     }
+                    late.extend(ids);
                 }
                 ApplyReply::TooOld { lease_time_millis } => {
                     let why = refused(batch.frozen_ms.unwrap_or_default(), lease_time_millis);

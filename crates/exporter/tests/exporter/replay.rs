@@ -121,6 +121,11 @@ fn check_with(command: Command, input: &str, report: [u64; 7]) -> String {
 
 /// Likewise, with this number of refused lines.
 fn check_refusing(command: Command, input: &str, report: [u64; 7], lines: u64) -> String {
+    check_all(command, input, report, lines, 0)
+}
+
+/// Likewise, with this number of late executions.
+fn check_all(command: Command, input: &str, report: [u64; 7], lines: u64, late: u64) -> String {
     let output = replay_command(command, input);
     let all = text(&output);
     let [
@@ -133,10 +138,10 @@ fn check_refusing(command: Command, input: &str, report: [u64; 7], lines: u64) -
         refused,
     ] = report;
     let expected = format!(
-        "applied: {applied}\nalready applied: {already}\ntoo old: {old}\nunreadable: {unreadable}\nrefused: {lines}\nincomplete: {incomplete}\nfailed: {failed}\nrefused increments: {refused}\n"
+        "applied: {applied}\nalready applied: {already}\ntoo old: {old}\nunreadable: {unreadable}\nrefused: {lines}\nincomplete: {incomplete}\nfailed: {failed}\nlate: {late}\nrefused increments: {refused}\n"
     );
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{all}");
-    let stored = old + unreadable + lines + incomplete + failed + refused == 0;
+    let stored = old + unreadable + lines + incomplete + failed + late + refused == 0;
     assert_eq!(output.status.code(), Some(i32::from(!stored)), "{all}");
     all
 }
@@ -450,7 +455,20 @@ fn a_late_result_is_counted_as_late_and_the_rest_is_applied() {
     let mut late = batch(2, 4);
     late.leased = vec![leased(lease), leased(other)];
     let lines = line(&ago(1), &late);
-    check(&redis, &[], &lines, [1, 0, 0, 0, 0, 0, 0]);
+    let report = [1, 0, 0, 0, 0, 0, 0];
+    let (port, lost) = start_proxy(redis.port());
+    let said = thread::scope(|scope| {
+        let command = command(port, &["--redis-timeout-ms", "20000"]);
+        let replaying = scope.spawn(|| check_all(command, &lines, report, 0, 1));
+        // The reply is lost, and the retry finds the batch stored.
+        let client = lost.recv_timeout(PATIENCE).expect("the batch is applied");
+        client.shutdown(Shutdown::Both).expect("it is connected");
+        replaying.join().expect("no panic")
+    });
+    assert!(
+        said.contains("-:1: 1 executions are late") && said.contains("l1"),
+        "{said}"
+    );
     check(&redis, &[], &lines, [0, 1, 0, 0, 0, 0, 0]);
     assert_eq!(jobs(&redis), "4");
     assert_eq!(executions("crashed").trim(), "1");
