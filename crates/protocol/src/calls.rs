@@ -361,6 +361,8 @@ pub struct SettleReply {
     pub next_skip: Option<u64>,
     /// Keys that the call did not name. The leases that count in them are still open.
     pub unknown_keys: Vec<String>,
+    /// Members that were removed without being counted, each with the reason.
+    pub dropped: Vec<String>,
     /// Counts that were refused: key, field, amount and error.
     pub refused: Vec<String>,
 }
@@ -372,7 +374,7 @@ impl SettleReply {
     /// The script returns no such reply.
     pub fn decode(mut reply: Vec<String>) -> Result<Self, ReplyError> {
         let read = |reply: &[String]| {
-            let [epoch, leases, time, skip, unknown, rest @ ..] = reply else {
+            let [epoch, leases, time, skip, unknown, dropped, rest @ ..] = reply else {
                 return None;
             };
             let settled = Self {
@@ -384,17 +386,22 @@ impl SettleReply {
                     skip => Some(skip.parse().ok()?),
                 },
                 unknown_keys: Vec::new(),
+                dropped: Vec::new(),
                 refused: Vec::new(),
             };
             let unknown: usize = unknown.parse().ok()?;
-            (unknown <= rest.len()).then_some((settled, unknown))
+            let dropped: usize = dropped.parse().ok()?;
+            let is_whole = unknown.checked_add(dropped)? <= rest.len();
+            is_whole.then_some((settled, unknown, dropped))
         };
-        let Some((settled, unknown)) = read(&reply) else {
+        let Some((settled, unknown, dropped)) = read(&reply) else {
             return Err(ReplyError(reply));
         };
-        let mut unknown_keys = reply.split_off(5);
+        let mut unknown_keys = reply.split_off(6);
+        let mut dropped_leases = unknown_keys.split_off(unknown);
         Ok(Self {
-            refused: unknown_keys.split_off(unknown),
+            refused: dropped_leases.split_off(dropped),
+            dropped: dropped_leases,
             unknown_keys,
             ..settled
         })

@@ -226,7 +226,17 @@ fn replies_are_decoded_or_refused() {
         assert!(is_registered(reply).is_err(), "{reply:?}");
     }
     let settled = |skip: &str| {
-        let reply = ["e", "2", "17", skip, "1", "m:x", "k f +1: WRONGTYPE"];
+        let reply = [
+            "e",
+            "2",
+            "17",
+            skip,
+            "1",
+            "1",
+            "m:x",
+            "l x: not",
+            "k f +1: WRONGTYPE",
+        ];
         SettleReply::decode(reply.map(str::to_owned).to_vec())
     };
     let expected = |next_skip| SettleReply {
@@ -235,12 +245,20 @@ fn replies_are_decoded_or_refused() {
         lease_time_millis: 17,
         next_skip,
         unknown_keys: vec!["m:x".into()],
+        dropped: vec!["l x: not".into()],
         refused: vec!["k f +1: WRONGTYPE".into()],
     };
     assert_eq!(settled(""), Ok(expected(None)));
     assert_eq!(settled("30"), Ok(expected(Some(30))));
     assert!(settled("x").is_err());
-    for reply in [&["e", "2", "17", ""][..], &["e", "2", "17", "", "1"]] {
+    let too_many = "18446744073709551615";
+    for reply in [
+        &["e", "2", "17", ""][..],
+        &["e", "2", "17", "", "1"],
+        &["e", "2", "17", "", "1", "0"],
+        &["e", "2", "17", "", "1", "1", "m:x"],
+        &["e", "2", "17", "", "1", too_many, "m:x"],
+    ] {
         let reply = reply.iter().map(|&text| text.to_owned()).collect();
         assert!(SettleReply::decode(reply).is_err());
     }

@@ -202,8 +202,8 @@ fn a_lease_that_arrives_when_its_id_may_be_forgotten_is_named_and_counts_nothing
     assert!(fixture.store.kept()?.closed.is_empty(), "it is forgotten");
     fixture.store.take(&lease, began)?;
     let settled = fixture.settle()?;
-    assert_eq!((settled.leases, settled.refused.len()), (0, 1));
-    let named = &settled.refused[0];
+    assert_eq!((settled.leases, settled.dropped.len()), (0, 1));
+    let named = &settled.dropped[0];
     assert!(
         named.contains(&lease.id) && named.contains("too late"),
         "{named}"
@@ -230,5 +230,37 @@ fn a_lease_from_the_future_counts_nothing_after_its_result() -> Result {
         assert_eq!(fixture.settle()?.leases, 0);
     }
     assert_eq!(fixture.counts()?, (0, 1, 0));
+    Ok(())
+}
+
+#[test]
+fn a_result_counts_if_its_lease_arrived_too_late_and_was_removed() -> Result {
+    let mut fixture = Fixture::start()?;
+    let (lease, mut batch) = leased(&mut fixture, 1, LONG_MS)?;
+    let began = fixture.store.begin(1)?;
+    // The host is suspended between two requests, while Redis and a reader go on. The
+    // ids of other leases are forgotten meanwhile.
+    fixture.store.lease(&[fixture.lease(2, 0)])?;
+    assert_eq!(fixture.settle()?.leases, 1);
+    fixture
+        .store
+        .pass(REMEMBERED_MS + 2_000_000, Passing::Busy)?;
+    fixture.settle()?;
+    assert!(fixture.store.kept()?.closed.is_empty(), "it is forgotten");
+    // The writer's estimate of lease time has not moved.
+    fixture.store.take(&lease, began)?;
+    let settled = fixture.settle()?;
+    assert_eq!((settled.leases, settled.dropped.len()), (0, 1));
+    batch.frozen_ms = Some(fixture.store.begin(1)?);
+    assert_eq!(fixture.apply(&batch)?, STORED);
+    assert_eq!(fixture.apply(&batch)?, ApplyReply::Duplicate);
+    assert_eq!(fixture.counts()?, (0, 1, 1));
+    let kept = fixture.store.kept()?;
+    let closed: Vec<_> = kept.closed.into_keys().collect();
+    assert_eq!(closed, [lease.id.clone()], "no note is left");
+    // Nothing that arrives now counts it again.
+    fixture.store.take(&lease, began)?;
+    assert_eq!(fixture.settle()?.leases, 0);
+    assert_eq!(fixture.counts()?, (0, 1, 1));
     Ok(())
 }

@@ -21,7 +21,8 @@ pub(crate) struct Model {
     pub(crate) counters: BTreeMap<(String, String), i128>,
     /// Open leases by their ids, with the lease time at which each expires.
     pub(crate) open: BTreeMap<String, (Lease, i64)>,
-    /// Closed leases' ids, with the lease time until which each is remembered.
+    /// Closed leases' ids, with the lease time until which each is remembered. A `!`
+    /// precedes those of leases that were removed without being counted.
     pub(crate) closed: BTreeMap<String, i64>,
     /// When ids of closed leases were last forgotten.
     pub(crate) forgotten: Option<i64>,
@@ -117,7 +118,10 @@ impl Model {
         let is_late = |leased: &&LeasedExecution| {
             let id = &leased.lease.id;
             let is_forgotten = now - leased.due_ms >= REMEMBERED_MS;
-            self.closed.contains_key(id) || is_forgotten && !self.open.contains_key(id)
+            let is_unsettled =
+                batch.frozen_ms.is_some() && self.closed.contains_key(&format!("!{id}"));
+            self.closed.contains_key(id)
+                || is_forgotten && !self.open.contains_key(id) && !is_unsettled
         };
         let late = batch.leased.iter().filter(is_late);
         let late: Vec<_> = late.map(|leased| leased.lease.id.clone()).collect();
@@ -143,7 +147,12 @@ impl Model {
                 (leased.lease.id.clone(), until)
             }));
         }
-        for id in ids {
+        for leased in &batch.leased {
+            let id = &leased.lease.id;
+            // Only a batch that needs the note removes it.
+            if now - leased.due_ms >= REMEMBERED_MS && !self.open.contains_key(id) {
+                self.closed.remove(&format!("!{id}"));
+            }
             self.open.remove(id);
         }
         for (key, field, by) in batch.total().cells() {
@@ -177,6 +186,8 @@ impl Model {
         for (lease, due) in due {
             self.open.remove(&lease.id);
             if self.is_uncertain(due) {
+                let until = self.lease_time + REMEMBERED_MS;
+                self.closed.insert(format!("!{}", lease.id), until);
                 given_up.push(lease.id);
                 continue;
             }

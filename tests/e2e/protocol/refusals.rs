@@ -405,9 +405,9 @@ fn a_member_that_is_no_lease_is_removed_and_named() -> Result {
     let mut settled = fixture.settle()?;
     assert_eq!(settled.leases, 1);
     let mut expected = members.map(|member| format!("m:leases {member}: not a lease"));
-    settled.refused.sort();
+    settled.dropped.sort();
     expected.sort();
-    assert_eq!(settled.refused, expected);
+    assert_eq!(settled.dropped, expected);
     assert_eq!(fixture.counts()?, (0, 0, 1));
     assert_eq!(fixture.store.kept()?.closed.len(), 1);
     Ok(())

@@ -631,11 +631,12 @@ impl World {
         agree("settled leases", &settled.leases, &leases)?;
         for id in &given_up {
             let named = format!("\"id\":\"{id}\"");
-            let is_named = settled.refused.iter().any(|text| text.contains(&named));
-            ensure!(is_named, "{id} is not in {:?}", settled.refused);
+            let is_named = settled.dropped.iter().any(|text| text.contains(&named));
+            ensure!(is_named, "{id} is not in {:?}", settled.dropped);
             self.facts[execution_of(id)?].landed = false;
         }
-        agree("refused counts", &settled.refused.len(), &given_up.len())?;
+        agree("dropped leases", &settled.dropped.len(), &given_up.len())?;
+        agree("refused counts", &settled.refused.len(), &0)?;
         let kept = self.store.kept()?.lease_time();
         let after = settled.lease_time_millis - kept.context("the clock is kept")?;
         ensure!((0..100).contains(&after), "the clock is {after} ms old");

@@ -6,7 +6,8 @@
 --   KEYS[2]   the same; the two take turns
 --   KEYS[3]   state: hash
 --   KEYS[4]   open leases: sorted set, lease -> lease time of its expiry
---   KEYS[5]   closed leases: sorted set, lease id -> lease time of its deletion
+--   KEYS[5]   closed leases: sorted set, lease id -> lease time of its deletion; '!' and
+--             an id if settle.lua removed the lease without counting it
 --   KEYS[6…]  the metric hashes that the batch adds to
 --
 -- Arguments:
@@ -71,15 +72,21 @@ end
 -- These also raise an error for a key of the wrong type, before any write.
 redis.call('ZCARD', open_leases_key)
 local has_closed = redis.call('ZCARD', closed_leases_key) > 0
-local late = {'late'}
+local late, notes = {'late'}, {}
 for i = 0, lease_count - 1 do
   local id = ARGV[first_id + i]
   local is_forgotten = lease_time - ARGV[first_due + i] >= remembered_ms
   if has_closed and redis.call('ZSCORE', closed_leases_key, id) then
     late[#late + 1] = id
   elseif is_forgotten and not redis.call('ZSCORE', open_leases_key, ARGV[first_member + i]) then
-    -- It may have been settled so long ago that its id is deleted.
-    late[#late + 1] = id
+    local note = '!' .. id
+    -- Not for a batch whose id may be forgotten: its result may be counted already.
+    if frozen ~= '' and redis.call('ZSCORE', closed_leases_key, note) then
+      notes[#notes + 1] = note
+    else
+      -- It may have been settled so long ago that its id is deleted.
+      late[#late + 1] = id
+    end
   end
 end
 if #late > 1 then
@@ -110,6 +117,10 @@ if released < lease_count then
     local remembered_until = math.max(lease_time, ARGV[first_due + i]) + remembered_ms
     attempt(reply, 'ZADD', closed_leases_key, remembered_until, ARGV[first_id + i])
   end
+end
+
+for _, note in ipairs(notes) do
+  attempt(reply, 'ZREM', closed_leases_key, note)
 end
 
 add_increments(FIRST_METRIC_KEY, first_increment, reply)

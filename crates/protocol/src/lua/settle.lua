@@ -4,7 +4,8 @@
 -- Keys:
 --   KEYS[1]   state: hash
 --   KEYS[2]   open leases: sorted set, lease -> lease time of its expiry
---   KEYS[3]   closed leases: sorted set, lease id -> lease time of its deletion
+--   KEYS[3]   closed leases: sorted set, lease id -> lease time of its deletion; '!' and
+--             an id for a lease that was removed without being counted
 --   KEYS[4…]  the hashes that leases may count in
 --
 -- Arguments:
@@ -15,7 +16,7 @@
 --
 -- Reply:
 --   {epoch, number of leases settled, lease time in ms, skip, number of unknown
---    keys, unknown key…, refused count…}
+--    keys, number of dropped leases, unknown key…, dropped lease…, refused count…}
 --   `skip` is ARGV[3] of the call that continues this one, or '' if all expired
 --   leases have been looked at.
 --
@@ -76,9 +77,9 @@ local function is_decided(lease)
   return decided
 end
 
-local refused = {}
-local function refuse(text)
-  refused[#refused + 1] = string.sub(text, 1, MAX_TEXT_BYTES)
+local dropped, refused = {}, {}
+local function report(list, text)
+  list[#list + 1] = string.sub(text, 1, MAX_TEXT_BYTES)
 end
 
 local now, shift, last, forgotten = read_clock(state_key, 'forgotten_ms')
@@ -101,14 +102,17 @@ for i = 1, #expired, 2 do
   local is_lease, lease = pcall(decode_lease, member)
   if not is_lease then
     redis.call('ZREM', open_leases_key, member)
-    refuse(open_leases_key .. ' ' .. member .. ': not a lease')
+    report(dropped, open_leases_key .. ' ' .. member .. ': not a lease')
   elseif redis.call('ZSCORE', closed_leases_key, lease.id) then
     -- It arrived after its execution was counted.
     redis.call('ZREM', open_leases_key, member)
   elseif is_decided(lease) and forgotten and due + remembered_ms <= forgotten then
-    -- If its execution was counted before it arrived, its id may be deleted.
+    -- If its execution was counted before it arrived, its id may be deleted. A lease is
+    -- sent once, so no reader has settled this one: the note tells apply.lua that a
+    -- result which arrives later is not late.
     redis.call('ZREM', open_leases_key, member)
-    refuse(open_leases_key .. ' ' .. member
+    redis.call('ZADD', closed_leases_key, lease_time + remembered_ms, '!' .. lease.id)
+    report(dropped, open_leases_key .. ' ' .. member
       .. ': it arrived too late to know whether its execution is counted')
   elseif is_decided(lease) then
     redis.call('ZREM', open_leases_key, member)
@@ -117,11 +121,11 @@ for i = 1, #expired, 2 do
     for _, cell in ipairs(lease.count) do
       local key, field = cell[1], cell[2]
       if is_foreign_key[key] then
-        refuse(key .. ' ' .. field .. ' +1: not a key that a lease may count in')
+        report(refused, key .. ' ' .. field .. ' +1: not a key that a lease may count in')
       else
         local value = redis.pcall('HINCRBY', key, field, 1)
         if type(value) == 'table' then
-          refuse(key .. ' ' .. field .. ' +1: ' .. value.err)
+          report(refused, key .. ' ' .. field .. ' +1: ' .. value.err)
         end
       end
     end
@@ -145,8 +149,9 @@ local reply = {
   tostring(lease_time),
   #expired == 2 * PAGE_SIZE and tostring(skip) or '',
   tostring(#unknown),
+  tostring(#dropped),
 }
-for _, texts in ipairs({unknown, refused}) do
+for _, texts in ipairs({unknown, dropped, refused}) do
   for _, text in ipairs(texts) do
     reply[#reply + 1] = text
   end
