@@ -43,7 +43,7 @@ const MAX_CALLS: usize = 100;
 /// Keys that are passed on from one call to the next. Leases of one component count in
 /// three.
 const MAX_KEYS: usize = 1000;
-/// Refused counts that are logged.
+/// Different refused counts that are logged, and as many dropped leases.
 const MAX_LOGGED: usize = 100;
 
 /// The open leases of one read.
@@ -184,7 +184,13 @@ pub(crate) struct Settler {
 #[derive(Default)]
 struct Log {
     failing: Option<Reason>,
+    dropped: HashSet<String>,
     refused: HashSet<String>,
+}
+
+/// Whether a text is new and there is room for it. Every refused count is in the metric.
+fn is_logged(logged: &mut HashSet<String>, text: &str) -> bool {
+    logged.len() < MAX_LOGGED && logged.insert(text.to_owned())
 }
 
 impl Settler {
@@ -212,7 +218,7 @@ impl Settler {
     async fn call_script(&self, connection: &mut Connection) -> Result<SettleReply, Failure> {
         let prefix = &self.options.prefix;
         let (mut metric_keys, mut foreign_keys) = <(BTreeSet<String>, BTreeSet<String>)>::default();
-        let (mut leases, mut refused) = (0, Vec::new());
+        let (mut leases, mut dropped, mut refused) = (0, Vec::new(), Vec::new());
         let mut calls_left = MAX_CALLS;
         loop {
             let call = settle_call(
@@ -227,11 +233,15 @@ impl Settler {
                 .map_err(|error| Failure::new(Reason::Server, error.to_string()))?;
             calls_left -= 1;
             leases += settled.leases;
+            dropped.append(&mut settled.dropped);
+            // At once, because a later call may fail, and these leases are closed.
+            self.metrics.count_refused(settled.refused.len());
             refused.append(&mut settled.refused);
             let is_done = settled.unknown_keys.is_empty() && settled.next_skip.is_none();
             if is_done || calls_left == 0 {
                 return Ok(SettleReply {
                     leases,
+                    dropped,
                     refused,
                     ..settled
                 });
@@ -262,8 +272,13 @@ impl Settler {
                 if settled.leases > 0 {
                     tracing::debug!(leases = settled.leases, "settled expired leases");
                 }
+                for text in &settled.dropped {
+                    if is_logged(&mut log.dropped, text) {
+                        tracing::error!("expired lease removed without being counted: {text}");
+                    }
+                }
                 for text in &settled.refused {
-                    if log.refused.len() < MAX_LOGGED && log.refused.insert(text.clone()) {
+                    if is_logged(&mut log.refused, text) {
                         tracing::error!("count of a settled lease refused: {text}");
                     }
                 }

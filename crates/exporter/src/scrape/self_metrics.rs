@@ -63,6 +63,10 @@ const SETTLE_FAILURES: Metric = counter(
     "functional_scaffold_settle_failures_total",
     "Failed attempts to settle leases since the exporter started, by reason.",
 );
+const SETTLE_REFUSED: Metric = counter(
+    "functional_scaffold_settle_refused_total",
+    "Counts of settled leases that Redis refused since the exporter started. Nothing adds them later.",
+);
 const REGRESSIONS: Metric = counter(
     "functional_scaffold_regressions_total",
     "Series that stepped back since the exporter started, because Redis lost writes. They continue from their highest value.",
@@ -89,7 +93,7 @@ const MEMORY_POLICY: Metric = gauge(
 );
 
 /// Every metric of the exporter, in the order in which they are written.
-const METRICS: [&Metric; 16] = [
+const METRICS: [&Metric; 17] = [
     &BUILD_INFO,
     &REDIS_UP,
     &SCRAPE_DURATION,
@@ -100,6 +104,7 @@ const METRICS: [&Metric; 16] = [
     &REDIS_READS,
     &REDIS_READ_FAILURES,
     &SETTLE_FAILURES,
+    &SETTLE_REFUSED,
     &REGRESSIONS,
     &OLDEST_LEASE_AGE,
     &LAST_FLUSH,
@@ -135,6 +140,7 @@ pub(crate) struct SelfMetrics {
     reads: AtomicU64,
     read_failures: ByReason,
     settle_failures: ByReason,
+    settle_refused: AtomicU64,
     regressions: AtomicU64,
 }
 
@@ -156,6 +162,12 @@ impl SelfMetrics {
 
     pub(crate) fn count_settle_failure(&self, reason: Reason) {
         self.settle_failures[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts increments of settled leases that Redis refused.
+    pub(crate) fn count_refused(&self, counts: usize) {
+        self.settle_refused
+            .fetch_add(counts as u64, Ordering::Relaxed);
     }
 }
 
@@ -195,6 +207,7 @@ pub(crate) fn write(
             out.write_sample(metric.name, &labels, load(count));
         }
     }
+    write_value(out, &SETTLE_REFUSED, load(&metrics.settle_refused));
     write_value(out, &REGRESSIONS, load(&metrics.regressions));
     if let Some(age) = reading.oldest_lease_age_seconds {
         write_value(out, &OLDEST_LEASE_AGE, age);
@@ -268,6 +281,7 @@ mod tests {
             .add("jobs_total", "value", String::new);
         metrics.count_read(&Err(Failure::new(Reason::Loading, "")));
         metrics.count_settle_failure(Reason::Auth);
+        metrics.count_refused(3);
         metrics.count_read(&Ok(Reading {
             regressions: 2,
             ..Reading::default()
@@ -304,6 +318,7 @@ mod tests {
                 "functional_scaffold_settle_failures_total{reason=\"loading\"} 0",
                 "functional_scaffold_settle_failures_total{reason=\"server\"} 0",
                 "functional_scaffold_settle_failures_total{reason=\"internal\"} 0",
+                "functional_scaffold_settle_refused_total 3",
                 "functional_scaffold_regressions_total 2",
                 "functional_scaffold_oldest_lease_age_seconds 0.5",
                 "functional_scaffold_last_flush_timestamp_seconds 1753000000.25",

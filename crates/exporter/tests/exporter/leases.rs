@@ -71,6 +71,32 @@ fn the_text_of_a_lease_begins_no_line_of_the_log() {
 }
 
 #[test]
+fn every_refused_count_is_in_the_metric_and_dropped_leases_hide_none_in_the_log() {
+    let redis = Redis::start();
+    redis.register("a");
+    redis.cli(&["DEL", "metrics:request_counter"]);
+    redis.cli(&["SET", "metrics:request_counter", "not a hash"]);
+    // More than are logged, and none is a lease.
+    let fill = "for i = 1, 150 do redis.call('ZADD', KEYS[1], -1, 'text ' .. i) end";
+    redis.cli(&["EVAL", fill, "1", "metrics:leases"]);
+    for id in ["1", "2", "3"] {
+        redis.lease(id, "a", 1);
+    }
+    let exporter = Exporter::start(redis.port());
+    let text = wait_for("refused counts", || {
+        let text = exporter.metrics();
+        (sample(&text, CRASHED) == Some(3.0)).then_some(text)
+    });
+    // The same text each time.
+    let refused = "functional_scaffold_settle_refused_total";
+    assert_eq!(sample(&text, refused), Some(3.0), "{text}");
+    let log = exporter.stop();
+    let lines = |what: &str| log.matches(what).count();
+    assert_eq!(lines("count of a settled lease refused"), 1, "{log}");
+    assert_eq!(lines("not a lease"), 100, "{log}");
+}
+
+#[test]
 fn an_expired_lease_is_counted_once() {
     let redis = Redis::start();
     redis.register("a");
