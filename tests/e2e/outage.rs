@@ -217,6 +217,9 @@ fn a_key_of_the_wrong_type_is_named_and_the_rest_is_counted() -> Result {
     let first = first.unwrap_or_default();
     assert!(first.contains("metrics:request_latency"), "{first}");
     assert!(first.contains("WRONGTYPE"), "{first}");
+    // Also a later one of the same instance, which no log level may hide.
+    let levels: Vec<_> = refused.iter().map(|line| &line["level"]).collect();
+    assert!(levels.iter().all(|&level| level == "error"), "{levels:?}");
     Ok(())
 }
 

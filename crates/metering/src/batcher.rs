@@ -6,8 +6,6 @@
 //! is acknowledged or moved to the log. What is recorded meanwhile goes into the
 //! next batch.
 
-use std::collections::BTreeSet;
-
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, LeasedExecution, SentBatch},
     calls::{REMEMBERED_SECONDS, Registration},
@@ -72,7 +70,6 @@ pub(crate) struct Batcher {
     store_error: Option<String>,
     refusal: Option<String>,
     logged_batches: u64,
-    refusing_keys: BTreeSet<String>,
 }
 
 /// What was recorded, before it is encoded as cells.
@@ -168,7 +165,6 @@ impl Batcher {
             store_error: None,
             refusal: None,
             logged_batches: 0,
-            refusing_keys: BTreeSet::new(),
         }
     }
 
@@ -381,16 +377,6 @@ impl Batcher {
         let is_new = self.store_error.as_deref() != Some(reason);
         self.store_error = Some(reason.to_owned());
         is_new
-    }
-
-    /// Notes increments of a stored batch that Redis refused, each a text that
-    /// starts with its key. Returns whether one of these keys had refused none
-    /// before.
-    pub(crate) fn note_refused(&mut self, refused: &[String]) -> bool {
-        let keys = refused.iter().filter_map(|text| text.split(' ').next());
-        let before = self.refusing_keys.len();
-        self.refusing_keys.extend(keys.map(str::to_owned));
-        self.refusing_keys.len() > before
     }
 
     /// Removes the executions of expired leases, which are already counted as
@@ -754,15 +740,6 @@ mod tests {
         let logged = batcher.take_for_log([8, 9]).remove(0);
         assert_eq!(EncodedLease::from(&logged.leased[0]), lease);
         assert_eq!(logged.total(), Batch::default());
-    }
-
-    #[test]
-    fn a_key_that_refuses_again_is_not_new() {
-        let mut batcher = batcher();
-        let refused = |key: &str| [format!("{key} outcome=\"x\" +1: WRONGTYPE")];
-        assert!(batcher.note_refused(&refused("m:a")));
-        assert!(!batcher.note_refused(&refused("m:a")));
-        assert!(batcher.note_refused(&refused("m:b")));
     }
 
     #[test]

@@ -203,10 +203,8 @@ async fn attempt(
     batcher.acknowledge(duplicate, &refused);
     log::write(Level::Debug, "flushed", json!({ "duplicate": duplicate }));
     if !refused.is_empty() {
-        // Each refusal is a loss and is logged, but only a new key is an error.
-        let is_new = batcher.note_refused(&refused);
-        let level = if is_new { Level::Error } else { Level::Info };
-        log::write_list(level, "increments_refused", "refused", &refused);
+        // Each is a loss, and only these lines have the amounts.
+        log::write_list(Level::Error, "increments_refused", "refused", &refused);
     }
     Ok(())
 }
