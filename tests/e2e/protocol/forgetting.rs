@@ -257,7 +257,7 @@ fn a_result_counts_if_its_lease_arrived_too_late_and_was_removed() -> Result {
     assert_eq!(fixture.counts()?, (0, 1, 1));
     let kept = fixture.store.kept()?;
     let closed: Vec<_> = kept.closed.into_keys().collect();
-    assert_eq!(closed, [lease.id.clone()], "no note is left");
+    assert_eq!(closed, std::slice::from_ref(&lease.id), "no note is left");
     // Nothing that arrives now counts it again.
     fixture.store.take(&lease, began)?;
     assert_eq!(fixture.settle()?.leases, 0);
