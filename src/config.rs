@@ -18,11 +18,11 @@ const MAX_BODY_TIMEOUT_MS: u64 = 600_000;
 pub struct Config {
     /// The options of the metric path.
     pub metering: MeteringConfig,
-    /// Who may see what.
+    /// Access to the details of `/readyz`.
     pub access: Access,
     /// The longest request body, in bytes, up to 64 MiB.
     pub max_body_bytes: u64,
-    /// How long a request's body may take to arrive, up to ten minutes.
+    /// The deadline for a request's body, up to ten minutes.
     pub body_timeout: Duration,
     /// The longest output of the algorithm that is sent, in bytes, up to 64 MiB.
     pub max_output_bytes: u64,
@@ -30,7 +30,7 @@ pub struct Config {
     pub log_level: Level,
 }
 
-/// Who may see what.
+/// Access to the details of `/readyz`.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Access {
     /// The API key that `/invoke`, `/metrics` and the details of `/readyz` require.

@@ -27,7 +27,7 @@ const PAUSE_MILLIS: u64 = 150;
 /// The longest wait for a response.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What such clients have sent.
+/// The requests of broken clients.
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
     /// The whole requests.

@@ -92,7 +92,7 @@ impl Contents {
     }
 }
 
-/// What faults took away from Redis.
+/// The counts that faults took away from Redis.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Taken {
     pub(crate) cells: Cells,

@@ -35,7 +35,7 @@ use crate::routes::{RouteMatch, Routes};
 const WELL_KNOWN_PREFIX: &str = "/.well-known/spin/";
 /// Ports that `--find-free-port` tries.
 const MAX_PORTS_TRIED: u16 = 10;
-/// How long to wait after the operating system refused to accept a connection.
+/// The pause after the operating system refused to accept a connection.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// An application that is ready to serve.

@@ -599,7 +599,7 @@ impl RedisOptions {
 }
 
 impl ReplayOptions {
-    /// What proves that a batch is the service's. No error shows the key.
+    /// The proof that a batch is the service's. No error shows the key.
     pub(crate) fn trust(&self) -> anyhow::Result<Trust> {
         let key = secret(
             "REPLAY_KEY",
@@ -619,7 +619,7 @@ impl ReplayOptions {
             (None, false) => bail!(
                 "replay needs the key of the service's variable replay_key, in REPLAY_KEY or \
                  REPLAY_KEY_FILE; --trust-unauthenticated-log stores batches without one, and \
-                 then whoever can write to the log can add to every count"
+                 then anyone who can write to the log can add to every count"
             ),
         }
     }

@@ -44,7 +44,7 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// How to connect to one Redis.
+/// The address, credentials and TLS settings of one Redis.
 pub(crate) struct Transport {
     address: ConnectionAddr,
     tls: Option<TlsConnector>,
@@ -117,7 +117,7 @@ pub(crate) struct CutStrings<S> {
     held: Range<usize>,
 }
 
-/// What the next byte belongs to.
+/// The part of the reply to which the next byte belongs.
 #[derive(Clone, Copy)]
 enum At {
     /// The beginning of a line.

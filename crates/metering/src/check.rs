@@ -7,7 +7,7 @@ use crate::{single_flight::SingleFlight, time::Instant};
 /// A dependency of the metric path: its name, and its state or what is wrong.
 pub type Check = (&'static str, Result<String, String>);
 
-/// How long the result of a check is used.
+/// The time for which the result of a check is used.
 const MAX_AGE_NANOS: u64 = 1_000_000_000;
 
 /// A check that the tasks of an instance share. It may be a write to a store, so a

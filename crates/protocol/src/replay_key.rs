@@ -10,11 +10,11 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use hmac_sha256::HMAC;
 use thiserror::Error;
 
-/// What precedes the code in the object.
+/// The text before the MAC in the object.
 const MEMBER: &str = ",\"mac\":\"";
 /// The code's 32 bytes in base64.
 const CODE_BYTES: usize = 43;
-/// What ends the object.
+/// The text after the MAC.
 const END: &str = "\"}";
 
 /// The secret that the service and `replay` share.

@@ -22,9 +22,9 @@ use crate::commands::spool::{Limits, Spool};
 
 /// The event of lines with a batch.
 const EVENT: &str = "batch_not_stored";
-/// What a line of the service begins with.
+/// The beginning of every line of the service.
 const START: &str = "{\"time\":\"";
-/// What follows the time in a line with a batch.
+/// The text after the time in a line with a batch.
 const AFTER_TIME: &str = ",\"level\":\"error\",\"event\":\"batch_not_stored\",";
 /// Longer lines are skipped. A line with a batch has at most 4,000 bytes, and what a log
 /// shipper adds. Whoever can write a line chooses its length, and it is parsed from up to
@@ -43,7 +43,7 @@ const LIMITS: Limits = Limits {
 /// take up no memory.
 const MAX_WAITING_CAUSES: usize = 1000;
 
-/// What proves that a batch is the service's.
+/// The proof that a batch is the service's.
 pub(crate) enum Trust {
     /// The code that this key makes, wherever the batch is in its line.
     Key(ReplayKey),

@@ -54,7 +54,7 @@ const INSTANCE: &str = "instance";
 const SCHEME: (&str, &str) = ("scheme", "redis");
 /// Abandoned groups to be deleted. Each takes a push without a response.
 const MAX_ABANDONED: usize = 1000;
-/// How long the end of a relay waits for its groups to be deleted.
+/// The time for deleting a relay's groups when it ends.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bytes of an error response that are shown.
 const MAX_ERROR_BYTES: usize = 1000;

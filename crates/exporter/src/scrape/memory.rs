@@ -3,7 +3,7 @@
 
 use crate::redis_client::{Connection, Failure};
 
-/// What `INFO memory` says.
+/// The memory settings and use from `INFO memory`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Memory {
     pub(crate) used_bytes: u64,

@@ -142,7 +142,7 @@ struct RawReading {
     errors: DecodeErrors,
 }
 
-/// What one layout's hashes hold.
+/// The contents of one layout's hashes.
 struct Layout {
     series: FamilySeries,
     /// The label sets of cells whose value cannot be decoded.
@@ -290,7 +290,7 @@ fn is_in_another_slot(failure: &Failure) -> bool {
     )
 }
 
-/// What one family takes of the limit on samples.
+/// One family's share of the limit on samples.
 struct FamilyLimit {
     limit: Arc<SampleLimit>,
     number: usize,
@@ -309,7 +309,7 @@ struct HashReader<'a> {
     layout: &'a Family,
     series: SeriesReader,
     corrupt: LabelSets,
-    /// What the fields take of the limit on samples.
+    /// The fields' share of the limit on samples.
     fields: usize,
 }
 
