@@ -86,8 +86,9 @@ fn becomes(prometheus: &Prometheus, expected: f64, replay: impl Fn() -> Result) 
     })
 }
 
-/// Sends the requests in two halves, each of them scraped: an increase takes two
-/// scrapes. Every one is counted, and the recorded rate is an increase.
+/// Sends the requests in two halves: every one is counted. Then sends single requests
+/// until the recorded rate is an increase: Prometheus has to scrape a series twice, and a
+/// Pushgateway has a new series for each instance, which a burst may fill within a scrape.
 fn counts_all(
     app: &App,
     prometheus: &Prometheus,
@@ -106,6 +107,7 @@ fn counts_all(
         })?;
     }
     poll_until(PATIENCE, || {
+        send(app, 1, 1)?;
         let rate = prometheus.value(RATE)?;
         ensure!(rate > Some(0.0), "the recorded rate is {rate:?}");
         Ok(())
