@@ -3,7 +3,8 @@
 use std::rc::Rc;
 
 use functional_scaffold_metering::{
-    Execution, ExecutionStatus, ExpositionError, FinishedRequest, Format, Meter, RequestLabels,
+    EncodedLease, Execution, ExecutionStatus, ExpositionError, FinishedRequest, Format, Meter,
+    RequestLabels, RouteLabels,
     log::{self, Level},
     time::Instant,
 };
@@ -33,7 +34,7 @@ pub async fn handle(head: RequestHead, body: RequestBody) -> Response {
     let algorithm = app.as_ref().map_or("", |app| &app.algorithm.name);
     let found = router::find(&head.method, &head.path, algorithm);
 
-    let (result, execution) = match found.route {
+    let (result, leased) = match found.route {
         Ok(route) => {
             let request = RequestContext {
                 in_flight: &instance.in_flight,
@@ -50,7 +51,8 @@ pub async fn handle(head: RequestHead, body: RequestBody) -> Response {
             (Err(Problem::new(ProblemType::NotFound, &detail)), None)
         }
     };
-    let status = execution.as_ref().map(|execution| execution.status);
+    let (execution, lease) = leased.unzip();
+    let status = execution.map(|execution: Execution| execution.status);
     let report = |problem: Problem| {
         log_problem(&problem, algorithm, status, &request_id);
         problem.respond(&request_id)
@@ -67,7 +69,11 @@ pub async fn handle(head: RequestHead, body: RequestBody) -> Response {
         duration_nanos: nanos,
     };
     if let Ok(app) = &app
-        && app.meter.record(&request, execution).await.is_err()
+        && app
+            .meter
+            .record(&request, execution, lease.flatten())
+            .await
+            .is_err()
     {
         let detail = "the algorithm ran, but Redis has not acknowledged its count, so the \
                       result is withheld";
@@ -76,6 +82,9 @@ pub async fn handle(head: RequestHead, body: RequestBody) -> Response {
     log_request(&head, &response, nanos);
     response
 }
+
+/// An execution, and its lease if it took one.
+type LeasedExecution = (Execution, Option<EncodedLease>);
 
 /// A request that has a route.
 struct RequestContext<'a> {
@@ -92,7 +101,7 @@ async fn respond(
     app: &Result<Rc<AppState>, Rc<Misconfigured>>,
     request: &RequestContext<'_>,
     body: RequestBody,
-) -> (Result<Response, Problem>, Option<Execution>) {
+) -> (Result<Response, Problem>, Option<LeasedExecution>) {
     let id = request.request_id;
     let result = match (request.route, app) {
         (Route::Health, _) => Ok(Response::ok(
@@ -126,7 +135,7 @@ async fn respond(
             authorized.and_then(|()| respond_metrics(&app.meter, id))
         }
         (Route::Invoke, Ok(app)) => match invoke(app, request, body).await {
-            Ok((result, execution)) => return (result, Some(execution)),
+            Ok((result, leased)) => return (result, Some(leased)),
             Err(problem) => Err(problem),
         },
     };
@@ -138,10 +147,11 @@ async fn invoke(
     app: &AppState,
     request: &RequestContext<'_>,
     body: RequestBody,
-) -> Result<(Result<Response, Problem>, Execution), Problem> {
+) -> Result<(Result<Response, Problem>, LeasedExecution), Problem> {
     authorize(&app.config.access, request.head)?;
     let input = invoke::read_input(request.head, body, &app.config).await?;
-    let lease = app.meter.lease(request.endpoint, request.request_id).await;
+    let route = RouteLabels::new(router::method_label(&request.head.method), request.endpoint);
+    let lease = app.meter.lease(route, request.request_id).await;
     let lease = lease.map_err(|_unacknowledged| {
         let detail = "Redis has not acknowledged the execution: the algorithm did not run";
         Problem::metrics_unavailable(detail)
@@ -154,9 +164,8 @@ async fn invoke(
     let execution = Execution {
         status: invoked.status,
         duration_nanos: invoked.nanos,
-        lease,
     };
-    Ok((invoked.response, execution))
+    Ok((invoked.response, (execution, lease)))
 }
 
 /// Checks the request's API key, if one is configured.

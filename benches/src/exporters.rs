@@ -82,7 +82,9 @@ impl Filled {
         let totals = totals(&catalog, shape, algorithms);
         let mut connection = redis::Client::open(("127.0.0.1", port))?.get_connection()?;
         let families = catalog.families();
-        let named = families.map(|family| (family.name.as_str(), family));
+        let named = families
+            .iter()
+            .map(|&family| (family.name.as_str(), family));
         let call = register_call(DEFAULT_PREFIX, 1, &Registration::new(named, &[]));
         let mut register = redis::cmd("EVAL");
         register.arg(Script::REGISTER.source);

@@ -16,7 +16,9 @@ use functional_scaffold_protocol::{
         Call, Registration, Script, apply_call_from_parts, is_registered_call, lease_command,
         leases_key, register_call,
     },
-    catalog::{Catalog, ExecutionStatus, FinishedExecution, FinishedRequest, RequestLabels},
+    catalog::{
+        Catalog, ExecutionStatus, FinishedExecution, FinishedRequest, RequestLabels, RouteLabels,
+    },
     lease::LeaseTemplate,
 };
 use redis::Value;
@@ -241,7 +243,7 @@ impl<'a> Calls<'a> {
         let catalog = Catalog::new(&workload.prefix);
         let algorithms = (0..workload.algorithms).map(|number| {
             let (name, endpoint) = (algorithm_name(number), endpoint(number));
-            let counts = catalog.crash_cells(&name, &endpoint);
+            let counts = catalog.crash_cells(&name, RouteLabels::new("POST", &endpoint));
             Algorithm {
                 lease: LeaseTemplate::new(LEASE_MILLIS, counts),
                 registration: Registration::of_catalog(&catalog, &name, &[&endpoint]),

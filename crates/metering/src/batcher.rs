@@ -9,7 +9,7 @@
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, LeasedExecution, SentBatch},
     calls::{REMEMBERED_SECONDS, Registration},
-    catalog::{Catalog, ExecutionStatus, FinishedRequest, FlushOutcome, Tally},
+    catalog::{Catalog, ExecutionStatus, FinishedRequest, FlushOutcome, RouteLabels, Tally},
     family::Family,
     lease::{EncodedLease, Lease, LeaseTemplate},
 };
@@ -25,26 +25,34 @@ const LEASE_MARGIN_MS: u64 = 5_000;
 // case the lease arrives late.
 const _: () = assert!(MAX_EXECUTION_LIMIT_MS + LEASE_MARGIN_MS < REMEMBERED_SECONDS * 1000);
 
-/// The label values that a component counts under.
-#[derive(Debug, Clone)]
+/// What a component counts.
+#[derive(Debug, Clone, Default)]
 pub struct Workload {
-    /// The label `algorithm` of its executions.
+    /// The label `algorithm` of its executions. If it is empty, only requests are
+    /// counted, and each is an execution for its lease.
     pub algorithm: String,
-    /// The values of the label `endpoint` that have executions. Their error
+    /// The values of the label `endpoint` whose `POST` has executions. Their error
     /// series are initialised to 0: Prometheus sees no increase in a series
     /// that starts at 1.
     pub endpoints: &'static [&'static str],
 }
 
-/// A finished execution.
-#[derive(Debug)]
+impl Workload {
+    fn catalog(&self, prefix: &str) -> Catalog {
+        match self.algorithm.is_empty() {
+            true => Catalog::of_requests(prefix),
+            false => Catalog::new(prefix),
+        }
+    }
+}
+
+/// A finished execution of an algorithm.
+#[derive(Debug, Clone, Copy)]
 pub struct Execution {
     /// How it ended.
     pub status: ExecutionStatus,
     /// How long it took, in nanoseconds.
     pub duration_nanos: u64,
-    /// Its lease, also one that was not acknowledged: it may still arrive.
-    pub lease: Option<EncodedLease>,
 }
 
 /// Collects increments into batches, and tracks the batch that is being stored.
@@ -55,8 +63,8 @@ pub(crate) struct Batcher {
     nonce: u64,
     sequence: u64,
     leases: u64,
-    /// By endpoint.
-    lease_templates: Vec<(&'static str, LeaseTemplate)>,
+    /// By route.
+    lease_templates: Vec<(RouteLabels<'static>, LeaseTemplate)>,
     pending: Pending,
     frozen: Option<FrozenBatch>,
     frozen_batches: u64,
@@ -94,18 +102,27 @@ impl Pending {
 #[derive(Debug)]
 struct LeasedResult {
     lease: EncodedLease,
-    endpoint: &'static str,
-    /// The request, and how its execution ended in how many nanoseconds. `None` if
-    /// the execution never began.
-    finished: Option<(FinishedRequest<'static>, ExecutionStatus, u64)>,
+    route: RouteLabels<'static>,
+    /// The request and its execution. `None` if the execution never began.
+    finished: Option<(FinishedRequest<'static>, Option<Execution>)>,
 }
 
 impl LeasedResult {
     fn record(&self, tally: &mut Tally<'static>) {
-        if let Some((request, status, nanos)) = &self.finished {
-            tally.record_request(request);
-            tally.record_execution(*status, *nanos);
+        if let Some((request, execution)) = &self.finished {
+            record(tally, request, *execution);
         }
+    }
+}
+
+fn record(
+    tally: &mut Tally<'static>,
+    request: &FinishedRequest<'static>,
+    execution: Option<Execution>,
+) {
+    tally.record_request(request);
+    if let Some(execution) = execution {
+        tally.record_execution(execution.status, execution.duration_nanos);
     }
 }
 
@@ -145,10 +162,11 @@ impl FrozenBatch {
 pub(crate) struct Ticket(u64);
 
 impl Batcher {
-    /// Makes an empty batcher. `nonce` is random and identifies this writer to Redis.
-    pub(crate) fn new(catalog: Catalog, workload: Workload, nonce: u64) -> Self {
+    /// Makes an empty batcher, whose hashes are under `prefix`. `nonce` is random and
+    /// identifies this writer to Redis.
+    pub(crate) fn new(prefix: &str, workload: Workload, nonce: u64) -> Self {
         Self {
-            catalog,
+            catalog: workload.catalog(prefix),
             workload,
             nonce,
             sequence: 0,
@@ -169,31 +187,36 @@ impl Batcher {
     }
 
     /// Makes a lease for an execution of at most `limit_millis` that begins at
-    /// `lease_time_millis`, for a request to `endpoint`.
+    /// `lease_time_millis`, for a request to `route`.
     pub(crate) fn lease(
         &mut self,
-        endpoint: &'static str,
+        route: RouteLabels<'static>,
         limit_millis: u64,
         lease_time_millis: i64,
     ) -> EncodedLease {
         self.leases += 1;
         let id = format!("{:016x}/{}", self.nonce, self.leases);
         let mut templates = self.lease_templates.iter();
-        if let Some((_, template)) = templates.find(|(name, _)| *name == endpoint) {
+        if let Some((_, template)) = templates.find(|(known, _)| *known == route) {
             return template.begin(id, lease_time_millis);
         }
-        let count = self.catalog.crash_cells(&self.workload.algorithm, endpoint);
+        let count = self.catalog.crash_cells(&self.workload.algorithm, route);
         let template = LeaseTemplate::new(limit_millis + LEASE_MARGIN_MS, count);
         let lease = template.begin(id, lease_time_millis);
-        self.lease_templates.push((endpoint, template));
+        self.lease_templates.push((route, template));
+        if !self.workload.endpoints.contains(&route.endpoint()) {
+            // The registration initialises only the workload's own endpoints.
+            let (key, field) = self.catalog.crashed_requests_cell(route);
+            self.pending.self_metrics.inc(key, &field, 0);
+        }
         lease
     }
 
     /// Gives up a lease that may still arrive, because its execution does not begin.
-    pub(crate) fn abandon(&mut self, endpoint: &'static str, lease: EncodedLease) {
+    pub(crate) fn abandon(&mut self, route: RouteLabels<'static>, lease: EncodedLease) {
         self.pending.leased.push(LeasedResult {
             lease,
-            endpoint,
+            route,
             finished: None,
         });
     }
@@ -241,32 +264,21 @@ impl Batcher {
             .record_unleased(&mut self.pending.self_metrics, &self.workload.algorithm);
     }
 
-    /// Records a finished request, and its execution if it had one.
+    /// Records a finished request, and its execution and lease if it had them.
     pub(crate) fn record(
         &mut self,
         request: &FinishedRequest<'static>,
         execution: Option<Execution>,
+        lease: Option<EncodedLease>,
     ) -> Ticket {
         let pending = &mut self.pending;
-        match execution {
-            Some(Execution {
-                status,
-                duration_nanos,
-                lease: Some(lease),
-            }) => pending.leased.push(LeasedResult {
+        match lease {
+            Some(lease) => pending.leased.push(LeasedResult {
                 lease,
-                endpoint: request.labels.endpoint,
-                finished: Some((*request, status, duration_nanos)),
+                route: request.labels.route(),
+                finished: Some((*request, execution)),
             }),
-            Some(Execution {
-                status,
-                duration_nanos,
-                lease: None,
-            }) => {
-                pending.tally.record_request(request);
-                pending.tally.record_execution(status, duration_nanos);
-            }
-            None => pending.tally.record_request(request),
+            None => record(&mut pending.tally, request, execution),
         }
         Ticket(self.frozen_batches + 1)
     }
@@ -443,16 +455,14 @@ impl Batcher {
     fn for_log(&self, frozen: FrozenBatch) -> SentBatch {
         let pending = frozen.pending;
         let leased = pending.leased.iter().map(|result| {
-            let LeasedResult {
-                lease, endpoint, ..
-            } = result;
+            let LeasedResult { lease, route, .. } = result;
             let mut tally = Tally::default();
             result.record(&mut tally);
             LeasedExecution {
                 lease: Lease {
                     id: lease.id.clone(),
                     millis: lease.millis,
-                    count: self.catalog.crash_cells(&self.workload.algorithm, endpoint),
+                    count: self.catalog.crash_cells(&self.workload.algorithm, *route),
                 },
                 due_ms: lease.due_ms,
                 increments: self.with_tally(Batch::default(), &tally),
@@ -493,6 +503,12 @@ impl Batcher {
             endpoints,
         } = &self.workload;
         self.catalog.zero_cells(algorithm, endpoints)
+    }
+
+    /// The families under `prefix` as this instance registers them, whatever keys are
+    /// in force.
+    pub(crate) fn catalog_to_register(&self, prefix: &str) -> Catalog {
+        self.workload.catalog(prefix)
     }
 
     /// The registration of `catalog` for this workload.
@@ -546,7 +562,7 @@ mod tests {
             algorithm: "a".into(),
             endpoints: &["/invoke"],
         };
-        Batcher::new(Catalog::new("m:"), workload, 7)
+        Batcher::new("m:", workload, 7)
     }
 
     /// The lease time at which batches are frozen.
@@ -557,22 +573,19 @@ mod tests {
         duration_nanos: 1,
     };
 
-    fn execution(lease: EncodedLease) -> Execution {
-        Execution {
-            status: ExecutionStatus::Success,
-            duration_nanos: 1,
-            lease: Some(lease),
-        }
-    }
+    const EXECUTION: Execution = Execution {
+        status: ExecutionStatus::Success,
+        duration_nanos: 1,
+    };
 
     fn record(batcher: &mut Batcher) -> Ticket {
-        batcher.record(&REQUEST, None)
+        batcher.record(&REQUEST, None, None)
     }
 
     fn record_leased(batcher: &mut Batcher) -> String {
-        let lease = batcher.lease("/invoke", 1000, 400);
+        let lease = batcher.lease(REQUEST.labels.route(), 1000, 400);
         let id = lease.id.clone();
-        let _ticket = batcher.record(&REQUEST, Some(execution(lease)));
+        let _ticket = batcher.record(&REQUEST, Some(EXECUTION), Some(lease));
         id
     }
 
@@ -658,8 +671,13 @@ mod tests {
     #[test]
     fn a_lease_says_what_a_crash_counts() {
         let mut batcher = batcher();
-        let lease = batcher.lease("/invoke", 30_000, 400);
-        assert_ne!(lease.id, batcher.lease("/invoke", 30_000, 400).id);
+        let lease = batcher.lease(RouteLabels::new("POST", "/invoke"), 30_000, 400);
+        assert_ne!(
+            lease.id,
+            batcher
+                .lease(RouteLabels::new("POST", "/invoke"), 30_000, 400)
+                .id
+        );
         let lease = Lease::decode(&lease.member).expect("it is a lease");
         assert_eq!(lease.millis, 35_000);
         let keys: Vec<_> = lease.count.iter().map(|(key, _)| key.as_str()).collect();
@@ -671,8 +689,34 @@ mod tests {
         assert_eq!(keys, crash_keys);
         assert!(lease.count[0].1.contains("code=\"500\""));
         assert!(lease.count[1].1.contains("status=\"crashed\""));
-        let other = batcher.lease("/invoke/{algorithm}", 30_000, 400);
+        let other = batcher.lease(RouteLabels::new("POST", "/invoke/{algorithm}"), 30_000, 400);
         assert!(other.member.contains("/invoke/{algorithm}"));
+    }
+
+    #[test]
+    fn without_an_algorithm_requests_have_leases_and_no_executions() {
+        let mut batcher = Batcher::new("m:", Workload::default(), 7);
+        let route = RouteLabels::new("PUT", "/orders/:id");
+        let lease = batcher.lease(route, 1000, 400);
+        let counts = Lease::decode(&lease.member).expect("it is a lease").count;
+        let crashed = r#"code="500",endpoint="/orders/:id",method="PUT",status="error""#;
+        let expected = [("m:request_counter", crashed), ("m:settled_counter", "")];
+        let expected = expected.map(|(key, field)| (key.to_owned(), field.to_owned()));
+        assert_eq!(counts, expected);
+        let request = FinishedRequest {
+            labels: RequestLabels::new("PUT", "/orders/:id", 201),
+            duration_nanos: 1,
+        };
+        let _ticket = batcher.record(&request, None, Some(lease));
+        let (_, total, leases) = as_sent(&mut batcher).expect("a request waits");
+        assert_eq!((leases.len(), count(&total)), (1, 1));
+        let mut crashes = total.cells().filter(|(_, field, _)| *field == crashed);
+        assert_eq!(
+            crashes.next().map(|(_, _, by)| by),
+            Some(0),
+            "the series begins at 0"
+        );
+        assert_eq!(sum(&total, "m:algorithm"), 0);
     }
 
     #[test]
@@ -733,8 +777,8 @@ mod tests {
     #[test]
     fn a_lease_whose_execution_never_began_is_closed_and_counts_nothing() {
         let mut batcher = batcher();
-        let lease = batcher.lease("/invoke", 1000, 400);
-        batcher.abandon("/invoke", lease.clone());
+        let lease = batcher.lease(RouteLabels::new("POST", "/invoke"), 1000, 400);
+        batcher.abandon(REQUEST.labels.route(), lease.clone());
         let (_, total, leases) = as_sent(&mut batcher).expect("a lease waits");
         assert_eq!((total, &leases), (Batch::default(), &vec![lease.clone()]));
         let logged = batcher.take_for_log([8, 9]).remove(0);
@@ -788,11 +832,11 @@ mod tests {
         let mut batcher = batcher();
         record(&mut batcher);
         let sent = Catalog::new("m:");
-        let mut in_force = sent.families().map(Family::clone);
+        let mut in_force: Vec<_> = sent.families().into_iter().cloned().collect();
         in_force[0].key = "m:elsewhere".into();
         in_force[1].bounds = vec![1.0];
         in_force[2].kind = Kind::Gauge;
-        let in_force = in_force.each_ref().map(Family::encode);
+        let in_force: Vec<_> = in_force.iter().map(Family::encode).collect();
         let own = batcher.adopt(&sent, &in_force);
         // Also where it registers again, to see whether Redis accepts writes.
         assert_eq!(batcher.adopt(&sent, &in_force), own);

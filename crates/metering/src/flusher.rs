@@ -224,7 +224,7 @@ struct Reason<'a> {
 mod tests {
     use functional_scaffold_protocol::{
         batch::LoggedBatch,
-        catalog::{Catalog, ExecutionStatus, FinishedRequest, RequestLabels},
+        catalog::{ExecutionStatus, FinishedRequest, RequestLabels},
     };
 
     use super::*;
@@ -237,24 +237,23 @@ mod tests {
     fn what_cannot_be_split_fits_into_a_line() {
         let algorithm = "a".repeat(64);
         let endpoint: &'static str = format!("/invoke/{algorithm}").leak();
-        let catalog = Catalog::new(&"p".repeat(MAX_PREFIX_BYTES));
+        let prefix = "p".repeat(MAX_PREFIX_BYTES);
         let workload = Workload {
             algorithm,
             endpoints: &[],
         };
-        let mut batcher = Batcher::new(catalog, workload, u64::MAX);
+        let mut batcher = Batcher::new(&prefix, workload, u64::MAX);
         for _ in 0..3 {
-            let lease = batcher.lease(endpoint, 1 << 40, 1 << 50);
             let request = FinishedRequest {
                 labels: RequestLabels::new("OPTIONS", endpoint, 500),
                 duration_nanos: 1 << 40,
             };
+            let lease = batcher.lease(request.labels.route(), 1 << 40, 1 << 50);
             let execution = Execution {
                 status: ExecutionStatus::InvalidInput,
                 duration_nanos: 1 << 40,
-                lease: Some(lease),
             };
-            let _ticket = batcher.record(&request, Some(execution));
+            let _ticket = batcher.record(&request, Some(execution), Some(lease));
         }
         let reason = "r".repeat(MAX_REASON_BYTES);
         let room = room_beside(&Reason { reason: &reason });

@@ -21,7 +21,7 @@
 //! # Examples
 //! ```no_run
 //! use functional_scaffold_metering::{
-//!     Config, Execution, ExecutionStatus, FinishedRequest, Meter, RequestLabels, Workload,
+//!     Config, Execution, ExecutionStatus, FinishedRequest, Meter, RequestLabels, RouteLabels, Workload,
 //!     time::Instant, variables,
 //! };
 //!
@@ -37,7 +37,8 @@
 //!
 //! // Once a request.
 //! let began = Instant::now();
-//! let Ok(lease) = meter.lease("/orders", "request-66").await else {
+//! let route = RouteLabels::new("POST", "/orders");
+//! let Ok(lease) = meter.lease(route, "request-66").await else {
 //!     return Ok(()); // In `strict` mode: Redis does not acknowledge, so respond 503.
 //! };
 //! // Here is the work that is counted as crashed if it never returns.
@@ -49,9 +50,8 @@
 //! let execution = Execution {
 //!     status: ExecutionStatus::Success,
 //!     duration_nanos,
-//!     lease,
 //! };
-//! if meter.record(&request, Some(execution)).await.is_err() {
+//! if meter.record(&request, Some(execution), lease).await.is_err() {
 //!     // In `strict` mode: respond 503 instead of the result.
 //! }
 //! # Ok(())
@@ -76,7 +76,7 @@ pub use check::Check;
 pub use config::Config;
 pub use flusher::RETRY_AFTER;
 pub use functional_scaffold_protocol::{
-    catalog::{ExecutionStatus, FinishedRequest, RequestLabels},
+    catalog::{ExecutionStatus, FinishedRequest, RequestLabels, RouteLabels},
     exposition::Format,
     lease::EncodedLease,
 };

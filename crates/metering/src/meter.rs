@@ -3,7 +3,7 @@
 use std::{cell::RefCell, rc::Rc};
 
 use functional_scaffold_protocol::{
-    catalog::{Catalog, FinishedRequest},
+    catalog::{FinishedRequest, RouteLabels},
     lease::EncodedLease,
     series::TotalsError,
 };
@@ -51,8 +51,7 @@ impl Meter {
     /// distinguishes this instance from all others, in Redis and in the log.
     #[must_use]
     pub fn new(config: &Config, workload: Workload, nonce: u64) -> Self {
-        let catalog = Catalog::new(&config.prefix);
-        let batcher = Batcher::new(catalog, workload, nonce);
+        let batcher = Batcher::new(&config.prefix, workload, nonce);
         Self(Rc::new(State {
             durability: config.durability,
             metrics_endpoint: config.metrics_endpoint,
@@ -63,7 +62,7 @@ impl Meter {
         }))
     }
 
-    /// Takes a lease before an execution, for a request to `endpoint`, so that the
+    /// Takes a lease before an execution, for a request to `route`, so that the
     /// execution is counted even if it never returns. Waits for Redis for
     /// `lease_timeout_ms` at most, in `strict` durability for `redis_timeout_ms`.
     ///
@@ -77,25 +76,28 @@ impl Meter {
     /// must not begin.
     pub async fn lease(
         &self,
-        endpoint: &'static str,
+        route: RouteLabels<'static>,
         request_id: &str,
     ) -> Result<Option<EncodedLease>, Unacknowledged> {
         let State { batcher, sink, .. } = &*self.0;
-        sink.lease(batcher, endpoint, request_id).await
+        sink.lease(batcher, route, request_id).await
     }
 
-    /// Counts a finished request, and its execution if it had one.
+    /// Counts a finished request, its execution if it ran the algorithm, and its lease
+    /// if it has one. A lease that was not acknowledged may still arrive, so it has to be
+    /// passed, too.
     ///
     /// The increments are stored in the background, after the response. Only in
     /// `strict` durability this waits for Redis, for `redis_timeout_ms` at most.
     ///
     /// # Errors
-    /// The durability is `strict`, and Redis has not acknowledged the execution. It
-    /// is counted nevertheless, now or later.
+    /// The durability is `strict`, and Redis has not acknowledged a request that had
+    /// a lease. It is counted nevertheless, now or later.
     pub async fn record(
         &self,
         request: &FinishedRequest<'static>,
         execution: Option<Execution>,
+        lease: Option<EncodedLease>,
     ) -> Result<(), Unacknowledged> {
         let State {
             durability,
@@ -107,8 +109,8 @@ impl Meter {
         if !sink.counts() {
             return Ok(());
         }
-        let is_strict = *durability == Durability::Strict && execution.is_some();
-        let ticket = batcher.borrow_mut().record(request, execution);
+        let is_strict = *durability == Durability::Strict && lease.is_some();
+        let ticket = batcher.borrow_mut().record(request, execution, lease);
         let is_acknowledged = !is_strict || flusher.wait_for(ticket, batcher, sink).await;
         let mut batcher = batcher.borrow_mut();
         if sink.needs_flush() && !batcher.is_resolved(ticket) && batcher.begin_flushing() {

@@ -145,7 +145,7 @@ fn a_register_call_names_every_key_and_counts_every_field() {
     assert_eq!(note, call.keys[2]);
     assert!(is_own_key("m:", &note));
     let fewer_zeros = Registration::of_catalog(&catalog, "a", &[]);
-    let mut without_help = catalog.families().map(Family::clone);
+    let mut without_help: Vec<_> = catalog.families().into_iter().cloned().collect();
     without_help[7].help.clear();
     let without_help = Registration::new(
         without_help

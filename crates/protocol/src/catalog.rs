@@ -152,14 +152,29 @@ pub struct Catalog {
     late_results: AlgorithmMetric,
     leases_settled: AlgorithmMetric,
     flush_failures: Metric<fn(&FlushOutcome, &mut String)>,
+    /// Whether the component runs an algorithm. Without one, only requests are counted.
+    has_algorithm: bool,
     /// The text of each latency bound, the last one `+Inf`.
     latency_les: Vec<String>,
 }
 
 impl Catalog {
-    /// Creates the families with their hashes under `prefix` (`metrics:`).
+    /// Creates the families of a component that runs an algorithm, with their hashes
+    /// under `prefix` (`metrics:`).
     #[must_use]
     pub fn new(prefix: &str) -> Self {
+        Self::with(prefix, true)
+    }
+
+    /// Creates the families of a component that runs no algorithm. Its executions are
+    /// its requests: they have leases, and no families of their own. Every `algorithm`
+    /// is the empty text.
+    #[must_use]
+    pub fn of_requests(prefix: &str) -> Self {
+        Self::with(prefix, false)
+    }
+
+    fn with(prefix: &str, has_algorithm: bool) -> Self {
         let bounds = latency_bounds();
         let les = bounds.iter().map(|&bound| cell::le_of_bound(bound));
         Self {
@@ -171,38 +186,47 @@ impl Catalog {
             late_results: LATE_RESULTS.with_prefix(prefix),
             leases_settled: LEASES_SETTLED.with_prefix(prefix),
             flush_failures: FLUSH_FAILURES.with_prefix(prefix),
+            has_algorithm,
             latency_les: les.chain(["+Inf".to_owned()]).collect(),
         }
     }
 
     /// All families, in the order in which they are registered.
     #[must_use]
-    pub fn families(&self) -> [&Family; 8] {
-        [
-            &self.requests.family,
-            &self.request_durations.family,
-            &self.executions.family,
-            &self.execution_durations.family,
+    pub fn families(&self) -> Vec<&Family> {
+        let mut families = vec![&self.requests.family, &self.request_durations.family];
+        if self.has_algorithm {
+            families.extend([&self.executions.family, &self.execution_durations.family]);
+        }
+        families.extend([
             &self.unleased_executions.family,
             &self.late_results.family,
             &self.leases_settled.family,
             &self.flush_failures.family,
-        ]
+        ]);
+        families
     }
 
     /// All families in the same order, to change the key of a family that Redis has
     /// under another key or with another layout (see [`Family::with_own_key`]).
-    pub fn families_mut(&mut self) -> [&mut Family; 8] {
-        [
+    pub fn families_mut(&mut self) -> Vec<&mut Family> {
+        let mut families = vec![
             &mut self.requests.family,
             &mut self.request_durations.family,
-            &mut self.executions.family,
-            &mut self.execution_durations.family,
+        ];
+        if self.has_algorithm {
+            families.extend([
+                &mut self.executions.family,
+                &mut self.execution_durations.family,
+            ]);
+        }
+        families.extend([
             &mut self.unleased_executions.family,
             &mut self.late_results.family,
             &mut self.leases_settled.family,
             &mut self.flush_failures.family,
-        ]
+        ]);
+        families
     }
 
     /// The family of this name.
@@ -219,11 +243,13 @@ impl Catalog {
     #[must_use]
     pub fn zero_cells(&self, algorithm: &str, endpoints: &[&str]) -> Vec<(&str, String)> {
         let mut cells = Vec::new();
-        for status in ExecutionStatus::ALL {
-            cells.push(self.executions.cell(&ExecutionLabels { algorithm, status }));
+        if self.has_algorithm {
+            for status in ExecutionStatus::ALL {
+                cells.push(self.executions.cell(&ExecutionLabels { algorithm, status }));
+            }
         }
         for endpoint in endpoints {
-            cells.push(self.requests.cell(&RequestLabels::crashed(endpoint)));
+            cells.push(self.crashed_requests_cell(RouteLabels::new("POST", endpoint)));
         }
         for metric in [
             &self.unleased_executions,
@@ -239,16 +265,26 @@ impl Catalog {
     }
 
     /// Cells, as key and field, that grow by 1 when the lease of an execution
-    /// expires: the execution crashed, and the host responded 500 to its `POST`.
+    /// expires: the execution crashed, and the host responded 500 to its request.
     #[must_use]
-    pub fn crash_cells(&self, algorithm: &str, endpoint: &str) -> Vec<(String, String)> {
-        let status = ExecutionStatus::Crashed;
-        let cells = [
-            self.requests.cell(&RequestLabels::crashed(endpoint)),
-            self.executions.cell(&ExecutionLabels { algorithm, status }),
-            self.leases_settled.cell(algorithm),
-        ];
-        cells.map(|(key, field)| (key.to_owned(), field)).into()
+    pub fn crash_cells(&self, algorithm: &str, route: RouteLabels<'_>) -> Vec<(String, String)> {
+        let mut cells = vec![self.crashed_requests_cell(route)];
+        if self.has_algorithm {
+            let status = ExecutionStatus::Crashed;
+            cells.push(self.executions.cell(&ExecutionLabels { algorithm, status }));
+        }
+        cells.push(self.leases_settled.cell(algorithm));
+        let cells = cells.into_iter();
+        cells.map(|(key, field)| (key.to_owned(), field)).collect()
+    }
+
+    /// The cell, as key and field, that counts the requests of this route whose
+    /// execution crashed.
+    #[must_use]
+    pub fn crashed_requests_cell(&self, route: RouteLabels<'_>) -> (&str, String) {
+        let RouteLabels { method, endpoint } = route;
+        self.requests
+            .cell(&RequestLabels::new(method, endpoint, 500))
     }
 
     /// Records a finished request into `batch`.
@@ -312,16 +348,10 @@ impl<'a> RequestLabels<'a> {
         REQUESTS.label_set(self)
     }
 
-    /// The labels of a request whose execution crashed: the host responds 500.
-    const fn crashed(endpoint: &'a str) -> Self {
-        Self::new("POST", endpoint, 500)
-    }
-
-    const fn route(&self) -> RouteLabels<'a> {
-        RouteLabels {
-            endpoint: self.endpoint,
-            method: self.method,
-        }
+    /// The labels that a request has before its response.
+    #[must_use]
+    pub const fn route(&self) -> RouteLabels<'a> {
+        RouteLabels::new(self.method, self.endpoint)
     }
 }
 
@@ -329,9 +359,24 @@ impl<'a> RequestLabels<'a> {
 /// because a series of a histogram takes a field in Redis for each bucket and for
 /// the sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct RouteLabels<'a> {
-    endpoint: &'a str,
+pub struct RouteLabels<'a> {
     method: &'a str,
+    endpoint: &'a str,
+}
+
+impl<'a> RouteLabels<'a> {
+    /// Creates the labels: the method as in [`RequestLabels::method`], and the pattern
+    /// of the route.
+    #[must_use]
+    pub const fn new(method: &'a str, endpoint: &'a str) -> Self {
+        Self { method, endpoint }
+    }
+
+    /// The pattern of the route.
+    #[must_use]
+    pub const fn endpoint(&self) -> &'a str {
+        self.endpoint
+    }
 }
 
 /// Labels of `algorithm_executions_total`.

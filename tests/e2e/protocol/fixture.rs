@@ -3,7 +3,7 @@
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, LeasedExecution, SentBatch},
     calls::{ApplyReply, SettleReply},
-    catalog::{Catalog, ExecutionLabels, ExecutionStatus, FinishedExecution},
+    catalog::{Catalog, ExecutionLabels, ExecutionStatus, FinishedExecution, RouteLabels},
     lease::Lease,
 };
 use functional_scaffold_testkit::redis::RedisServer;
@@ -26,8 +26,9 @@ pub(crate) const STORED: ApplyReply = ApplyReply::Stored {
 pub(crate) fn metric_keys(catalog: &Catalog) -> Vec<&str> {
     catalog
         .families()
+        .into_iter()
         .map(|family| family.key.as_str())
-        .to_vec()
+        .collect()
 }
 
 /// A store on its own server.
@@ -61,7 +62,9 @@ impl Fixture {
         Lease {
             id: format!("ab/{number}"),
             millis,
-            count: self.catalog.crash_cells(ALGORITHM, "/invoke"),
+            count: self
+                .catalog
+                .crash_cells(ALGORITHM, RouteLabels::new("POST", "/invoke")),
         }
     }
 

@@ -14,7 +14,7 @@ use functional_scaffold_protocol::{
     calls::ApplyReply,
     catalog::{
         Catalog, ExecutionLabels, ExecutionStatus, FinishedExecution, FinishedRequest,
-        RequestLabels,
+        RequestLabels, RouteLabels,
     },
     lease::Lease,
 };
@@ -303,7 +303,7 @@ impl World {
         let lease = millis.map(|millis| Lease {
             id: format!("{}/{execution}", self.instances[instance].nonce),
             millis,
-            count: count.crash_cells(&label_of(execution), "/invoke"),
+            count: count.crash_cells(&label_of(execution), RouteLabels::new("POST", "/invoke")),
         });
         self.facts.push(Fact {
             lease,

@@ -114,8 +114,8 @@ pub(crate) async fn replay(config: Config, options: &ReplayOptions) -> anyhow::R
         redis,
         keys: catalog
             .families()
-            .map(|family| family.key.clone())
             .into_iter()
+            .map(|family| family.key.clone())
             .collect(),
         read_options: ReadOptions::new(&config),
         catalog,
@@ -507,7 +507,9 @@ fn refused(frozen_ms: i64, now_ms: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use functional_scaffold_protocol::{batch::LeasedExecution, lease::Lease};
+    use functional_scaffold_protocol::{
+        batch::LeasedExecution, catalog::RouteLabels, lease::Lease,
+    };
 
     use super::*;
 
@@ -535,7 +537,7 @@ mod tests {
             let lease = Lease {
                 id: id.into(),
                 millis: 1,
-                count: catalog.crash_cells(algorithm, "/invoke"),
+                count: catalog.crash_cells(algorithm, RouteLabels::new("POST", "/invoke")),
             };
             LeasedExecution {
                 lease,

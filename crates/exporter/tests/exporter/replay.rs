@@ -442,7 +442,10 @@ fn a_late_result_is_counted_as_late_and_the_rest_is_applied() {
         }
     };
     // A reader settles the expired lease.
-    let keys = catalog.families().map(|family| family.key.as_str());
+    let keys = catalog
+        .families()
+        .into_iter()
+        .map(|family| family.key.as_str());
     let settle = settle_call(DEFAULT_PREFIX, 1, 0, keys, []);
     let executions = |status: &str| {
         let field = format!("algorithm=\"a\",status=\"{status}\"");

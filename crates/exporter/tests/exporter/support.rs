@@ -13,7 +13,7 @@ use std::{
 
 use functional_scaffold_protocol::{
     calls::{Call, DEFAULT_PREFIX, Registration, Script, lease_command, register_call},
-    catalog::Catalog,
+    catalog::{Catalog, RouteLabels},
     lease::Lease,
 };
 use functional_scaffold_testkit::{
@@ -194,7 +194,8 @@ impl Redis {
         let lease = Lease {
             id: id.to_owned(),
             millis,
-            count: Catalog::new(DEFAULT_PREFIX).crash_cells(algorithm, "/invoke"),
+            count: Catalog::new(DEFAULT_PREFIX)
+                .crash_cells(algorithm, RouteLabels::new("POST", "/invoke")),
         };
         let command = lease_command(DEFAULT_PREFIX, &lease.begin(self.lease_time()));
         self.cli(&command.words().collect::<Vec<_>>());

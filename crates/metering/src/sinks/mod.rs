@@ -11,6 +11,7 @@ use std::{cell::RefCell, time::Duration};
 
 use functional_scaffold_protocol::{
     batch::{LoggedBatch, SentBatch},
+    catalog::RouteLabels,
     lease::EncodedLease,
 };
 
@@ -82,11 +83,11 @@ impl Sink {
     pub(crate) async fn lease(
         &self,
         batcher: &RefCell<Batcher>,
-        endpoint: &'static str,
+        route: RouteLabels<'static>,
         request_id: &str,
     ) -> Result<Option<EncodedLease>, Unacknowledged> {
         match self {
-            Self::Redis(redis) => redis.lease(batcher, endpoint, request_id).await,
+            Self::Redis(redis) => redis.lease(batcher, route, request_id).await,
             Self::Pushgateway(_) | Self::Pull(_) | Self::Off => Ok(None),
         }
     }

@@ -19,7 +19,7 @@ use functional_scaffold_protocol::{
         apply_call_from_parts, check_call, decode_is_registered, is_registered_call, lease_command,
         register_call,
     },
-    catalog::Catalog,
+    catalog::RouteLabels,
     lease::EncodedLease,
 };
 use serde_json::json;
@@ -137,7 +137,7 @@ impl RedisSink {
     pub(super) async fn lease(
         &self,
         batcher: &RefCell<Batcher>,
-        endpoint: &'static str,
+        route: RouteLabels<'static>,
         request_id: &str,
     ) -> Result<Option<EncodedLease>, Unacknowledged> {
         let Some(options) = &self.leases else {
@@ -146,17 +146,17 @@ impl RedisSink {
         let leasing = batcher.borrow().leasing();
         let lease = match leasing {
             _ if options.is_strict && refuses_executions(&batcher.borrow()) => None,
-            Leasing::Awaited => match self.acknowledged_lease(batcher, endpoint, options).await {
+            Leasing::Awaited => match self.acknowledged_lease(batcher, route, options).await {
                 Ok(lease) => return Ok(Some(lease)),
                 Err(lease) => lease,
             },
-            Leasing::Late => self.send_lease(batcher, endpoint, options).await,
+            Leasing::Late => self.send_lease(batcher, route, options).await,
             Leasing::Suspended => None,
         };
         let mut batcher = batcher.borrow_mut();
         if options.is_strict {
             if let Some(lease) = lease {
-                batcher.abandon(endpoint, lease);
+                batcher.abandon(route, lease);
             }
             return Err(Unacknowledged);
         }
@@ -165,7 +165,7 @@ impl RedisSink {
         // else says that it began.
         let fields = json!({
             "request_id": request_id,
-            "endpoint": endpoint,
+            "endpoint": route.endpoint(),
             "algorithm": batcher.algorithm(),
         });
         log::write(Level::Error, "execution_unleased", fields);
@@ -177,7 +177,7 @@ impl RedisSink {
     async fn acknowledged_lease(
         &self,
         batcher: &RefCell<Batcher>,
-        endpoint: &'static str,
+        route: RouteLabels<'static>,
         options: &LeaseOptions,
     ) -> Result<EncodedLease, Option<EncodedLease>> {
         let deadline = Deadline::after(options.timeout);
@@ -188,7 +188,7 @@ impl RedisSink {
                 return Err(None);
             }
         };
-        let (lease, command) = self.make_lease(batcher, endpoint, options, time);
+        let (lease, command) = self.make_lease(batcher, route, options, time);
         match self.client.command(command, deadline).await {
             Ok(_added) => Ok(lease),
             Err(error) => {
@@ -203,7 +203,7 @@ impl RedisSink {
     async fn send_lease(
         &self,
         batcher: &RefCell<Batcher>,
-        endpoint: &'static str,
+        route: RouteLabels<'static>,
         options: &LeaseOptions,
     ) -> Option<EncodedLease> {
         let time = self.lease_time.get()?;
@@ -211,7 +211,7 @@ impl RedisSink {
         if !is_open || Rc::strong_count(&self.client) > MAX_UNAWAITED {
             return None;
         }
-        let (lease, command) = self.make_lease(batcher, endpoint, options, time);
+        let (lease, command) = self.make_lease(batcher, route, options, time);
         let deadline = Deadline::after(self.timeout.min(LINGER));
         let mut call = self.client.command(command, deadline);
         // The first poll hands over the command. It happens here, because no other task
@@ -235,13 +235,13 @@ impl RedisSink {
     fn make_lease(
         &self,
         batcher: &RefCell<Batcher>,
-        endpoint: &'static str,
+        route: RouteLabels<'static>,
         options: &LeaseOptions,
         time: LeaseTime,
     ) -> (EncodedLease, Command) {
         let limit = options.execution_limit_millis;
         let now = time.at(Instant::now());
-        let lease = batcher.borrow_mut().lease(endpoint, limit, now);
+        let lease = batcher.borrow_mut().lease(route, limit, now);
         let command = lease_command(&self.prefix, &lease);
         (lease, command)
     }
@@ -350,7 +350,7 @@ impl RedisSink {
         batcher: &RefCell<Batcher>,
         deadline: Deadline,
     ) -> Result<Option<LeaseTime>, StoreError> {
-        let catalog = Catalog::new(&self.prefix);
+        let catalog = batcher.borrow().catalog_to_register(&self.prefix);
         let registration = batcher.borrow().registration(&catalog);
         let call = is_registered_call(&self.prefix, &registration);
         let sent = Instant::now();
@@ -371,7 +371,7 @@ impl RedisSink {
     ) -> Result<(LeaseTime, Eviction), StoreError> {
         let script = &Script::REGISTER;
         let epoch = get_random_u64();
-        let catalog = Catalog::new(&self.prefix);
+        let catalog = batcher.borrow().catalog_to_register(&self.prefix);
         let registration = batcher.borrow().registration(&catalog);
         let call = register_call(&self.prefix, epoch, &registration);
         let sent = Instant::now();
