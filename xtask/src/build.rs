@@ -18,8 +18,8 @@ use crate::toolchain::WasmToolchain;
 
 /// The service component.
 const SERVICE: &str = "functional-scaffold";
-/// Components in folders of algorithms that are services, and not guarded.
-const OTHER_SERVICES: [&str; 1] = ["naive"];
+/// Components in folders of algorithms that are services or middleware, and not guarded.
+const UNGUARDED: [&str; 4] = ["echo", "naive", "pass-through", "tracer"];
 
 /// Folders of algorithms: each folder in them with a Cargo.toml, a pyproject.toml or
 /// a package.json is one.
@@ -109,7 +109,7 @@ pub(crate) fn build_components(
             build.args(["--package", &package]).args(linker);
             process::run("cargo rustc", &mut build, None)?;
             let name = package_name(&package);
-            if name != SERVICE && !OTHER_SERVICES.contains(&name) {
+            if name != SERVICE && !UNGUARDED.contains(&name) {
                 guard(name)?;
             }
         }

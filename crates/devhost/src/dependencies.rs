@@ -1,45 +1,135 @@
-//! Component dependencies: composes a component with the components it imports,
-//! and denies those every capability.
+//! Component dependencies and middleware: composes a component with the components it
+//! imports, and with those that wrap its handler. Denies them the capabilities that
+//! they do not inherit.
 //!
-//! Spin plugs the denied imports of a dependency with a component, its deny
-//! adapter. Here the composition renames them to `denied<n>-…`, and the linker
+//! Spin plugs the denied imports of such a component with another, its deny adapter. Here the composition renames them to `denied<part>-…`, and the linker
 //! defines functions under these names that return the adapter's results.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
 use wac_graph::types::{ItemKind, Package, SubtypeChecker, WorldId};
 use wac_graph::{CompositionGraph, EncodeOptions, NodeId};
 use wasmtime::component::types::{Case, ComponentFunc, ComponentItem, Type};
 use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType, Val};
 
-/// The interfaces that Spin's deny adapter plugs, up to their minor version:
-/// hosts, environment, files, stores, databases, models and variables. It leaves
-/// clocks, random numbers, stdout and stderr.
+/// The keys of `inherit_configuration`, and the interfaces that Spin's deny adapter
+/// plugs without each, up to their minor version. It leaves clocks, random numbers,
+/// stdout and stderr.
 ///
 /// Denied beyond Spin: `wasi:sockets/types`, with which a component creates sockets
 /// of WASI 0.3. What is left of `wasi:sockets` needs a socket.
-const DENIED: &[&str] = &[
-    "fermyon:spin/",
-    "spin:",
-    "wasi:cli/environment@0.",
-    "wasi:config/store@0.",
-    "wasi:filesystem/preopens@0.",
-    "wasi:http/client@0.",
-    "wasi:http/outgoing-handler@0.",
-    "wasi:keyvalue/store@0.",
-    "wasi:sockets/ip-name-lookup@0.",
-    "wasi:sockets/tcp-create-socket@0.",
-    "wasi:sockets/types@0.",
-    "wasi:sockets/udp-create-socket@0.",
+const CAPABILITIES: &[(&str, &[&str])] = &[
+    ("ai_models", &["fermyon:spin/llm"]),
+    (
+        "allowed_outbound_hosts",
+        &[
+            "fermyon:spin/http",
+            "fermyon:spin/mqtt",
+            "fermyon:spin/mysql",
+            "fermyon:spin/postgres",
+            "fermyon:spin/rdbms-types",
+            "fermyon:spin/redis",
+            "spin:mqtt/",
+            "spin:mysql/",
+            "spin:postgres/",
+            "spin:redis/",
+            "wasi:http/client@0.",
+            "wasi:http/outgoing-handler@0.",
+            "wasi:sockets/ip-name-lookup@0.",
+            "wasi:sockets/tcp-create-socket@0.",
+            "wasi:sockets/types@0.",
+            "wasi:sockets/udp-create-socket@0.",
+        ],
+    ),
+    ("environment", &["wasi:cli/environment@0."]),
+    ("files", &["wasi:filesystem/preopens@0."]),
+    (
+        "key_value_stores",
+        &[
+            "fermyon:spin/key-value",
+            "spin:key-value/",
+            "wasi:keyvalue/store@0.",
+        ],
+    ),
+    ("sqlite_databases", &["fermyon:spin/sqlite", "spin:sqlite/"]),
+    (
+        "variables",
+        &[
+            "fermyon:spin/config",
+            "fermyon:spin/variables",
+            "spin:variables/",
+            "wasi:config/store@0.",
+        ],
+    ),
 ];
+
+/// The interface of an HTTP component, which middleware imports and exports.
+const HANDLER: &str = "wasi:http/handler@0.3.0";
 
 const DENIED_PREFIX: &str = "denied";
 
-/// A dependency, read from its file.
+/// What a component inherits of the configuration of the one it is composed with:
+/// nothing, by default.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(try_from = "InheritConfiguration")]
+pub(crate) struct Inherit(Vec<String>);
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "inherit_configuration must be a boolean or a list of keys"
+)]
+enum InheritConfiguration {
+    AllOrNothing(bool),
+    Some(Vec<String>),
+}
+
+impl TryFrom<InheritConfiguration> for Inherit {
+    type Error = String;
+
+    fn try_from(configuration: InheritConfiguration) -> Result<Self, String> {
+        let keys = CAPABILITIES.iter().map(|(key, _)| (*key).to_owned());
+        match configuration {
+            InheritConfiguration::AllOrNothing(true) => Ok(Self(keys.collect())),
+            InheritConfiguration::AllOrNothing(false) => Ok(Self::default()),
+            InheritConfiguration::Some(inherited) => {
+                let all: Vec<_> = keys.collect();
+                match inherited.iter().find(|key| !all.contains(key)) {
+                    None => Ok(Self(inherited)),
+                    Some(unknown) => Err(format!(
+                        "inherit_configuration has no {unknown:?}, only {}",
+                        all.join(", ")
+                    )),
+                }
+            }
+        }
+    }
+}
+
+impl Inherit {
+    fn denies(&self, import: &str) -> bool {
+        CAPABILITIES
+            .iter()
+            .filter(|(key, _)| !self.0.iter().any(|inherited| inherited == key))
+            .any(|(_, interfaces)| interfaces.iter().any(|denied| import.starts_with(denied)))
+    }
+}
+
+/// A dependency, read from its file. It inherits nothing.
 pub(crate) struct Dependency {
     /// As in the manifest: `package:name`, `package:name/interface`, each with or
     /// without `@version`, or a plain name.
     pub(crate) name: String,
     pub(crate) export: Option<String>,
+    pub(crate) wasm: Vec<u8>,
+}
+
+/// Middleware, read from its file.
+pub(crate) struct Middleware {
+    pub(crate) file: PathBuf,
+    pub(crate) inherit: Inherit,
     pub(crate) wasm: Vec<u8>,
 }
 
@@ -85,7 +175,14 @@ pub(crate) fn compose(id: &str, wasm: Vec<u8>, dependencies: Vec<Dependency>) ->
         let name = format!("dependency:part{index}");
         let (dependency_world, node) = add_package(&mut graph, &name, dependency.wasm)
             .with_context(|| format!("dependency '{}'", dependency.name))?;
-        rename_denied_imports(&mut graph, index, dependency_world, node)?;
+        let part = index.to_string();
+        rename_denied_imports(
+            &mut graph,
+            &part,
+            dependency_world,
+            node,
+            &Inherit::default(),
+        )?;
         for import in imports {
             let export = dependency.export.as_deref().unwrap_or(&import);
             connect(
@@ -106,6 +203,50 @@ pub(crate) fn compose(id: &str, wasm: Vec<u8>, dependencies: Vec<Dependency>) ->
         .with_context(|| format!("cannot compose component '{id}'"))
 }
 
+/// Composes a component with its middleware, the outermost first: each one's import of
+/// a handler is the next one's export, and the last one's is the component's.
+///
+/// # Errors
+///
+/// A wasm is no component, or does not import or export the handler.
+pub(crate) fn wrap(id: &str, wasm: Vec<u8>, middleware: Vec<Middleware>) -> Result<Vec<u8>> {
+    if middleware.is_empty() {
+        return Ok(wasm);
+    }
+    let mut graph = CompositionGraph::new();
+    let (world, node) = add_package(&mut graph, id, wasm)?;
+    ensure!(
+        graph.types()[world].exports.contains_key(HANDLER),
+        "cannot have middleware: it does not export {HANDLER}"
+    );
+    let mut inner = (world, node);
+    for (index, middleware) in middleware.into_iter().enumerate().rev() {
+        let file = middleware.file.display();
+        let part = format!("middleware{index}");
+        let (world, node) = add_package(&mut graph, &part, middleware.wasm)
+            .with_context(|| format!("middleware {file}"))?;
+        let types = &graph.types()[world];
+        for (verb, interfaces) in [("import", &types.imports), ("export", &types.exports)] {
+            ensure!(
+                interfaces.contains_key(HANDLER),
+                "middleware {file} does not {verb} {HANDLER}"
+            );
+        }
+        rename_denied_imports(&mut graph, &part, world, node, &middleware.inherit)?;
+        connect(
+            &mut graph,
+            (world, node, HANDLER),
+            (inner.0, inner.1, HANDLER),
+        )
+        .with_context(|| format!("middleware {file}"))?;
+        inner = (world, node);
+    }
+    let handler = graph.alias_instance_export(inner.1, HANDLER)?;
+    graph.export(handler, HANDLER)?;
+    let composed = graph.encode(EncodeOptions::default());
+    composed.context("cannot compose it with its middleware")
+}
+
 fn add_package(
     graph: &mut CompositionGraph,
     name: &str,
@@ -117,16 +258,18 @@ fn add_package(
     Ok((world, graph.instantiate(package)))
 }
 
+/// `part` tells the components of a composition apart.
 fn rename_denied_imports(
     graph: &mut CompositionGraph,
-    index: usize,
+    part: &str,
     world: WorldId,
     node: NodeId,
+    inherit: &Inherit,
 ) -> Result<()> {
     let denied: Vec<_> = graph.types()[world]
         .imports
         .iter()
-        .filter(|(name, _)| DENIED.iter().any(|denied| name.starts_with(denied)))
+        .filter(|(name, _)| inherit.denies(name))
         .filter_map(|(name, kind)| match kind {
             ItemKind::Instance(interface) => Some((name.clone(), *interface)),
             _ => None,
@@ -135,7 +278,7 @@ fn rename_denied_imports(
     for (name, interface) in denied {
         // Numbered, because dependencies can import different functions of one
         // interface.
-        let denied_name = format!("{DENIED_PREFIX}{index}-{name}");
+        let denied_name = format!("{DENIED_PREFIX}{part}-{name}");
         // wac-graph merges imports whose interfaces have the same id, whatever
         // their names: with its old id this would be the host's interface.
         let mut interface = graph.types()[interface].clone();
@@ -433,6 +576,87 @@ mod tests {
         }
     }
 
+    /// Imports and exports a handler, as told, which needs no more than a name here.
+    fn handler(imports: bool, exports: bool) -> Vec<u8> {
+        let import = format!(
+            r#"(import "{HANDLER}" (instance $handler (export "handle" (func (result (option string))))))"#
+        );
+        let own = r#"(instance $handler (export "handle" (func $environment "initial-cwd")))"#;
+        let export = format!(r#"(export "{HANDLER}" (instance $handler))"#);
+        let handler = if imports { &import } else { own };
+        component(&format!("{handler} {}", if exports { &export } else { "" }))
+    }
+
+    fn middleware(imports: bool, exports: bool, inherit: &str) -> Middleware {
+        #[derive(Deserialize)]
+        struct Table {
+            inherit: Inherit,
+        }
+        let table: Table = toml::from_str(&format!("inherit = {inherit}")).expect("it is valid");
+        Middleware {
+            file: "a.wasm".into(),
+            inherit: table.inherit,
+            wasm: handler(imports, exports),
+        }
+    }
+
+    #[test]
+    fn middleware_keeps_the_imports_that_it_inherits() {
+        for (inherit, expected) in [
+            ("true", &["wasi:cli/environment@0.2.6"][..]),
+            ("[\"environment\"]", &["wasi:cli/environment@0.2.6"]),
+            (
+                "[\"variables\", \"allowed_outbound_hosts\"]",
+                &[
+                    "deniedmiddleware0-wasi:cli/environment@0.2.6",
+                    "deniedmiddleware1-wasi:cli/environment@0.2.6",
+                    "wasi:cli/environment@0.2.6",
+                ],
+            ),
+        ] {
+            let wrappers = [(); 2].map(|()| middleware(true, true, inherit));
+            let composed = wrap("main", handler(false, true), wrappers.into());
+            let mut graph = CompositionGraph::new();
+            let composed = composed.expect("middleware fits");
+            let (world, _) = add_package(&mut graph, "test:composed", composed)
+                .expect("composed component is valid");
+            let world = &graph.types()[world];
+            let mut imports: Vec<_> = world.imports.keys().map(String::as_str).collect();
+            imports.sort_unstable();
+            assert_eq!(imports, [expected, &["wasi:cli/exit@0.2.6"]].concat());
+            let exports: Vec<_> = world.exports.keys().map(String::as_str).collect();
+            assert_eq!(exports, [HANDLER]);
+        }
+    }
+
+    #[test]
+    fn middleware_that_does_not_fit_is_refused() {
+        for (main, imports, exports, expected) in [
+            (
+                handler(false, true),
+                false,
+                true,
+                "middleware a.wasm does not import wasi:http/handler@0.3.0",
+            ),
+            (
+                handler(false, true),
+                true,
+                false,
+                "middleware a.wasm does not export wasi:http/handler@0.3.0",
+            ),
+            (
+                handler(false, false),
+                true,
+                true,
+                "cannot have middleware: it does not export wasi:http/handler@0.3.0",
+            ),
+        ] {
+            let wrapper = middleware(imports, exports, "true");
+            let error = wrap("main", main, vec![wrapper]).expect_err(expected);
+            assert_eq!(format!("{error:#}"), expected);
+        }
+    }
+
     #[test]
     fn capabilities_are_denied_and_other_interfaces_are_not() {
         for (import, expected) in [
@@ -452,7 +676,7 @@ mod tests {
             ("wasi:random/random@0.2.6", false),
             ("wasi:http/types@0.3.0", false),
         ] {
-            let denied = DENIED.iter().any(|denied| import.starts_with(denied));
+            let denied = Inherit::default().denies(import);
             assert_eq!(denied, expected, "{import}");
         }
     }

@@ -7,9 +7,9 @@ use wasmtime::component::{Component, Linker};
 use wasmtime::{Cache, Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
-use crate::dependencies::{self, Dependency};
+use crate::dependencies::{self, Dependency, Middleware};
 use crate::execution_limit;
-use crate::manifest::{self, App};
+use crate::manifest::{App, HttpTrigger, MiddlewareSource};
 use crate::platform::InstanceData;
 
 /// Instance slots of the pool. Spin's default, as all limits of the pool.
@@ -60,22 +60,23 @@ fn pool() -> PoolingAllocationConfig {
     pool
 }
 
-/// Composes, compiles and links a component of a manifest.
+/// Composes, compiles and links the component of a trigger.
 ///
 /// # Errors
 ///
-/// A file cannot be read, a dependency does not fit, the dev host does not have
-/// an import, or the component is no WASI 0.3 HTTP service.
+/// A file cannot be read, a dependency or middleware does not fit, the dev host does
+/// not have an import, or the component is no WASI 0.3 HTTP service.
 pub(crate) fn load_service(
     linker: &Linker<InstanceData>,
     app: &App,
-    id: &str,
-    component: &manifest::Component,
+    trigger: &HttpTrigger,
 ) -> Result<ServicePre<InstanceData>> {
     let read = |path: &Path| {
         let path = app.folder.join(path);
         std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
     };
+    let id = &trigger.component;
+    let component = &app.manifest.component[id];
     let mut parts = Vec::new();
     for (name, dependency) in &component.dependencies {
         parts.push(Dependency {
@@ -84,7 +85,20 @@ pub(crate) fn load_service(
             wasm: read(&dependency.path)?,
         });
     }
+    let mut wrappers = Vec::new();
+    for middleware in &trigger.dependencies.middleware {
+        let file = match &middleware.source {
+            MiddlewareSource::File(path) => path,
+            MiddlewareSource::Component(id) => &app.manifest.component[id].source,
+        };
+        wrappers.push(Middleware {
+            file: file.clone(),
+            inherit: middleware.inherit.clone(),
+            wasm: read(file).context("middleware")?,
+        });
+    }
     let wasm = dependencies::compose(id, read(&component.source)?, parts)?;
+    let wasm = dependencies::wrap(id, wasm, wrappers)?;
     let component = Component::new(linker.engine(), &wasm)?;
     // Cloned, because denied imports are those of one component.
     let mut linker = linker.clone();

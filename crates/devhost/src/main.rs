@@ -3,7 +3,8 @@
 //! Applications behave as on Spin 4.1, with these exceptions: a limit ends components
 //! that compute for too long, responses leave without delay (`TCP_NODELAY`), and
 //! connections are limited in number and idle time. Dependencies cannot create sockets,
-//! and an address of outbound Redis is read once, by the library that opens it.
+//! clients cannot set the headers that describe a route, and an address of outbound
+//! Redis is read once, by the library that opens it.
 //!
 //! # Layout
 //!
@@ -11,7 +12,8 @@
 //! - `variables`: variables and `{{ }}` templates
 //! - `allowed_hosts`: `allowed_outbound_hosts`
 //! - `component`: a component's settings
-//! - `dependencies`: composes components, and denies dependencies all capabilities
+//! - `dependencies`: composes components with dependencies and middleware, and denies
+//!   those capabilities
 //! - `engine`: wasmtime, from wasm files to services
 //! - `platform`: what components can import
 //! - `outbound_http`, `outbound_redis`: two of these imports
@@ -67,8 +69,8 @@ enum Command {
     /// Start a Spin application, as `spin up` does.
     ///
     /// Options that `spin up` also has mean the same. Manifests can have HTTP
-    /// triggers, WASI 0.3 components from files with their dependencies,
-    /// variables, environment, and outbound HTTP and Redis. Anything else is
+    /// triggers, WASI 0.3 components from files with their dependencies and
+    /// middleware, variables, environment, and outbound HTTP and Redis. Anything else is
     /// refused by name.
     Up(Up),
 }
@@ -190,33 +192,50 @@ fn load(app: &App, options: &Up, client: &HttpClient) -> Result<Server> {
     let routes = Routes::new(&app.manifest.trigger.http)?;
     let engine = engine::new_engine(!options.disable_cache)?;
     let linker = platform::linker(&engine)?;
-    let mut components = HashMap::new();
-    for (id, component) in &app.manifest.component {
-        let context = || format!("component '{id}'");
-        let allowed_hosts = AllowedHosts::new(&component.allowed_outbound_hosts, &variables)
-            .with_context(context)?;
-        if let Some(error) = allowed_hosts.error() {
-            eprintln!("Component {id} can reach no host: its allowed_outbound_hosts: {error}");
-        }
-        let environment = component.environment.clone().into_iter();
-        let instances = Instances {
-            service: engine::load_service(&linker, app, id, component).with_context(context)?,
-            settings: Arc::new(ComponentSettings {
-                id: id.clone(),
-                environment: environment.chain(options.env.clone()).collect(),
-                allowed_hosts,
-                variables: Arc::clone(&variables),
-                quiet: options.quiet,
-            }),
-            client: client.clone(),
-            reuse: options.reuse,
-            execution_limit: options.execution_limit,
+    let mut services: Vec<ProxyHandler<Instances>> = Vec::new();
+    // By component. As on Spin, a trigger with middleware has instances of its own, and
+    // a component without a trigger is not loaded: it may be middleware.
+    let mut shared: HashMap<&str, ProxyHandler<Instances>> = HashMap::new();
+    for trigger in &app.manifest.trigger.http {
+        let id = &trigger.component;
+        let is_plain = trigger.dependencies.middleware.is_empty();
+        let service = match shared.get(id.as_str()) {
+            Some(service) if is_plain => service.clone(),
+            _ => {
+                let component = &app.manifest.component[id];
+                let context = || format!("component '{id}'");
+                let allowed_hosts =
+                    AllowedHosts::new(&component.allowed_outbound_hosts, &variables)
+                        .with_context(context)?;
+                if let Some(error) = allowed_hosts.error() {
+                    eprintln!(
+                        "Component {id} can reach no host: its allowed_outbound_hosts: {error}"
+                    );
+                }
+                let environment = component.environment.clone().into_iter();
+                ProxyHandler::new(Instances {
+                    service: engine::load_service(&linker, app, trigger).with_context(context)?,
+                    settings: Arc::new(ComponentSettings {
+                        id: id.clone(),
+                        environment: environment.chain(options.env.clone()).collect(),
+                        allowed_hosts,
+                        variables: Arc::clone(&variables),
+                        quiet: options.quiet,
+                    }),
+                    client: client.clone(),
+                    reuse: options.reuse,
+                    execution_limit: options.execution_limit,
+                })
+            }
         };
-        components.insert(id.clone(), ProxyHandler::new(instances));
+        if is_plain {
+            shared.insert(id, service.clone());
+        }
+        services.push(service);
     }
     Ok(Server {
         routes,
-        components,
+        services,
         info: serde_json::to_string_pretty(&app.manifest.application)?,
         tcp_nodelay: !options.no_tcp_nodelay,
         connections: options.connections,

@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use crate::dependencies::Inherit;
+
 /// A manifest and the folder of its relative paths.
 #[derive(Debug)]
 pub(crate) struct App {
@@ -74,6 +76,58 @@ pub(crate) struct HttpTrigger {
     _id: IgnoredAny,
     pub(crate) route: String,
     pub(crate) component: String,
+    #[serde(default)]
+    pub(crate) dependencies: TriggerDependencies,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TriggerDependencies {
+    /// The outermost first.
+    #[serde(default)]
+    pub(crate) middleware: Vec<Middleware>,
+}
+
+/// Middleware of a route, and what it has of the configuration of the component it
+/// wraps.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "MiddlewareTable")]
+pub(crate) struct Middleware {
+    pub(crate) source: MiddlewareSource,
+    pub(crate) inherit: Inherit,
+}
+
+#[derive(Debug)]
+pub(crate) enum MiddlewareSource {
+    /// Relative to the manifest.
+    File(PathBuf),
+    /// A component of the manifest, by its id.
+    Component(String),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MiddlewareTable {
+    path: Option<PathBuf>,
+    component: Option<String>,
+    #[serde(default)]
+    inherit_configuration: Inherit,
+}
+
+impl TryFrom<MiddlewareTable> for Middleware {
+    type Error = &'static str;
+
+    fn try_from(table: MiddlewareTable) -> Result<Self, &'static str> {
+        let source = match (table.path, table.component) {
+            (Some(path), None) => MiddlewareSource::File(path),
+            (None, Some(id)) => MiddlewareSource::Component(id),
+            _ => return Err("middleware needs either a `path` or a `component`"),
+        };
+        Ok(Self {
+            source,
+            inherit: table.inherit_configuration,
+        })
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -161,6 +215,12 @@ impl Manifest {
                 trigger.route,
                 trigger.component
             );
+            for middleware in &trigger.dependencies.middleware {
+                if let MiddlewareSource::Component(id) = &middleware.source {
+                    self.check_middleware(id)
+                        .with_context(|| format!("middleware of route {:?}", trigger.route))?;
+                }
+            }
         }
         for (id, component) in &self.component {
             for host in &component.allowed_outbound_hosts {
@@ -168,6 +228,31 @@ impl Manifest {
                     bail!("component `{id}` allows {host:?}: the dev host has no service chaining");
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Refuses what Spin refuses, too: a component's own configuration has no effect
+    /// where it is middleware.
+    fn check_middleware(&self, id: &str) -> Result<()> {
+        let component = self.component.get(id);
+        let component =
+            component.with_context(|| format!("the manifest does not define component `{id}`"))?;
+        let settings = [
+            ("variables", component.variables.is_empty()),
+            ("environment", component.environment.is_empty()),
+            (
+                "allowed_outbound_hosts",
+                component.allowed_outbound_hosts.is_empty(),
+            ),
+            ("dependencies", component.dependencies.is_empty()),
+        ];
+        for (name, is_empty) in settings {
+            ensure!(
+                is_empty,
+                "component `{id}` must not have `{name}`: middleware has the configuration of \
+                 the component it wraps"
+            );
         }
         Ok(())
     }
@@ -271,6 +356,60 @@ mod tests {
             let message = format!("{error:#}");
             assert!(message.contains(name), "{extra}: {message}");
         }
+    }
+
+    #[test]
+    fn refuses_middleware_by_name() {
+        const MIDDLEWARE: &str = "[component.plain]\nsource = \"plain.wasm\"\n\
+             [component.own]\nsource = \"own.wasm\"\nvariables = { a = \"b\" }\n";
+        for (dependencies, name) in [
+            (
+                "middleware = [{ url = \"https://x/y.wasm\", digest = \"sha256:0\" }]",
+                "url",
+            ),
+            (
+                "middleware = [{ version = \"1.0.0\", package = \"a:b\" }]",
+                "version",
+            ),
+            ("middleware = [\"1.0.0\"]", "1.0.0"),
+            ("middleware = { path = \"x.wasm\" }", "expected a sequence"),
+            (
+                "middleware = [{ path = \"x.wasm\", component = \"plain\" }]",
+                "either",
+            ),
+            ("middleware = [{}]", "either a `path` or a `component`"),
+            (
+                "middleware = [{ path = \"x.wasm\", exports = \"y\" }]",
+                "exports",
+            ),
+            (
+                "middleware = [{ path = \"x.wasm\", inherit_configuration = [\"secrets\"] }]",
+                "\"secrets\"",
+            ),
+            (
+                "middleware = [{ path = \"x.wasm\", inherit_configuration = \"variables\" }]",
+                "inherit_configuration",
+            ),
+            (
+                "middleware = [{ component = \"other\" }]",
+                "component `other`",
+            ),
+            ("middleware = [{ component = \"own\" }]", "`variables`"),
+            ("authorizer = [{ path = \"x.wasm\" }]", "authorizer"),
+        ] {
+            let text = format!("{HEAD}dependencies.{dependencies}\n{API}{MIDDLEWARE}");
+            let error = Manifest::parse(&text)
+                .err()
+                .unwrap_or_else(|| panic!("{dependencies} is accepted"));
+            let message = format!("{error:#}");
+            assert!(message.contains(name), "{dependencies}: {message}");
+        }
+        let accepted = "middleware = [{ path = \"x.wasm\", inherit_configuration = true }, \
+             { component = \"plain\", inherit_configuration = [\"variables\"] }]";
+        let text = format!("{HEAD}dependencies.{accepted}\n{API}{MIDDLEWARE}");
+        let manifest = Manifest::parse(&text).expect("manifest is accepted");
+        let middleware = &manifest.trigger.http[0].dependencies.middleware;
+        assert!(matches!(&middleware[1].source, MiddlewareSource::Component(id) if id == "plain"));
     }
 
     #[test]

@@ -13,6 +13,9 @@ use http::{HeaderMap, Uri};
 
 use crate::manifest::HttpTrigger;
 
+/// Followed by a parameter's name, the header with its value.
+const PATH_MATCH: &str = "spin-path-match-";
+
 /// The routes of an application.
 pub(crate) struct Routes {
     /// In the manifest's order.
@@ -25,6 +28,8 @@ pub(crate) struct Routes {
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) component: String,
+    /// Its trigger's index in the manifest.
+    pub(crate) trigger: usize,
     /// The pattern as the manifest has it.
     raw: String,
     /// With a leading and without a trailing slash.
@@ -50,8 +55,8 @@ impl Routes {
     /// A route is malformed.
     pub(crate) fn new(triggers: &[HttpTrigger]) -> Result<Self> {
         let mut routes: Vec<Route> = Vec::new();
-        for trigger in triggers {
-            let route = Route::parse(trigger)
+        for (index, trigger) in triggers.iter().enumerate() {
+            let route = Route::parse(index, trigger)
                 .with_context(|| format!("route {:?} is malformed", trigger.route))?;
             match routes.iter().position(|other| other.raw == route.raw) {
                 Some(index) => {
@@ -94,12 +99,13 @@ impl Routes {
 }
 
 impl Route {
-    fn parse(trigger: &HttpTrigger) -> Result<Self> {
+    fn parse(index: usize, trigger: &HttpTrigger) -> Result<Self> {
         let raw = trigger.route.clone();
         let slash = if raw.starts_with('/') { "" } else { "/" };
         let absolute = format!("{slash}{raw}");
         Ok(Self {
             component: trigger.component.clone(),
+            trigger: index,
             pattern: Pattern::parse(&absolute)?,
             absolute: absolute.strip_suffix('/').unwrap_or(&absolute).to_owned(),
             raw,
@@ -233,9 +239,10 @@ impl Segment {
 }
 
 impl RouteMatch<'_> {
-    /// Adds the headers that Spin adds to a request. `uri` has a scheme and an
+    /// Sets the headers that Spin adds to a request, and removes all that the client sent
+    /// under these names: on Spin they come before its own. `uri` has a scheme and an
     /// authority.
-    pub(crate) fn append_headers(&self, headers: &mut HeaderMap, uri: &Uri, client: SocketAddr) {
+    pub(crate) fn set_headers(&self, headers: &mut HeaderMap, uri: &Uri, client: SocketAddr) {
         let raw = &self.route.raw;
         let host = headers
             .get(http::header::HOST)
@@ -243,26 +250,34 @@ impl RouteMatch<'_> {
             .unwrap_or("localhost");
         let scheme = uri.scheme_str().unwrap_or("http");
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        let mut all = vec![
-            ("spin-path-info".to_owned(), self.trailing.clone()),
+        let all = [
+            ("spin-path-info", self.trailing.clone()),
+            ("spin-full-url", format!("{scheme}://{host}{path}")),
+            ("spin-matched-route", self.route.absolute.clone()),
+            ("spin-base-path", "/".to_owned()),
+            ("spin-raw-component-route", raw.clone()),
             (
-                "spin-full-url".to_owned(),
-                format!("{scheme}://{host}{path}"),
-            ),
-            ("spin-matched-route".to_owned(), self.route.absolute.clone()),
-            ("spin-base-path".to_owned(), "/".to_owned()),
-            ("spin-raw-component-route".to_owned(), raw.clone()),
-            (
-                "spin-component-route".to_owned(),
+                "spin-component-route",
                 raw.strip_suffix("/...").unwrap_or(raw).to_owned(),
             ),
-            ("spin-client-addr".to_owned(), client.to_string()),
+            ("spin-client-addr", client.to_string()),
         ];
-        for (name, value) in &self.parameters {
-            let name = name.to_ascii_lowercase().replace('_', "-");
-            all.push((format!("spin-path-match-{name}"), value.clone()));
+        for (name, _) in &all {
+            headers.remove(*name);
         }
-        for (name, value) in all {
+        let sent: Vec<HeaderName> = headers.keys().cloned().collect();
+        for name in sent
+            .iter()
+            .filter(|name| name.as_str().starts_with(PATH_MATCH))
+        {
+            headers.remove(name);
+        }
+        let all = all.map(|(name, value)| (name.to_owned(), value));
+        let parameters = self.parameters.iter().map(|(name, value)| {
+            let name = name.to_ascii_lowercase().replace('_', "-");
+            (format!("{PATH_MATCH}{name}"), value.clone())
+        });
+        for (name, value) in all.into_iter().chain(parameters) {
             // Spin, too, leaves out a value that no header can hold.
             if let (Ok(name), Ok(value)) = (
                 HeaderName::try_from(name),
@@ -338,8 +353,18 @@ mod tests {
         let client = SocketAddr::from(([127, 0, 0, 1], 8777));
         let mut headers = HeaderMap::new();
         headers.insert("host", HeaderValue::from_static("host.test"));
+        headers.append("spin-other", HeaderValue::from_static("sent"));
+        for name in [
+            "spin-raw-component-route",
+            "spin-client-addr",
+            "spin-path-match-user-id",
+            "spin-path-match-x",
+        ] {
+            headers.append(name, HeaderValue::from_static("sent"));
+            headers.append(name, HeaderValue::from_static("sent twice"));
+        }
         let found = routes.find(uri.path()).expect("route is found");
-        found.append_headers(&mut headers, &uri, client);
+        found.set_headers(&mut headers, &uri, client);
         for (name, value) in [
             ("spin-full-url", "http://host.test/foo/42/bar?q=1"),
             ("spin-path-info", "/bar"),
@@ -350,8 +375,11 @@ mod tests {
             ("spin-client-addr", "127.0.0.1:8777"),
             ("spin-path-match-user-id", "42"),
         ] {
-            assert_eq!(headers[name], value, "{name}");
+            let values: Vec<_> = headers.get_all(name).iter().collect();
+            assert_eq!(values, [value], "{name}");
         }
+        assert!(!headers.contains_key("spin-path-match-x"));
+        assert_eq!(headers["spin-other"], "sent");
     }
 
     #[test]

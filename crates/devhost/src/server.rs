@@ -5,7 +5,6 @@
 //! Beyond Spin, it limits connections: their number, and how long each can be without
 //! a request.
 
-use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -41,8 +40,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// An application that is ready to serve.
 pub(crate) struct Server {
     pub(crate) routes: Routes,
-    /// The instances of each component, by its id.
-    pub(crate) components: HashMap<String, ProxyHandler<Instances>>,
+    /// The instances for each trigger, in the manifest's order.
+    pub(crate) services: Vec<ProxyHandler<Instances>>,
     /// The JSON of `/.well-known/spin/info`.
     pub(crate) info: String,
     pub(crate) tcp_nodelay: bool,
@@ -195,10 +194,10 @@ impl Server {
             ensure!(text.is_ok(), "header {name} is not valid UTF-8: {value:?}");
         }
         let uri = request.uri().clone();
-        route_match.append_headers(request.headers_mut(), &uri, client);
+        route_match.set_headers(request.headers_mut(), &uri, client);
         let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-        let component = &self.components[&route_match.route.component];
-        Ok(component.handle((), request).await?)
+        let service = &self.services[route_match.route.trigger];
+        Ok(service.handle((), request).await?)
     }
 
     fn respond_well_known(&self, name: &str) -> Result<Response<WasiBody>> {
