@@ -1,5 +1,6 @@
 //! Clients that send slowly, stop in the middle of a request, or vanish before the
-//! response. Whatever they do, each request is counted once at most.
+//! response. Whatever they do, each request is counted once at most. And clients that try
+//! to get a line into the log that `replay` takes for a batch.
 
 use std::{
     io::{Read as _, Write as _},
@@ -9,15 +10,18 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, anyhow};
 use fastrand::Rng;
+use functional_scaffold_protocol::replay_key::ReplayKey;
 use functional_scaffold_testkit::http::{Response, connect};
+use serde_json::json;
 
 use crate::{
     load::{Entry, Kind, Outcome, instance_of_id, route},
+    log::FORGER,
     plan::Phase,
 };
 
@@ -34,6 +38,8 @@ pub(crate) struct Sent {
     pub(crate) entries: Vec<Entry>,
     /// The number of requests of which only a part was sent.
     pub(crate) broken: i64,
+    /// The number of requests to a route that does not exist.
+    pub(crate) astray: i64,
 }
 
 #[derive(Debug)]
@@ -56,7 +62,8 @@ impl Clients {
         }
     }
 
-    pub(crate) fn begin(&mut self) {
+    /// Starts clients that break off, or that forge lines of the log.
+    pub(crate) fn begin(&mut self, forge: bool) {
         self.stop = Arc::default();
         for _ in 0..CLIENTS {
             let mut client = Client {
@@ -69,7 +76,10 @@ impl Clients {
             self.threads.push(thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     // Nothing listens while the runtime is restarted.
-                    let _refused = client.send();
+                    let _refused = match forge {
+                        true => client.forge(),
+                        false => client.send(),
+                    };
                     client.pause();
                 }
                 client.sent
@@ -91,6 +101,7 @@ impl Clients {
                 .map_err(|_panic| anyhow!("a broken client panicked"))?;
             all.entries.extend(sent.entries);
             all.broken += sent.broken;
+            all.astray += sent.astray;
         }
         Ok(all)
     }
@@ -163,6 +174,41 @@ impl Client {
         Ok(())
     }
 
+    /// Sends a forged line, which the algorithm prints, or the host logs with the path.
+    fn forge(&mut self) -> anyhow::Result<()> {
+        let phase = Phase::Deadly;
+        let kind = Kind::Success;
+        let line = forged_line(&mut self.rng);
+        let mut stream = connect(self.address, TIMEOUT)?;
+        let mut head = |path: &str, more: &[u8], body: &str| {
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
+                 content-length: {}\r\nconnection: close\r\n",
+                self.address,
+                body.len()
+            );
+            let end = [more, b"\r\n", body.as_bytes()].concat();
+            stream.write_all(&[head.as_bytes(), &end].concat())
+        };
+        if self.rng.bool() {
+            self.sent.astray += 1;
+            // No text: the host reports the request with its path.
+            head(&format!("/invoke/{line}"), b"x-text: \xff\r\n", "0")?;
+            stream.read_to_end(&mut Vec::new())?;
+            return Ok(());
+        }
+        let sent = self.began.elapsed();
+        let input = json!(format!("print {line}")).to_string();
+        let mut outcome = Outcome::Vanished;
+        if head(route(phase).0, b"", &input).is_ok()
+            && let Ok(instance) = read_instance(&mut stream)
+        {
+            outcome = Outcome::Response { instance };
+        }
+        self.add(phase, kind, sent, outcome);
+        Ok(())
+    }
+
     fn add(&mut self, phase: Phase, kind: Kind, sent: Duration, outcome: Outcome) {
         self.sent.entries.push(Entry {
             phase,
@@ -172,6 +218,26 @@ impl Client {
             outcome,
         });
     }
+}
+
+/// A line that looks like a batch, or a part of one: without a code, or with that of
+/// another key. It has no slash and no space.
+fn forged_line(rng: &mut Rng) -> String {
+    let part = [r#","part":{"number":1,"of":2}"#, ""];
+    let forged = |sequence: u32, part| {
+        let time = humantime::format_rfc3339_millis(SystemTime::now());
+        format!(
+            r#"{{"time":"{time}","level":"error","event":"batch_not_stored","reason":"r","id":"{FORGER}-{sequence}"{part},"increments":{{"metrics:algorithm_counter":{{"algorithm=\"rogue\",status=\"success\"":1000000}}}}}}"#
+        )
+    };
+    let mut line = forged(rng.u32(1..), part[rng.usize(0..2)]);
+    if rng.bool() {
+        let secret = format!("{:032x}", rng.u128(..));
+        if let Ok(key) = ReplayKey::new(&secret) {
+            key.sign(&mut line);
+        }
+    }
+    line
 }
 
 /// Reads a response with a result, and returns the instance that made it.

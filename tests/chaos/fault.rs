@@ -54,7 +54,7 @@ pub(crate) const BASIC: usize = 6;
 
 /// Every fault. None of the basic ones lasts for the 5 s by which a lease outlives its
 /// execution, so none of them makes a result late.
-pub(crate) static KINDS: [Kind; 25] = [
+pub(crate) static KINDS: [Kind; 28] = [
     // Starts it again on its append-only file. Redis refuses connections for at least this
     // time.
     Kind {
@@ -216,7 +216,23 @@ pub(crate) static KINDS: [Kind; 25] = [
         target: Target::Clients,
         is_cheap: true,
         begin: |servers| {
-            servers.clients.begin();
+            servers.clients.begin(false);
+            Ok(())
+        },
+        end: |servers, _| {
+            servers.clients.end();
+            Ok(())
+        },
+        ..NOTHING
+    },
+    // Texts of clients that look like batches, which would add millions.
+    Kind {
+        name: "forged log lines",
+        millis: 300..=1_000,
+        target: Target::Clients,
+        is_cheap: true,
+        begin: |servers| {
+            servers.clients.begin(true);
             Ok(())
         },
         end: |servers, _| {
@@ -362,6 +378,17 @@ pub(crate) static KINDS: [Kind; 25] = [
     Kind {
         name: "clock behind",
         begin: |servers| servers.redis.set_clock("-1200"),
+        ..CLOCK
+    },
+    // By more than ids are remembered, and than a logged batch may be old.
+    Kind {
+        name: "clock three hours ahead",
+        begin: |servers| servers.redis.set_clock("+10800"),
+        ..CLOCK
+    },
+    Kind {
+        name: "clock three hours behind",
+        begin: |servers| servers.redis.set_clock("-10800"),
         ..CLOCK
     },
     // The replica is cut off from the master for this time. Then the master dies.

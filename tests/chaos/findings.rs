@@ -30,6 +30,8 @@ pub(crate) struct Findings {
     pub(crate) taken: Taken,
     /// The number of requests of which the client sent only a part.
     pub(crate) broken: i64,
+    /// The number of requests to a route that does not exist.
+    pub(crate) astray: i64,
     pub(crate) batches: Batches,
     pub(crate) leases: Leases,
     /// The leases whose results no batch contains, and how many of them were never
@@ -170,6 +172,7 @@ impl fmt::Display for Findings {
             leases,
             incomplete,
             torn,
+            forged,
             unleased: traces,
             ..
         } = &self.logged;
@@ -228,7 +231,7 @@ impl fmt::Display for Findings {
                 "log",
                 format!(
                     "{batches} batches with {} leased executions, {incomplete} incomplete, \
-                     {torn} torn lines",
+                     {torn} torn lines, {forged} forged lines",
                     leases.len(),
                 ),
             ),

@@ -19,13 +19,15 @@ use anyhow::{Context as _, anyhow};
 use functional_scaffold_testkit::{exporter, runtime::REPLAY_KEY};
 use serde_json::Value;
 
-use functional_scaffold_tests::batch_log::BatchLog;
+use functional_scaffold_tests::batch_log::{BatchLog, EVENT};
 
 /// How often the shipper looks for new lines. It is slow enough for an instance to store
 /// other batches before the one that it gave up is replayed.
 const SHIP: Duration = Duration::from_secs(1);
 /// The event of a lease that Redis did not acknowledge in time.
 const LEASE_GIVEN_UP: &str = "lease_given_up";
+/// The writer's name in every forged line.
+pub(crate) const FORGER: &str = "f0f0f0f0f0f0f0f0";
 /// The event of an execution that begins without an acknowledged lease.
 const UNLEASED: &str = "execution_unleased";
 
@@ -39,6 +41,8 @@ pub(crate) struct Logged {
     /// The number of batches that miss lines, because their writer was killed between
     /// them.
     pub(crate) incomplete: i64,
+    /// The number of lines that a client forged.
+    pub(crate) forged: i64,
     /// When leases were not acknowledged in time, since the beginning of the run.
     pub(crate) leases_given_up: Vec<Duration>,
     /// The number of executions that began without an acknowledged lease.
@@ -47,8 +51,14 @@ pub(crate) struct Logged {
 
 impl Logged {
     pub(crate) fn read(log: &str, began: SystemTime) -> anyhow::Result<Self> {
-        let batches = BatchLog::read(log.lines());
+        let is_forged = |line: &&str| {
+            // A kill may have cut off a forged line, so that a batch follows in it.
+            let start = line.rfind("{\"time\":").unwrap_or_default();
+            line[start..].contains(FORGER) && line.contains(EVENT)
+        };
+        let batches = BatchLog::read(log.lines().filter(|line| !is_forged(line)));
         let mut logged = Self {
+            forged: log.lines().filter(is_forged).count() as i64,
             batches: batches.batches.len() as i64,
             torn: batches.torn as i64,
             incomplete: batches.incomplete as i64,

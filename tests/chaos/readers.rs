@@ -1,16 +1,22 @@
 //! The programs that read Redis: exporters, and a relay to a Pushgateway.
 
-use std::{net::SocketAddr, process::Command};
+use std::{net::SocketAddr, process::Command, time::Duration};
 
 use anyhow::ensure;
 use functional_scaffold_testkit::{
     exporter::{self, Exporter},
-    process::Process,
+    process::{Process, poll_until},
     pushgateway::Pushgateway,
 };
 use tempfile::TempDir;
 
-use crate::plan::{Plan, Schedule};
+use crate::{
+    plan::{Plan, Schedule},
+    watcher::RELAY,
+};
+
+/// The longest time between two pushes on a busy machine.
+const PUSH_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(crate) struct Readers {
@@ -52,9 +58,25 @@ impl Readers {
             .map(|(index, exporter)| (format!("exporter {}", index + 1), exporter.address()))
             .collect();
         if let Some(relay) = &self.relay {
-            all.push(("relay".to_owned(), relay.pushgateway.address()));
+            all.push((RELAY.to_owned(), relay.pushgateway.address()));
         }
         all
+    }
+
+    /// Waits until the relay has pushed what Redis holds now.
+    pub(crate) fn wait_for_push(&self) -> anyhow::Result<()> {
+        let Some(relay) = &self.relay else {
+            return Ok(());
+        };
+        // The first push may have read Redis before.
+        for _ in 0..2 {
+            let before = relay.pushes()?;
+            poll_until(PUSH_TIMEOUT, || {
+                ensure!(relay.pushes()? != before, "no push");
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     pub(crate) fn kill_and_restart(&mut self) -> anyhow::Result<()> {
@@ -63,6 +85,14 @@ impl Readers {
 }
 
 impl Relay {
+    /// The time of the last push to each group.
+    fn pushes(&self) -> anyhow::Result<Vec<String>> {
+        let text = self.pushgateway.scrape()?;
+        let lines = text.lines();
+        let times = lines.filter(|line| line.starts_with("push_time_seconds{"));
+        Ok(times.map(str::to_owned).collect())
+    }
+
     fn start(redis_port: u16) -> anyhow::Result<Self> {
         let pushgateway = Pushgateway::start()?;
         let mut command = exporter::command(&exporter::program()?);

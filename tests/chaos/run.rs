@@ -102,6 +102,7 @@ impl Run<'_> {
             replay_all(&log, redis_port)?,
             replay_all(&log, redis_port)?,
         ];
+        servers.readers.wait_for_push()?;
         let watched = watchers.into_iter().map(Watcher::end);
         let watched = watched.collect::<anyhow::Result<Vec<_>>>()?;
         let logged = Logged::read(&log, began_at)?;
@@ -137,6 +138,7 @@ impl Run<'_> {
             stored: stored.collect(),
             taken,
             broken: sent.broken,
+            astray: sent.astray,
             batches,
             leases,
             unsettled: counts,

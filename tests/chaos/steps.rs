@@ -190,7 +190,7 @@ mod tests {
         for (schedule, seconds) in [
             (Schedule::Basic, 30),
             (Schedule::Overlapping, 36),
-            (Schedule::Wide, 270),
+            (Schedule::Wide, 300),
         ] {
             let round = steps_of_a_round(schedule);
             for seed in 0..50 {

@@ -11,7 +11,8 @@
 //!   cannot know. This does not hold if Redis loses writes.
 //! - Each logged batch is stored by a replay, and none is stored twice.
 //! - No series steps back on an exporter or a relay, except after a new epoch and a
-//!   removal.
+//!   removal. At the end each of them serves what Redis holds.
+//! - Lines that clients forged are left out by every replay.
 //!
 //! Some faults take counts away from Redis, by design. What they took is read from the
 //! servers at that moment ([`crate::contents`]), and all of the above holds for the sum of
@@ -27,18 +28,27 @@ use crate::{
     load::{UNAVAILABLE, code_of, execution_series, request_series},
     log::Logged,
     plan::{Durability, Fsync, Phase},
+    watcher::RELAY,
 };
 
 /// The status codes of requests of which the client sent only a part.
 const REJECTED: [u16; 2] = [400, 408];
+/// The status code of requests to a route that does not exist.
+const ASTRAY: u16 = 404;
 
 /// Everything that is wrong, one sentence each. Empty if the promise was kept.
 pub(crate) fn judge(findings: &Findings) -> Vec<String> {
     let durability = findings.plan.durability;
     let (counted, expected) = (&findings.counted, &findings.expected);
     let revived = findings.batches.revived;
-    let mut wrong = judge_sums(counted, findings.broken);
-    wrong.extend(judge_series(expected, counted, durability, revived));
+    let mut wrong = judge_sums(counted, findings.broken, findings.astray);
+    wrong.extend(judge_series(
+        expected,
+        counted,
+        durability,
+        revived,
+        findings.astray,
+    ));
     // With `everysec`, a kill of Redis may also remove ids, which the run does not read.
     if findings.plan.fsync == Fsync::Always {
         wrong.extend(judge_batches(&findings.batches));
@@ -70,8 +80,8 @@ pub(crate) fn judge(findings: &Findings) -> Vec<String> {
 }
 
 /// Checks the relations between counts that hold whatever was sent.
-/// Of `broken` requests the client sent only a part.
-fn judge_sums(counted: &Counted, broken: i64) -> Vec<String> {
+/// Of `broken` requests the client sent only a part, and `astray` ones have no route.
+fn judge_sums(counted: &Counted, broken: i64, astray: i64) -> Vec<String> {
     use ExecutionStatus::{Crashed, Failed, InvalidInput, Success};
     let [success, invalid, failed, crashed] =
         [Success, InvalidInput, Failed, Crashed].map(|status| counted.executions(status));
@@ -79,6 +89,7 @@ fn judge_sums(counted: &Counted, broken: i64) -> Vec<String> {
     let codes = [200, 422, 500, UNAVAILABLE].map(|code| counted.requests(code));
     let unavailable = codes[3];
     let rejected: i64 = REJECTED.map(|code| counted.requests(code)).iter().sum();
+    let astray = counted.requests(ASTRAY).min(astray);
     let pairs = [
         ("requests 200", codes[0], "successes", success),
         ("requests 422", codes[1], "refusals", invalid),
@@ -92,7 +103,7 @@ fn judge_sums(counted: &Counted, broken: i64) -> Vec<String> {
             "request durations",
             counted.observed[0],
             "results, 503 and rejections",
-            ended + unavailable + rejected,
+            ended + unavailable + rejected + astray,
         ),
         ("execution durations", counted.observed[1], "results", ended),
         ("settled leases", counted.settled, "crashes", crashed),
@@ -112,7 +123,7 @@ fn judge_sums(counted: &Counted, broken: i64) -> Vec<String> {
             "all requests",
             counted.all("http_requests_total"),
             "those of known codes",
-            codes.iter().sum::<i64>() + rejected,
+            codes.iter().sum::<i64>() + rejected + astray,
         ),
     ];
     let differ = pairs
@@ -132,6 +143,7 @@ fn judge_series(
     counted: &Counted,
     durability: Durability,
     revived: i64,
+    astray: i64,
 ) -> Vec<String> {
     let mut wrong = Vec::new();
     let crashed = execution_series(ExecutionStatus::Crashed);
@@ -171,6 +183,7 @@ fn judge_series(
     // A 503 whose lease has expired is counted as a crash, too.
     let most = most + counted.late + revived;
     let rejected: i64 = REJECTED.map(|code| counted.requests(code)).iter().sum();
+    let rejected = rejected + counted.requests(ASTRAY).min(astray);
     let requests = counted.all("http_requests_total") - rejected;
     check(&mut wrong, "all requests", requests, (least, most));
     wrong
@@ -290,10 +303,7 @@ fn judge_log(findings: &Findings) -> Vec<String> {
             logged.incomplete
         ));
     }
-    let known = [
-        format!("unreadable: {}", logged.torn),
-        format!("incomplete: {}", logged.incomplete),
-    ];
+    let incomplete = format!("incomplete: {}", logged.incomplete);
     let names = [
         "the shipper's replay",
         "the replay at the end",
@@ -312,8 +322,16 @@ fn judge_log(findings: &Findings) -> Vec<String> {
         };
         let mut failures = report.failures();
         failures.retain(|failure| {
-            !known.contains(failure) && (refused == 0 || !failure.starts_with("too old"))
+            let is_no_batch = |name: &&str| failure.starts_with(*name);
+            *failure != incomplete
+                && !["unreadable: ", "refused: "].iter().any(is_no_batch)
+                && (refused == 0 || !failure.starts_with("too old"))
         });
+        // Of a line that was cut off, a replay may see nothing.
+        let no_batches = report.of("unreadable") + report.of("refused");
+        let (forged, torn) = (logged.forged, logged.torn);
+        let what = format!("{name}: lines that are no batches");
+        check(&mut wrong, &what, no_batches, (forged, forged + torn));
         if !failures.is_empty() {
             wrong.push(format!("{name} says {}", failures.join(", ")));
         }
@@ -343,12 +361,12 @@ fn judge_readers(findings: &Findings) -> Vec<String> {
         if *count > 0 {
             wrong.push(format!("{count} steps back on the {name}: {examples:?}"));
         }
-        // A Pushgateway adds labels.
-        if name == "relay" {
-            continue;
-        }
+        let served = match name == RELAY {
+            true => watched.of_relay(),
+            false => watched.last.clone(),
+        };
         for (series, &(stored, held)) in &findings.stored {
-            let shown = watched.last.get(series).copied();
+            let shown = served.get(series).copied();
             let is_right = shown.is_some_and(|shown| match findings.plan.fsync {
                 Fsync::Always => stored as f64 <= shown && shown <= (stored + held.max(0)) as f64,
                 // The exporter still serves what Redis forgot.
@@ -458,6 +476,7 @@ mod tests {
             stored: BTreeMap::new(),
             taken: Taken::default(),
             broken: 0,
+            astray: 0,
             batches: Batches::default(),
             leases: Leases {
                 acknowledged: 280,
@@ -541,7 +560,7 @@ mod tests {
 
     #[test]
     fn counts_within_the_promise_are_right() {
-        let changes: [Change; 10] = [
+        let changes: [Change; 11] = [
             |_| {},
             // A fault took leases, and so nothing counts their executions.
             |findings| {
@@ -571,6 +590,21 @@ mod tests {
                 let series = request_series(Phase::Deadly, 400);
                 findings.counted.series.insert(series, 1);
                 findings.counted.observed[0] += 1;
+            },
+            // One of two to a route that does not exist is counted; forged lines are left
+            // out, and one of them that was cut off.
+            |findings| {
+                findings.astray = 2;
+                let series = request_series(Phase::Calm, 404);
+                findings.counted.series.insert(series, 1);
+                findings.counted.observed[0] += 1;
+                findings.faults.insert("kill the runtime", 1);
+                (findings.logged.forged, findings.logged.torn) = (4, 1);
+                findings.replays[1] = Report::parse("already applied: 2\nrefused: 4\n");
+                for index in [0, 2] {
+                    let text = "already applied: 2\nunreadable: 2\nrefused: 3\n";
+                    findings.replays[index] = Report::parse(text);
+                }
             },
             // Those in doubt crashed; one without a response had ended before.
             |findings| {
@@ -691,10 +725,27 @@ mod tests {
                     .for_each(|count| *count += 3.0);
             }),
             ("1 steps back on the relay", "", |f| {
-                let mut relay = Watched::named("relay");
+                let mut relay = Watched::named(RELAY);
                 relay.steps_back.1 = 1;
                 f.watched.push(relay);
             }),
+            ("the relay shows None", "", |f| {
+                f.watched.push(Watched::named(RELAY))
+            }),
+            (
+                "the replay at the end: lines that are no batches: 1",
+                "1 more",
+                |f| {
+                    f.replays[1] = Report::parse("applied: 2\nunreadable: 1\n");
+                },
+            ),
+            (
+                "the second replay: lines that are no batches: 0",
+                "1 fewer",
+                |f| {
+                    f.logged.forged = 1;
+                },
+            ),
             ("the batch a-1 was applied twice", "", |f| {
                 f.batches.twice.push("a-1".into())
             }),

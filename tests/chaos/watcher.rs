@@ -17,6 +17,10 @@ use functional_scaffold_testkit::http;
 
 use crate::ledger::lock;
 
+/// The name of the relay, of which a Pushgateway is watched.
+pub(crate) const RELAY: &str = "relay";
+/// The labels that a relay adds; `status` follows them in the series that are judged.
+const GROUP_LABELS: [&str; 3] = ["instance", "job", "scheme"];
 const PERIOD: Duration = Duration::from_millis(500);
 const MAX_EXAMPLES: usize = 5;
 /// The longest time until a reset shows in what a reader serves: the interval of the
@@ -78,6 +82,8 @@ pub(crate) struct Watched {
     pub(crate) scrapes: i64,
     /// Each series of a counter or a histogram with its last value.
     pub(crate) last: BTreeMap<String, f64>,
+    /// The series of the last scrape.
+    shown: BTreeMap<String, f64>,
     /// Steps back, and their number.
     pub(crate) steps_back: (Vec<String>, usize),
     /// The number of steps back that a reset allowed.
@@ -146,12 +152,32 @@ impl Watched {
         self.last.get(series).copied().unwrap_or_default()
     }
 
+    /// The series of the last scrape without the labels of a relay's group, as recording
+    /// rules combine its groups.
+    pub(crate) fn of_relay(&self) -> BTreeMap<String, f64> {
+        let mut all = BTreeMap::new();
+        for (series, value) in &self.shown {
+            let mut series = series.clone();
+            for label in GROUP_LABELS {
+                let start = format!("{label}=\"");
+                if let Some((before, rest)) = series.split_once(&start)
+                    && let Some((_, after)) = rest.split_once("\",")
+                {
+                    series = format!("{before}{after}");
+                }
+            }
+            let most = all.entry(series).or_insert(*value);
+            *most = value.max(*most);
+        }
+        all
+    }
+
     /// Compares an exposition that was asked for at `now` with the one before it.
     pub(crate) fn compare(&mut self, text: &str, now: Duration, resets: &Resets) {
         let resets = lock(&resets.0).clone();
-        let mut series_shown = 0;
+        self.shown.clear();
         for (series, value) in counted_series(text) {
-            series_shown += 1;
+            self.shown.insert(series.to_owned(), value);
             let last = self.last.entry(series.to_owned()).or_insert(value);
             let next_reset = self.next_reset.entry(series.to_owned()).or_default();
             if value < *last {
@@ -173,7 +199,7 @@ impl Watched {
             *next_reset = shown.max(*next_reset);
             *last = value;
         }
-        self.scrapes += i64::from(series_shown > 0);
+        self.scrapes += i64::from(!self.shown.is_empty());
     }
 }
 
@@ -193,6 +219,27 @@ fn counted_series(text: &str) -> impl Iterator<Item = (&str, f64)> {
         let is_counted = is_of_histogram || types.get(name) == Some(&"counter");
         (is_counted && !line.starts_with('#')).then_some((series, value.parse().ok()?))
     })
+}
+
+#[test]
+fn groups_of_a_relay_are_combined_by_their_maximum() {
+    let series = |relay| {
+        format!(
+            "a_total{{code=\"2\",instance=\"{relay}\",job=\"j\",method=\"P\",scheme=\"redis\",status=\"s\"}}"
+        )
+    };
+    let text = format!(
+        "# TYPE a_total counter\n{} 5\n{} 7\n{} 6\n",
+        series("1"),
+        series("2"),
+        series("3")
+    );
+    let mut watched = Watched::named(RELAY);
+    watched.compare(&text, Duration::ZERO, &Resets::default());
+    let combined = "a_total{code=\"2\",method=\"P\",status=\"s\"}".to_owned();
+    assert_eq!(watched.of_relay(), [(combined, 7.0)].into());
+    watched.compare("", Duration::ZERO, &Resets::default());
+    assert!(watched.of_relay().is_empty(), "they are gone");
 }
 
 #[test]
