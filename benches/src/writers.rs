@@ -19,6 +19,7 @@ use functional_scaffold_protocol::{
     catalog::{
         Catalog, ExecutionStatus, FinishedExecution, FinishedRequest, RequestLabels, RouteLabels,
     },
+    custom::CustomWrites,
     lease::LeaseTemplate,
 };
 use redis::Value;
@@ -369,7 +370,14 @@ impl<'a> Instance<'a> {
         }
         self.id.sequence += 1;
         let frozen = Some(self.lease_time_millis);
-        let call = apply_call_from_parts(prefix, &self.id, frozen, leases.iter(), &merged);
+        let call = apply_call_from_parts(
+            prefix,
+            &self.id,
+            frozen,
+            leases.iter(),
+            &merged,
+            &CustomWrites::default(),
+        );
         self.queue.push_back(Queued {
             packed: packed(&calls.apply, &call),
             expected: Reply::Applied(requests),

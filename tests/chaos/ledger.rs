@@ -283,16 +283,27 @@ fn parse_call(call: OwnedFrame) -> CallOf {
 /// Parses the keys and arguments that `apply.lua` documents.
 fn parse_batch(keys: &[String], arguments: &[String]) -> CallOf {
     const FIRST_METRIC_KEY: usize = 5;
-    let [writer, sequence, _frozen, _remembered, count, rest @ ..] = arguments else {
+    let [
+        writer,
+        sequence,
+        _frozen,
+        _remembered,
+        count,
+        hashes,
+        _max_series,
+        rest @ ..,
+    ] = arguments
+    else {
         return CallOf::Other;
     };
     // The leases' members, their ids, when they expire, then the increments of each
-    // metric key.
+    // metric key without a limit of series: the app has no others.
     let count = count.parse().unwrap_or(0);
     let leases = rest.iter().skip(count).take(count).cloned().collect();
     let mut rest = rest.iter().skip(3 * count);
     let mut increments = Cells::new();
-    for key in keys.iter().skip(FIRST_METRIC_KEY) {
+    let hashes = hashes.parse().unwrap_or(0);
+    for key in keys.iter().skip(FIRST_METRIC_KEY).take(hashes) {
         let fields = rest.next().and_then(|fields| fields.parse().ok());
         for _ in 0..fields.unwrap_or(0) {
             if let (Some(field), Some(by)) = (rest.next(), rest.next()) {
@@ -341,6 +352,7 @@ mod tests {
     use functional_scaffold_protocol::{
         batch::{Batch, BatchId, LeasedExecution, SentBatch},
         calls::{apply_call, lease_command},
+        custom::CustomWrites,
     };
 
     use super::*;
@@ -389,6 +401,7 @@ mod tests {
             frozen_ms: Some(1),
             increments,
             leased: leased.collect(),
+            custom: CustomWrites::default(),
         };
         let call = apply_call("metrics:", &batch);
         let parts = ["EVAL", Script::APPLY.source].map(|word| word.as_bytes().to_vec());

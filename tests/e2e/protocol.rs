@@ -8,6 +8,7 @@
 //! - `interleavings`: the property that model and store agree after each step
 //! - `fixture`: a store for a test of one thing
 //! - `races`, `settling`, `registration`, `lost_counts`: one promise a test
+//! - `limits`: the limit of series of a family
 //! - `forgetting`: what arrives when Redis may have forgotten its id
 //! - `failover`, `eviction`: Redis loses or deletes data
 //! - `memory`: the memory that remembered ids take
@@ -18,6 +19,7 @@ mod failover;
 mod fixture;
 mod forgetting;
 mod interleavings;
+mod limits;
 mod lost_counts;
 mod memory;
 mod model;

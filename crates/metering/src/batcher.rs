@@ -10,6 +10,7 @@ use functional_scaffold_protocol::{
     batch::{Batch, BatchId, LeasedExecution, SentBatch},
     calls::{REMEMBERED_SECONDS, Registration},
     catalog::{Catalog, ExecutionStatus, FinishedRequest, FlushOutcome, RouteLabels, Tally},
+    custom::CustomWrites,
     family::Family,
     lease::{EncodedLease, Lease, LeaseTemplate},
 };
@@ -473,6 +474,7 @@ impl Batcher {
             frozen_ms: frozen.frozen_ms,
             leased: leased.collect(),
             increments: self.with_tally(pending.self_metrics, &pending.tally),
+            custom: CustomWrites::default(),
         }
     }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
+    custom::CustomWrites,
     escape::to_json,
     lease::{EncodedLease, Lease},
 };
@@ -172,6 +173,9 @@ pub struct SentBatch {
     /// an execution whose lease has expired is already counted as crashed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leased: Vec<LeasedExecution>,
+    /// What it says about the families that a component's author declares.
+    #[serde(default, skip_serializing_if = "CustomWrites::is_default")]
+    pub custom: CustomWrites,
 }
 
 /// A finished execution that had a lease.
@@ -247,6 +251,10 @@ pub struct Part {
     pub of: u32,
 }
 
+/// Members that a part may have and an empty one has not.
+const EMPTY_MEMBERS: &str =
+    r#","leased":[],"custom":{"gauges":{},"families":{},"max_series":18446744073709551615}"#;
+
 /// The place that takes the most bytes in JSON.
 const WIDEST: Part = Part {
     number: u32::MAX,
@@ -259,8 +267,9 @@ impl LoggedBatch {
     ///
     /// # Examples
     /// ```
-    /// use functional_scaffold_protocol::batch::{
-    ///     Batch, BatchId, Joiner, LoggedBatch, SentBatch,
+    /// use functional_scaffold_protocol::{
+    ///     batch::{Batch, BatchId, Joiner, LoggedBatch, SentBatch},
+    ///     custom::CustomWrites,
     /// };
     ///
     /// let mut increments = Batch::default();
@@ -268,7 +277,8 @@ impl LoggedBatch {
     ///     increments.inc("metrics:jobs", &format!("kind=\"{number}\""), 1);
     /// }
     /// let id = BatchId { nonce: 2, sequence: 3 };
-    /// let batch = SentBatch { id, frozen_ms: None, increments, leased: Vec::new() };
+    /// let (leased, custom) = (Vec::new(), CustomWrites::default());
+    /// let batch = SentBatch { id, frozen_ms: None, increments, leased, custom };
     /// let logged = LoggedBatch { batch, group: None };
     ///
     /// let mut parts = logged.clone().into_parts(1_000);
@@ -293,6 +303,7 @@ impl LoggedBatch {
         let empty = SentBatch {
             increments: Batch::default(),
             leased: Vec::new(),
+            custom: batch.custom.without_content(),
             ..batch
         };
         let mut split = Split::new(empty, group, max_bytes);
@@ -304,6 +315,15 @@ impl LoggedBatch {
         for leased in batch.leased {
             let bytes = json_bytes(&leased) + 1;
             split.part_for(bytes).leased.push(leased);
+        }
+        for (key, field, write) in batch.custom.gauges.cells() {
+            let bytes = json_bytes(&(key, field, write)) + 1;
+            let gauges = &mut split.part_for(bytes).custom.gauges;
+            gauges.write(key, field, write);
+        }
+        for (name, family) in batch.custom.families {
+            let bytes = json_bytes(&(&name, &family)) + 1;
+            split.part_for(bytes).custom.families.insert(name, family);
         }
         split.finish()
     }
@@ -325,7 +345,7 @@ impl Split {
             logged: LoggedBatch { batch, group },
             part: Some(WIDEST),
         };
-        let empty_bytes = json_bytes(&empty) + ",\"leased\":[]".len();
+        let empty_bytes = json_bytes(&empty) + EMPTY_MEMBERS.len();
         Self {
             filled: Vec::new(),
             bytes: usize::MAX,
@@ -376,6 +396,7 @@ struct PartKey {
     id: BatchId,
     frozen_ms: Option<i64>,
     group: Option<String>,
+    max_series: u64,
     of: u32,
 }
 
@@ -419,6 +440,7 @@ impl Joiner {
             id: batch.id.clone(),
             frozen_ms: batch.frozen_ms,
             group,
+            max_series: batch.custom.max_series,
             of: part.of,
         };
         let parts = self.open.entry(key.clone()).or_default();
@@ -458,10 +480,16 @@ impl PartKey {
             frozen_ms: self.frozen_ms,
             increments: Batch::default(),
             leased: Vec::new(),
+            custom: CustomWrites {
+                max_series: self.max_series,
+                ..CustomWrites::default()
+            },
         };
         for part in parts.into_values() {
             batch.increments.merge(&part.increments);
             batch.leased.extend(part.leased);
+            batch.custom.gauges.merge(&part.custom.gauges);
+            batch.custom.families.extend(part.custom.families);
         }
         LoggedBatch {
             batch,

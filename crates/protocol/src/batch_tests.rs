@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::custom::GaugeWrite;
 
 fn id() -> BatchId {
     BatchId {
@@ -37,6 +38,7 @@ fn logged(cells: &[(String, String, u64)], leases: &[(String, usize)]) -> Logged
         frozen_ms: Some(1_784_973_600_000),
         increments,
         leased: leased.collect(),
+        custom: CustomWrites::default(),
     };
     LoggedBatch { batch, group: None }
 }
@@ -135,6 +137,7 @@ fn late_executions_are_removed_with_their_increments() {
         frozen_ms: None,
         increments: Batch::default(),
         leased: vec![leased("1"), leased("2"), leased("3")],
+        custom: CustomWrites::default(),
     };
     let sum = |sent: &SentBatch| sent.total().cells().map(|(_, _, by)| by).sum::<u64>();
     assert_eq!(sum(&sent), 3);
@@ -273,6 +276,35 @@ fn a_cell_that_is_too_long_is_a_part_of_its_own() {
     assert_eq!(join(parts).0, [whole]);
 }
 
+#[test]
+fn gauges_and_families_are_split_and_joined() {
+    let mut whole = logged(&[("m:custom:a".into(), "x=\"1\"".into(), 1)], &[]);
+    let custom = &mut whole.batch.custom;
+    custom.max_series = 77;
+    for number in 0..100 {
+        let key = format!("m:custom:g{}", number % 7);
+        let write = GaugeWrite {
+            set: Some(-number),
+            set_ms: Some(1_784_973_600_000),
+            sum: number,
+        };
+        custom.gauges.write(&key, &format!("x=\"{number}\""), write);
+        let name = format!("jobs_{number}");
+        let family = crate::fixtures::family(crate::family::Kind::Histogram, &[0.5, 1.0]);
+        custom.families.insert(name, family);
+    }
+    // They are the keys.
+    for family in custom.families.values_mut() {
+        family.name = String::new();
+    }
+    let parts = whole.clone().into_parts(1000);
+    assert!(parts.len() > 10);
+    for part in &parts {
+        assert!(json_bytes(part) <= 1000, "{}", json_bytes(part));
+    }
+    assert_eq!(join(parts).0, [whole]);
+}
+
 proptest! {
     #[test]
     fn ids_read_back(nonce: u64, sequence: u64) {
@@ -293,7 +325,12 @@ proptest! {
         let id = BatchId { nonce: 2, sequence: 3 };
         let lease = Lease { id: "l".into(), millis: 1, count: Vec::new() };
         let leased = vec![LeasedExecution { lease, due_ms, increments: increments.clone() }];
-        let sent = SentBatch { id, frozen_ms, increments, leased };
+        let mut custom = CustomWrites { max_series: 7, ..CustomWrites::default() };
+        for (key, field, by) in &cells {
+            let (set, sum) = (frozen_ms, *by as i64 - (1 << 61));
+            custom.gauges.write(key, field, GaugeWrite { set, set_ms: set, sum });
+        }
+        let sent = SentBatch { id, frozen_ms, increments, leased, custom };
         let text = serde_json::to_string(&sent).expect("serialises");
         prop_assert_eq!(serde_json::from_str::<SentBatch>(&text).ok(), Some(sent));
     }

@@ -2,7 +2,7 @@
 //! its reply.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
 };
 
@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::{
     batch::{Batch, BatchId, SentBatch},
     catalog::Catalog,
+    custom::{CustomWrites, GaugeWrite, family_of_key, limited_field, limited_key},
     family::Family,
     lease::EncodedLease,
 };
@@ -67,8 +68,8 @@ pub fn lost_counts_key(prefix: &str, key: &str) -> String {
 
 /// Key of the state, a hash of `last_ms` and `shift_ms` (Redis's clock), `flushed_ms`
 /// (when a batch was last applied), `forgotten_ms` (when ids of closed leases were last
-/// deleted), `epoch` and `epoch_ms` (when it began), and `lost_version` (of the lost
-/// counts).
+/// deleted), `epoch` and `epoch_ms` (when it began), `lost_version` (of the lost
+/// counts), and `series:<key>` (how many series a [limited](crate::custom) hash has).
 #[must_use]
 pub fn state_key(prefix: &str) -> String {
     format!("{prefix}state")
@@ -227,24 +228,26 @@ pub fn lease_command(prefix: &str, lease: &EncodedLease) -> Command {
 /// use functional_scaffold_protocol::{
 ///     batch::{Batch, BatchId, SentBatch},
 ///     calls::apply_call,
+///     custom::CustomWrites,
 /// };
 ///
 /// let mut increments = Batch::default();
 /// increments.inc("metrics:jobs", r#"kind="nightly""#, 2);
 /// let id = BatchId { nonce: 0x9f86_d081_884c_7d65, sequence: 7 };
-/// let leased = Vec::new();
-/// let batch = SentBatch { id, frozen_ms: Some(1_200), increments, leased };
+/// let (leased, custom) = (Vec::new(), CustomWrites::default());
+/// let batch = SentBatch { id, frozen_ms: Some(1_200), increments, leased, custom };
 /// let call = apply_call("metrics:", &batch);
 /// assert_eq!(call.keys[..2], ["metrics:applied:13f0:0", "metrics:applied:13f0:1"]);
 /// assert_eq!(call.keys[5], "metrics:jobs");
 /// assert_eq!(call.arguments[..3], ["6d081884c7d65", "7", "1200"]);
-/// assert_eq!(call.arguments[5..], ["1", r#"kind="nightly""#, "2"]);
+/// assert_eq!(call.arguments[7..], ["1", r#"kind="nightly""#, "2"]);
 /// ```
 #[must_use]
 pub fn apply_call(prefix: &str, batch: &SentBatch) -> Call {
     let leases: Vec<_> = batch.leased.iter().map(EncodedLease::from).collect();
     let SentBatch { id, frozen_ms, .. } = batch;
-    apply_call_from_parts(prefix, id, *frozen_ms, leases.iter(), &batch.total())
+    let (total, custom) = (&batch.total(), &batch.custom);
+    apply_call_from_parts(prefix, id, *frozen_ms, leases.iter(), total, custom)
 }
 
 /// The same call, from the parts of a batch: its id, when it was frozen, the leases that
@@ -256,23 +259,47 @@ pub fn apply_call_from_parts<'a>(
     frozen_ms: Option<i64>,
     leases: impl ExactSizeIterator<Item = &'a EncodedLease> + Clone,
     total: &Batch,
+    custom: &CustomWrites,
 ) -> Call {
+    let is_limited =
+        |key: &str| custom.gauges.of_key(key).is_some() || family_of_key(prefix, key).is_some();
+    let unlimited: Vec<_> = total.hashes().filter(|(key, _)| !is_limited(key)).collect();
     let mut keys: Vec<_> = applied_keys(prefix, id).into();
     keys.extend(lease_keys(prefix));
-    let mut arguments = Vec::with_capacity(12 + 3 * leases.len() + 2 * total.len());
+    let mut arguments = Vec::with_capacity(14 + 3 * leases.len() + 2 * total.len());
     arguments.extend([
         applied_field(id),
         id.sequence.to_string(),
         frozen_ms.map_or_else(String::new, |millis| millis.to_string()),
         (REMEMBERED_SECONDS * 1000).to_string(),
         leases.len().to_string(),
+        unlimited.len().to_string(),
+        custom.max_series.to_string(),
     ]);
     arguments.extend(leases.clone().map(|lease| lease.member.clone()));
     arguments.extend(leases.clone().map(|lease| lease.id.clone()));
     arguments.extend(leases.map(|lease| lease.due_ms.to_string()));
-    for (key, fields) in total.hashes() {
+    for (key, fields) in unlimited {
         keys.push(key.to_owned());
         push_increments(&mut arguments, fields);
+    }
+    let increments: BTreeMap<_, _> = total.hashes().filter(|(key, _)| is_limited(key)).collect();
+    let limited: BTreeSet<_> = increments
+        .keys()
+        .copied()
+        .chain(custom.gauges.keys())
+        .collect();
+    if !limited.is_empty() {
+        keys.push(limited_key(prefix));
+    }
+    for key in limited {
+        keys.push(key.to_owned());
+        arguments.push(limited_field(family_of_key(prefix, key).unwrap_or(key)));
+        push_gauges(&mut arguments, custom.gauges.of_key(key));
+        match increments.get(key) {
+            Some(fields) => push_increments(&mut arguments, fields),
+            None => arguments.push("0".to_owned()),
+        }
     }
     Call { keys, arguments }
 }
@@ -648,6 +675,19 @@ fn push_increments(arguments: &mut Vec<String>, fields: &BTreeMap<String, u64>) 
     arguments.push(fields.len().to_string());
     for (field, by) in fields {
         arguments.extend([field.clone(), by.to_string()]);
+    }
+}
+
+fn push_gauges(arguments: &mut Vec<String>, gauges: Option<&BTreeMap<String, GaugeWrite>>) {
+    arguments.push(gauges.map_or(0, BTreeMap::len).to_string());
+    for (field, gauge) in gauges.into_iter().flatten() {
+        let text = |number: Option<i64>| number.map_or_else(String::new, |it| it.to_string());
+        arguments.extend([
+            field.clone(),
+            text(gauge.set.map(|_| gauge.value())),
+            text(gauge.set_ms),
+            gauge.sum.to_string(),
+        ]);
     }
 }
 

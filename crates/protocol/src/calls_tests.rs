@@ -41,6 +41,7 @@ fn an_apply_call_names_every_key_and_counts_every_field() {
         frozen_ms: Some(5_500),
         increments,
         leased: leased.into(),
+        custom: CustomWrites::default(),
     };
     let call = apply_call("m:", &batch);
     assert_eq!(
@@ -64,6 +65,8 @@ fn an_apply_call_names_every_key_and_counts_every_field() {
             "5500",
             "7200000",
             "2",
+            "2",
+            "10000",
             &members[0],
             &members[1],
             "ab/1",
@@ -81,7 +84,7 @@ fn an_apply_call_names_every_key_and_counts_every_field() {
         ]
     );
     let parts: Vec<_> = call.parts().collect();
-    assert_eq!(parts.len(), 1 + 7 + 19);
+    assert_eq!(parts.len(), 1 + 7 + 21);
     assert_eq!(parts[0], b"7");
     let never_sent = SentBatch {
         frozen_ms: None,

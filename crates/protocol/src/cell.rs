@@ -1,5 +1,6 @@
-//! One field of a metric hash and its integer: `<labels>` of a counter or gauge, and
-//! `<labels>|<le>`, `<labels>|sum` and `<labels>|sum_carry` of a histogram.
+//! One field of a metric hash and its integer: `<labels>` of a counter or gauge,
+//! `<labels>|set_ms` of a gauge, and `<labels>|<le>`, `<labels>|sum` and
+//! `<labels>|sum_carry` of a histogram.
 
 use std::fmt::Write as _;
 
@@ -17,12 +18,18 @@ pub const CARRY: i64 = 1 << 62;
 const SEPARATOR: char = '|';
 const SUM: &str = "sum";
 const SUM_CARRY: &str = "sum_carry";
+const SET_MS: &str = "set_ms";
 
 /// A field of a family's hash. `labels` is in exposition syntax.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cell<'a> {
     /// The value of a counter or gauge.
     Value {
+        /// The series.
+        labels: &'a str,
+    },
+    /// The lease time at which a gauge was set last. It is not served.
+    SetTime {
         /// The series.
         labels: &'a str,
     },
@@ -51,6 +58,7 @@ impl<'a> Cell<'a> {
     pub fn labels(&self) -> &'a str {
         match *self {
             Self::Value { labels }
+            | Self::SetTime { labels }
             | Self::Bucket { labels, .. }
             | Self::Sum { labels }
             | Self::SumCarry { labels } => labels,
@@ -122,12 +130,14 @@ pub(crate) fn push_sum(labels: &mut String) {
     labels.push_str(SUM);
 }
 
-/// Returns every field that a series of `family` may have: of a histogram its buckets
-/// in order up to `+Inf`, its sum, and the carry.
+/// Returns every field that a series of `family` may have: of a gauge its value and when
+/// it was set, of a histogram its buckets in order up to `+Inf`, its sum, and the carry.
 #[must_use]
 pub fn fields_of_series(family: &Family, labels: &str) -> Vec<String> {
-    if family.kind != Kind::Histogram {
-        return vec![labels.to_owned()];
+    match family.kind {
+        Kind::Counter => return vec![labels.to_owned()],
+        Kind::Gauge => return vec![labels.to_owned(), format!("{labels}{SEPARATOR}{SET_MS}")],
+        Kind::Histogram => {}
     }
     let les = family.bounds.iter().map(|&le| le_of_bound(le));
     les.chain(["+Inf", SUM, SUM_CARRY].map(str::to_owned))
@@ -164,6 +174,12 @@ pub fn decode_field<'a>(family: &Family, field: &'a [u8]) -> Result<Cell<'a>, Ce
         })
     };
     if family.kind != Kind::Histogram {
+        let set_time = field.rsplit_once(SEPARATOR);
+        let set_time = set_time.filter(|(_, suffix)| *suffix == SET_MS);
+        if let (Kind::Gauge, Some((labels, _))) = (family.kind, set_time) {
+            check(labels)?;
+            return Ok(Cell::SetTime { labels });
+        }
         check(field)?;
         return Ok(Cell::Value { labels: field });
     }

@@ -8,6 +8,7 @@
 //! Writing, in the order in which a request is counted:
 //! - [`catalog`]: the metric families of a component, and what is recorded in them
 //! - [`batch`]: increments that are stored once, or written to the log
+//! - [`custom`]: families that the author of a component declares, and their limit
 //! - [`replay_key`]: authenticates the batches in the log
 //! - [`lease`]: what is counted if an execution never reports its end
 //! - [`calls`]: keys, scripts, calls and replies
@@ -30,6 +31,7 @@ pub mod batch;
 pub mod calls;
 pub mod catalog;
 pub mod cell;
+pub mod custom;
 pub mod escape;
 pub mod exposition;
 pub mod family;

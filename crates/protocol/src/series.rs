@@ -134,6 +134,7 @@ impl SeriesReader {
                 self.grow(labels, 1);
                 self.values.push((labels.into(), value));
             }
+            Cell::SetTime { .. } => {}
             Cell::Bucket { labels, position } => {
                 let count = unsigned?;
                 self.change(labels, |cells| cells.buckets[position] = count);

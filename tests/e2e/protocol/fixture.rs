@@ -4,6 +4,7 @@ use functional_scaffold_protocol::{
     batch::{Batch, BatchId, LeasedExecution, SentBatch},
     calls::{ApplyReply, SettleReply},
     catalog::{Catalog, ExecutionLabels, ExecutionStatus, FinishedExecution, RouteLabels},
+    custom::CustomWrites,
     lease::Lease,
 };
 use functional_scaffold_testkit::redis::RedisServer;
@@ -94,6 +95,7 @@ impl Fixture {
             frozen_ms: None,
             increments: Batch::default(),
             leased: leases.iter().map(|lease| self.success(lease)).collect(),
+            custom: CustomWrites::default(),
         }
     }
 

@@ -3,6 +3,7 @@
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, SentBatch},
     calls::{REMEMBERED_SECONDS, Script, apply_call},
+    custom::CustomWrites,
 };
 
 use super::{
@@ -58,6 +59,7 @@ fn memory_of_applied_ids_stays_bounded() -> Result {
                     frozen_ms: None,
                     increments,
                     leased: Vec::new(),
+                    custom: CustomWrites::default(),
                 };
                 let command = pipe.cmd("EVALSHA").arg(script.sha);
                 for part in apply_call("m:", &batch).parts() {

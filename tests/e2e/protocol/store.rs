@@ -204,7 +204,18 @@ impl Store {
 
     /// Removes series, as the exporter's command does.
     pub(crate) fn remove(&mut self, random: u64, key: &str, sets: &[String]) -> Result {
-        let call = remove_series_call(&self.prefix, random, key, sets, sets);
+        self.remove_fields(random, key, sets, sets)
+    }
+
+    /// Removes series that have these fields.
+    pub(crate) fn remove_fields(
+        &mut self,
+        random: u64,
+        key: &str,
+        sets: &[String],
+        fields: &[String],
+    ) -> Result {
+        let call = remove_series_call(&self.prefix, random, key, sets, fields);
         let foreign = self.script(&Script::REMOVE, &call)?;
         ensure!(foreign.is_empty(), "no hash: {foreign:?}");
         Ok(())

@@ -16,6 +16,7 @@ use functional_scaffold_protocol::{
         Catalog, ExecutionLabels, ExecutionStatus, FinishedExecution, FinishedRequest,
         RequestLabels, RouteLabels,
     },
+    custom::CustomWrites,
     lease::Lease,
 };
 
@@ -433,6 +434,7 @@ impl World {
                 frozen_ms,
                 increments: std::mem::take(&mut of.waiting),
                 leased: std::mem::take(&mut of.finished),
+                custom: CustomWrites::default(),
             },
             executions: std::mem::take(&mut of.executions),
             unanswered: 0,

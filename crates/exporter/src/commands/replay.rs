@@ -32,6 +32,7 @@ use functional_scaffold_protocol::{
         ApplyReply, Call, REMEMBERED_SECONDS, Script, apply_call, apply_call_from_parts, is_own_key,
     },
     catalog::Catalog,
+    custom::CustomWrites,
     exposition::{Format, expose},
     series::families_of_totals,
 };
@@ -345,7 +346,9 @@ impl Replayer<'_> {
     /// its reply has lease time.
     async fn lease_time_unless_stored(&mut self, id: &BatchId) -> Result<Option<i64>, NotStored> {
         let nothing = Batch::default();
-        let call = apply_call_from_parts(&self.prefix, id, Some(i64::MIN), [].iter(), &nothing);
+        let custom = CustomWrites::default();
+        let oldest = Some(i64::MIN);
+        let call = apply_call_from_parts(&self.prefix, id, oldest, [].iter(), &nothing, &custom);
         match self.send(call).await? {
             ApplyReply::TooOld { lease_time_millis } => Ok(Some(lease_time_millis)),
             ApplyReply::Duplicate => Ok(None),
@@ -553,6 +556,7 @@ mod tests {
             frozen_ms: None,
             increments: Batch::default(),
             leased: vec![leased("1", "a"), leased("2", "a"), leased("3", "b\"")],
+            custom: CustomWrites::default(),
         };
         let ids = ["1", "3", "9"].map(str::to_owned);
         assert_eq!(remove_late(&catalog, &mut batch, &ids), 2);

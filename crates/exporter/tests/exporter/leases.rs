@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, LeasedExecution, SentBatch},
     calls::{DEFAULT_PREFIX, Script, apply_call},
+    custom::CustomWrites,
     lease::Lease,
 };
 
@@ -37,6 +38,7 @@ fn finish(redis: &Redis, lease: Lease, sequence: u64) {
             due_ms: redis.lease_time(),
             increments: Batch::default(),
         }],
+        custom: CustomWrites::default(),
     };
     let reply = redis.call_script(&Script::APPLY, &apply_call(DEFAULT_PREFIX, &batch));
     assert_eq!(reply.lines().next(), Some("applied"), "{reply}");

@@ -12,6 +12,7 @@ use functional_scaffold_protocol::{
     batch::{Batch, BatchId, SentBatch},
     calls::{DEFAULT_PREFIX, Script, apply_call},
     catalog::{Catalog, FinishedRequest, RequestLabels},
+    custom::CustomWrites,
 };
 
 use functional_scaffold_testkit::{
@@ -75,6 +76,7 @@ fn count_requests(redis: &Redis, requests: u64) {
             frozen_ms: None,
             increments,
             leased: Vec::new(),
+            custom: CustomWrites::default(),
         };
         redis.call_script(&Script::APPLY, &apply_call(DEFAULT_PREFIX, &batch));
     }

@@ -17,6 +17,7 @@ use functional_scaffold_protocol::{
     batch::{Batch, BatchId, LeasedExecution, LoggedBatch, SentBatch},
     calls::{DEFAULT_PREFIX, Script, applied_field, applied_keys, apply_call, settle_call},
     catalog::{Catalog, ExecutionStatus, FinishedExecution},
+    custom::CustomWrites,
     lease::Lease,
     replay_key::ReplayKey,
 };
@@ -55,6 +56,7 @@ fn batch(sequence: u64, jobs: u64) -> SentBatch {
         frozen_ms: None,
         increments,
         leased: Vec::new(),
+        custom: CustomWrites::default(),
     }
 }
 

@@ -122,6 +122,7 @@ impl Sink {
                         frozen_ms: None,
                         increments: totals,
                         leased: Vec::new(),
+                        custom: batch.custom,
                     },
                     group: Some(group),
                 }

@@ -20,6 +20,7 @@ use functional_scaffold_protocol::{
         register_call,
     },
     catalog::RouteLabels,
+    custom::CustomWrites,
     lease::EncodedLease,
 };
 use serde_json::json;
@@ -274,7 +275,15 @@ impl RedisSink {
                 };
                 let FrozenBatch { id, total, .. } = frozen;
                 let leases = frozen.leases();
-                let call = apply_call_from_parts(&self.prefix, id, frozen.frozen_ms, leases, total);
+                let custom = CustomWrites::default();
+                let call = apply_call_from_parts(
+                    &self.prefix,
+                    id,
+                    frozen.frozen_ms,
+                    leases,
+                    total,
+                    &custom,
+                );
                 batcher.begin_sending();
                 call
             };

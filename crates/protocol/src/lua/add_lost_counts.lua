@@ -31,5 +31,5 @@ if state[1] ~= epoch or (state[2] or '') ~= version then
 end
 redis.call('HSET', state_key, 'lost_version', next_version)
 local reply = {'added'}
-add_increments(FIRST_LOST_KEY, FIRST_INCREMENT, reply)
+add_increments(FIRST_LOST_KEY, #KEYS, FIRST_INCREMENT, reply)
 return reply

@@ -8,7 +8,9 @@
 --   KEYS[4]   open leases: sorted set, lease -> lease time of its expiry
 --   KEYS[5]   closed leases: sorted set, lease id -> lease time of its deletion; '!' and
 --             an id if settle.lua removed the lease without counting it
---   KEYS[6…]  the metric hashes that the batch adds to
+--   KEYS[6…]  the metric hashes that the batch adds to: first those without a limit of
+--             series, then, if there are others, the hash in which series beyond the
+--             limit are counted, and the others
 --
 -- Arguments:
 --   ARGV[1]   writer
@@ -17,9 +19,12 @@
 --             id may be forgotten
 --   ARGV[4]   milliseconds for which ids of batches and leases are remembered
 --   ARGV[5]   number of leases
---   ARGV[6…]  the leases' members of KEYS[4], then their ids, then the lease times at
---             which they expire, then for each metric hash: the number of its fields,
---             then each field and its increment
+--   ARGV[6]   number of metric hashes without a limit
+--   ARGV[7]   number of series that each of the others may have
+--   ARGV[8…]  the leases' members of KEYS[4], then their ids, then the lease times at
+--             which they expire, then for each metric hash without a limit: the number of
+--             its fields, then each field and its increment; then for each of the others
+--             what includes/add_limited.lua says
 --
 -- Reply, one of:
 --   {'applied', lease time in ms, refused write…}
@@ -38,18 +43,28 @@
 --- @include "includes/clock"
 --- @include "includes/attempt"
 --- @include "includes/add_increments"
+--- @include "includes/add_limited"
 
 local state_key, open_leases_key, closed_leases_key = KEYS[3], KEYS[4], KEYS[5]
 local FIRST_METRIC_KEY = 6
 local writer, sequence, frozen = ARGV[1], ARGV[2], ARGV[3]
 local remembered_ms = tonumber(ARGV[4])
 local lease_count = tonumber(ARGV[5])
-local first_member = 6
+local last_unlimited = FIRST_METRIC_KEY - 1 + tonumber(ARGV[6])
+-- Of no hash if there is no such key.
+local limited_key, first_limited = KEYS[last_unlimited + 1], last_unlimited + 2
+local max_series = tonumber(ARGV[7])
+local first_member = 8
 local first_id = first_member + lease_count
 local first_due = first_id + lease_count
 local first_increment = first_due + lease_count
 
-local now, shift, _, flushed = read_clock(state_key, 'flushed_ms')
+local state_fields = {'flushed_ms'}
+for k = first_limited, #KEYS do
+  state_fields[#state_fields + 1] = series_field(KEYS[k])
+end
+local now, shift, _, state = read_clock(state_key, unpack(state_fields))
+local flushed = state[1]
 local lease_time = now - shift
 
 -- Ids are forgotten by lease time, which does not jump as Redis's clock may. So they
@@ -123,7 +138,11 @@ for _, note in ipairs(notes) do
   attempt(reply, 'ZREM', closed_leases_key, note)
 end
 
-add_increments(FIRST_METRIC_KEY, first_increment, reply)
+local at = add_increments(FIRST_METRIC_KEY, last_unlimited, first_increment, reply)
+for k = first_limited, #KEYS do
+  local series = state[k - first_limited + 2] or 0
+  at = add_limited(state_key, limited_key, KEYS[k], at, max_series, series, lease_time, reply)
+end
 if is_due(now, flushed) then
   attempt(reply, 'HSET', state_key, 'last_ms', now, 'shift_ms', shift, 'flushed_ms', now)
 end

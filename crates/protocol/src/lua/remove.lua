@@ -24,6 +24,8 @@
 -- counts that it computed before the removal are refused, because they carry
 -- another version; so the series stay removed.
 
+--- @include "includes/series"
+
 local state_key, removals_key, metric_key, lost_key, families_key = unpack(KEYS)
 local next_version, remembered_count, remembered_seconds = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local first_member = 5
@@ -58,12 +60,21 @@ redis.call('EXPIRE', removals_key, remembered_seconds)
 if families_key then
   redis.call('HDEL', families_key, ARGV[first_field])
   if #foreign == 0 then
+    redis.call('HDEL', state_key, series_field(metric_key))
     redis.call('UNLINK', metric_key, lost_key)
   end
 else
+  local removed = 0
   for i = first_field, #ARGV do
-    redis.call('HDEL', metric_key, ARGV[i])
+    local deleted = redis.call('HDEL', metric_key, ARGV[i])
     redis.call('HDEL', lost_key, ARGV[i])
+    if is_counted_by(ARGV[i]) then
+      removed = removed + deleted
+    end
+  end
+  local series = redis.call('HGET', state_key, series_field(metric_key))
+  if series then
+    redis.call('HSET', state_key, series_field(metric_key), math.max(0, series - removed))
   end
 end
 return foreign

@@ -82,7 +82,8 @@ local function report(list, text)
   list[#list + 1] = string.sub(text, 1, MAX_TEXT_BYTES)
 end
 
-local now, shift, last, forgotten = read_clock(state_key, 'forgotten_ms')
+local now, shift, last, further = read_clock(state_key, 'forgotten_ms')
+local forgotten = further[1]
 local lease_time = now - shift
 local expired =
   redis.call('ZRANGEBYSCORE', open_leases_key, '-inf', lease_time, 'WITHSCORES', 'LIMIT', skip, PAGE_SIZE)

@@ -16,6 +16,8 @@
 -- each execution in flight still ends in one status. Readers forget the values of
 -- another epoch, so they need no removals.
 
+--- @include "includes/series"
+
 local state_key, removals_key = KEYS[1], KEYS[2]
 local FIRST_HASH_KEY = 3
 local new_epoch = ARGV[1]
@@ -29,9 +31,10 @@ redis.call('UNLINK', removals_key)
 local foreign = {}
 for k = FIRST_HASH_KEY, #KEYS do
   local kind = redis.call('TYPE', KEYS[k]).ok
-  if kind == 'hash' then
+  if kind == 'hash' or kind == 'none' then
     redis.call('UNLINK', KEYS[k])
-  elseif kind ~= 'none' then
+    redis.call('HDEL', state_key, series_field(KEYS[k]))
+  else
     foreign[#foreign + 1] = KEYS[k]
   end
 end

@@ -9,8 +9,8 @@ local MAX_GAP_MS = 5000
 -- half a dozen increments.
 local SAVE_INTERVAL_MS = 100
 
--- Returns the time, the shift, the time at which the clock was last saved, and
--- the number in one more field of the state if one is named.
+-- Returns the time, the shift, the time at which the clock was last saved, and the
+-- numbers in those further fields of the state that are named.
 local function read_clock(state_key, ...)
   local time = redis.call('TIME')
   local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -23,7 +23,11 @@ local function read_clock(state_key, ...)
   elseif last and now - last > MAX_GAP_MS then
     shift = shift + now - last - MAX_GAP_MS
   end
-  return now, shift, last, tonumber(saved[3])
+  local further = {}
+  for i = 1, select('#', ...) do
+    further[i] = tonumber(saved[2 + i])
+  end
+  return now, shift, last, further
 end
 
 local function is_due(now, last)

@@ -1,0 +1,187 @@
+//! Families that the author of a component declares, and not this crate: their keys, the
+//! limit of their series, and gauges.
+//!
+//! Label values of these families may come from clients. So each family has a limit of
+//! series, which `lua/apply.lua` enforces. The families of the [catalog](crate::catalog)
+//! need none, because their labels are bounded.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    family::{Family, LAYOUT_SEPARATOR},
+    labels::write_labels,
+};
+
+/// Series that a family may have unless another number is configured.
+pub const DEFAULT_MAX_SERIES: u64 = 10_000;
+
+/// Stored units in one unit of a gauge. It keeps six decimals of values up to 9·10^12.
+pub const GAUGE_SCALE: u64 = 1_000_000;
+
+const FOLDER: &str = "custom:";
+
+/// Key of the hash of a family. Its series are limited because the key begins so.
+#[must_use]
+pub fn custom_key(prefix: &str, family: &str) -> String {
+    format!("{prefix}{FOLDER}{family}")
+}
+
+/// The family whose hash has this key; `None` if its series are not limited.
+#[must_use]
+pub fn family_of_key<'a>(prefix: &str, key: &'a str) -> Option<&'a str> {
+    let family = key.strip_prefix(prefix)?.strip_prefix(FOLDER)?;
+    let layout = family.split_once(LAYOUT_SEPARATOR);
+    Some(layout.map_or(family, |(name, _)| name))
+}
+
+/// Key of the hash that counts what would have made a series beyond the limit:
+/// `functional_scaffold_series_limited_total`.
+#[must_use]
+pub fn limited_key(prefix: &str) -> String {
+    format!("{prefix}limited_counter")
+}
+
+/// The field of a family in that hash.
+#[must_use]
+pub fn limited_field(family: &str) -> String {
+    let mut field = String::new();
+    write_labels(&mut field, &[("family", family)]);
+    field
+}
+
+/// What a batch says about these families, beside its increments.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CustomWrites {
+    /// Writes of gauges.
+    #[serde(default, skip_serializing_if = "Gauges::is_empty")]
+    pub gauges: Gauges,
+    /// Registrations by name, of the families in a group of a Pushgateway. It may have to
+    /// be restored without Redis, which knows them otherwise.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub families: BTreeMap<String, Family>,
+    /// Series that each family may have.
+    #[serde(default = "default_max_series")]
+    pub max_series: u64,
+}
+
+// Two families are equal or not: their bounds are finite.
+impl Eq for CustomWrites {}
+
+fn default_max_series() -> u64 {
+    DEFAULT_MAX_SERIES
+}
+
+impl Default for CustomWrites {
+    fn default() -> Self {
+        Self {
+            gauges: Gauges::default(),
+            families: BTreeMap::new(),
+            max_series: DEFAULT_MAX_SERIES,
+        }
+    }
+}
+
+impl CustomWrites {
+    /// Whether a log line needs nothing of it.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub(crate) fn without_content(&self) -> Self {
+        Self {
+            max_series: self.max_series,
+            ..Self::default()
+        }
+    }
+
+    /// The families, with their names.
+    #[must_use]
+    pub fn families(&self) -> Vec<Family> {
+        let families = self.families.iter().map(|(name, family)| Family {
+            name: name.clone(),
+            ..family.clone()
+        });
+        families.collect()
+    }
+}
+
+/// Writes of gauges by Redis key and field.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Gauges {
+    hashes: BTreeMap<String, BTreeMap<String, GaugeWrite>>,
+}
+
+/// What happened to a gauge, in stored units.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GaugeWrite {
+    /// The value that it was set to last; `None` if it was not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<i64>,
+    /// Lease time in milliseconds when it was set; `None` if that is not known, so that
+    /// every other value is taken for newer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_ms: Option<i64>,
+    /// The sum of what was added since, or at all.
+    #[serde(default)]
+    pub sum: i64,
+}
+
+impl GaugeWrite {
+    /// Adds what happened later.
+    pub fn then(&mut self, later: Self) {
+        match later.set {
+            Some(_) => *self = later,
+            None => self.sum = self.sum.saturating_add(later.sum),
+        }
+    }
+
+    /// The gauge's value if nobody else writes it.
+    #[must_use]
+    pub fn value(&self) -> i64 {
+        self.set.unwrap_or_default().saturating_add(self.sum)
+    }
+}
+
+impl Gauges {
+    /// Adds what happened to a gauge, after everything that is known of it.
+    pub fn write(&mut self, key: &str, field: &str, write: GaugeWrite) {
+        let fields = self.hashes.entry(key.to_owned()).or_default();
+        fields.entry(field.to_owned()).or_default().then(write);
+    }
+
+    /// Adds what happened later.
+    pub fn merge(&mut self, later: &Self) {
+        for (key, field, write) in later.cells() {
+            self.write(key, field, write);
+        }
+    }
+
+    /// Whether nothing happened.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.hashes.is_empty()
+    }
+
+    /// The writes to one hash.
+    #[must_use]
+    pub fn of_key(&self, key: &str) -> Option<&BTreeMap<String, GaugeWrite>> {
+        self.hashes.get(key)
+    }
+
+    /// Each hash.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.hashes.keys().map(String::as_str)
+    }
+
+    /// Each write with its key and field, in their order.
+    pub fn cells(&self) -> impl Iterator<Item = (&str, &str, GaugeWrite)> {
+        self.hashes.iter().flat_map(|(key, fields)| {
+            let fields = fields.iter();
+            fields.map(|(field, &write)| (key.as_str(), field.as_str(), write))
+        })
+    }
+}
