@@ -241,6 +241,17 @@ fn a_trap_is_responded_with_500_and_the_next_request_is_served() -> Result {
 }
 
 #[test]
+fn the_hosts_memory_limit_ends_an_instance_that_exceeds_it() -> Result {
+    let limit = ["--max-instance-memory", "33554432"];
+    let rogue = Service::start_rogue(|options| options.arguments(&limit))?;
+    // Without the limit, this would be a problem document: the output is too large.
+    let (status, body) = rogue.commit("talk 50000000")?;
+    assert_eq!((status, &body), (500, &Value::Null));
+    assert_eq!(rogue.commit("nothing")?.0, 200);
+    Ok(())
+}
+
+#[test]
 fn an_execution_keeps_no_other_request_waiting() -> Result {
     let rogue = Service::start_rogue(|options| options)?;
     thread::scope(|scope| {
