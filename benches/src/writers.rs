@@ -369,7 +369,7 @@ impl<'a> Instance<'a> {
             record(&calls.catalog, &mut merged, name, endpoint, nanos);
         }
         self.id.sequence += 1;
-        let frozen = Some(self.lease_time_millis);
+        let frozen = self.lease_time_millis;
         let call = apply_call_from_parts(
             prefix,
             &self.id,

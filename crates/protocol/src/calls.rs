@@ -242,12 +242,21 @@ pub fn lease_command(prefix: &str, lease: &EncodedLease) -> Command {
 /// assert_eq!(call.arguments[..3], ["6d081884c7d65", "7", "1200"]);
 /// assert_eq!(call.arguments[7..], ["1", r#"kind="nightly""#, "2"]);
 /// ```
+///
+/// To Redis, a batch without a time is too old.
 #[must_use]
 pub fn apply_call(prefix: &str, batch: &SentBatch) -> Call {
     let leases: Vec<_> = batch.leased.iter().map(EncodedLease::from).collect();
     let SentBatch { id, frozen_ms, .. } = batch;
     let (total, custom) = (&batch.total(), &batch.custom);
-    apply_call_from_parts(prefix, id, *frozen_ms, leases.iter(), total, custom)
+    apply_call_from_parts(
+        prefix,
+        id,
+        frozen_ms.unwrap_or_default(),
+        leases.iter(),
+        total,
+        custom,
+    )
 }
 
 /// The same call, from the parts of a batch: its id, when it was frozen, the leases that
@@ -256,7 +265,7 @@ pub fn apply_call(prefix: &str, batch: &SentBatch) -> Call {
 pub fn apply_call_from_parts<'a>(
     prefix: &str,
     id: &BatchId,
-    frozen_ms: Option<i64>,
+    frozen_ms: i64,
     leases: impl ExactSizeIterator<Item = &'a EncodedLease> + Clone,
     total: &Batch,
     custom: &CustomWrites,
@@ -270,7 +279,7 @@ pub fn apply_call_from_parts<'a>(
     arguments.extend([
         applied_field(id),
         id.sequence.to_string(),
-        frozen_ms.map_or_else(String::new, |millis| millis.to_string()),
+        frozen_ms.to_string(),
         (REMEMBERED_SECONDS * 1000).to_string(),
         leases.len().to_string(),
         unlimited.len().to_string(),

@@ -39,10 +39,13 @@ fn memory_of_applied_ids_stays_bounded() -> Result {
     store.call::<()>(&["CONFIG", "SET", "appendonly", "no"])?;
     let script = Script::APPLY;
     store.call::<()>(&["SCRIPT", "LOAD", script.source])?;
+    // With the scripts of an instance that starts.
+    store.begin(1)?;
     let before = used(store)?;
     // Two turns are remembered at most.
     let writers = REMEMBERED_SECONDS * REQUESTS_A_SECOND / REQUESTS_A_WRITER / PART;
     for turn in 0..2 {
+        let frozen_ms = Some(store.begin(1)?);
         for some in (0..writers).collect::<Vec<_>>().chunks(500) {
             let mut pipe = redis::pipe();
             for &writer in some {
@@ -56,7 +59,7 @@ fn memory_of_applied_ids_stays_bounded() -> Result {
                         nonce: nonce % (u64::MAX / PAIRS) + pair * (u64::MAX / PAIRS + 1),
                         sequence: REQUESTS_A_WRITER,
                     },
-                    frozen_ms: None,
+                    frozen_ms,
                     increments,
                     leased: Vec::new(),
                     custom: CustomWrites::default(),

@@ -118,8 +118,7 @@ impl Model {
         let is_late = |leased: &&LeasedExecution| {
             let id = &leased.lease.id;
             let is_forgotten = now - leased.due_ms >= REMEMBERED_MS;
-            let is_unsettled =
-                batch.frozen_ms.is_some() && self.closed.contains_key(&format!("!{id}"));
+            let is_unsettled = self.closed.contains_key(&format!("!{id}"));
             self.closed.contains_key(id)
                 || is_forgotten && !self.open.contains_key(id) && !is_unsettled
         };

@@ -114,10 +114,20 @@ impl Store {
         }
     }
 
-    /// Applies a batch, as a component does.
+    /// Applies a batch, as a component does; one without a time, as `replay` does.
     pub(crate) fn apply(&mut self, batch: &SentBatch) -> Result<ApplyReply> {
         let call = apply_call(&self.prefix, batch);
-        Ok(ApplyReply::decode(self.script(&Script::APPLY, &call)?)?)
+        let reply = ApplyReply::decode(self.script(&Script::APPLY, &call)?)?;
+        match reply {
+            ApplyReply::TooOld { lease_time_millis } if batch.frozen_ms.is_none() => {
+                let frozen_ms = Some(lease_time_millis);
+                self.apply(&SentBatch {
+                    frozen_ms,
+                    ..batch.clone()
+                })
+            }
+            reply => Ok(reply),
+        }
     }
 
     /// The lease time, as a component gets it when it starts.

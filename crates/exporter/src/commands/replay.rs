@@ -347,8 +347,7 @@ impl Replayer<'_> {
     async fn lease_time_unless_stored(&mut self, id: &BatchId) -> Result<Option<i64>, NotStored> {
         let nothing = Batch::default();
         let custom = CustomWrites::default();
-        let oldest = Some(i64::MIN);
-        let call = apply_call_from_parts(&self.prefix, id, oldest, [].iter(), &nothing, &custom);
+        let call = apply_call_from_parts(&self.prefix, id, i64::MIN, [].iter(), &nothing, &custom);
         match self.send(call).await? {
             ApplyReply::TooOld { lease_time_millis } => Ok(Some(lease_time_millis)),
             ApplyReply::Duplicate => Ok(None),

@@ -31,7 +31,7 @@ fn settle_failures(text: &str, reason: &str) -> Option<f64> {
 fn finish(redis: &Redis, lease: Lease, sequence: u64) {
     let batch = SentBatch {
         id: BatchId { nonce: 2, sequence },
-        frozen_ms: None,
+        frozen_ms: Some(redis.lease_time()),
         increments: Batch::default(),
         leased: vec![LeasedExecution {
             lease,

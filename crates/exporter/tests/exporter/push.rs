@@ -73,7 +73,7 @@ fn count_requests(redis: &Redis, requests: u64) {
         };
         let batch = SentBatch {
             id,
-            frozen_ms: None,
+            frozen_ms: Some(redis.lease_time()),
             increments,
             leased: Vec::new(),
             custom: CustomWrites::default(),

@@ -550,7 +550,11 @@ fn it_waits_for_a_redis_that_refuses_writes() {
     for (name, refuse, repair) in REFUSING_WRITES {
         let redis = start_redis();
         // So that Redis knows the script, and refuses the call and not the source.
-        redis.call_script(&Script::APPLY, &apply_call(DEFAULT_PREFIX, &batch(9, 1)));
+        let known = SentBatch {
+            frozen_ms: Some(redis.lease_time()),
+            ..batch(9, 1)
+        };
+        redis.call_script(&Script::APPLY, &apply_call(DEFAULT_PREFIX, &known));
         refuse(&redis);
         let lines = line(&ago(1), &batch(1, 2)) + &line(&ago(1), &batch(2, 3));
         let short = command(redis.port(), &["--retry-seconds", "0"]);

@@ -279,7 +279,7 @@ impl RedisSink {
                 let call = apply_call_from_parts(
                     &self.prefix,
                     id,
-                    frozen.frozen_ms,
+                    frozen.frozen_ms.unwrap_or_default(),
                     leases,
                     total,
                     &custom,

@@ -15,8 +15,7 @@
 -- Arguments:
 --   ARGV[1]   writer
 --   ARGV[2]   sequence number of the batch
---   ARGV[3]   lease time in ms when the batch was frozen; '' to apply it even if its
---             id may be forgotten
+--   ARGV[3]   lease time in ms when the batch was frozen
 --   ARGV[4]   milliseconds for which ids of batches and leases are remembered
 --   ARGV[5]   number of leases
 --   ARGV[6]   number of metric hashes without a limit
@@ -47,7 +46,7 @@
 
 local state_key, open_leases_key, closed_leases_key = KEYS[3], KEYS[4], KEYS[5]
 local FIRST_METRIC_KEY = 6
-local writer, sequence, frozen = ARGV[1], ARGV[2], ARGV[3]
+local writer, sequence, frozen = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local remembered_ms = tonumber(ARGV[4])
 local lease_count = tonumber(ARGV[5])
 local last_unlimited = FIRST_METRIC_KEY - 1 + tonumber(ARGV[6])
@@ -80,7 +79,7 @@ end
 
 -- Whatever the writer's estimate was: all copies have the same, so all that get past
 -- this line arrive within `remembered_ms`, and the second one is a duplicate.
-if frozen ~= '' and math.abs(lease_time - tonumber(frozen)) > remembered_ms / 2 then
+if math.abs(lease_time - frozen) > remembered_ms / 2 then
   return {'too old', tostring(lease_time)}
 end
 
@@ -95,8 +94,7 @@ for i = 0, lease_count - 1 do
     late[#late + 1] = id
   elseif is_forgotten and not redis.call('ZSCORE', open_leases_key, ARGV[first_member + i]) then
     local note = '!' .. id
-    -- Not for a batch whose id may be forgotten: its result may be counted already.
-    if frozen ~= '' and redis.call('ZSCORE', closed_leases_key, note) then
+    if redis.call('ZSCORE', closed_leases_key, note) then
       notes[#notes + 1] = note
     else
       -- It may have been settled so long ago that its id is deleted.
