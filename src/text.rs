@@ -1,11 +1,12 @@
 //! Makes texts from algorithms and clients safe to show on one line.
 
+use functional_scaffold_metering::is_unsafe;
+
 /// The longest text, in characters.
 const MAX_CHARS: usize = 1000;
 
-/// Puts a text on one line of at most 1,000 characters. Control characters, line
-/// separators and marks that change the direction of writing become spaces. A
-/// text that is cut ends with `…`.
+/// Puts a text on one line of at most 1,000 characters. Characters that are not shown as
+/// themselves ([`is_unsafe`]) become spaces. A text that is cut ends with `…`.
 #[must_use]
 pub fn one_line(text: &str) -> String {
     let mut line = String::new();
@@ -15,10 +16,7 @@ pub fn one_line(text: &str) -> String {
             line.push('…');
             break;
         }
-        let is_unsafe = char.is_control()
-            || matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}')
-            || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        line.push(if is_unsafe { ' ' } else { char });
+        line.push(if is_unsafe(char) { ' ' } else { char });
     }
     line
 }
@@ -35,6 +33,7 @@ mod tests {
             ("a\u{85}b\u{2028}c\u{2029}d", "a b c d"),
             ("\u{1b}[31mred\u{0}", "[31mred"),
             ("a\u{202e}b\u{2066}c\u{200f}d\u{61c}e", "a b c d e"),
+            ("a\u{200b}b\u{feff}c\u{e0041}d", "a b c d"),
             ("naïve 数 🦀", "naïve 数 🦀"),
             ("", ""),
         ] {

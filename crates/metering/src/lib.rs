@@ -77,6 +77,7 @@ pub use config::Config;
 pub use flusher::RETRY_AFTER;
 pub use functional_scaffold_protocol::{
     catalog::{ExecutionStatus, FinishedRequest, RequestLabels, RouteLabels},
+    escape::is_unsafe,
     exposition::Format,
     lease::EncodedLease,
 };

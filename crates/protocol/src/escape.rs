@@ -11,7 +11,8 @@ use serde::Serialize;
 
 /// Whether a character ends a line, controls a terminal, is invisible, or changes the
 /// direction of text.
-fn is_unsafe(character: char) -> bool {
+#[must_use]
+pub fn is_unsafe(character: char) -> bool {
     character.is_control()
         || matches!(
             character,
