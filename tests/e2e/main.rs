@@ -9,6 +9,7 @@ mod durability;
 mod forged_log;
 mod guide;
 mod languages;
+mod malformed;
 mod middleware;
 mod misdeeds;
 mod monitoring;
