@@ -15,7 +15,7 @@
 //!
 //! A series that disappears has stepped back to 0, and stays served. It is forgotten
 //! only in another epoch, or when a command removes it: commands record their removals
-//! in Redis. So the marks take memory for every series of the epoch.
+//! in Redis. So the marks take memory for every series of the epoch, up to a bound.
 //!
 //! A series with a cell that cannot be decoded has lost nothing: its count may be
 //! whole again at the next read. It is held at its mark, and no lost count is recorded.
@@ -44,7 +44,7 @@ use tokio::task::spawn_blocking;
 
 use crate::{
     redis_client::{self, Connection, Failure, Reason},
-    scrape::limits::MAX_REMOVALS,
+    scrape::limits::{MAX_REGISTRATIONS, MAX_REMOVAL_BYTES, MAX_REMOVALS},
 };
 
 /// The high-water marks of one epoch.
@@ -59,6 +59,8 @@ pub(crate) struct HighWaterMarks {
     last_removal: i64,
     /// The number of the last removal of each hash and series.
     removals: HashMap<Removal, i64>,
+    /// The bytes of these removals, or more.
+    removal_bytes: usize,
     /// Whether the lost counts may be in Redis by now.
     handed_over: bool,
 }
@@ -77,6 +79,9 @@ impl HighWaterMarks {
     /// Forgets every mark if this is another epoch. Stores without an epoch cannot be
     /// told apart, and have no marks.
     pub(crate) fn enter(&mut self, epoch: Option<&str>) {
+        for hash in self.hashes.values_mut() {
+            hash.is_read = false;
+        }
         if mem::take(&mut self.handed_over) {
             for hash in self.hashes.values_mut() {
                 hash.series.rebase();
@@ -108,9 +113,12 @@ impl HighWaterMarks {
         let mut series: HashMap<&str, HashSet<&str>> = HashMap::new();
         for (removed, number) in removals {
             self.last_removal = self.last_removal.max(*number);
-            if self.removals.len() >= MAX_REMOVALS {
+            let bytes = removed.key.len() + removed.labels.as_ref().map_or(0, String::len);
+            self.removal_bytes += bytes;
+            if self.removals.len() >= MAX_REMOVALS || self.removal_bytes > MAX_REMOVAL_BYTES {
                 // Then series seem to have begun with the epoch.
                 self.removals.clear();
+                self.removal_bytes = bytes;
             }
             self.removals.insert(removed.clone(), *number);
             match &removed.labels {
@@ -150,8 +158,12 @@ impl HighWaterMarks {
             // Someone changed the registration: its cells have another meaning now.
             *hash = HashMarks::new(family);
         }
+        hash.is_read = true;
         let regressions = hash.series.clamp(series, family, corrupt);
         let name = &family.name;
+        if self.logged.len() > MAX_REGISTRATIONS {
+            self.logged.clear();
+        }
         if let Some(example) = &regressions.example
             && self.logged.insert(name.clone())
         {
@@ -162,6 +174,36 @@ impl HighWaterMarks {
             );
         }
         regressions.series
+    }
+
+    /// Forgets marks until they take no more memory than this number of samples: first of
+    /// the hashes that were not read since [`Self::enter`], then of the largest ones.
+    /// Returns the families of the latter, of which nothing that Redis lost is served any
+    /// more.
+    pub(crate) fn forget_beyond(&mut self, most: usize) -> Vec<String> {
+        let mut forgotten = Vec::new();
+        if self.size() <= most {
+            return forgotten;
+        }
+        self.hashes.retain(|_, hash| hash.is_read);
+        tracing::warn!(
+            "more than {most} samples: the last values of families that are not served are forgotten"
+        );
+        while self.size() > most {
+            let largest = self.hashes.iter().max_by_key(|(_, hash)| hash.size());
+            let Some(largest) = largest.map(|(hash, _)| hash.clone()) else {
+                break;
+            };
+            self.hashes.remove(&largest);
+            forgotten.push(largest.0);
+        }
+        forgotten
+    }
+
+    /// The number of samples that the marks are of.
+    fn size(&self) -> usize {
+        let hashes = self.hashes.values();
+        hashes.fold(0, |size, hash| size.saturating_add(hash.size()))
     }
 
     /// Returns the lost counts, to be added to those in Redis; None if there are none.
@@ -231,6 +273,8 @@ pub(crate) type LabelSets = HashSet<Box<str>>;
 struct HashMarks {
     family: Family,
     series: Box<dyn SeriesMarks>,
+    /// Whether the last read had it.
+    is_read: bool,
 }
 
 impl HashMarks {
@@ -241,9 +285,27 @@ impl HashMarks {
                 Kind::Counter | Kind::Gauge => Box::new(Marks::<i64>(Vec::new())),
                 Kind::Histogram => Box::new(Marks::<Histogram>(Vec::new())),
             },
+            is_read: true,
         }
     }
+
+    /// As [`SeriesReader::size`], and some for the registration.
+    fn size(&self) -> usize {
+        let Family {
+            name,
+            help,
+            unit,
+            key,
+            ..
+        } = &self.family;
+        let text = name.len() + help.len() + unit.len() + key.len();
+        let registration = 1 + text / SAMPLE_BYTES + self.family.bounds.len();
+        registration.saturating_add(self.series.size(&self.family))
+    }
 }
+
+/// The bytes of name and labels that count as a sample.
+const SAMPLE_BYTES: usize = 256;
 
 /// The series of one hash that stepped back.
 #[derive(Default)]
@@ -267,6 +329,8 @@ trait SeriesMarks: Debug + Send + Sync {
     fn lost_counts(&self, family: &Family) -> Cells;
     /// What was served last of each cell.
     fn served(&self, family: &Family) -> Cells;
+    /// The number of samples, as [`SeriesReader::size`] counts them.
+    fn size(&self, family: &Family) -> usize;
     /// Treats the values that were served as those that were read, because their lost
     /// counts are in Redis now.
     fn rebase(&mut self);
@@ -340,6 +404,14 @@ impl<V: Value> SeriesMarks for Marks<V> {
         marks
             .flat_map(|(labels, mark)| mark.served().cells(labels, family))
             .collect()
+    }
+
+    fn size(&self, family: &Family) -> usize {
+        let sizes = self.0.iter().map(|(labels, mark)| {
+            let weight = 1 + (family.name.len() + labels.len()) / SAMPLE_BYTES;
+            mark.last.samples() * weight
+        });
+        sizes.fold(0, usize::saturating_add)
     }
 
     fn rebase(&mut self) {
@@ -421,6 +493,8 @@ trait Value: Clone + Debug + Send + Sync + 'static {
     fn repair_torn(&mut self, last: &Self) -> bool;
     /// The cells of the value, except those of a negative sum.
     fn cells(&self, labels: &str, family: &Family) -> Cells;
+    /// The number of its samples.
+    fn samples(&self) -> usize;
 }
 
 impl Value for i64 {
@@ -454,6 +528,10 @@ impl Value for i64 {
     fn cells(&self, labels: &str, _family: &Family) -> Cells {
         let value = u64::try_from(*self).into_iter();
         value.map(|value| (labels.to_owned(), value)).collect()
+    }
+
+    fn samples(&self) -> usize {
+        1
     }
 }
 
@@ -526,6 +604,11 @@ impl Value for Histogram {
         cells
             .filter_map(|(field, value)| Some((field, value?)))
             .collect()
+    }
+
+    fn samples(&self) -> usize {
+        // With sum and count.
+        self.buckets.len() + 2
     }
 }
 

@@ -114,6 +114,44 @@ fn a_corrupt_series_is_held_and_has_lost_nothing() {
 }
 
 #[test]
+fn marks_of_hashes_that_are_not_read_any_more_are_forgotten_beyond_the_bound() {
+    let hash = |key: &str, series: usize| {
+        let values = (0..series).map(|number| (format!("n=\"{number:03}\"").into(), 5));
+        FamilySeries {
+            family: Family {
+                key: key.into(),
+                ..family(Kind::Counter, &[])
+            },
+            series: Series::Values(values.collect()),
+        }
+    };
+    let mut marks = HighWaterMarks::default();
+    let mut read = |hashes: &mut [FamilySeries]| {
+        marks.enter(Some("e"));
+        for hash in hashes {
+            clamp(&mut marks, hash);
+        }
+        (marks.forget_beyond(100), marks.size())
+    };
+    // Each hash counts as one more.
+    assert_eq!(read(&mut [hash("a", 40), hash("b", 40)]), (vec![], 82));
+    // They are kept while there is room.
+    assert_eq!(read(&mut [hash("c", 9)]), (vec![], 92));
+    let mut kept = [hash("a", 0)];
+    assert_eq!(read(&mut kept), (vec![], 92));
+    assert_eq!(kept, [hash("a", 40)], "it stepped back");
+    assert_eq!(read(&mut [hash("c", 9), hash("d", 30)]), (vec![], 41));
+    let mut new = [hash("a", 0)];
+    read(&mut new);
+    assert_eq!(new, [hash("a", 0)], "it is unknown");
+    // Series that are gone from Redis are of a hash that is read.
+    assert_eq!(
+        read(&mut [hash("d", 0), hash("e", 80)]),
+        (vec!["f".into()], 31)
+    );
+}
+
+#[test]
 fn series_appear_disappear_and_return_in_order() {
     check(
         &[

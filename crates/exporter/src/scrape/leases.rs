@@ -25,7 +25,7 @@ use crate::{
     scrape::{
         decode_errors::{DecodeErrors, LEASES, reason},
         labels::label,
-        limits::{MAX_LEASE_BYTES, MAX_LEASES},
+        limits::{MAX_ALGORITHM_BYTES, MAX_LEASE_BYTES, MAX_LEASES},
         scan::{ReadOptions, Scanner, skip_unreadable},
         self_metrics::{IN_FLIGHT, SelfMetrics},
     },
@@ -156,7 +156,8 @@ fn decode(member: &[u8], score: &[u8], executions: &[String]) -> Option<(Lease, 
     let lease = Lease::decode(std::str::from_utf8(member).ok()?).ok()?;
     let score: f64 = std::str::from_utf8(score).ok()?.parse().ok()?;
     let algorithm: Box<str> = algorithm(&lease, executions)?.into();
-    score.is_finite().then_some((lease, score, algorithm))
+    let is_valid = score.is_finite() && algorithm.len() <= MAX_ALGORITHM_BYTES;
+    is_valid.then_some((lease, score, algorithm))
 }
 
 /// The label of the algorithm that a lease belongs to: from its cell in one of the

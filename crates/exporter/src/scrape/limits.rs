@@ -17,9 +17,15 @@ pub(crate) const MAX_LEASES: usize = 100_000;
 /// The longest lease.
 pub(crate) const MAX_LEASE_BYTES: usize = 16 * 1024;
 
+/// The longest name of an algorithm in a lease. The service's have 64 characters at most.
+pub(crate) const MAX_ALGORITHM_BYTES: usize = 256;
+
 /// Removals that are read at a time, and of which a store has at most.
 pub(crate) const REMOVALS_PAGE: usize = 1_000;
 pub(crate) const MAX_REMOVALS: usize = 100_000;
+
+/// The bytes of the removals that are read at a time, and of those that are remembered.
+pub(crate) const MAX_REMOVAL_BYTES: usize = 64 * 1024 * 1024;
 
 /// The limit on the samples of all families. If there are more, the largest family is
 /// left out, so that it does not displace the others. A family is served whole or not

@@ -19,7 +19,7 @@ use crate::{
         decode_errors::{DecodeErrors, REMOVED, STATE, reason},
         high_water::{HandOver, HighWaterMarks, LabelSets, LostCountsWriter, StateFile},
         leases::{EXECUTIONS, OpenLeases, Settler},
-        limits::{MAX_REMOVALS, REMOVALS_PAGE, SampleLimit},
+        limits::{MAX_REMOVAL_BYTES, MAX_REMOVALS, REMOVALS_PAGE, SampleLimit},
         memory::Memory,
         reading::{Began, Reading},
         registry::{RegisteredFamily, registered_families},
@@ -82,7 +82,7 @@ impl Reader {
             passes_left -= 1;
             let raw = self.read_pass(&mut connection).await?;
             let State { epoch, version, .. } = raw.state.clone();
-            let mut reading = raw.into_reading(&mut self.marks);
+            let mut reading = raw.into_reading(&mut self.marks, self.options.max_samples);
             regressions = reading.regressions.max(regressions);
             reading.regressions = regressions;
             reading.memory = memory.clone();
@@ -192,6 +192,7 @@ async fn read_removals(
 ) -> Result<Vec<(Removal, i64)>, Failure> {
     let key = removed_key(&options.prefix);
     let mut removals = Vec::new();
+    let mut bytes = 0;
     for offset in (0..MAX_REMOVALS).step_by(REMOVALS_PAGE) {
         let mut command = redis::cmd("ZRANGEBYSCORE");
         command
@@ -206,6 +207,14 @@ async fn read_removals(
         let members = skip_unreadable(read, REMOVED, &key, errors)?.unwrap_or_default();
         let is_last = members.len() < REMOVALS_PAGE;
         for (member, number) in members {
+            bytes += member.len();
+            if bytes > MAX_REMOVAL_BYTES {
+                errors.add(REMOVED, reason::TOO_MANY, || {
+                    format!("more than {MAX_REMOVAL_BYTES} bytes of removals")
+                });
+                // The next read begins here.
+                return Ok(removals);
+            }
             match (Removal::decode(&member), decode_value(&number)) {
                 (Ok(removed), Ok(number)) => removals.push((removed, number)),
                 _ => errors.add(REMOVED, reason::REMOVAL, || {
@@ -503,7 +512,7 @@ impl RawReading {
 
     /// Applies the high-water marks and merges layouts. The marks are kept by layout,
     /// because the bounds that layouts have in common may become fewer.
-    fn into_reading(self, marks: &mut HighWaterMarks) -> Reading {
+    fn into_reading(self, marks: &mut HighWaterMarks, max_samples: usize) -> Reading {
         let mut reading = Reading {
             cells: self.cells,
             decode_errors: self.errors,
@@ -529,6 +538,13 @@ impl RawReading {
                     )
                 });
             }
+        }
+        // As much again for families that are left out, or not registered now.
+        let most = max_samples.saturating_mul(2);
+        for name in marks.forget_beyond(most) {
+            reading.decode_errors.add(&name, reason::TOO_MANY, || {
+                format!("more than {most} samples with those that are gone from Redis")
+            });
         }
         reading
             .families
@@ -572,6 +588,6 @@ impl Contents {
             let layouts = layouts.collect();
             raw.families.push((family.name, layouts));
         }
-        raw.into_reading(marks)
+        raw.into_reading(marks, 1_000_000)
     }
 }
