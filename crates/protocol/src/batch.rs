@@ -380,14 +380,32 @@ fn json_bytes(value: &impl Serialize) -> usize {
     to_json(value).len()
 }
 
-/// Joins parts to batches, in any order and however often each part comes.
+/// Parts of batches with missing parts that a [`Joiner`] keeps. A batch has some dozen.
+const MAX_PARTS: usize = 10_000;
+/// Batches that a [`Joiner`] knows as joined.
+const MAX_JOINED: usize = 100_000;
+
+/// Joins parts to batches, in any order and however often each part comes. Its memory is
+/// bounded, however long a log is.
 #[derive(Debug, Default)]
 pub struct Joiner {
-    /// Parts by number, of batches with missing parts.
-    open: BTreeMap<PartKey, BTreeMap<u32, SentBatch>>,
+    /// Batches with missing parts.
+    open: BTreeMap<PartKey, Parts>,
+    /// The number of parts in them.
+    parts: usize,
+    /// The number of batches that were opened.
+    opened: u64,
     /// Batches that were joined. If one of their parts comes again, it is not reported
     /// as incomplete.
     joined: BTreeSet<BatchId>,
+}
+
+#[derive(Debug, Default)]
+struct Parts {
+    /// The place of the batch in the order in which batches were opened.
+    opened: u64,
+    /// By number.
+    parts: BTreeMap<u32, SentBatch>,
 }
 
 /// The values that all parts of a batch share.
@@ -443,7 +461,16 @@ impl Joiner {
             max_series: batch.custom.max_series,
             of: part.of,
         };
-        let parts = self.open.entry(key.clone()).or_default();
+        let Parts { parts, .. } = match self.open.entry(key.clone()) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(entry) => {
+                self.opened += 1;
+                entry.insert(Parts {
+                    opened: self.opened,
+                    ..Parts::default()
+                })
+            }
+        };
         match parts.entry(part.number) {
             Entry::Occupied(earlier) if *earlier.get() != batch => {
                 return Err(PartError::Conflict(key.id, part));
@@ -451,12 +478,17 @@ impl Joiner {
             Entry::Occupied(_) => {}
             Entry::Vacant(entry) => {
                 entry.insert(batch);
+                self.parts += 1;
             }
         }
         if (parts.len() as u64) < u64::from(part.of) {
             return Ok(None);
         }
-        let parts = self.open.remove(&key).unwrap_or_default();
+        let Parts { parts, .. } = self.open.remove(&key).unwrap_or_default();
+        self.parts -= parts.len();
+        if self.joined.len() >= MAX_JOINED {
+            self.joined.clear();
+        }
         self.joined.insert(key.id.clone());
         Ok(Some(key.join(parts)))
     }
@@ -465,15 +497,32 @@ impl Joiner {
     pub fn incomplete(&self) -> impl Iterator<Item = Incomplete> {
         let open = self.open.iter();
         let open = open.filter(|(key, _)| !self.joined.contains(&key.id));
-        open.map(|(key, parts)| Incomplete {
-            id: key.id.clone(),
-            missing: (key.of as usize).saturating_sub(parts.len()),
-            of: key.of,
-        })
+        open.map(|(key, open)| key.incomplete(open))
+    }
+
+    /// Takes out the batch that has waited longest for its missing parts, if there are
+    /// more than 10,000 parts of such batches. To be called after [`Self::push`].
+    pub fn give_up(&mut self) -> Option<Incomplete> {
+        if self.parts <= MAX_PARTS {
+            return None;
+        }
+        let oldest = self.open.iter().min_by_key(|(_, open)| open.opened);
+        let key = oldest.map(|(key, _)| key.clone())?;
+        let open = self.open.remove(&key)?;
+        self.parts -= open.parts.len();
+        Some(key.incomplete(&open))
     }
 }
 
 impl PartKey {
+    fn incomplete(&self, open: &Parts) -> Incomplete {
+        Incomplete {
+            id: self.id.clone(),
+            missing: (self.of as usize).saturating_sub(open.parts.len()),
+            of: self.of,
+        }
+    }
+
     fn join(self, parts: BTreeMap<u32, SentBatch>) -> LoggedBatch {
         let mut batch = SentBatch {
             id: self.id,

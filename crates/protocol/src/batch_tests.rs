@@ -305,6 +305,45 @@ fn gauges_and_families_are_split_and_joined() {
     assert_eq!(join(parts).0, [whole]);
 }
 
+#[test]
+fn the_oldest_batch_with_missing_parts_is_given_up_beyond_the_bound() {
+    let part = |nonce, number| LoggedPart {
+        logged: LoggedBatch {
+            batch: SentBatch {
+                id: BatchId { nonce, sequence: 1 },
+                frozen_ms: None,
+                increments: Batch::default(),
+                leased: Vec::new(),
+                custom: CustomWrites::default(),
+            },
+            group: None,
+        },
+        part: Some(Part { number, of: 3 }),
+    };
+    let mut joiner = Joiner::default();
+    // The first is not the one with the smallest id.
+    let mut ids: Vec<_> = (1..=MAX_PARTS as u64 + 1).rev().collect();
+    ids.swap(0, 7);
+    let first = ids[0];
+    for nonce in ids {
+        assert_eq!(joiner.give_up(), None);
+        assert_eq!(joiner.push(part(nonce, 2)), Ok(None));
+    }
+    let given_up = joiner.give_up().expect("there are too many parts");
+    assert_eq!((given_up.id.nonce, given_up.missing), (first, 2));
+    assert_eq!(joiner.give_up(), None);
+    assert_eq!(joiner.incomplete().count(), MAX_PARTS);
+    for number in [1, 2] {
+        assert_eq!(joiner.push(part(first, number)), Ok(None));
+    }
+    assert!(
+        joiner
+            .push(part(first, 3))
+            .is_ok_and(|whole| whole.is_some())
+    );
+    assert_eq!(joiner.parts, MAX_PARTS);
+}
+
 proptest! {
     #[test]
     fn ids_read_back(nonce: u64, sequence: u64) {

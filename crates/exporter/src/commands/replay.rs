@@ -82,6 +82,14 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    fn add_incomplete(&mut self, Incomplete { id, missing, of }: Incomplete) {
+        self.incomplete += 1;
+        let id = String::from(id);
+        tracing::error!(
+            "{missing} of the {of} parts of batch {id} are missing: it is not stored; replay it with the whole log"
+        );
+    }
+
     /// Whether every batch is stored whole.
     pub(crate) fn all_stored(&self) -> bool {
         let left_out = self.too_old + self.unreadable + self.refused;
@@ -254,6 +262,9 @@ impl Replayer<'_> {
     async fn store_line(&mut self, line: LoggedLine) -> Result<Option<Stored>, NotStored> {
         let LoggedLine { time, part } = line;
         let batch = self.joiner.push(part);
+        if let Some(incomplete) = self.joiner.give_up() {
+            self.report.add_incomplete(incomplete);
+        }
         let Some(logged) = batch.map_err(NotStored::unreadable)? else {
             return Ok(None);
         };
@@ -279,12 +290,8 @@ impl Replayer<'_> {
     }
 
     fn report_incomplete(&mut self) {
-        for Incomplete { id, missing, of } in self.joiner.incomplete() {
-            self.report.incomplete += 1;
-            let id = String::from(id);
-            tracing::error!(
-                "{missing} of the {of} parts of batch {id} are missing: it is not stored; replay it with the whole log"
-            );
+        for incomplete in self.joiner.incomplete() {
+            self.report.add_incomplete(incomplete);
         }
     }
 

@@ -1,5 +1,5 @@
 //! A queue whose writer need not wait for its reader: beyond a bound on memory, items
-//! wait in a temporary file.
+//! wait in temporary files.
 
 use std::{
     collections::VecDeque,
@@ -42,14 +42,25 @@ struct State {
     ended: bool,
 }
 
-/// Items in a file: the length of each, and its JSON.
+/// The size at which another file is begun. A file that was read is gone, so that a reader
+/// that never catches up does not fill the disk with what it has read.
+const FILE_BYTES: u64 = 16 << 20;
+
+/// Items in files: the length of each, and its JSON.
 #[derive(Default)]
 struct Spilled {
-    /// Opened by the first item. It has no name, so it ends with the process.
-    file: Option<File>,
+    /// In the order of the items.
+    files: VecDeque<SpillFile>,
+    items: u64,
+    /// Of the items.
+    bytes: u64,
+}
+
+/// A file without a name, so that it ends with the process.
+struct SpillFile {
+    file: File,
     start: u64,
     end: u64,
-    items: u64,
 }
 
 /// Why an item cannot wait.
@@ -191,34 +202,40 @@ impl Spilled {
     fn write(&mut self, item: &[u8], limit: u64) -> Result<(), SpoolError> {
         let length = (item.len() as u64).to_le_bytes();
         let bytes = [&length, item].concat();
-        let end = self.end + bytes.len() as u64;
-        if end > limit {
+        let total = self.bytes + bytes.len() as u64;
+        if total > limit {
             return Err(SpoolError::Full(limit));
         }
-        let file = match &self.file {
-            Some(file) => file,
-            None => self.file.insert(tempfile::tempfile()?),
-        };
-        file.write_all_at(&bytes, self.end)?;
-        self.end = end;
+        if self.files.back().is_none_or(|last| last.end >= FILE_BYTES) {
+            self.files.push_back(SpillFile {
+                file: tempfile::tempfile()?,
+                start: 0,
+                end: 0,
+            });
+        }
+        if let Some(last) = self.files.back_mut() {
+            last.file.write_all_at(&bytes, last.end)?;
+            last.end += bytes.len() as u64;
+        }
+        self.bytes = total;
         self.items += 1;
         Ok(())
     }
 
     fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
-        let Some(file) = self.file.as_ref().filter(|_| self.items > 0) else {
+        let Some(first) = self.files.front_mut() else {
             return Ok(None);
         };
         let mut length = [0; 8];
-        file.read_exact_at(&mut length, self.start)?;
+        first.file.read_exact_at(&mut length, first.start)?;
         let length = u64::from_le_bytes(length);
         let mut item = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
-        file.read_exact_at(&mut item, self.start + 8)?;
-        self.start += 8 + length;
+        first.file.read_exact_at(&mut item, first.start + 8)?;
+        first.start += 8 + length;
+        self.bytes -= 8 + length;
         self.items -= 1;
-        if self.items == 0 {
-            (self.start, self.end) = (0, 0);
-            file.set_len(0)?;
+        if first.start == first.end {
+            self.files.pop_front();
         }
         Ok(Some(item))
     }
@@ -267,8 +284,9 @@ mod tests {
         // Nothing is left in the file.
         let file_bytes = || {
             let state = spool.lock();
-            let file = state.spilled.file.as_ref().expect("it was used");
-            file.metadata().expect("its length").len()
+            let files = state.spilled.files.iter();
+            let lengths = files.map(|file| file.file.metadata().expect("its length").len());
+            lengths.sum::<u64>()
         };
         assert_eq!(file_bytes(), 0);
         spool.push(&item(0)).expect("there is room");
@@ -297,6 +315,29 @@ mod tests {
         }
         spool.push(&item(9)).expect("there is room again");
         assert_eq!(pop(&spool).await, Some(item(9)));
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_never_catches_up_frees_what_it_has_read() {
+        const ITEM_BYTES: usize = 1 << 20;
+        let limits = Limits {
+            memory: 1,
+            file: 4 * FILE_BYTES,
+        };
+        let spool = Spool::new(limits);
+        let item = |number: u32| format!("{number:08}{}", " ".repeat(ITEM_BYTES));
+        let mut next = 0;
+        let mut push = || {
+            spool.push(&item(next)).expect("there is room");
+            next += 1;
+        };
+        // Two files wait at all times, and four times the limit passes.
+        (0..34).for_each(|_| push());
+        for number in 0..256 {
+            push();
+            assert_eq!(pop(&spool).await, Some(item(number)));
+            assert!(spool.lock().spilled.files.len() <= 4);
+        }
     }
 
     #[tokio::test]
@@ -335,9 +376,9 @@ mod tests {
         let file = spool
             .lock()
             .spilled
-            .file
-            .as_ref()
-            .map(|file| file.set_len(4));
+            .files
+            .front()
+            .map(|file| file.file.set_len(4));
         file.expect("it is used").expect("it is truncated");
         for number in 0..2 {
             assert_eq!(pop(&spool).await, Some(item(number)));
