@@ -6,6 +6,7 @@
 //! - [`exposition`]: both formats, whatever Redis holds
 //! - [`properties`]: both formats, for random stores
 //! - [`faults`]: Redis, or its content, is faulty
+//! - [`hostile`]: whatever someone else writes to Redis
 //! - [`losses`]: Redis lost writes, or was wiped
 //! - [`removals`]: series that exporters remember are removed
 //! - [`leases`]: executions in flight, and expired leases
@@ -20,6 +21,7 @@ mod clients;
 mod command_line;
 mod exposition;
 mod faults;
+mod hostile;
 mod leases;
 mod losses;
 mod page;
