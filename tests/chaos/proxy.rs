@@ -142,7 +142,9 @@ impl Proxy {
     pub(crate) fn stop_accepting(&self) -> anyhow::Result<()> {
         self.switch(|switch| switch.is_deaf = true);
         SockRef::from(&self.listener).listen(0)?;
-        lock(&self.fillers).push(TcpStream::connect(self.address)?);
+        // Fails if a connection of the application fills the queue, which then waits.
+        let filler = TcpStream::connect_timeout(&self.address, FULL);
+        lock(&self.fillers).extend(filler.ok());
         let switch = lock(&self.path.switch);
         let none_waits = |switch: &mut Switch| !switch.one_waits;
         drop(self.path.switched.wait_while(switch, none_waits));

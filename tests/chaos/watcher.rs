@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::anyhow;
@@ -23,7 +23,7 @@ pub(crate) const RELAY: &str = "relay";
 const GROUP_LABELS: [&str; 3] = ["instance", "job", "scheme"];
 const PERIOD: Duration = Duration::from_millis(500);
 const MAX_EXAMPLES: usize = 5;
-/// The longest time until a reset shows in what a reader serves: the interval of the
+/// The longest time until a reset shows in what a reader has read: the interval of the
 /// relay, and a scrape on a busy machine.
 const RESET_SHOWS: Duration = Duration::from_secs(4);
 
@@ -102,13 +102,16 @@ impl Watcher {
         let resets = Arc::clone(resets);
         let stop = Arc::new(AtomicBool::new(false));
         let is_stopped = Arc::clone(&stop);
+        let began_at = SystemTime::now() - began.elapsed();
         let thread = thread::spawn(move || {
             let mut watched = Watched::named(&name);
             loop {
                 let is_last = is_stopped.load(Ordering::Relaxed);
                 let asked = began.elapsed();
                 if let Ok(text) = http::get_text(reader, "/metrics") {
-                    watched.compare(&text, asked, &resets);
+                    // A relay whose pushes fail shows what it pushed last.
+                    let read = pushed_at(&text, began_at).unwrap_or(asked).min(asked);
+                    watched.compare(&text, read, &resets);
                 }
                 if is_last {
                     return watched;
@@ -172,7 +175,7 @@ impl Watched {
         all
     }
 
-    /// Compares an exposition that was asked for at `now` with the one before it.
+    /// Compares an exposition that was read at `now` with the one before it.
     pub(crate) fn compare(&mut self, text: &str, now: Duration, resets: &Resets) {
         let resets = lock(&resets.0).clone();
         self.shown.clear();
@@ -201,6 +204,17 @@ impl Watched {
         }
         self.scrapes += i64::from(!self.shown.is_empty());
     }
+}
+
+/// When the last push arrived, since the beginning of the run; None without a Pushgateway.
+fn pushed_at(text: &str, began: SystemTime) -> Option<Duration> {
+    let pushes = text.lines().filter_map(|line| {
+        let (_, seconds) = line.strip_prefix("push_time_seconds{")?.rsplit_once(' ')?;
+        seconds.parse().ok()
+    });
+    let last = pushes.reduce(f64::max)?;
+    let last = UNIX_EPOCH + Duration::try_from_secs_f64(last).ok()?;
+    Some(last.duration_since(began).unwrap_or_default())
 }
 
 /// The samples of counters and histograms: the series as written, and the value.
@@ -240,6 +254,15 @@ fn groups_of_a_relay_are_combined_by_their_maximum() {
     assert_eq!(watched.of_relay(), [(combined, 7.0)].into());
     watched.compare("", Duration::ZERO, &Resets::default());
     assert!(watched.of_relay().is_empty(), "they are gone");
+}
+
+#[test]
+fn a_pushgateway_shows_what_was_pushed_last() {
+    let began = UNIX_EPOCH + Duration::from_secs(1_784_973_600);
+    let text = "push_time_seconds{instance=\"a\"} 1.7849736e+09\n\
+                push_time_seconds{instance=\"b\"} 1.7849736055e+09\na_total 1\n";
+    assert_eq!(pushed_at(text, began), Some(Duration::from_millis(5_500)));
+    assert_eq!(pushed_at("a_total 1\n", began), None);
 }
 
 #[test]
