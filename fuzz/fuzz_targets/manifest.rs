@@ -6,6 +6,8 @@
     reason = "the modules of the dev host that need no wasmtime"
 )]
 
+#[path = "../../crates/devhost/src/capabilities.rs"]
+mod capabilities;
 #[path = "../../crates/devhost/src/manifest.rs"]
 mod manifest;
 #[path = "../../crates/devhost/src/routes.rs"]

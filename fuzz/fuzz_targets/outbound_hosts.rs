@@ -8,6 +8,8 @@
 
 #[path = "../../crates/devhost/src/allowed_hosts.rs"]
 mod allowed_hosts;
+#[path = "../../crates/devhost/src/capabilities.rs"]
+mod capabilities;
 #[path = "../../crates/devhost/src/manifest.rs"]
 mod manifest;
 #[path = "../../crates/devhost/src/variables.rs"]

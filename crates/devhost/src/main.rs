@@ -12,6 +12,7 @@
 //! - `variables`: variables and `{{ }}` templates
 //! - `allowed_hosts`: `allowed_outbound_hosts`
 //! - `component`: a component's settings
+//! - `capabilities`: what a component inherits of the one it is composed with
 //! - `dependencies`: composes components with dependencies and middleware, and denies
 //!   those capabilities
 //! - `engine`: wasmtime, from wasm files to services
@@ -21,6 +22,7 @@
 //! - `routes`, `server`: from a connection to a component
 
 mod allowed_hosts;
+mod capabilities;
 mod component;
 mod dependencies;
 mod engine;

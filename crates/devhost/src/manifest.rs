@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::dependencies::Inherit;
+use crate::capabilities::Inherit;
 
 /// A manifest and the folder of its relative paths.
 #[derive(Debug)]
