@@ -369,6 +369,33 @@ fn further_registrations_and_leases_are_left_out() {
     }
 }
 
+#[test]
+fn long_leases_and_removals_are_left_out() {
+    let redis = redis_with_a_counter();
+    // 100 MB of each.
+    eval(
+        &redis,
+        "local long = string.rep('x', 10000)
+        for i = 1, 10000 do
+          redis.call('ZADD', 'metrics:leases', 9999999999999, '{\"id\":\"' .. i ..
+            '\",\"millis\":1,\"count\":[[\"metrics:x\",\"algorithm=\\\\\"' .. i .. long ..
+            '\\\\\"\"]]}')
+          redis.call('ZADD', 'metrics:removed', i, '{\"key\":\"metrics:' .. i .. long .. '\"}')
+        end",
+    );
+    let patient = ("EXPORTER_SCRAPE_TIMEOUT_MS", "60000");
+    let exporter = Exporter::start_with(redis.port(), &[patient]);
+    let text = exporter.metrics();
+    assert_eq!(sample(&text, UP), Some(1.0));
+    assert_eq!(errors(&text, "(leases)", "lease"), Some(10_000.0));
+    assert_eq!(errors(&text, "(removed)", "too_many"), Some(1.0));
+    // The rest, beginning where the first read ended.
+    let text = exporter.metrics();
+    assert_eq!(errors(&text, "(removed)", "too_many"), None);
+    let peak = exporter.peak_memory();
+    assert!(peak < 250_000_000, "{peak}");
+}
+
 /// Two nodes of a cluster, each with half of the slots.
 fn start_cluster() -> [Redis; 2] {
     let nodes = ["0 8191", "8192 16383"].map(|slots| {
