@@ -4,6 +4,7 @@
 
 mod api;
 mod counting;
+mod custom;
 mod deployment;
 mod durability;
 mod forged_log;

@@ -19,7 +19,7 @@ use crate::toolchain::WasmToolchain;
 /// The service component.
 const SERVICE: &str = "functional-scaffold";
 /// Components in folders of algorithms that are services or middleware, and not guarded.
-const UNGUARDED: [&str; 4] = ["echo", "naive", "pass-through", "tracer"];
+const UNGUARDED: [&str; 5] = ["echo", "metered", "naive", "pass-through", "tracer"];
 
 /// Folders of algorithms: each folder in them with a Cargo.toml, a pyproject.toml or
 /// a package.json is one.

@@ -6,11 +6,13 @@
 //! is acknowledged or moved to the log. What is recorded meanwhile goes into the
 //! next batch.
 
+use std::{cell::RefCell, rc::Rc};
+
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, LeasedExecution, SentBatch},
     calls::{REMEMBERED_SECONDS, Registration},
     catalog::{Catalog, ExecutionStatus, FinishedRequest, FlushOutcome, RouteLabels, Tally},
-    custom::CustomWrites,
+    custom::{CustomWrites, DEFAULT_MAX_SERIES, Gauges, family_of_key},
     family::Family,
     lease::{EncodedLease, Lease, LeaseTemplate},
 };
@@ -21,6 +23,10 @@ use crate::config::MAX_EXECUTION_LIMIT_MS;
 /// that closes it. An outage of Redis uses it up, too, because up to `MAX_GAP_MS`
 /// of each outage counts as lease time (docs/protocol.md, "Lease time").
 const LEASE_MARGIN_MS: u64 = 5_000;
+
+/// Series of the author's families in a batch. Redis serves no other client while it
+/// applies one: some ten milliseconds for this many.
+const MAX_CUSTOM_SERIES: usize = 2_000;
 
 // The id of a closed lease must be remembered until the lease itself expires, in
 // case the lease arrives late.
@@ -47,6 +53,34 @@ impl Workload {
     }
 }
 
+/// What the author of the component measures. A trait, so that a component whose author
+/// measures nothing does not contain the code.
+pub(crate) trait CustomSource {
+    /// Whether something was recorded or refused since the last call of [`Self::drain`].
+    fn has_news(&self) -> bool;
+
+    /// Adds the families that are not in `catalog` yet. Its hashes are under `prefix`.
+    fn admit(&self, catalog: &mut Catalog, prefix: &str);
+
+    /// The families of `catalog` as they are registered, whatever keys are in force.
+    fn to_register(&self, catalog: &Catalog, prefix: &str) -> Catalog;
+
+    /// The families of `catalog`, each as its name, a space, and its registration.
+    fn registrations(&self, catalog: &Catalog) -> Vec<String>;
+
+    /// Moves what was recorded of the families in `catalog`, of `max_series` series at
+    /// most, to `batch`. Forgets series that the author's code holds no handle of.
+    ///
+    /// `offset_ms` is the lease time at the start of the host's clock, if it is known.
+    fn drain(
+        &mut self,
+        catalog: &Catalog,
+        max_series: usize,
+        offset_ms: Option<i64>,
+        batch: (&mut Batch, &mut Gauges),
+    );
+}
+
 /// A finished execution of an algorithm.
 #[derive(Debug, Clone, Copy)]
 pub struct Execution {
@@ -57,10 +91,18 @@ pub struct Execution {
 }
 
 /// Collects increments into batches, and tracks the batch that is being stored.
-#[derive(Debug)]
 pub(crate) struct Batcher {
     catalog: Catalog,
     workload: Workload,
+    /// What the author of the component measures, if that is what is counted.
+    custom: Option<Rc<RefCell<dyn CustomSource>>>,
+    /// The prefix of every key.
+    prefix: String,
+    max_series: u64,
+    /// How many families of the catalog, from its beginning, are registered.
+    registered: usize,
+    /// The lease time at the start of the host's clock, in milliseconds.
+    clock_offset: Option<i64>,
     nonce: u64,
     sequence: u64,
     leases: u64,
@@ -89,13 +131,17 @@ struct Pending {
     /// Executions with a lease, one by one. An execution whose lease has expired
     /// is already counted, and must be removed from the batch.
     leased: Vec<LeasedResult>,
-    /// Metrics about the metric path itself.
+    /// Metrics about the metric path itself, and those of the component's author.
     self_metrics: Batch,
+    gauges: Gauges,
 }
 
 impl Pending {
     fn is_empty(&self) -> bool {
-        self.tally.is_empty() && self.leased.is_empty() && self.self_metrics.is_empty()
+        self.tally.is_empty()
+            && self.leased.is_empty()
+            && self.self_metrics.is_empty()
+            && self.gauges.is_empty()
     }
 }
 
@@ -146,6 +192,7 @@ pub(crate) struct FrozenBatch {
     pub(crate) frozen_ms: Option<i64>,
     /// Everything that it adds.
     pub(crate) total: Batch,
+    pub(crate) custom: CustomWrites,
     pending: Pending,
     /// Copies that were sent and have no reply: each may be applied, now or later.
     unanswered: u32,
@@ -166,9 +213,35 @@ impl Batcher {
     /// Makes an empty batcher, whose hashes are under `prefix`. `nonce` is random and
     /// identifies this writer to Redis.
     pub(crate) fn new(prefix: &str, workload: Workload, nonce: u64) -> Self {
+        let catalog = workload.catalog(prefix);
+        Self::with(prefix, catalog, workload, nonce)
+    }
+
+    /// Makes an empty batcher of what the author of the component measures, each family
+    /// with this many series at most.
+    pub(crate) fn of_custom(
+        prefix: &str,
+        source: Rc<RefCell<dyn CustomSource>>,
+        max_series: u64,
+        nonce: u64,
+    ) -> Self {
+        let catalog = Catalog::of_custom(prefix);
         Self {
-            catalog: workload.catalog(prefix),
+            custom: Some(source),
+            max_series,
+            ..Self::with(prefix, catalog, Workload::default(), nonce)
+        }
+    }
+
+    fn with(prefix: &str, catalog: Catalog, workload: Workload, nonce: u64) -> Self {
+        Self {
+            catalog,
             workload,
+            custom: None,
+            prefix: prefix.to_owned(),
+            max_series: DEFAULT_MAX_SERIES,
+            registered: 0,
+            clock_offset: None,
             nonce,
             sequence: 0,
             leases: 0,
@@ -244,7 +317,10 @@ impl Batcher {
 
     /// Whether something is not stored yet.
     pub(crate) fn has_unstored(&self) -> bool {
-        self.frozen.is_some() || !self.pending.is_empty()
+        let custom = self.custom.as_ref();
+        self.frozen.is_some()
+            || !self.pending.is_empty()
+            || custom.is_some_and(|source| source.borrow().has_news())
     }
 
     /// Number of batches that went to the log.
@@ -309,10 +385,13 @@ impl Batcher {
     /// Returns the batch to send: the frozen one, or else everything that is
     /// pending, frozen now. `now_ms` is the lease time, if there is one.
     pub(crate) fn freeze(&mut self, now_ms: Option<i64>) -> Option<&FrozenBatch> {
+        if self.frozen.is_none() {
+            self.drain_custom(MAX_CUSTOM_SERIES);
+        }
         if self.frozen.is_none() && !self.pending.is_empty() {
             self.sequence += 1;
             self.frozen_batches += 1;
-            let pending = std::mem::take(&mut self.pending);
+            let mut pending = std::mem::take(&mut self.pending);
             self.frozen = Some(FrozenBatch {
                 id: BatchId {
                     nonce: self.nonce,
@@ -320,11 +399,61 @@ impl Batcher {
                 },
                 frozen_ms: now_ms,
                 total: self.total(&pending),
+                custom: CustomWrites {
+                    gauges: std::mem::take(&mut pending.gauges),
+                    max_series: self.max_series,
+                    ..CustomWrites::default()
+                },
                 pending,
                 unanswered: 0,
             });
         }
         self.frozen.as_ref()
+    }
+
+    /// Moves what the author of the component measured to the next batch. Families that
+    /// were not admitted to the catalog wait.
+    fn drain_custom(&mut self, max_series: usize) {
+        let Some(source) = &self.custom else {
+            return;
+        };
+        let batch = (&mut self.pending.self_metrics, &mut self.pending.gauges);
+        let (catalog, offset) = (&self.catalog, self.clock_offset);
+        source
+            .borrow_mut()
+            .drain(catalog, max_series, offset, batch);
+    }
+
+    /// Admits the author's new families to the catalog. Returns whether the catalog has
+    /// families that are not registered.
+    pub(crate) fn admit_families(&mut self) -> bool {
+        if let Some(source) = &self.custom {
+            source.borrow().admit(&mut self.catalog, &self.prefix);
+        }
+        self.registered < self.catalog.families().len()
+    }
+
+    /// The author's families, each as its name, a space, and its registration.
+    pub(crate) fn custom_registrations(&self) -> Vec<String> {
+        let source = self.custom.as_ref();
+        source.map_or_else(Vec::new, |source| {
+            source.borrow().registrations(&self.catalog)
+        })
+    }
+
+    /// How many families of the catalog, from its beginning, are registered.
+    pub(crate) fn registered(&self) -> usize {
+        self.registered
+    }
+
+    /// Notes that this many families of the catalog are registered.
+    pub(crate) fn set_registered(&mut self, families: usize) {
+        self.registered = self.registered.max(families);
+    }
+
+    /// Sets the lease time at the start of the host's clock, for the writes of gauges.
+    pub(crate) fn set_clock_offset(&mut self, millis: i64) {
+        self.clock_offset = Some(millis);
     }
 
     fn total(&self, pending: &Pending) -> Batch {
@@ -422,6 +551,8 @@ impl Batcher {
     /// earlier one look applied (see [`BatchId`]).
     pub(crate) fn take_for_log(&mut self, nonces: [u64; 2]) -> Vec<SentBatch> {
         let frozen = self.take_frozen_for_log(nonces[0]);
+        self.admit_families();
+        self.drain_custom(usize::MAX);
         self.become_writer(nonces[0]);
         // Never empty, because this records into it.
         self.record_logged();
@@ -474,7 +605,7 @@ impl Batcher {
             frozen_ms: frozen.frozen_ms,
             leased: leased.collect(),
             increments: self.with_tally(pending.self_metrics, &pending.tally),
-            custom: CustomWrites::default(),
+            custom: frozen.custom,
         }
     }
 
@@ -509,33 +640,48 @@ impl Batcher {
 
     /// The families under `prefix` as this instance registers them, whatever keys are
     /// in force.
-    pub(crate) fn catalog_to_register(&self, prefix: &str) -> Catalog {
-        self.workload.catalog(prefix)
+    pub(crate) fn catalog_to_register(&self) -> Catalog {
+        match &self.custom {
+            Some(source) => source.borrow().to_register(&self.catalog, &self.prefix),
+            None => self.workload.catalog(&self.prefix),
+        }
     }
 
-    /// The registration of `catalog` for this workload.
-    pub(crate) fn registration(&self, catalog: &Catalog) -> Registration {
+    /// The registration of `catalog` for this workload, without its first `skipped`
+    /// families.
+    pub(crate) fn registration(&self, catalog: &Catalog, skipped: usize) -> Registration {
         let Workload {
             algorithm,
             endpoints,
         } = &self.workload;
-        Registration::of_catalog(catalog, algorithm, endpoints)
+        let families = catalog.families().into_iter().skip(skipped);
+        let named = families.map(|family| (family.name.as_str(), family));
+        Registration::new(named, &catalog.zero_cells(algorithm, endpoints))
     }
 
     /// Takes over the keys that Redis has in force. `sent` are the families that
-    /// this instance registered, and `in_force` the registrations in the reply, in
-    /// the same order.
+    /// this instance registered, but for the first `skipped`, and `in_force` the
+    /// registrations in the reply, in the same order.
     ///
     /// If the layout in force differs from ours, the family gets a key of its
     /// own. Returns these families, which must be registered too.
-    pub(crate) fn adopt(&mut self, sent: &Catalog, in_force: &[String]) -> Vec<(String, Family)> {
+    pub(crate) fn adopt(
+        &mut self,
+        sent: &Catalog,
+        skipped: usize,
+        in_force: &[String],
+    ) -> Vec<(String, Family)> {
         let mut own_keys = Vec::new();
         // Not compared with this catalog, whose keys may already be another
         // component's.
-        let replies = sent.families().into_iter().zip(in_force);
-        for (family, (ours, in_force)) in self.catalog.families_mut().into_iter().zip(replies) {
+        let replies = sent.families().into_iter().skip(skipped).zip(in_force);
+        let families = self.catalog.families_mut().into_iter().skip(skipped);
+        for (family, (ours, in_force)) in families.zip(replies) {
+            // A custom family has its limit by its key.
+            let may_move = family_of_key(&self.prefix, &ours.key).is_none();
+            let may_be = |key: &str| may_move || key == ours.key;
             let key = match Family::decode(&ours.name, in_force.as_bytes()) {
-                Ok(in_force) if in_force.same_layout(ours) => in_force.key,
+                Ok(found) if found.same_layout(ours) && may_be(&found.key) => found.key,
                 _ => {
                     let (field, own) = ours.with_own_key();
                     let key = own.key.clone();
@@ -839,9 +985,9 @@ mod tests {
         in_force[1].bounds = vec![1.0];
         in_force[2].kind = Kind::Gauge;
         let in_force: Vec<_> = in_force.iter().map(Family::encode).collect();
-        let own = batcher.adopt(&sent, &in_force);
+        let own = batcher.adopt(&sent, 0, &in_force);
         // Also where it registers again, to see whether Redis accepts writes.
-        assert_eq!(batcher.adopt(&sent, &in_force), own);
+        assert_eq!(batcher.adopt(&sent, 0, &in_force), own);
         let fields: Vec<_> = own.iter().map(|(field, _)| field.as_str()).collect();
         assert_eq!(fields.len(), 2);
         assert!(fields[0].starts_with("http_request_duration_seconds@"));
@@ -854,7 +1000,7 @@ mod tests {
     #[test]
     fn a_family_with_a_corrupt_registration_gets_its_own_key() {
         let mut batcher = batcher();
-        let own = batcher.adopt(&Catalog::new("m:"), &["{".to_owned()]);
+        let own = batcher.adopt(&Catalog::new("m:"), 0, &["{".to_owned()]);
         assert_eq!(own.len(), 1);
     }
 }

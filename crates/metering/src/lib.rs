@@ -10,6 +10,7 @@
 //! - `batcher`: increments that are not stored yet; no I/O
 //! - `flusher`: when batches are stored, retried and written to the log
 //! - `sinks`: where batches are stored, one file a scheme
+//! - [`custom`]: what the author of an app measures with the `metrics` crate
 //! - [`config`]: the options of the metric path
 //! - [`variables`]: reads Spin variables into typed options
 //! - `single_flight`: work that one task does for all tasks of the instance
@@ -59,6 +60,7 @@
 //! ```
 
 pub mod config;
+pub mod custom;
 pub mod log;
 pub mod time;
 pub mod variables;

@@ -11,7 +11,7 @@ use spin_sdk::wit_bindgen;
 use thiserror::Error;
 
 use crate::{
-    batcher::{Batcher, Execution, Leasing, Workload},
+    batcher::{Batcher, CustomSource, Execution, Leasing, Workload},
     check::{Check, SharedCheck},
     config::{Config, Durability},
     flusher::Flusher,
@@ -51,7 +51,21 @@ impl Meter {
     /// distinguishes this instance from all others, in Redis and in the log.
     #[must_use]
     pub fn new(config: &Config, workload: Workload, nonce: u64) -> Self {
-        let batcher = Batcher::new(&config.prefix, workload, nonce);
+        Self::with(config, Batcher::new(&config.prefix, workload, nonce))
+    }
+
+    /// Makes a meter of what the author of the component measures. It takes no leases.
+    pub(crate) fn of_custom(
+        config: &Config,
+        source: Rc<RefCell<dyn CustomSource>>,
+        nonce: u64,
+    ) -> Self {
+        let config = &config.batched();
+        let batcher = Batcher::of_custom(&config.prefix, source, config.max_series, nonce);
+        Self::with(config, batcher)
+    }
+
+    fn with(config: &Config, batcher: Batcher) -> Self {
         Self(Rc::new(State {
             durability: config.durability,
             metrics_endpoint: config.metrics_endpoint,
@@ -112,16 +126,23 @@ impl Meter {
         let is_strict = *durability == Durability::Strict && lease.is_some();
         let ticket = batcher.borrow_mut().record(request, execution, lease);
         let is_acknowledged = !is_strict || flusher.wait_for(ticket, batcher, sink).await;
-        let mut batcher = batcher.borrow_mut();
-        if sink.needs_flush() && !batcher.is_resolved(ticket) && batcher.begin_flushing() {
-            let state = Rc::clone(&self.0);
-            wit_bindgen::spawn(async move {
-                state.flusher.run(&state.batcher, &state.sink).await;
-            });
+        if !batcher.borrow().is_resolved(ticket) {
+            self.flush();
         }
         match is_acknowledged {
             true => Ok(()),
             false => Err(Unacknowledged),
+        }
+    }
+
+    /// Starts a flush, unless one is running or the scheme has none.
+    pub(crate) fn flush(&self) {
+        let State { batcher, sink, .. } = &*self.0;
+        if sink.needs_flush() && batcher.borrow_mut().begin_flushing() {
+            let state = Rc::clone(&self.0);
+            wit_bindgen::spawn(async move {
+                state.flusher.run(&state.batcher, &state.sink).await;
+            });
         }
     }
 

@@ -26,6 +26,11 @@ impl Instant {
         Self(nanos)
     }
 
+    /// Milliseconds since the clock's start.
+    pub(crate) fn millis(self) -> i64 {
+        i64::try_from(self.0 / 1_000_000).unwrap_or(i64::MAX)
+    }
+
     /// Nanoseconds from `earlier` to this instant; 0 if `earlier` is later.
     #[must_use]
     pub fn nanos_since(self, earlier: Self) -> u64 {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    custom::CustomWrites,
+    custom::{CustomWrites, GaugeWrite},
     escape::to_json,
     lease::{EncodedLease, Lease},
 };
@@ -85,6 +85,12 @@ impl Batch {
     #[must_use]
     pub fn len(&self) -> usize {
         self.hashes.values().map(BTreeMap::len).sum()
+    }
+
+    /// The fields and increments of a key.
+    #[must_use]
+    pub fn of_key(&self, key: &str) -> Option<&BTreeMap<String, u64>> {
+        self.hashes.get(key)
     }
 
     /// Each key with its fields and increments, in order of key.
@@ -253,7 +259,7 @@ pub struct Part {
 
 /// Members that a part may have and an empty one has not.
 const EMPTY_MEMBERS: &str =
-    r#","leased":[],"custom":{"gauges":{},"families":{},"max_series":18446744073709551615}"#;
+    r#","leased":[],"custom":{"gauges":[],"families":[],"max_series":18446744073709551615}"#;
 
 /// The place that takes the most bytes in JSON.
 const WIDEST: Part = Part {
@@ -317,13 +323,13 @@ impl LoggedBatch {
             split.part_for(bytes).leased.push(leased);
         }
         for (key, field, write) in batch.custom.gauges.cells() {
-            let bytes = json_bytes(&(key, field, write)) + 1;
+            let bytes = json_bytes(&(key, field, 0_u64)) + GaugeWrite::MAX_JSON_BYTES;
             let gauges = &mut split.part_for(bytes).custom.gauges;
             gauges.write(key, field, write);
         }
-        for (name, family) in batch.custom.families {
-            let bytes = json_bytes(&(&name, &family)) + 1;
-            split.part_for(bytes).custom.families.insert(name, family);
+        for family in batch.custom.families {
+            let bytes = json_bytes(&("", family.as_str(), 0_u64));
+            split.part_for(bytes).custom.families.push(family);
         }
         split.finish()
     }

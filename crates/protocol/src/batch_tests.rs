@@ -3,7 +3,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::custom::GaugeWrite;
 
 fn id() -> BatchId {
     BatchId {
@@ -291,11 +290,7 @@ fn gauges_and_families_are_split_and_joined() {
         custom.gauges.write(&key, &format!("x=\"{number}\""), write);
         let name = format!("jobs_{number}");
         let family = crate::fixtures::family(crate::family::Kind::Histogram, &[0.5, 1.0]);
-        custom.families.insert(name, family);
-    }
-    // They are the keys.
-    for family in custom.families.values_mut() {
-        family.name = String::new();
+        custom.families.push(format!("{name} {}", family.encode()));
     }
     let parts = whole.clone().into_parts(1000);
     assert!(parts.len() > 10);

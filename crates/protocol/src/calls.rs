@@ -2,7 +2,7 @@
 //! its reply.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
 };
 
@@ -259,6 +259,9 @@ pub fn apply_call(prefix: &str, batch: &SentBatch) -> Call {
     )
 }
 
+/// The keys of `apply.lua` before those of metric hashes.
+const FIRST_METRIC_KEY: usize = 5;
+
 /// The same call, from the parts of a batch: its id, when it was frozen, the leases that
 /// it releases, and everything that it adds.
 #[must_use]
@@ -270,9 +273,8 @@ pub fn apply_call_from_parts<'a>(
     total: &Batch,
     custom: &CustomWrites,
 ) -> Call {
-    let is_limited =
-        |key: &str| custom.gauges.of_key(key).is_some() || family_of_key(prefix, key).is_some();
-    let unlimited: Vec<_> = total.hashes().filter(|(key, _)| !is_limited(key)).collect();
+    let unlimited = |key: &&str| family_of_key(prefix, key).is_none();
+    let hashes = total.hashes().map(|(key, _)| key).filter(unlimited).count();
     let mut keys: Vec<_> = applied_keys(prefix, id).into();
     keys.extend(lease_keys(prefix));
     let mut arguments = Vec::with_capacity(14 + 3 * leases.len() + 2 * total.len());
@@ -282,33 +284,44 @@ pub fn apply_call_from_parts<'a>(
         frozen_ms.to_string(),
         (REMEMBERED_SECONDS * 1000).to_string(),
         leases.len().to_string(),
-        unlimited.len().to_string(),
+        hashes.to_string(),
         custom.max_series.to_string(),
     ]);
     arguments.extend(leases.clone().map(|lease| lease.member.clone()));
     arguments.extend(leases.clone().map(|lease| lease.id.clone()));
     arguments.extend(leases.map(|lease| lease.due_ms.to_string()));
-    for (key, fields) in unlimited {
-        keys.push(key.to_owned());
-        push_increments(&mut arguments, fields);
+    for (key, fields) in total.hashes() {
+        if family_of_key(prefix, key).is_none() {
+            keys.push(key.to_owned());
+            push_increments(&mut arguments, fields);
+        }
     }
-    let increments: BTreeMap<_, _> = total.hashes().filter(|(key, _)| is_limited(key)).collect();
-    let limited: BTreeSet<_> = increments
-        .keys()
-        .copied()
-        .chain(custom.gauges.keys())
-        .collect();
-    if !limited.is_empty() {
-        keys.push(limited_key(prefix));
+    keys.push(limited_key(prefix));
+    for (key, fields) in total.hashes() {
+        if let Some(family) = family_of_key(prefix, key) {
+            keys.push(key.to_owned());
+            arguments.extend([limited_field(family), "0".to_owned()]);
+            push_increments(&mut arguments, fields);
+        }
     }
-    for key in limited {
+    // A family has one kind, so these are other hashes.
+    let mut gauges = custom.gauges.cells().peekable();
+    while let Some((key, _, _)) = gauges.peek() {
+        let key = *key;
         keys.push(key.to_owned());
         arguments.push(limited_field(family_of_key(prefix, key).unwrap_or(key)));
-        push_gauges(&mut arguments, custom.gauges.of_key(key));
-        match increments.get(key) {
-            Some(fields) => push_increments(&mut arguments, fields),
-            None => arguments.push("0".to_owned()),
+        let count = arguments.len();
+        arguments.push(String::new());
+        let mut writes = 0;
+        while let Some((_, field, gauge)) = gauges.next_if(|(of, _, _)| *of == key) {
+            push_gauge(&mut arguments, field, gauge);
+            writes += 1;
         }
+        arguments[count] = writes.to_string();
+        arguments.push("0".to_owned());
+    }
+    if keys.len() == FIRST_METRIC_KEY + hashes + 1 {
+        keys.pop();
     }
     Call { keys, arguments }
 }
@@ -687,17 +700,14 @@ fn push_increments(arguments: &mut Vec<String>, fields: &BTreeMap<String, u64>) 
     }
 }
 
-fn push_gauges(arguments: &mut Vec<String>, gauges: Option<&BTreeMap<String, GaugeWrite>>) {
-    arguments.push(gauges.map_or(0, BTreeMap::len).to_string());
-    for (field, gauge) in gauges.into_iter().flatten() {
-        let text = |number: Option<i64>| number.map_or_else(String::new, |it| it.to_string());
-        arguments.extend([
-            field.clone(),
-            text(gauge.set.map(|_| gauge.value())),
-            text(gauge.set_ms),
-            gauge.sum.to_string(),
-        ]);
-    }
+fn push_gauge(arguments: &mut Vec<String>, field: &str, gauge: GaugeWrite) {
+    let text = |number: Option<i64>| number.map_or_else(String::new, |it| it.to_string());
+    arguments.extend([
+        field.to_owned(),
+        text(gauge.set.map(|_| gauge.value())),
+        text(gauge.set_ms),
+        gauge.sum.to_string(),
+    ]);
 }
 
 #[cfg(test)]

@@ -93,6 +93,18 @@ const FLUSH_FAILURES: Declaration<fn(&FlushOutcome, &mut String)> = Declaration 
     write_labels: |outcome, out| write_labels(out, &[("outcome", outcome.label())]),
 };
 
+const SERIES_LIMITED: Declaration<fn(&str, &mut String)> = Declaration {
+    name: "functional_scaffold_series_limited_total",
+    key: "limited_counter",
+    kind: Kind::Counter,
+    help: "Series beyond their family's limit that a batch wrote to.",
+    write_labels: |family, out| write_labels(out, &[("family", family)]),
+};
+
+/// The gauge that the exporter makes of the open leases. It belongs to
+/// `algorithm_executions_total`, and is named like it.
+pub const IN_FLIGHT: &str = "algorithm_executions_in_flight";
+
 /// Inclusive upper bounds of the latency buckets, in nanoseconds. `+Inf` is implied.
 ///
 /// A sandboxed algorithm responds in tens of microseconds. The usual bounds begin
@@ -152,10 +164,23 @@ pub struct Catalog {
     late_results: AlgorithmMetric,
     leases_settled: AlgorithmMetric,
     flush_failures: Metric<fn(&FlushOutcome, &mut String)>,
-    /// Whether the component runs an algorithm. Without one, only requests are counted.
-    has_algorithm: bool,
+    series_limited: Metric<fn(&str, &mut String)>,
+    scope: Scope,
+    /// Families that the author of the component declares.
+    custom: Vec<Family>,
     /// The text of each latency bound, the last one `+Inf`.
     latency_les: Vec<String>,
+}
+
+/// What is counted in a catalog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// Requests, and the executions of an algorithm.
+    Algorithm,
+    /// Requests.
+    Requests,
+    /// What the component's author declares.
+    Custom,
 }
 
 impl Catalog {
@@ -163,7 +188,7 @@ impl Catalog {
     /// under `prefix` (`metrics:`).
     #[must_use]
     pub fn new(prefix: &str) -> Self {
-        Self::with(prefix, true)
+        Self::with(prefix, Scope::Algorithm)
     }
 
     /// Creates the families of a component that runs no algorithm. Its executions are
@@ -171,10 +196,17 @@ impl Catalog {
     /// is the empty text.
     #[must_use]
     pub fn of_requests(prefix: &str) -> Self {
-        Self::with(prefix, false)
+        Self::with(prefix, Scope::Requests)
     }
 
-    fn with(prefix: &str, has_algorithm: bool) -> Self {
+    /// Creates a catalog of the families that the author of a component declares, without
+    /// any so far. Beside them it has those that say how they are stored.
+    #[must_use]
+    pub fn of_custom(prefix: &str) -> Self {
+        Self::with(prefix, Scope::Custom)
+    }
+
+    fn with(prefix: &str, scope: Scope) -> Self {
         let bounds = latency_bounds();
         let les = bounds.iter().map(|&bound| cell::le_of_bound(bound));
         Self {
@@ -186,16 +218,34 @@ impl Catalog {
             late_results: LATE_RESULTS.with_prefix(prefix),
             leases_settled: LEASES_SETTLED.with_prefix(prefix),
             flush_failures: FLUSH_FAILURES.with_prefix(prefix),
-            has_algorithm,
+            series_limited: SERIES_LIMITED.with_prefix(prefix),
+            scope,
+            custom: Vec::new(),
             latency_les: les.chain(["+Inf".to_owned()]).collect(),
         }
+    }
+
+    /// Adds a family that the author of the component declares.
+    pub fn add_custom(&mut self, family: Family) {
+        self.custom.push(family);
+    }
+
+    /// The families that the author of the component declares.
+    #[must_use]
+    pub fn custom(&self) -> &[Family] {
+        &self.custom
     }
 
     /// All families, in the order in which they are registered.
     #[must_use]
     pub fn families(&self) -> Vec<&Family> {
+        if self.scope == Scope::Custom {
+            let mut families = vec![&self.flush_failures.family, &self.series_limited.family];
+            families.extend(&self.custom);
+            return families;
+        }
         let mut families = vec![&self.requests.family, &self.request_durations.family];
-        if self.has_algorithm {
+        if self.scope == Scope::Algorithm {
             families.extend([&self.executions.family, &self.execution_durations.family]);
         }
         families.extend([
@@ -210,11 +260,19 @@ impl Catalog {
     /// All families in the same order, to change the key of a family that Redis has
     /// under another key or with another layout (see [`Family::with_own_key`]).
     pub fn families_mut(&mut self) -> Vec<&mut Family> {
+        if self.scope == Scope::Custom {
+            let mut families = vec![
+                &mut self.flush_failures.family,
+                &mut self.series_limited.family,
+            ];
+            families.extend(&mut self.custom);
+            return families;
+        }
         let mut families = vec![
             &mut self.requests.family,
             &mut self.request_durations.family,
         ];
-        if self.has_algorithm {
+        if self.scope == Scope::Algorithm {
             families.extend([
                 &mut self.executions.family,
                 &mut self.execution_durations.family,
@@ -243,7 +301,7 @@ impl Catalog {
     #[must_use]
     pub fn zero_cells(&self, algorithm: &str, endpoints: &[&str]) -> Vec<(&str, String)> {
         let mut cells = Vec::new();
-        if self.has_algorithm {
+        if self.scope == Scope::Algorithm {
             for status in ExecutionStatus::ALL {
                 cells.push(self.executions.cell(&ExecutionLabels { algorithm, status }));
             }
@@ -251,12 +309,14 @@ impl Catalog {
         for endpoint in endpoints {
             cells.push(self.crashed_requests_cell(RouteLabels::new("POST", endpoint)));
         }
-        for metric in [
-            &self.unleased_executions,
-            &self.late_results,
-            &self.leases_settled,
-        ] {
-            cells.push(metric.cell(algorithm));
+        if self.scope != Scope::Custom {
+            for metric in [
+                &self.unleased_executions,
+                &self.late_results,
+                &self.leases_settled,
+            ] {
+                cells.push(metric.cell(algorithm));
+            }
         }
         for outcome in FlushOutcome::ALL {
             cells.push(self.flush_failures.cell(&outcome));
@@ -269,7 +329,7 @@ impl Catalog {
     #[must_use]
     pub fn crash_cells(&self, algorithm: &str, route: RouteLabels<'_>) -> Vec<(String, String)> {
         let mut cells = vec![self.crashed_requests_cell(route)];
-        if self.has_algorithm {
+        if self.scope == Scope::Algorithm {
             let status = ExecutionStatus::Crashed;
             cells.push(self.executions.cell(&ExecutionLabels { algorithm, status }));
         }

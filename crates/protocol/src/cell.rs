@@ -130,6 +130,22 @@ pub(crate) fn push_sum(labels: &mut String) {
     labels.push_str(SUM);
 }
 
+/// The field of a bucket of a histogram. `le` is the text of its bound.
+#[must_use]
+pub fn bucket_field(labels: &str, le: &str) -> String {
+    let mut field = labels.to_owned();
+    push_bucket(&mut field, le);
+    field
+}
+
+/// The field of a histogram's sum.
+#[must_use]
+pub fn sum_field(labels: &str) -> String {
+    let mut field = labels.to_owned();
+    push_sum(&mut field);
+    field
+}
+
 /// Returns every field that a series of `family` may have: of a gauge its value and when
 /// it was set, of a histogram its buckets in order up to `+Inf`, its sum, and the carry.
 #[must_use]

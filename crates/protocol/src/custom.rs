@@ -5,12 +5,10 @@
 //! series, which `lua/apply.lua` enforces. The families of the [catalog](crate::catalog)
 //! need none, because their labels are bounded.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    family::{Family, LAYOUT_SEPARATOR},
+    family::{Family, FamilyError, LAYOUT_SEPARATOR},
     labels::write_labels,
 };
 
@@ -52,22 +50,19 @@ pub fn limited_field(family: &str) -> String {
 }
 
 /// What a batch says about these families, beside its increments.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CustomWrites {
     /// Writes of gauges.
     #[serde(default, skip_serializing_if = "Gauges::is_empty")]
     pub gauges: Gauges,
-    /// Registrations by name, of the families in a group of a Pushgateway. It may have to
-    /// be restored without Redis, which knows them otherwise.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub families: BTreeMap<String, Family>,
+    /// The families in a group of a Pushgateway, each as its name, a space, and its
+    /// registration. A group is restored without Redis, which knows them otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub families: Vec<String>,
     /// Series that each family may have.
     #[serde(default = "default_max_series")]
     pub max_series: u64,
 }
-
-// Two families are equal or not: their bounds are finite.
-impl Eq for CustomWrites {}
 
 fn default_max_series() -> u64 {
     DEFAULT_MAX_SERIES
@@ -77,7 +72,7 @@ impl Default for CustomWrites {
     fn default() -> Self {
         Self {
             gauges: Gauges::default(),
-            families: BTreeMap::new(),
+            families: Vec::new(),
             max_series: DEFAULT_MAX_SERIES,
         }
     }
@@ -87,7 +82,7 @@ impl CustomWrites {
     /// Whether a log line needs nothing of it.
     #[must_use]
     pub fn is_default(&self) -> bool {
-        *self == Self::default()
+        self.gauges.is_empty() && self.families.is_empty() && self.max_series == DEFAULT_MAX_SERIES
     }
 
     pub(crate) fn without_content(&self) -> Self {
@@ -97,22 +92,27 @@ impl CustomWrites {
         }
     }
 
-    /// The families, with their names.
-    #[must_use]
-    pub fn families(&self) -> Vec<Family> {
-        let families = self.families.iter().map(|(name, family)| Family {
-            name: name.clone(),
-            ..family.clone()
-        });
-        families.collect()
+    /// Decodes the families.
+    ///
+    /// # Errors
+    /// One of them is not valid.
+    pub fn families(&self) -> Result<Vec<Family>, FamilyError> {
+        let families = self.families.iter();
+        families
+            .map(|family| {
+                let (name, registration) = family.split_once(' ').unwrap_or_default();
+                Family::decode(name, registration.as_bytes())
+            })
+            .collect()
     }
 }
 
-/// Writes of gauges by Redis key and field.
+/// Writes of gauges, in order of Redis key and field.
+// A list, because the code of another map is several kilobytes of a component.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Gauges {
-    hashes: BTreeMap<String, BTreeMap<String, GaugeWrite>>,
+    writes: Vec<(String, String, GaugeWrite)>,
 }
 
 /// What happened to a gauge, in stored units.
@@ -131,6 +131,9 @@ pub struct GaugeWrite {
 }
 
 impl GaugeWrite {
+    /// `{"set":…,"set_ms":…,"sum":…}` with three numbers of 20 digits.
+    pub(crate) const MAX_JSON_BYTES: usize = 90;
+
     /// Adds what happened later.
     pub fn then(&mut self, later: Self) {
         match later.set {
@@ -149,8 +152,16 @@ impl GaugeWrite {
 impl Gauges {
     /// Adds what happened to a gauge, after everything that is known of it.
     pub fn write(&mut self, key: &str, field: &str, write: GaugeWrite) {
-        let fields = self.hashes.entry(key.to_owned()).or_default();
-        fields.entry(field.to_owned()).or_default().then(write);
+        let order = |(known_key, known_field, _): &(String, String, GaugeWrite)| {
+            (known_key.as_str(), known_field.as_str()).cmp(&(key, field))
+        };
+        match self.writes.binary_search_by(order) {
+            Ok(known) => self.writes[known].2.then(write),
+            Err(place) => {
+                let write = (key.to_owned(), field.to_owned(), write);
+                self.writes.insert(place, write);
+            }
+        }
     }
 
     /// Adds what happened later.
@@ -163,25 +174,23 @@ impl Gauges {
     /// Whether nothing happened.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.hashes.is_empty()
+        self.writes.is_empty()
     }
 
-    /// The writes to one hash.
-    #[must_use]
-    pub fn of_key(&self, key: &str) -> Option<&BTreeMap<String, GaugeWrite>> {
-        self.hashes.get(key)
-    }
-
-    /// Each hash.
-    pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.hashes.keys().map(String::as_str)
+    /// Each field of a hash with its write.
+    pub fn of_key(&self, key: &str) -> impl Iterator<Item = (&str, GaugeWrite)> + Clone {
+        let first = self
+            .writes
+            .partition_point(|(known, _, _)| known.as_str() < key);
+        let writes = self.writes[first..].iter();
+        writes
+            .take_while(move |(known, _, _)| known == key)
+            .map(|(_, field, write)| (field.as_str(), *write))
     }
 
     /// Each write with its key and field, in their order.
     pub fn cells(&self) -> impl Iterator<Item = (&str, &str, GaugeWrite)> {
-        self.hashes.iter().flat_map(|(key, fields)| {
-            let fields = fields.iter();
-            fields.map(|(field, &write)| (key.as_str(), field.as_str(), write))
-        })
+        let writes = self.writes.iter();
+        writes.map(|(key, field, write)| (key.as_str(), field.as_str(), *write))
     }
 }

@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::{
     batch::Batch,
     cell::{CARRY, Cell, CellError, decode_field, decode_value},
+    custom::Gauges,
     family::{Family, Kind},
 };
 
@@ -322,20 +323,36 @@ pub fn families_of_totals(
     families: &[&Family],
     totals: &Batch,
 ) -> Result<Vec<FamilySeries>, TotalsError> {
-    if let Some((key, _)) = totals
-        .hashes()
-        .find(|(key, _)| families.iter().all(|family| family.key != *key))
-    {
+    families_with_gauges(families, totals, &Gauges::default())
+}
+
+/// Like [`families_of_totals`], with the writer's gauges.
+///
+/// # Errors
+/// A cell belongs to no family, or does not fit its family.
+pub fn families_with_gauges(
+    families: &[&Family],
+    totals: &Batch,
+    gauges: &Gauges,
+) -> Result<Vec<FamilySeries>, TotalsError> {
+    let of_gauges = gauges.cells().map(|(key, _, _)| key);
+    let mut keys = totals.hashes().map(|(key, _)| key).chain(of_gauges);
+    if let Some(key) = keys.find(|key| families.iter().all(|family| family.key != *key)) {
         return Err(TotalsError::UnknownKey(key.to_owned()));
     }
     let mut found = Vec::with_capacity(families.len());
     for &family in families {
-        let Some((_, cells)) = totals.hashes().find(|(key, _)| *key == family.key) else {
+        let counts = totals.of_key(&family.key);
+        let gauges = gauges.of_key(&family.key);
+        if counts.is_none() && gauges.clone().next().is_none() {
             continue;
-        };
+        }
         let mut series = SeriesReader::new(family.clone());
-        for (field, value) in cells {
+        for (field, value) in counts.into_iter().flatten() {
             series.push(field.as_bytes(), value.to_string().as_bytes())?;
+        }
+        for (field, gauge) in gauges {
+            series.push(field.as_bytes(), gauge.value().to_string().as_bytes())?;
         }
         found.push(series.finish());
     }

@@ -23,6 +23,10 @@ const LIMIT: u64 = 4;
 /// More than the limit.
 const SERIES: usize = 8;
 
+/// What happens to a gauge: its series, its new value and how long ago it got that, and
+/// what is added.
+type Write = (usize, Option<(i64, u16)>, i64);
+
 /// Something that happens to the three families.
 #[derive(Debug, Clone)]
 enum Step {
@@ -30,7 +34,7 @@ enum Step {
     Apply {
         counts: Vec<(usize, u64)>,
         observations: Vec<(usize, usize, u64)>,
-        gauges: Vec<(usize, Option<(i64, u16)>, i64)>,
+        gauges: Vec<Write>,
     },
     Remove {
         family: usize,
@@ -143,8 +147,12 @@ impl World {
                 let family = [COUNTER, HISTOGRAM, GAUGE][family];
                 let labels = [labels(series), other()][usize::from(series == 0)].clone();
                 let key = custom_key("m:", family);
-                self.store
-                    .remove_fields(7, &key, &[labels.clone()], &fields_of(&labels))?;
+                self.store.remove_fields(
+                    7,
+                    &key,
+                    std::slice::from_ref(&labels),
+                    &fields_of(&labels),
+                )?;
                 self.model.remove(family, &labels);
             }
             Step::Wipe => {
@@ -161,7 +169,7 @@ impl World {
         &mut self,
         counts: &[(usize, u64)],
         observations: &[(usize, usize, u64)],
-        gauges: &[(usize, Option<(i64, u16)>, i64)],
+        gauges: &[Write],
     ) -> Result {
         let mut increments = Batch::default();
         let key = custom_key("m:", COUNTER);
@@ -321,16 +329,18 @@ fn series_beyond_the_limit_are_few_whatever_their_label_names() -> Result {
 
 /// What a batch costs Redis: the commands of its script.
 #[test]
-fn the_limit_costs_no_command_below_it_and_one_a_series_above() -> Result {
+fn the_limit_costs_no_command_below_it_and_few_above() -> Result {
     let server = RedisServer::start()?;
     let mut store = Store::open(&server, "m:")?;
-    let mut commands = |family: &str, value: &str, sequence: u64| -> Result<u64> {
+    let mut commands = |family: &str, values: &[String], sequence: u64| -> Result<u64> {
         let key = match family {
             "unlimited" => "m:jobs".to_owned(),
             family => custom_key("m:", family),
         };
         let mut increments = Batch::default();
-        increments.inc(&key, &format!("k=\"{value}\""), 1);
+        for value in values {
+            increments.inc(&key, &format!("k=\"{value}\""), 1);
+        }
         let frozen_ms = Some(store.begin(1)?);
         store.call::<()>(&["CONFIG", "RESETSTAT"])?;
         store.apply(&SentBatch {
@@ -352,11 +362,17 @@ fn the_limit_costs_no_command_below_it_and_one_a_series_above() -> Result {
         });
         Ok(calls.sum())
     };
-    let plain = commands("unlimited", "a", 1)?;
-    assert_eq!(commands(COUNTER, "a", 2)?, plain + 1, "a new series");
-    assert_eq!(commands(COUNTER, "a", 3)?, plain + 1, "at the limit");
-    // Two look-ups less would let the family grow; the counter of this is one more.
-    assert_eq!(commands(COUNTER, "b", 4)?, plain + 3, "beyond the limit");
-    assert_eq!(commands(COUNTER, "c", 5)?, plain + 2, "and then");
+    let one = |value: &str| [value.to_owned()];
+    let plain = commands("unlimited", &one("a"), 1)?;
+    assert_eq!(commands(COUNTER, &one("a"), 2)?, plain + 1, "a new series");
+    assert_eq!(commands(COUNTER, &one("a"), 3)?, plain + 1, "a look-up");
+    // It and the series `other` are looked up, and that is created and counted.
+    assert_eq!(
+        commands(COUNTER, &one("b"), 4)?,
+        plain + 4,
+        "beyond the limit"
+    );
+    let many: Vec<_> = (0..900).map(|number| format!("v{number}")).collect();
+    assert_eq!(commands(COUNTER, &many, 5)?, plain + 3, "however many");
     Ok(())
 }

@@ -34,7 +34,7 @@ use functional_scaffold_protocol::{
     catalog::Catalog,
     custom::CustomWrites,
     exposition::{Format, expose},
-    series::families_of_totals,
+    series::families_with_gauges,
 };
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
@@ -274,7 +274,7 @@ impl Replayer<'_> {
         match (&self.options.to, group) {
             (None, None) => self.apply(time, batch).await.map(Some),
             (Some(url), Some(path)) => {
-                self.restore_group(url, &path, &batch.total()).await?;
+                self.restore_group(url, &path, &batch).await?;
                 Ok(Some(Stored::Now {
                     late: Vec::new(),
                     refused: Vec::new(),
@@ -443,10 +443,17 @@ impl Replayer<'_> {
 
     /// Puts the totals of a group back into the Pushgateway at `url`. Doing so again
     /// changes nothing, so the age does not matter.
-    async fn restore_group(&self, url: &str, path: &str, totals: &Batch) -> Result<(), NotStored> {
+    async fn restore_group(
+        &self,
+        url: &str,
+        path: &str,
+        batch: &SentBatch,
+    ) -> Result<(), NotStored> {
         let retry = Duration::from_secs(self.options.retry_seconds);
         let prepare = || -> anyhow::Result<_> {
-            let families = families_of_totals(&self.catalog.families(), totals)?;
+            let custom = batch.custom.families()?;
+            let families: Vec<_> = self.catalog.families().into_iter().chain(&custom).collect();
+            let families = families_with_gauges(&families, &batch.total(), &batch.custom.gauges)?;
             Ok((Group::at(url, path)?, expose(Format::Text, &families)))
         };
         let (group, exposition) = prepare().map_err(NotStored::unreadable)?;

@@ -113,9 +113,7 @@ const METRICS: [&Metric; 17] = [
     &MEMORY_POLICY,
 ];
 
-/// The gauge that the exporter makes of the open leases. It belongs to
-/// `algorithm_executions_total`, and is named like it.
-pub(crate) const IN_FLIGHT: &str = "algorithm_executions_in_flight";
+pub(crate) use functional_scaffold_protocol::catalog::IN_FLIGHT;
 
 const fn gauge(name: &'static str, help: &'static str) -> Metric {
     let kind = Kind::Gauge;

@@ -12,6 +12,7 @@ use std::{cell::RefCell, time::Duration};
 use functional_scaffold_protocol::{
     batch::{LoggedBatch, SentBatch},
     catalog::RouteLabels,
+    custom::CustomWrites,
     lease::EncodedLease,
 };
 
@@ -115,14 +116,18 @@ impl Sink {
     pub(crate) fn logged(&self, batch: SentBatch, batcher: &Batcher) -> LoggedBatch {
         match self {
             Self::Pushgateway(pushgateway) => {
-                let (group, totals) = pushgateway.group_with(&batch.total(), batcher);
+                let (group, totals) = pushgateway.group_with(&batch, batcher);
                 LoggedBatch {
                     batch: SentBatch {
                         id: batch.id,
                         frozen_ms: None,
-                        increments: totals,
+                        increments: totals.counts,
                         leased: Vec::new(),
-                        custom: batch.custom,
+                        custom: CustomWrites {
+                            gauges: totals.gauges,
+                            families: batcher.custom_registrations(),
+                            ..batch.custom
+                        },
                     },
                     group: Some(group),
                 }

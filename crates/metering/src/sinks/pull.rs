@@ -3,28 +3,27 @@
 
 use std::cell::RefCell;
 
-use functional_scaffold_protocol::{batch::Batch, series::TotalsError};
+use functional_scaffold_protocol::series::TotalsError;
 
 use crate::{
     batcher::Batcher,
-    sinks::{
-        error::Stored,
-        totals::{text, with_batch},
-    },
+    sinks::{error::Stored, totals::Totals},
 };
 
 /// The totals of this instance.
 #[derive(Debug, Default)]
 pub(crate) struct PullSink {
-    totals: RefCell<Batch>,
+    totals: RefCell<Totals>,
 }
 
 impl PullSink {
     /// Adds the next batch to the totals; `None` if there is none.
     pub(super) fn store(&self, batcher: &mut Batcher) -> Option<Stored> {
-        let batch = batcher.freeze(None)?.total.clone();
+        batcher.admit_families();
+        let frozen = batcher.freeze(None)?;
+        let (batch, gauges) = (frozen.total.clone(), frozen.custom.gauges.clone());
         let mut totals = self.totals.borrow_mut();
-        *totals = with_batch(&totals, &batch, batcher);
+        *totals = totals.with(&batch, &gauges, batcher);
         Some(Stored::default())
     }
 
@@ -33,7 +32,8 @@ impl PullSink {
         if self.store(batcher).is_some() {
             batcher.acknowledge(false, &[]);
         }
-        let totals = with_batch(&self.totals.borrow(), &Batch::default(), batcher);
-        text(&totals, batcher)
+        let Totals { counts, gauges } = Totals::default();
+        let totals = self.totals.borrow().with(&counts, &gauges, batcher);
+        totals.text(batcher)
     }
 }

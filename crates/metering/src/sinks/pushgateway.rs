@@ -13,7 +13,7 @@
 
 use std::{cell::RefCell, time::Duration};
 
-use functional_scaffold_protocol::{batch::Batch, exposition::Format, pushgateway::group_path};
+use functional_scaffold_protocol::{batch::SentBatch, exposition::Format, pushgateway::group_path};
 use spin_sdk::wasip3::random::random::get_random_u64;
 
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     outbound_http::{self, Method, OutboundRequest, OutboundResponse, SendError},
     sinks::{
         error::{StoreError, Stored},
-        totals::{text, with_batch},
+        totals::Totals,
     },
     time::Deadline,
 };
@@ -37,7 +37,7 @@ pub(crate) struct PushgatewaySink {
 struct Group {
     nonce: u64,
     /// Totals that the Pushgateway acknowledged last.
-    totals: Batch,
+    totals: Totals,
     /// Whether a push without a response may still arrive.
     in_doubt: bool,
 }
@@ -47,7 +47,7 @@ impl Group {
     fn new() -> Self {
         Self {
             nonce: get_random_u64(),
-            totals: Batch::default(),
+            totals: Totals::default(),
             in_doubt: false,
         }
     }
@@ -76,12 +76,14 @@ impl PushgatewaySink {
     ) -> Result<Option<Stored>, StoreError> {
         let (path, totals, body) = {
             let mut batcher = batcher.borrow_mut();
-            let Some(batch) = batcher.freeze(None).map(|frozen| frozen.total.clone()) else {
+            batcher.admit_families();
+            let Some(frozen) = batcher.freeze(None) else {
                 return Ok(None);
             };
+            let (batch, gauges) = (frozen.total.clone(), frozen.custom.gauges.clone());
             let group = self.group.borrow();
-            let totals = with_batch(&group.totals, &batch, &batcher);
-            let body = text(&totals, &batcher)?;
+            let totals = group.totals.with(&batch, &gauges, &batcher);
+            let body = totals.text(&batcher)?;
             (self.path(group.nonce), totals, body)
         };
         let request = OutboundRequest {
@@ -105,9 +107,10 @@ impl PushgatewaySink {
     /// Returns the group's path, and its totals plus a batch that was not
     /// stored. Later batches go to a new group, so that these totals can be
     /// pushed to the old one whether or not the push arrived.
-    pub(super) fn group_with(&self, batch: &Batch, batcher: &Batcher) -> (String, Batch) {
+    pub(super) fn group_with(&self, batch: &SentBatch, batcher: &Batcher) -> (String, Totals) {
         let group = self.group.replace(Group::new());
-        let totals = with_batch(&group.totals, batch, batcher);
+        let (batch, gauges) = (batch.total(), &batch.custom.gauges);
+        let totals = group.totals.with(&batch, gauges, batcher);
         (self.path(group.nonce), totals)
     }
 

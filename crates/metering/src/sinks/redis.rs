@@ -20,7 +20,6 @@ use functional_scaffold_protocol::{
         register_call,
     },
     catalog::RouteLabels,
-    custom::CustomWrites,
     lease::EncodedLease,
 };
 use serde_json::json;
@@ -123,7 +122,7 @@ impl RedisSink {
         batcher: &RefCell<Batcher>,
         deadline: Deadline,
     ) -> Result<Eviction, StoreError> {
-        self.register(batcher, deadline).await?;
+        self.register(batcher, 0, deadline).await?;
         let call = check_call(&self.prefix);
         let reply = self.client.call(&Script::CHECK, &call, deadline).await?;
         let CheckReply { eviction, refused } =
@@ -270,19 +269,21 @@ impl RedisSink {
             let sent = Instant::now();
             let call = {
                 let mut batcher = batcher.borrow_mut();
+                batcher.set_clock_offset(time.offset());
                 let Some(frozen) = batcher.freeze(Some(time.at(sent))) else {
                     return Ok(None);
                 };
-                let FrozenBatch { id, total, .. } = frozen;
+                let FrozenBatch {
+                    id, total, custom, ..
+                } = frozen;
                 let leases = frozen.leases();
-                let custom = CustomWrites::default();
                 let call = apply_call_from_parts(
                     &self.prefix,
                     id,
                     frozen.frozen_ms.unwrap_or_default(),
                     leases,
                     total,
-                    &custom,
+                    custom,
                 );
                 batcher.begin_sending();
                 call
@@ -333,7 +334,10 @@ impl RedisSink {
         batcher: &RefCell<Batcher>,
         deadline: Deadline,
     ) -> Result<LeaseTime, StoreError> {
-        if let Some(time) = self.lease_time.get() {
+        let has_new_families = batcher.borrow_mut().admit_families();
+        if let Some(time) = self.lease_time.get()
+            && !has_new_families
+        {
             return Ok(time);
         }
         let Some(_flight) = self.registering.begin() else {
@@ -344,7 +348,8 @@ impl RedisSink {
         if let Some(time) = self.time_if_registered(batcher, deadline).await? {
             return Ok(time);
         }
-        let (time, eviction) = self.register(batcher, deadline).await?;
+        let registered = batcher.borrow().registered();
+        let (time, eviction) = self.register(batcher, registered, deadline).await?;
         if let Eviction::Policy(policy) = eviction {
             let fields = json!({ "reason": may_lose_counts(&policy) });
             log::write(Level::Warn, "eviction_enabled", fields);
@@ -359,8 +364,12 @@ impl RedisSink {
         batcher: &RefCell<Batcher>,
         deadline: Deadline,
     ) -> Result<Option<LeaseTime>, StoreError> {
-        let catalog = batcher.borrow().catalog_to_register(&self.prefix);
-        let registration = batcher.borrow().registration(&catalog);
+        let (catalog, registration) = {
+            let batcher = batcher.borrow();
+            let catalog = batcher.catalog_to_register();
+            let registration = batcher.registration(&catalog, batcher.registered());
+            (catalog, registration)
+        };
         let call = is_registered_call(&self.prefix, &registration);
         let sent = Instant::now();
         let script = &Script::IS_REGISTERED;
@@ -368,20 +377,25 @@ impl RedisSink {
         let millis = decode_is_registered(reply).map_err(StoreError::Reply)?;
         let time = millis.map(|millis| LeaseTime::new(millis, sent));
         self.lease_time.set(time);
+        if time.is_some() {
+            let families = catalog.families().len();
+            batcher.borrow_mut().set_registered(families);
+        }
         Ok(time)
     }
 
-    /// Registers the families, whether or not they are registered. Returns the
-    /// lease time, and whether Redis evicts keys.
+    /// Registers the families but the first `skipped`, whether or not they are
+    /// registered. Returns the lease time, and whether Redis evicts keys.
     async fn register(
         &self,
         batcher: &RefCell<Batcher>,
+        skipped: usize,
         deadline: Deadline,
     ) -> Result<(LeaseTime, Eviction), StoreError> {
         let script = &Script::REGISTER;
         let epoch = get_random_u64();
-        let catalog = batcher.borrow().catalog_to_register(&self.prefix);
-        let registration = batcher.borrow().registration(&catalog);
+        let catalog = batcher.borrow().catalog_to_register();
+        let registration = batcher.borrow().registration(&catalog, skipped);
         let call = register_call(&self.prefix, epoch, &registration);
         let sent = Instant::now();
         let reply = self.client.call(script, &call, deadline).await?;
@@ -389,7 +403,7 @@ impl RedisSink {
         let time = LeaseTime::new(registered.lease_time_millis, sent);
         let own_keys = {
             let mut batcher = batcher.borrow_mut();
-            let families = batcher.adopt(&catalog, &registered.in_force);
+            let families = batcher.adopt(&catalog, skipped, &registered.in_force);
             let named = families
                 .iter()
                 .map(|(field, family)| (field.as_str(), family));
@@ -400,6 +414,8 @@ impl RedisSink {
             self.client.call(script, &call, deadline).await?;
         }
         self.lease_time.set(Some(time));
+        let families = catalog.families().len();
+        batcher.borrow_mut().set_registered(families);
         Ok((time, registered.eviction))
     }
 }
@@ -453,6 +469,11 @@ impl LeaseTime {
     /// Makes the lease time of a reply, to a call that was sent at `sent`.
     fn new(millis: i64, sent: Instant) -> Self {
         Self { millis, sent }
+    }
+
+    /// The lease time at the start of the host's clock, in milliseconds.
+    fn offset(self) -> i64 {
+        self.millis.saturating_sub(self.sent.millis())
     }
 
     /// An upper bound of lease time at `now`, in milliseconds.

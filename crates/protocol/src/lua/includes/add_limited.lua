@@ -21,7 +21,8 @@ end
 -- Increments of a new series beyond the limit go to the series with every label value
 -- `other`, so that the family's sum stays exact. A new gauge is dropped. Both are counted
 -- in `limited_key`. Below the limit this costs no command: a counter or bucket is new if
--- it equals its increment. Returns the index of the argument after the last one.
+-- it equals its increment. Beyond it, a client that invents label values costs a look-up of
+-- a thousand of them together. Returns the index of the argument after the last one.
 local function add_limited(state_key, limited_key, key, at, limit, count, lease_time, refused)
   local family = ARGV[at]
   local created, limited = 0, 0
@@ -51,6 +52,38 @@ local function add_limited(state_key, limited_key, key, at, limit, count, lease_
 
   local last_field = last_gauge + 1 + 2 * tonumber(ARGV[last_gauge + 1])
   local first = last_gauge + 2
+
+  -- By the field that counts a series. Looked up when the limit is reached.
+  local known
+  local function look_up()
+    known = {}
+    local fields = {}
+    for i = first, last_field - 1, 2 do
+      if is_counted_by(ARGV[i]) then
+        fields[#fields + 1] = ARGV[i]
+      end
+    end
+    -- In slices, because Lua's stack holds some thousand values.
+    for i = 1, #fields, 1000 do
+      local last = math.min(i + 999, #fields)
+      local values = redis.pcall('HMGET', key, unpack(fields, i, last))
+      for j = i, last do
+        known[fields[j]] = values.err and true or values[j - i + 1] and true
+      end
+    end
+  end
+
+  -- Sums of what goes to other series, while they are exact in a double.
+  local redirected = {}
+  local function redirect(field, increment)
+    local sum = (redirected[field] or 0) + tonumber(increment)
+    if sum < 2 ^ 53 then
+      redirected[field] = sum
+    else
+      add_increment(refused, key, field, increment)
+    end
+  end
+
   while first < last_field do
     local last = first
     while not is_counted_by(ARGV[last]) and last + 1 < last_field do
@@ -58,29 +91,47 @@ local function add_limited(state_key, limited_key, key, at, limit, count, lease_
     end
     local suffix = string.match(ARGV[last], '|[^|"]*$') or ''
     local labels = string.sub(ARGV[last], 1, -1 - #suffix)
-    local target = labels
-    if count + created >= limit and not exists(ARGV[last]) then
+    if count + created >= limit and not known then
+      look_up()
+    end
+    if known and not known[ARGV[last]] then
       limited = limited + 1
-      target = overflow_of(labels)
-      if count + created >= limit + MAX_OVERFLOW and not exists(target .. suffix) then
+      local target = overflow_of(labels)
+      if known[target .. suffix] == nil then
+        known[target .. suffix] = exists(target .. suffix)
+      end
+      if not known[target .. suffix] and count + created >= limit + MAX_OVERFLOW then
         target = ''
+        if known[suffix] == nil then
+          known[suffix] = exists(suffix)
+        end
       end
-    end
-    local is_new = true
-    for i = first, last, 2 do
-      local field = target .. string.sub(ARGV[i], #labels + 1)
-      if i == last and suffix ~= '' then
-        is_new = is_new and not exists(field)
-        add_increment(refused, key, field, ARGV[i + 1])
-      else
-        local value = add_increment(refused, key, field, ARGV[i + 1])
-        is_new = is_new and value == tonumber(ARGV[i + 1])
+      if not known[target .. suffix] then
+        known[target .. suffix] = true
+        created = created + 1
       end
+      for i = first, last, 2 do
+        redirect(target .. string.sub(ARGV[i], #labels + 1), ARGV[i + 1])
+      end
+    else
+      local is_new = not known
+      for i = first, last, 2 do
+        if i == last and suffix ~= '' then
+          is_new = is_new and not exists(ARGV[i])
+          add_increment(refused, key, ARGV[i], ARGV[i + 1])
+        else
+          local value = add_increment(refused, key, ARGV[i], ARGV[i + 1])
+          is_new = is_new and value == tonumber(ARGV[i + 1])
+        end
+      end
+      created = created + (is_new and 1 or 0)
     end
-    created = created + (is_new and 1 or 0)
     first = last + 2
   end
 
+  for field, sum in pairs(redirected) do
+    add_increment(refused, key, field, string.format('%.0f', sum))
+  end
   if created > 0 then
     attempt(refused, 'HINCRBY', state_key, series_field(key), created)
   end
