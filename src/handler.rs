@@ -5,6 +5,7 @@ use std::rc::Rc;
 use functional_scaffold_metering::{
     EncodedLease, Execution, ExecutionStatus, ExpositionError, FinishedRequest, Format, Meter,
     RequestLabels, RouteLabels,
+    http::backpressure::InFlight,
     log::{self, Level},
     time::Instant,
 };
@@ -14,14 +15,11 @@ use subtle::ConstantTimeEq as _;
 
 use crate::{
     config::{Access, Misconfigured},
-    http::{
-        backpressure::InFlight,
-        wasi::{RequestBody, RequestHead},
-    },
     invoke, openapi, readiness,
     response::{Problem, ProblemType, Response},
     router::{self, NoRoute, Route},
     state::{self, AppState},
+    wasi_http::{RequestBody, RequestHead},
 };
 
 /// Responds to a request, counts it, and logs it.
@@ -29,7 +27,7 @@ pub async fn handle(head: RequestHead, body: RequestBody) -> Response {
     let began = Instant::now();
     let instance = state::current();
     let _in_flight = instance.in_flight.begin();
-    let request_id = instance.request_id(head.request_id.as_deref());
+    let request_id = instance.request_ids.next(head.request_id.as_deref());
     let app = instance.app().await;
     let algorithm = app.as_ref().map_or("", |app| &app.algorithm.name);
     let found = router::find(&head.method, &head.path, algorithm);
@@ -61,11 +59,7 @@ pub async fn handle(head: RequestHead, body: RequestBody) -> Response {
 
     let nanos = Instant::now().nanos_since(began);
     let request = FinishedRequest {
-        labels: RequestLabels::new(
-            router::method_label(&head.method),
-            found.endpoint,
-            response.code,
-        ),
+        labels: RequestLabels::new(head.method_label, found.endpoint, response.code),
         duration_nanos: nanos,
     };
     if let Ok(app) = &app
@@ -150,8 +144,11 @@ async fn invoke(
 ) -> Result<(Result<Response, Problem>, LeasedExecution), Problem> {
     authorize(&app.config.access, request.head)?;
     let input = invoke::read_input(request.head, body, &app.config).await?;
-    let route = RouteLabels::new(router::method_label(&request.head.method), request.endpoint);
-    let lease = app.meter.lease(route, request.request_id).await;
+    let route = RouteLabels::new(request.head.method_label, request.endpoint);
+    let lease = app
+        .meter
+        .lease(route, || request.request_id.to_owned())
+        .await;
     let lease = lease.map_err(|_unacknowledged| {
         let detail = "Redis has not acknowledged the execution: the algorithm did not run";
         Problem::metrics_unavailable(detail)

@@ -13,9 +13,9 @@ use thiserror::Error;
 
 use crate::{
     config::Config,
-    http::wasi::{BodyError, RequestBody, RequestHead},
     response::{Problem, ProblemType, Response},
     text::one_line,
+    wasi_http::{BodyError, RequestBody, RequestHead},
 };
 
 mod bindings {

@@ -2,12 +2,9 @@
 //!
 //! # Layout
 //! A request passes through these, from top to bottom:
-//! - [`http::wasi`]: converts WASI's requests and responses
-//! - [`http::single_write`]: makes a response leave in one write
+//! - [`wasi_http`]: converts WASI's requests and responses
 //! - [`handler`]: handles one request, from routing to counting
 //! - [`router`]: maps method and path to a route
-//! - [`http::backpressure`]: makes the host send new requests to other instances
-//!   during an execution
 //! - [`invoke`]: runs the algorithm on a request body
 //! - [`readiness`], [`openapi`]: the responses about the service itself
 //! - [`response`]: responses, and errors as problem details
@@ -24,7 +21,6 @@
 
 pub mod config;
 pub mod handler;
-pub mod http;
 pub mod invoke;
 pub mod openapi;
 pub mod readiness;
@@ -32,6 +28,7 @@ pub mod response;
 pub mod router;
 pub mod state;
 pub mod text;
+pub mod wasi_http;
 
 /// The component's only export, `wasi:http/handler`.
 #[cfg(target_family = "wasm")]
@@ -41,15 +38,13 @@ mod export {
         reason = "the export macro generates the C entry points of the component ABI"
     )]
 
+    use functional_scaffold_metering::http::single_write;
     use spin_sdk::wasip3::{
         exports::http::handler::Guest,
         http::types::{ErrorCode, Request, Response},
     };
 
-    use crate::{
-        handler,
-        http::{single_write, wasi},
-    };
+    use crate::{handler, wasi_http};
 
     struct Component;
 
@@ -59,9 +54,9 @@ mod export {
 
     impl Guest for Component {
         async fn handle(request: Request) -> Result<Response, ErrorCode> {
-            let (head, body) = wasi::from_wasi_request(request);
+            let (head, body) = wasi_http::from_wasi_request(request);
             let response = single_write::respond_on_fresh_poll(handler::handle(head, body)).await;
-            wasi::into_wasi_response(response)
+            wasi_http::into_wasi_response(response)
         }
     }
 }

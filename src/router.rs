@@ -43,20 +43,6 @@ const INVOKE_NAMED: &str = "/invoke/{algorithm}";
 /// The endpoints that run the algorithm.
 pub const INVOKE_ENDPOINTS: [&str; 2] = [INVOKE, INVOKE_NAMED];
 
-/// The value of the label `method`: a method of
-/// [RFC 9110](https://www.rfc-editor.org/rfc/rfc9110#section-9) or RFC 5789, or
-/// `OTHER`.
-#[must_use]
-pub fn method_label(method: &str) -> &'static str {
-    const METHODS: [&str; 9] = [
-        "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
-    ];
-    METHODS
-        .into_iter()
-        .find(|&known| known == method)
-        .unwrap_or("OTHER")
-}
-
 /// Matches a method and a path without its query, in a component that serves
 /// `algorithm`.
 #[must_use]
@@ -135,12 +121,5 @@ mod tests {
             let found = find(method, path, "prime-check");
             assert_eq!(found, Match { endpoint, route }, "{method} {path}");
         }
-    }
-
-    #[test]
-    fn methods_are_a_bounded_set() {
-        assert_eq!(method_label("PATCH"), "PATCH");
-        assert_eq!(method_label("BREW"), "OTHER");
-        assert_eq!(method_label("get"), "OTHER");
     }
 }

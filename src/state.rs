@@ -2,20 +2,18 @@
 //! to 128 requests, 16 at a time, on one thread, and drops it after an idle
 //! second.
 
-use std::{
-    cell::{Cell, OnceCell},
-    rc::Rc,
-};
+use std::{cell::OnceCell, rc::Rc};
 
 use functional_scaffold_metering::{
     Meter, Workload,
+    http::backpressure::InFlight,
     log::{self, Level},
+    request_id::RequestIds,
 };
 use spin_sdk::{wasip3::random::random::get_random_u64, wit_bindgen};
 
 use crate::{
     config::{Config, Misconfigured},
-    http::backpressure::InFlight,
     invoke::{self, Description},
     router,
 };
@@ -24,8 +22,8 @@ use crate::{
 pub struct Instance {
     /// Random number that distinguishes the instance from all others.
     nonce: u64,
-    /// Number of requests received.
-    requests: Cell<u64>,
+    /// The ids of its requests.
+    pub request_ids: RequestIds,
     /// The requests in flight.
     pub in_flight: InFlight,
     app: OnceCell<Result<Rc<AppState>, Rc<Misconfigured>>>,
@@ -53,24 +51,12 @@ pub fn current() -> Rc<Instance> {
 
 impl Instance {
     fn new() -> Self {
+        let nonce = get_random_u64();
         Self {
-            nonce: get_random_u64(),
-            requests: Cell::new(0),
+            nonce,
+            request_ids: RequestIds::new(nonce),
             in_flight: InFlight::default(),
             app: OnceCell::new(),
-        }
-    }
-
-    /// Returns the id of a new request: the id that was `sent` if it is valid (1
-    /// to 128 letters, digits, `-`, `_` and `.`), or else a new one: the instance's
-    /// nonce and a number, because a random id would cost a host call.
-    #[must_use]
-    pub fn request_id(&self, sent: Option<&str>) -> String {
-        let number = self.requests.get().wrapping_add(1);
-        self.requests.set(number);
-        match sent {
-            Some(sent) if is_request_id(sent) => sent.to_owned(),
-            _ => format!("{:016x}-{number}", self.nonce),
         }
     }
 
@@ -123,32 +109,5 @@ impl Instance {
             algorithm,
             config,
         })
-    }
-}
-
-fn is_request_id(text: &str) -> bool {
-    (1..=128).contains(&text.len())
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_request_id;
-
-    #[test]
-    fn request_ids_are_validated() {
-        for (text, valid) in [
-            ("abc-1_2.3", true),
-            ("", false),
-            ("a b", false),
-            ("a\"b", false),
-            ("é", false),
-        ] {
-            assert_eq!(is_request_id(text), valid, "{text:?}");
-        }
-        assert!(is_request_id(&"x".repeat(128)));
-        assert!(!is_request_id(&"x".repeat(129)));
     }
 }

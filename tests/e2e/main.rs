@@ -16,6 +16,7 @@ mod misdeeds;
 mod monitoring;
 mod outage;
 mod page;
+mod plain;
 mod protocol;
 mod redis_states;
 mod redis_tls;

@@ -58,6 +58,10 @@ fn each_program_has_a_bill_of_materials() -> Result {
     lay_out(&dist)?;
     for (built, crates) in [
         ("functional_scaffold.wasm", ["spin-sdk", "subtle"]),
+        (
+            "functional_scaffold_middleware.wasm",
+            ["spin-sdk", "humantime"],
+        ),
         ("functional-scaffold-exporter", ["redis", "axum"]),
         ("functional-scaffold-guard", ["wasmparser", "wasm-encoder"]),
     ] {

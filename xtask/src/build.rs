@@ -16,10 +16,17 @@ use crate::process;
 use crate::steps::Steps;
 use crate::toolchain::WasmToolchain;
 
-/// The service component.
-const SERVICE: &str = "functional-scaffold";
-/// Components in folders of algorithms that are services or middleware, and not guarded.
-const UNGUARDED: [&str; 5] = ["echo", "metered", "naive", "pass-through", "tracer"];
+/// The components that every user gets.
+const PRODUCTS: [&str; 2] = ["functional-scaffold", "functional-scaffold-middleware"];
+/// Components in folders of algorithms that are apps or middleware, and not guarded.
+const UNGUARDED: [&str; 6] = [
+    "echo",
+    "metered",
+    "naive",
+    "plain",
+    "pass-through",
+    "tracer",
+];
 
 /// Folders of algorithms: each folder in them with a Cargo.toml, a pyproject.toml or
 /// a package.json is one.
@@ -83,8 +90,8 @@ impl Build {
     }
 }
 
-/// Builds the service and the algorithms in the given folders, and guards those in
-/// Rust: [`GUARD`] must be built. Algorithms whose language is not installed are left
+/// Builds the [`PRODUCTS`] and the components in the given folders, and guards the
+/// algorithms in Rust: [`GUARD`] must be built. Algorithms whose language is not installed are left
 /// out.
 pub(crate) fn build_components(
     steps: &mut Steps,
@@ -97,7 +104,7 @@ pub(crate) fn build_components(
         // another one needs of a dependency.
         for package in component_packages(algorithms)? {
             let mut build = toolchain.cargo("rustc");
-            if package == SERVICE {
+            if PRODUCTS.contains(&&*package) {
                 // As fast as for speed, since the host's work on a request
                 // outweighs the component's by far, and a third smaller. Set for
                 // its dependencies, too, which native programs need for speed.
@@ -109,7 +116,7 @@ pub(crate) fn build_components(
             build.args(["--package", &package]).args(linker);
             process::run("cargo rustc", &mut build, None)?;
             let name = package_name(&package);
-            if name != SERVICE && !UNGUARDED.contains(&name) {
+            if !PRODUCTS.contains(&name) && !UNGUARDED.contains(&name) {
                 guard(name)?;
             }
         }
@@ -192,7 +199,7 @@ fn estimate(core_seconds: u64, cores: usize) -> String {
     }
 }
 
-/// The packages of the service and of the algorithms in the given folders.
+/// The packages of the [`PRODUCTS`] and of the components in the given folders.
 pub(crate) fn component_packages(algorithms: &[&str]) -> Result<Vec<String>> {
     let mut manifests = Vec::new();
     for parent in algorithms {
@@ -203,7 +210,7 @@ pub(crate) fn component_packages(algorithms: &[&str]) -> Result<Vec<String>> {
     }
     manifests.retain(|manifest| manifest.exists());
     manifests.sort();
-    let mut packages = vec![SERVICE.to_owned()];
+    let mut packages = PRODUCTS.map(str::to_owned).to_vec();
     for manifest in manifests {
         packages.push(package_id(&manifest)?);
     }
@@ -243,7 +250,7 @@ mod tests {
             package_name("path+file:///a/primes#prime-check@0.1.0"),
             "prime-check"
         );
-        assert_eq!(package_name(SERVICE), SERVICE);
+        assert_eq!(package_name(PRODUCTS[0]), PRODUCTS[0]);
     }
 
     #[test]

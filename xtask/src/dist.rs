@@ -19,6 +19,8 @@ use crate::toolchain::WasmToolchain;
 
 /// The file of the service component.
 pub(crate) const SERVICE: &str = "functional_scaffold.wasm";
+/// The file of the middleware.
+const MIDDLEWARE: &str = "functional_scaffold_middleware.wasm";
 
 const CHECKSUMS: &str = "SHA256SUMS";
 
@@ -40,7 +42,7 @@ const LEFTOVERS: [&str; 2] = ["__pycache__", "node_modules"];
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Lay out what a user needs without this repository: the service component, the
-/// exporter, the guard, the SDKs, templates for `spin new` and `spin add`, and software
+/// middleware, the exporter, the guard, the SDKs, templates for `spin new` and `spin add`, and software
 /// bills of materials.
 #[derive(Args)]
 pub(crate) struct Dist {
@@ -77,6 +79,8 @@ fn lay_out(output: &Path, install: InstallOptions) -> Result<()> {
     remove(output)?;
     let service = Path::new(COMPONENTS).join(SERVICE);
     copy(&service, &output.join(SERVICE))?;
+    let middleware = Path::new(COMPONENTS).join(MIDDLEWARE);
+    copy(&middleware, &output.join(MIDDLEWARE))?;
     for program in PROGRAMS {
         copy(&command::built(program.file), &output.join(program.file))?;
     }

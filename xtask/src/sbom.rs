@@ -22,7 +22,16 @@ const CARGO_CYCLONEDX: CargoTool = CargoTool {
 
 /// By target: folders of packages, and the files that describe what is built from them.
 const BILLS: [(&str, &[(&str, &str)]); 2] = [
-    ("wasm32-wasip2", &[(".", "functional_scaffold.cdx.json")]),
+    (
+        "wasm32-wasip2",
+        &[
+            (".", "functional_scaffold.cdx.json"),
+            (
+                "crates/middleware",
+                "functional_scaffold_middleware.cdx.json",
+            ),
+        ],
+    ),
     (
         "x86_64-unknown-linux-gnu",
         &[

@@ -116,6 +116,7 @@ pub(crate) struct Batcher {
     /// The last of the frozen batches that Redis did not acknowledge whole.
     unacknowledged_batch: u64,
     flushing: bool,
+    is_off: bool,
     leasing: Leasing,
     lease_error: Option<String>,
     store_error: Option<String>,
@@ -252,6 +253,7 @@ impl Batcher {
             resolved_batches: 0,
             unacknowledged_batch: 0,
             flushing: false,
+            is_off: false,
             leasing: Leasing::Awaited,
             lease_error: None,
             store_error: None,
@@ -293,6 +295,22 @@ impl Batcher {
             route,
             finished: None,
         });
+    }
+
+    /// Counts nothing from now on, and drops everything that is not stored. Returns
+    /// false if it was off.
+    pub(crate) fn turn_off(&mut self) -> bool {
+        self.pending = Pending::default();
+        self.frozen = None;
+        self.resolve_unacknowledged();
+        // In `strict` mode this refuses every request.
+        self.leasing = Leasing::Suspended;
+        !std::mem::replace(&mut self.is_off, true)
+    }
+
+    /// Whether nothing is counted any more.
+    pub(crate) fn is_off(&self) -> bool {
+        self.is_off
     }
 
     /// How executions take leases now.

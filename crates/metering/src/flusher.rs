@@ -10,6 +10,7 @@ use spin_sdk::wasip3::random::random::get_random_u64;
 use crate::{
     batcher::{Batcher, Ticket},
     config::LINGER,
+    denied::turn_off,
     log::{self, Level},
     single_flight::SingleFlight,
     sinks::{
@@ -188,6 +189,7 @@ async fn attempt(
 ) -> Result<(), StoreError> {
     let stored = match sink.store(batcher, deadline).await {
         Ok(stored) => stored,
+        Err(error) if turn_off(batcher, &error) => return Ok(()),
         Err(error) => {
             let reason = error.to_string();
             let is_new = batcher.borrow_mut().record_failure(&reason);

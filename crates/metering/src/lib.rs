@@ -13,9 +13,14 @@
 //! - [`custom`]: what the author of an app measures with the `metrics` crate
 //! - [`config`]: the options of the metric path
 //! - [`variables`]: reads Spin variables into typed options
+//! - `denied`: ends the counting where the manifest does not allow the store
 //! - `single_flight`: work that one task does for all tasks of the instance
 //! - `outbound_http`: one outbound HTTP request with a deadline
 //! - [`time`], [`log`]: the host's clocks, and log lines on stderr
+//! - [`http`]: what every component that serves HTTP shares: [`http::single_write`]
+//!   makes a response leave in one write, and [`http::backpressure`] makes the host send
+//!   new requests to other instances during an execution
+//! - [`request_id`]: ids of requests
 //!
 //! Nothing here panics: in wasm a panic ends every request of the instance.
 //!
@@ -39,7 +44,7 @@
 //! // Once a request.
 //! let began = Instant::now();
 //! let route = RouteLabels::new("POST", "/orders");
-//! let Ok(lease) = meter.lease(route, "request-66").await else {
+//! let Ok(lease) = meter.lease(route, || "request-66".to_owned()).await else {
 //!     return Ok(()); // In `strict` mode: Redis does not acknowledge, so respond 503.
 //! };
 //! // Here is the work that is counted as crashed if it never returns.
@@ -61,12 +66,15 @@
 
 pub mod config;
 pub mod custom;
+pub mod http;
 pub mod log;
+pub mod request_id;
 pub mod time;
 pub mod variables;
 
 mod batcher;
 mod check;
+mod denied;
 mod flusher;
 mod meter;
 mod outbound_http;

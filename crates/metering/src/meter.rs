@@ -91,7 +91,7 @@ impl Meter {
     pub async fn lease(
         &self,
         route: RouteLabels<'static>,
-        request_id: &str,
+        request_id: impl FnOnce() -> String,
     ) -> Result<Option<EncodedLease>, Unacknowledged> {
         let State { batcher, sink, .. } = &*self.0;
         sink.lease(batcher, route, request_id).await
@@ -120,7 +120,7 @@ impl Meter {
             flusher,
             ..
         } = &*self.0;
-        if !sink.counts() {
+        if !sink.counts() || batcher.borrow().is_off() {
             return Ok(());
         }
         let is_strict = *durability == Durability::Strict && lease.is_some();

@@ -96,7 +96,7 @@ impl OpenLeases {
         let Some((lease, expiry, algorithm)) = decode(member, score, executions) else {
             errors.add(LEASES, reason::LEASE, || {
                 format!(
-                    "member {:?}, score {:?}: not a lease of an algorithm",
+                    "member {:?}, score {:?}: not a lease",
                     String::from_utf8_lossy(member),
                     String::from_utf8_lossy(score)
                 )
@@ -106,7 +106,9 @@ impl OpenLeases {
         // A float is exact for milliseconds until the year 287,396.
         let start = expiry - lease.millis as f64;
         if self.ids.insert(hasher.hash_one(&lease.id)) {
-            *self.by_algorithm.entry(algorithm).or_default() += 1;
+            if let Some(algorithm) = algorithm {
+                *self.by_algorithm.entry(algorithm).or_default() += 1;
+            }
             let oldest = self.oldest_start_millis.get_or_insert(start);
             *oldest = oldest.min(start);
         }
@@ -120,7 +122,8 @@ impl OpenLeases {
     }
 
     /// The gauge of executions in flight, by algorithm. It is 0 for an algorithm that
-    /// has executions in `families` but no open lease. None without algorithms.
+    /// has executions in `families` but no open lease. None without algorithms: the
+    /// requests of a metered app are no executions.
     pub(crate) fn in_flight(&self, families: &[FamilySeries]) -> Option<FamilySeries> {
         let mut by_algorithm = self.by_algorithm.clone();
         let executions = families
@@ -149,15 +152,22 @@ impl OpenLeases {
     }
 }
 
-fn decode(member: &[u8], score: &[u8], executions: &[String]) -> Option<(Lease, f64, Box<str>)> {
+/// A lease, when it expires, and its algorithm if it is one's.
+type Decoded = (Lease, f64, Option<Box<str>>);
+
+fn decode(member: &[u8], score: &[u8], executions: &[String]) -> Option<Decoded> {
     if member.len() > MAX_LEASE_BYTES {
         return None;
     }
     let lease = Lease::decode(std::str::from_utf8(member).ok()?).ok()?;
     let score: f64 = std::str::from_utf8(score).ok()?.parse().ok()?;
-    let algorithm: Box<str> = algorithm(&lease, executions)?.into();
-    let is_valid = score.is_finite() && algorithm.len() <= MAX_ALGORITHM_BYTES;
-    is_valid.then_some((lease, score, algorithm))
+    let algorithm: Option<Box<str>> = algorithm(&lease, executions).map(Into::into);
+    let is_valid = match &algorithm {
+        Some(algorithm) => algorithm.len() <= MAX_ALGORITHM_BYTES,
+        // The lease of a request that is no execution.
+        None => !lease.count.iter().any(|(key, _)| executions.contains(key)),
+    };
+    (is_valid && score.is_finite()).then_some((lease, score, algorithm))
 }
 
 /// The label of the algorithm that a lease belongs to: from its cell in one of the
@@ -379,6 +389,11 @@ mod tests {
         );
         // A lease of one second that expires at 5 s began at 4 s.
         assert!((leases.oldest_age_seconds(4500) - 0.5).abs() < 1e-9);
+        // One of a request, without an algorithm.
+        let metered = lease("5", &[("m:r", "code=\"500\""), ("m:s", "")]);
+        assert_eq!(push(&mut leases, &[(&metered, "4000")]), 0);
+        assert_eq!(leases.in_flight(&[]), Some(gauge));
+        assert!((leases.oldest_age_seconds(4500) - 1.5).abs() < 1e-9);
         assert!(leases.oldest_age_seconds(3000).abs() < 1e-9);
     }
 

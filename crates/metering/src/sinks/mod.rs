@@ -85,7 +85,7 @@ impl Sink {
         &self,
         batcher: &RefCell<Batcher>,
         route: RouteLabels<'static>,
-        request_id: &str,
+        request_id: impl FnOnce() -> String,
     ) -> Result<Option<EncodedLease>, Unacknowledged> {
         match self {
             Self::Redis(redis) => redis.lease(batcher, route, request_id).await,

@@ -32,6 +32,7 @@ use spin_sdk::{
 use crate::{
     batcher::{Batcher, FrozenBatch, Leasing},
     config::{Config, Durability, LINGER, RedisConfig},
+    denied::turn_off,
     log::{self, Level},
     single_flight::SingleFlight,
     sinks::error::{StoreError, Stored, Unacknowledged},
@@ -138,7 +139,7 @@ impl RedisSink {
         &self,
         batcher: &RefCell<Batcher>,
         route: RouteLabels<'static>,
-        request_id: &str,
+        request_id: impl FnOnce() -> String,
     ) -> Result<Option<EncodedLease>, Unacknowledged> {
         let Some(options) = &self.leases else {
             return Ok(None);
@@ -160,11 +161,14 @@ impl RedisSink {
             }
             return Err(Unacknowledged);
         }
+        if batcher.is_off() {
+            return Ok(None);
+        }
         batcher.record_unleased();
         // At the level that is always written: if the execution crashes, nothing
         // else says that it began.
         let fields = json!({
-            "request_id": request_id,
+            "request_id": request_id(),
             "endpoint": route.endpoint(),
             "algorithm": batcher.algorithm(),
         });
@@ -437,6 +441,9 @@ fn refuses_executions(batcher: &Batcher) -> bool {
 
 /// Lets no execution wait for a lease until Redis acknowledges a batch.
 fn give_up_leases(batcher: &RefCell<Batcher>, error: &StoreError) {
+    if turn_off(batcher, error) {
+        return;
+    }
     let reason = error.to_string();
     let mut batcher = batcher.borrow_mut();
     // One line per execution. Only the first line with a new reason is a warning,
@@ -614,6 +621,10 @@ impl RedisClient {
             // Spin reports a host that is not allowed as an invalid address. The
             // address itself is valid: it is built from checked parts.
             Error::InvalidAddress => StoreError::Denied(self.address.clone()),
+            // Of Spin, to a middleware that inherits no configuration.
+            Error::Other(reason) if reason.ends_with("is not permitted") => {
+                StoreError::Denied(self.address.clone())
+            }
             Error::TooManyConnections => StoreError::Redis("too many connections".to_owned()),
             Error::TypeError => StoreError::Redis("unexpected type".to_owned()),
             Error::Other(reason) if is_noscript(&reason) => StoreError::Redis(reason),

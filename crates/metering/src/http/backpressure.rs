@@ -10,7 +10,7 @@ use std::cell::Cell;
 
 use spin_sdk::wit_bindgen;
 
-use crate::http::single_write;
+use super::single_write;
 
 /// Executions of at least this many nanoseconds are worth backpressure.
 const LONG_NANOS: u64 = 1_000_000;

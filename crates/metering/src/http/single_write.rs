@@ -60,6 +60,6 @@ pub(super) async fn yield_to_host() {
 /// Spawns an empty task, so that the component's poll does not end in a yield. The
 /// task must be the last one: call this after everything else is spawned, and
 /// return the response in the same poll.
-pub(super) fn avoid_final_yield() {
+pub fn avoid_final_yield() {
     wit_bindgen::spawn(async {});
 }

@@ -3,22 +3,24 @@
 
 use std::time::Duration;
 
-use functional_scaffold_metering::time::timeout;
+use functional_scaffold_metering::{http, time::timeout};
 use spin_sdk::{
     wasip3::{
-        http::types::{self as wasi, ErrorCode, Fields, Method},
-        wit_future, wit_stream,
+        http::types::{self as wasi, ErrorCode, Method},
+        wit_future,
     },
     wit_bindgen::{self, StreamReader, StreamResult},
 };
 
-use crate::{http::single_write, response::Response};
+use crate::response::Response;
 
 /// A request without its body.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequestHead {
     /// The method as sent.
     pub method: String,
+    /// The value of the label `method`.
+    pub method_label: &'static str,
     /// The path, without the query.
     pub path: String,
     /// `Content-Length`, in bytes.
@@ -49,18 +51,12 @@ pub enum BodyError {
 /// Splits a request into head and body.
 #[must_use]
 pub fn from_wasi_request(request: wasi::Request) -> (RequestHead, RequestBody) {
+    let method = request.get_method();
     let mut head = RequestHead {
-        method: match request.get_method() {
-            Method::Get => "GET".into(),
-            Method::Head => "HEAD".into(),
-            Method::Post => "POST".into(),
-            Method::Put => "PUT".into(),
-            Method::Delete => "DELETE".into(),
-            Method::Connect => "CONNECT".into(),
-            Method::Options => "OPTIONS".into(),
-            Method::Trace => "TRACE".into(),
-            Method::Patch => "PATCH".into(),
+        method_label: http::method_label(&method),
+        method: match method {
             Method::Other(other) => other,
+            known => http::method_label(&known).to_owned(),
         },
         path: request.get_path_with_query().unwrap_or_default(),
         ..RequestHead::default()
@@ -177,39 +173,15 @@ async fn drain(mut stream: StreamReader<u8>) {
 
 /// Converts a response for the host.
 ///
-/// The body has a `Content-Length` and is written in the poll that returns the
-/// response, before the trailers, so that head and body leave in one write
-/// ([`single_write`]).
-///
 /// # Errors
 /// The host refuses a header or the status code.
 pub fn into_wasi_response(response: Response) -> Result<wasi::Response, ErrorCode> {
     let mut headers = vec![
         ("content-type".to_owned(), response.content_type.into()),
-        (
-            "content-length".to_owned(),
-            response.body.len().to_string().into(),
-        ),
         ("x-request-id".to_owned(), response.request_id.into()),
     ];
     if let Some((name, value)) = response.header {
         headers.push((name.to_owned(), value.into()));
     }
-    let internal = |what: &str| ErrorCode::InternalError(Some(what.to_owned()));
-    let headers =
-        Fields::from_list(&headers).map_err(|error| internal(&format!("headers: {error:?}")))?;
-
-    let (mut writer, contents) = wit_stream::new();
-    let (trailers, trailers_reader) = wit_future::new(|| Ok(None));
-    let (wasi_response, _sent) = wasi::Response::new(headers, Some(contents), trailers_reader);
-    wasi_response
-        .set_status_code(response.code)
-        .map_err(|()| internal("status code"))?;
-    wit_bindgen::spawn(async move {
-        writer.write_all(response.body).await;
-        // Dropping it says that there are no trailers.
-        drop(trailers);
-    });
-    single_write::avoid_final_yield();
-    Ok(wasi_response)
+    http::response(response.code, headers, response.body)
 }
