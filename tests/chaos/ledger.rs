@@ -275,7 +275,9 @@ fn parse_call(call: OwnedFrame) -> CallOf {
     }
     let keys: usize = third.parse().unwrap_or_default();
     match (rest.get(..keys), rest.get(keys..)) {
-        (Some(keys), Some(arguments)) if is(Script::APPLY) => parse_batch(keys, arguments),
+        (Some(keys), Some(arguments)) if is(Script::APPLY) || is(Script::APPLY_UNLIMITED) => {
+            parse_batch(keys, arguments)
+        }
         _ => CallOf::Other,
     }
 }

@@ -10,7 +10,7 @@ use std::{cell::RefCell, rc::Rc};
 
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, LeasedExecution, SentBatch},
-    calls::{REMEMBERED_SECONDS, Registration},
+    calls::{REMEMBERED_SECONDS, Registration, Script},
     catalog::{Catalog, ExecutionStatus, FinishedRequest, FlushOutcome, RouteLabels, Tally},
     custom::{CustomWrites, DEFAULT_MAX_SERIES, Gauges, family_of_key},
     family::Family,
@@ -64,6 +64,9 @@ pub(crate) trait CustomSource {
 
     /// The families of `catalog` as they are registered, whatever keys are in force.
     fn to_register(&self, catalog: &Catalog, prefix: &str) -> Catalog;
+
+    /// The script that applies batches of it.
+    fn apply_script(&self) -> &'static Script;
 
     /// The families of `catalog`, each as its name, a space, and its registration.
     fn registrations(&self, catalog: &Catalog) -> Vec<String>;
@@ -449,6 +452,14 @@ impl Batcher {
             source.borrow().admit(&mut self.catalog, &self.prefix);
         }
         self.registered < self.catalog.families().len()
+    }
+
+    /// The script that applies its batches.
+    pub(crate) fn apply_script(&self) -> &'static Script {
+        match &self.custom {
+            Some(source) => source.borrow().apply_script(),
+            None => &Script::APPLY_UNLIMITED,
+        }
     }
 
     /// The author's families, each as its name, a space, and its registration.

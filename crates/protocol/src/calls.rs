@@ -137,6 +137,8 @@ pub struct Script {
 impl Script {
     /// Applies a batch once; see [`apply_call`].
     pub const APPLY: Self = built::APPLY;
+    /// Applies a batch that adds to no hash with a limit of series.
+    pub const APPLY_UNLIMITED: Self = built::APPLY_UNLIMITED;
     /// Settles leases that have expired; see [`settle_call`].
     pub const SETTLE: Self = built::SETTLE;
     /// Tries every command that a component needs; see [`check_call`].
@@ -152,7 +154,7 @@ impl Script {
     /// Removes all counts; see [`crate::removal::wipe_call`].
     pub const WIPE: Self = built::WIPE;
     /// Every script.
-    pub const ALL: [Self; 8] = built::ALL;
+    pub const ALL: [Self; 9] = built::ALL;
 }
 
 mod built {

@@ -11,6 +11,7 @@ use std::{
 
 use functional_scaffold_protocol::{
     batch::{Batch, MAX_INCREMENT},
+    calls::Script,
     catalog::{Catalog, IN_FLIGHT},
     cell::{bucket_field, le_of_bound, sum_field},
     custom::{GAUGE_SCALE, GaugeWrite, Gauges, custom_key},
@@ -450,6 +451,10 @@ impl CustomSource for Registry {
             original.add_custom(with_key(prefix, family));
         }
         original
+    }
+
+    fn apply_script(&self) -> &'static Script {
+        &Script::APPLY
     }
 
     fn registrations(&self, catalog: &Catalog) -> Vec<String> {

@@ -292,7 +292,8 @@ impl RedisSink {
                 batcher.begin_sending();
                 call
             };
-            let reply = self.client.call(&Script::APPLY, &call, deadline).await?;
+            let script = batcher.borrow().apply_script();
+            let reply = self.client.call(script, &call, deadline).await?;
             let reply = ApplyReply::decode(reply).map_err(StoreError::Reply)?;
             batcher.borrow_mut().end_sending();
             match reply {
