@@ -1,6 +1,6 @@
 //! `bench`: measures what a user would compare, and writes docs/benchmarks.md.
 //!
-//! - [`invoke_cost`], [`peers`], [`storage`], [`scrape`], [`growth`],
+//! - [`invoke_cost`], [`peers`], [`metered`], [`storage`], [`scrape`], [`growth`],
 //!   [`cold_start`]: the sections
 //! - [`services`], [`comparison`]: services under load, and their comparison
 //! - [`writers`]: instances as Redis sees them
@@ -27,6 +27,7 @@ mod invoke_cost;
 mod load;
 mod machine;
 mod measure;
+mod metered;
 mod peers;
 mod report;
 mod scrape;
@@ -50,9 +51,10 @@ use crate::{
 type Section = fn(&Bench) -> anyhow::Result<Findings>;
 
 /// The sections by their names for `--only`, in the order of the report.
-const SECTIONS: [(&str, Section); 6] = [
+const SECTIONS: [(&str, Section); 7] = [
     ("invoke-cost", invoke_cost::run),
     (PEERS, peers::run),
+    ("metered", metered::run),
     ("storage", storage::run),
     ("scrape", scrape::run),
     ("growth", growth::run),

@@ -42,7 +42,7 @@ pub(crate) struct Service<'a> {
 /// Reads the number of counted requests of a kind; none where nothing is counted.
 type Counted<'a> = Option<Box<dyn Fn(&Invocation) -> anyhow::Result<u64> + 'a>>;
 
-/// A `POST` that runs an algorithm.
+/// A `POST`.
 #[derive(Debug)]
 pub(crate) struct Invocation {
     pub(crate) path: &'static str,
@@ -63,6 +63,19 @@ pub(crate) const MILLISECOND: Invocation = Invocation {
     path: "/invoke/count-primes",
     body: r#"{"limit": 900000}"#,
     labels: RequestLabels::new("POST", "/invoke/{algorithm}", 200),
+};
+
+/// A greeting of the hello-world app. Its one route is `/...`.
+pub(crate) const HELLO: Invocation = Invocation {
+    path: "/hello",
+    body: "",
+    labels: RequestLabels::new("POST", "/...", 200),
+};
+
+/// A greeting after about a millisecond.
+pub(crate) const WORK: Invocation = Invocation {
+    path: "/work",
+    ..HELLO
 };
 
 /// One measurement of a service under load.
@@ -153,6 +166,17 @@ pub(crate) enum Mode {
     Durability(&'static str),
 }
 
+impl Mode {
+    /// The variable that sets it, and whether requests are counted in Redis then.
+    fn variable(self) -> ((&'static str, &'static str), bool) {
+        match self {
+            Self::Off => (("metrics_backend", "off"), false),
+            Self::Pull => (("metrics_backend", "pull"), false),
+            Self::Durability(durability) => (("metrics_durability", durability), true),
+        }
+    }
+}
+
 /// Starts this repository's service with two algorithms. Its keys begin with
 /// `name`.
 pub(crate) fn app<'a>(
@@ -161,18 +185,8 @@ pub(crate) fn app<'a>(
     store: &'a Store,
 ) -> anyhow::Result<Service<'a>> {
     let manifest = "benches/components/spin.toml";
-    let (variable, value, counts_in_redis) = match mode {
-        Mode::Off => ("metrics_backend", "off", false),
-        Mode::Pull => ("metrics_backend", "pull", false),
-        Mode::Durability(durability) => ("metrics_durability", durability, true),
-    };
-    start_app(
-        name,
-        manifest,
-        Some((variable, value)),
-        counts_in_redis,
-        store,
-    )
+    let (variable, counts_in_redis) = mode.variable();
+    start_app(name, manifest, Some(variable), counts_in_redis, store)
 }
 
 /// Starts a component that opens a connection and sends six commands per request. It
@@ -190,6 +204,19 @@ pub(crate) fn naive<'a>(
         counts,
         store,
     )
+}
+
+/// Starts the hello-world app with the middleware of this manifest. A `mode` is for the
+/// middleware that counts.
+pub(crate) fn hello<'a>(
+    name: &'static str,
+    middleware: &str,
+    mode: Mode,
+    store: &'a Store,
+) -> anyhow::Result<Service<'a>> {
+    let manifest = format!("benches/components/hello/{middleware}.toml");
+    let (variable, counts_in_redis) = mode.variable();
+    start_app(name, &manifest, Some(variable), counts_in_redis, store)
 }
 
 fn start_app<'a>(

@@ -231,7 +231,7 @@ fn step(info: &str) -> Result<Step<'_>> {
         ("sh", "") => Step::Run { repeat: false },
         ("sh", "repeat") => Step::Run { repeat: true },
         ("text", "") => Step::Shown,
-        ("yaml" | "promql" | "ini", "") => Step::Other,
+        ("yaml" | "promql" | "ini" | "toml", "") => Step::Other,
         ("python", "") => Step::Python,
         ("rust" | "python", rest) => match rest.split_once('=') {
             Some(("file", path)) if !path.is_empty() => Step::File(path),

@@ -7,6 +7,7 @@ mod counting;
 mod custom;
 mod deployment;
 mod durability;
+mod examples;
 mod forged_log;
 mod guide;
 mod languages;

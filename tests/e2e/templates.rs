@@ -133,6 +133,43 @@ fn new_algorithms_are_served_beside_the_others() -> Result {
     service.wait_for("metrics:algorithm_counter", &expected)
 }
 
+/// `spin add` puts the middleware in front of the last trigger of an app.
+#[test]
+fn spin_add_meters_an_app() -> Result {
+    if env::var_os("SPIN_BIN").is_none_or(|name| name.is_empty()) {
+        return Ok(());
+    }
+    let folder = TempDir::new()?;
+    let dist = folder.path().join("dist");
+    lay_out(&dist)?;
+    let app = folder.path().join("app");
+    fs::create_dir(&app)?;
+    let component = repository().join("target/wasm32-wasip2/release/http_rust.wasm");
+    fs::copy(component, app.join("hello.wasm"))?;
+    let manifest = app.join("spin.toml");
+    fs::write(
+        &manifest,
+        "spin_manifest_version = 2\n\n[application]\nname = \"app\"\n\n\
+         [variables]\nredis_port = { default = \"6379\" }\n\n\
+         [[trigger.http]]\nroute = \"/other\"\ncomponent = \"hello\"\n\n\
+         [[trigger.http]]\nroute = \"/hello\"\ncomponent = \"hello\"\n\n\
+         [component.hello]\nsource = \"hello.wasm\"\n\
+         allowed_outbound_hosts = [\"redis://127.0.0.1:{{ redis_port }}\"]\n\
+         [component.hello.variables]\nredis_port = \"{{ redis_port }}\"\n",
+    )?;
+    let spin = Spin::new(&dist, folder.path())?;
+    run(&mut spin.command(&app, "add -t functional-scaffold-meter metrics")?)?;
+    let service = start(manifest)?;
+    for path in ["/other", "/hello"] {
+        assert_eq!(
+            http::get_text(service.app.address(), path)?,
+            "Hello, world!"
+        );
+    }
+    let counted = "code=\"200\",endpoint=\"/hello\",method=\"GET\",status=\"success\"";
+    service.wait_for("metrics:request_counter", &[(counted.to_owned(), 1)].into())
+}
+
 fn is_served_outside_the_repository(language: &str) -> Result {
     let folder = TempDir::new()?;
     let dist = folder.path().join("dist");

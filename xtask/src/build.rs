@@ -19,12 +19,15 @@ use crate::toolchain::WasmToolchain;
 /// The components that every user gets.
 const PRODUCTS: [&str; 2] = ["functional-scaffold", "functional-scaffold-middleware"];
 /// Components in folders of algorithms that are apps or middleware, and not guarded.
-const UNGUARDED: [&str; 6] = [
+const UNGUARDED: [&str; 9] = [
     "echo",
+    "hello",
+    "http-rust",
     "metered",
+    "metered-app",
     "naive",
-    "plain",
     "pass-through",
+    "plain",
     "tracer",
 ];
 
@@ -33,7 +36,9 @@ const UNGUARDED: [&str; 6] = [
 pub(crate) const ALGORITHMS: [&str; 1] = ["algorithms"];
 pub(crate) const ALGORITHMS_OF_CHAOS: [&str; 2] = ["algorithms", "tests"];
 pub(crate) const ALGORITHMS_OF_BENCHES: [&str; 2] = ["algorithms", "benches/components"];
-pub(crate) const ALL_ALGORITHMS: [&str; 3] = ["algorithms", "benches/components", "tests"];
+pub(crate) const ALL_ALGORITHMS: [&str; 4] =
+    ["algorithms", "benches/components", "examples", "tests"];
+const ALGORITHMS_AND_EXAMPLES: [&str; 2] = ["algorithms", "examples"];
 
 /// Where cargo writes components.
 pub(crate) const COMPONENTS: &str = "target/wasm32-wasip2/release";
@@ -86,7 +91,7 @@ impl Build {
         let mut steps = Steps::default();
         let toolchain = WasmToolchain::find(self.install)?;
         build_programs(&mut steps, &[DEV_HOST, EXPORTER, GUARD])?;
-        build_components(&mut steps, &toolchain, &ALGORITHMS)
+        build_components(&mut steps, &toolchain, &ALGORITHMS_AND_EXAMPLES)
     }
 }
 

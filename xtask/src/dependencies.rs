@@ -18,15 +18,17 @@ const CARGO_DENY: CargoTool = CargoTool {
     options: &["--debug"],
 };
 
-/// A folder of files that others wrote, with `SHA256SUMS`.
-const VENDORED: &str = "crates/exporter/assets/vendor/uplot";
+/// Folders of files that others wrote, with `SHA256SUMS`.
+const VENDORED: [&str; 2] = ["crates/exporter/assets/vendor/uplot", "examples/http-rust"];
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) fn check(options: InstallOptions) -> Result<()> {
-    let mut sha256sum = command::program("sha256sum");
-    sha256sum.args(["--check", "--quiet", "--strict", "SHA256SUMS"]);
-    process::run("sha256sum", sha256sum.current_dir(VENDORED), None)?;
+    for folder in VENDORED {
+        let mut sha256sum = command::program("sha256sum");
+        sha256sum.args(["--check", "--quiet", "--strict", "SHA256SUMS"]);
+        process::run("sha256sum", sha256sum.current_dir(folder), None)?;
+    }
     let path = CARGO_DENY.install(options)?;
     let deny = |arguments: &[&str]| -> Command {
         let mut deny = command::program(&path);

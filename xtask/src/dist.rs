@@ -100,6 +100,9 @@ fn lay_out(output: &Path, install: InstallOptions) -> Result<()> {
         let place = if language == "python" { "" } else { "sdk" };
         copy_folder(&sdk.join(language), &content.join(place), &copy_raw)?;
     }
+    let meter = output.join("templates/meter");
+    copy_folder(&templates.join("meter"), &meter, &copy)?;
+    copy(&middleware, &meter.join("content").join(MIDDLEWARE))?;
     sbom::write(output, install)?;
     write_checksums(output)
 }

@@ -94,6 +94,7 @@ impl Shell {
         let folder = self.folder.path();
         set_interval(&folder.join("monitoring/prometheus.yml"), INTERVAL)?;
         let mut with_ports = vec![folder.join("spin.toml")];
+        with_ports.extend(EXAMPLES.map(|name| folder.join(name).join("spin.toml")));
         for target in fs::read_dir(folder.join("monitoring/targets"))? {
             with_ports.push(target?.path());
         }
@@ -259,6 +260,9 @@ impl Drop for Shell {
     }
 }
 
+/// The apps that the guide serves.
+const EXAMPLES: [&str; 2] = ["examples/http-rust", "examples/metered-app"];
+
 /// Puts what the guide's commands read into a folder.
 fn fill_folder(folder: &Path) -> Result {
     let root = repository().canonicalize()?;
@@ -269,6 +273,11 @@ fn fill_folder(folder: &Path) -> Result {
     fs::copy(manifest.path(), folder.join("spin.toml"))?;
     symlink(root.join("algorithms"), folder.join("algorithms"))?;
     fs::copy(root.join(".env.example"), folder.join(".env.example"))?;
+    for example in EXAMPLES {
+        fs::create_dir_all(folder.join(example))?;
+        let manifest = Path::new(example).join("spin.toml");
+        fs::copy(root.join(&manifest), folder.join(&manifest))?;
+    }
     // xtask works in the folder above its manifest's.
     fs::create_dir(folder.join("xtask"))?;
     share_builds(folder)
