@@ -19,7 +19,6 @@ use functional_scaffold_protocol::{
     catalog::{
         Catalog, ExecutionStatus, FinishedExecution, FinishedRequest, RequestLabels, RouteLabels,
     },
-    custom::CustomWrites,
     lease::LeaseTemplate,
 };
 use redis::Value;
@@ -370,14 +369,7 @@ impl<'a> Instance<'a> {
         }
         self.id.sequence += 1;
         let frozen = self.lease_time_millis;
-        let call = apply_call_from_parts(
-            prefix,
-            &self.id,
-            frozen,
-            leases.iter(),
-            &merged,
-            &CustomWrites::default(),
-        );
+        let call = apply_call_from_parts(prefix, &self.id, frozen, leases.iter(), &merged);
         self.queue.push_back(Queued {
             packed: packed(&calls.apply, &call),
             expected: Reply::Applied(requests),

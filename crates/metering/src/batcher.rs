@@ -10,7 +10,7 @@ use std::{cell::RefCell, rc::Rc};
 
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, LeasedExecution, SentBatch},
-    calls::{REMEMBERED_SECONDS, Registration, Script},
+    calls::{Call, REMEMBERED_SECONDS, Registration, Script},
     catalog::{Catalog, ExecutionStatus, FinishedRequest, FlushOutcome, RouteLabels, Tally},
     custom::{CustomWrites, DEFAULT_MAX_SERIES, Gauges, family_of_key},
     family::Family,
@@ -64,6 +64,9 @@ pub(crate) trait CustomSource {
 
     /// The families of `catalog` as they are registered, whatever keys are in force.
     fn to_register(&self, catalog: &Catalog, prefix: &str) -> Catalog;
+
+    /// Adds to a call what is limited of a batch.
+    fn add_limited(&self, call: &mut Call, prefix: &str, total: &Batch, custom: &CustomWrites);
 
     /// The script that applies batches of it.
     fn apply_script(&self) -> &'static Script;
@@ -452,6 +455,16 @@ impl Batcher {
             source.borrow().admit(&mut self.catalog, &self.prefix);
         }
         self.registered < self.catalog.families().len()
+    }
+
+    /// Adds to the call that stores the frozen batch what is limited.
+    pub(crate) fn add_custom(&self, call: &mut Call) {
+        if let (Some(source), Some(frozen)) = (&self.custom, &self.frozen) {
+            let (total, custom) = (&frozen.total, &frozen.custom);
+            source
+                .borrow()
+                .add_limited(call, &self.prefix, total, custom);
+        }
     }
 
     /// The script that applies its batches.

@@ -67,12 +67,7 @@ pub struct Config {
     pub(crate) flush_interval: Duration,
     /// Authenticates the batches in the log.
     pub(crate) replay_key: Option<ReplayKey>,
-    /// Series that each custom family may have, at least 1.
-    pub(crate) max_series: u64,
 }
-
-/// The largest `metrics_max_series`: the exporter holds every series in memory.
-const MAX_SERIES: u64 = 1_000_000;
 
 /// All but the unreserved characters of RFC 3986, section 2.3.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
@@ -182,7 +177,6 @@ impl Config {
                 .optional_millis("flush_interval_ms", 0..=500)
                 .unwrap_or(flush_interval),
             replay_key: reader.replay_key("replay_key"),
-            max_series: reader.integer("metrics_max_series", "10000", 1..=MAX_SERIES),
         }
     }
 }
@@ -284,8 +278,6 @@ mod tests {
             ("redis_metrics_db", "-1"),
             ("redis_timeout_ms", "0"),
             ("flush_interval_ms", "501"),
-            ("metrics_max_series", "0"),
-            ("metrics_max_series", "1000001"),
             ("flush_interval_ms", "1.5"),
             ("metrics_endpoint", "on"),
             ("push_timeout_ms", "1001"),

@@ -57,11 +57,12 @@ impl Meter {
     /// Makes a meter of what the author of the component measures. It takes no leases.
     pub(crate) fn of_custom(
         config: &Config,
+        max_series: u64,
         source: Rc<RefCell<dyn CustomSource>>,
         nonce: u64,
     ) -> Self {
         let config = &config.batched();
-        let batcher = Batcher::of_custom(&config.prefix, source, config.max_series, nonce);
+        let batcher = Batcher::of_custom(&config.prefix, source, max_series, nonce);
         Self::with(config, batcher)
     }
 

@@ -251,21 +251,15 @@ pub fn apply_call(prefix: &str, batch: &SentBatch) -> Call {
     let leases: Vec<_> = batch.leased.iter().map(EncodedLease::from).collect();
     let SentBatch { id, frozen_ms, .. } = batch;
     let (total, custom) = (&batch.total(), &batch.custom);
-    apply_call_from_parts(
-        prefix,
-        id,
-        frozen_ms.unwrap_or_default(),
-        leases.iter(),
-        total,
-        custom,
-    )
+    let frozen_ms = frozen_ms.unwrap_or_default();
+    let mut call = apply_call_from_parts(prefix, id, frozen_ms, leases.iter(), total);
+    add_limited(&mut call, prefix, total, custom);
+    call
 }
 
-/// The keys of `apply.lua` before those of metric hashes.
-const FIRST_METRIC_KEY: usize = 5;
-
 /// The same call, from the parts of a batch: its id, when it was frozen, the leases that
-/// it releases, and everything that it adds.
+/// it releases, and everything that it adds. It leaves out hashes with a limit of series,
+/// for which [`Script::APPLY_UNLIMITED`] is enough; [`add_limited`] adds them.
 #[must_use]
 pub fn apply_call_from_parts<'a>(
     prefix: &str,
@@ -273,7 +267,6 @@ pub fn apply_call_from_parts<'a>(
     frozen_ms: i64,
     leases: impl ExactSizeIterator<Item = &'a EncodedLease> + Clone,
     total: &Batch,
-    custom: &CustomWrites,
 ) -> Call {
     let unlimited = |key: &&str| family_of_key(prefix, key).is_none();
     let hashes = total.hashes().map(|(key, _)| key).filter(unlimited).count();
@@ -287,7 +280,7 @@ pub fn apply_call_from_parts<'a>(
         (REMEMBERED_SECONDS * 1000).to_string(),
         leases.len().to_string(),
         hashes.to_string(),
-        custom.max_series.to_string(),
+        String::new(),
     ]);
     arguments.extend(leases.clone().map(|lease| lease.member.clone()));
     arguments.extend(leases.clone().map(|lease| lease.id.clone()));
@@ -298,12 +291,22 @@ pub fn apply_call_from_parts<'a>(
             push_increments(&mut arguments, fields);
         }
     }
+    Call { keys, arguments }
+}
+
+/// Adds the hashes with a limit of series to a call of [`apply_call_from_parts`], which
+/// needs [`Script::APPLY`] then.
+pub fn add_limited(call: &mut Call, prefix: &str, total: &Batch, custom: &CustomWrites) {
+    const MAX_SERIES: usize = 6;
+    let Call { keys, arguments } = call;
+    arguments[MAX_SERIES] = custom.max_series.to_string();
+    let unlimited = keys.len();
     keys.push(limited_key(prefix));
     for (key, fields) in total.hashes() {
         if let Some(family) = family_of_key(prefix, key) {
             keys.push(key.to_owned());
             arguments.extend([limited_field(family), "0".to_owned()]);
-            push_increments(&mut arguments, fields);
+            push_increments(arguments, fields);
         }
     }
     // A family has one kind, so these are other hashes.
@@ -316,16 +319,15 @@ pub fn apply_call_from_parts<'a>(
         arguments.push(String::new());
         let mut writes = 0;
         while let Some((_, field, gauge)) = gauges.next_if(|(of, _, _)| *of == key) {
-            push_gauge(&mut arguments, field, gauge);
+            push_gauge(arguments, field, gauge);
             writes += 1;
         }
         arguments[count] = writes.to_string();
         arguments.push("0".to_owned());
     }
-    if keys.len() == FIRST_METRIC_KEY + hashes + 1 {
+    if keys.len() == unlimited + 1 {
         keys.pop();
     }
-    Call { keys, arguments }
 }
 
 /// Reply to [`apply_call`].

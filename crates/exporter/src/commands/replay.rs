@@ -32,7 +32,6 @@ use functional_scaffold_protocol::{
         ApplyReply, Call, REMEMBERED_SECONDS, Script, apply_call, apply_call_from_parts, is_own_key,
     },
     catalog::Catalog,
-    custom::CustomWrites,
     exposition::{Format, expose},
     series::families_with_gauges,
 };
@@ -353,8 +352,7 @@ impl Replayer<'_> {
     /// its reply has lease time.
     async fn lease_time_unless_stored(&mut self, id: &BatchId) -> Result<Option<i64>, NotStored> {
         let nothing = Batch::default();
-        let custom = CustomWrites::default();
-        let call = apply_call_from_parts(&self.prefix, id, i64::MIN, [].iter(), &nothing, &custom);
+        let call = apply_call_from_parts(&self.prefix, id, i64::MIN, [].iter(), &nothing);
         match self.send(call).await? {
             ApplyReply::TooOld { lease_time_millis } => Ok(Some(lease_time_millis)),
             ApplyReply::Duplicate => Ok(None),
@@ -524,7 +522,7 @@ fn refused(frozen_ms: i64, now_ms: i64) -> String {
 #[cfg(test)]
 mod tests {
     use functional_scaffold_protocol::{
-        batch::LeasedExecution, catalog::RouteLabels, lease::Lease,
+        batch::LeasedExecution, catalog::RouteLabels, custom::CustomWrites, lease::Lease,
     };
 
     use super::*;

@@ -51,6 +51,9 @@ use registry::Registry;
 /// increasing order, at most 256. `+Inf` is added.
 pub type Buckets<'a> = (&'a str, &'a [f64]);
 
+/// The largest `metrics_max_series`: the exporter holds every series in memory.
+const MAX_SERIES: u64 = 1_000_000;
+
 thread_local! {
     /// An instance of a component has one thread.
     static INSTANCE: Instance = Instance::new();
@@ -167,16 +170,26 @@ impl Instance {
 
 /// Reads the variables. Returns the meter unless nothing is to be recorded.
 async fn load() -> Option<Meter> {
-    let config = variables::load(Config::read).await;
+    // The limit is read here, because the service has no use for it.
+    let config = variables::load(|reader| {
+        let max_series = reader.integer("metrics_max_series", "10000", 1..=MAX_SERIES);
+        (Config::read(reader), max_series)
+    });
+    let config = config.await;
     INSTANCE.with(|instance| {
         // Another task may have read them meanwhile.
         if let Some(meter) = instance.meter() {
             return Some(meter);
         }
         let state = match config {
-            Ok(config) if config.counts() => {
+            Ok((config, max_series)) if config.counts() => {
                 let registry = Rc::clone(&instance.registry);
-                State::Ready(Meter::of_custom(&config, registry, get_random_u64()))
+                State::Ready(Meter::of_custom(
+                    &config,
+                    max_series,
+                    registry,
+                    get_random_u64(),
+                ))
             }
             Ok(_) => State::Off,
             Err(errors) => {

@@ -11,10 +11,10 @@ use std::{
 
 use functional_scaffold_protocol::{
     batch::{Batch, MAX_INCREMENT},
-    calls::Script,
+    calls::{Call, Script, add_limited},
     catalog::{Catalog, IN_FLIGHT},
     cell::{bucket_field, le_of_bound, sum_field},
-    custom::{GAUGE_SCALE, GaugeWrite, Gauges, custom_key},
+    custom::{CustomWrites, GAUGE_SCALE, GaugeWrite, Gauges, custom_key},
     escape::to_json,
     exposition::sample_suffixes,
     family::{Family, Kind},
@@ -451,6 +451,10 @@ impl CustomSource for Registry {
             original.add_custom(with_key(prefix, family));
         }
         original
+    }
+
+    fn add_limited(&self, call: &mut Call, prefix: &str, total: &Batch, custom: &CustomWrites) {
+        add_limited(call, prefix, total, custom);
     }
 
     fn apply_script(&self) -> &'static Script {

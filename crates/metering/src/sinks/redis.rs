@@ -277,18 +277,11 @@ impl RedisSink {
                 let Some(frozen) = batcher.freeze(Some(time.at(sent))) else {
                     return Ok(None);
                 };
-                let FrozenBatch {
-                    id, total, custom, ..
-                } = frozen;
+                let FrozenBatch { id, total, .. } = frozen;
                 let leases = frozen.leases();
-                let call = apply_call_from_parts(
-                    &self.prefix,
-                    id,
-                    frozen.frozen_ms.unwrap_or_default(),
-                    leases,
-                    total,
-                    custom,
-                );
+                let frozen_ms = frozen.frozen_ms.unwrap_or_default();
+                let mut call = apply_call_from_parts(&self.prefix, id, frozen_ms, leases, total);
+                batcher.add_custom(&mut call);
                 batcher.begin_sending();
                 call
             };

@@ -45,7 +45,6 @@
 --- @include "includes/clock"
 --- @include "includes/attempt"
 --- @include "includes/add_increments"
---- @include "includes/series"
 
 local state_key, open_leases_key, closed_leases_key = KEYS[3], KEYS[4], KEYS[5]
 local FIRST_METRIC_KEY = 6
@@ -63,7 +62,7 @@ local first_increment = first_due + lease_count
 
 local state_fields = {'flushed_ms'}
 for k = first_limited, #KEYS do
-  state_fields[#state_fields + 1] = series_field(KEYS[k])
+  state_fields[#state_fields + 1] = 'series:' .. KEYS[k]
 end
 local now, shift, _, state = read_clock(state_key, unpack(state_fields))
 local flushed = state[1]
