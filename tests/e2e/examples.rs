@@ -56,5 +56,8 @@ fn the_shop_is_metered() -> Result {
         (labels("POST", "/orders", "rejected", 404), 1),
         (labels("GET", "/orders", "rejected", 405), 1),
     ];
-    service.wait_for("metrics:request_counter", &expected.into())
+    service.wait_for("metrics:request_counter", &expected.into())?;
+    // Its own metric, by its own batcher.
+    let orders = [("product=\"teapot\"".to_owned(), 2)];
+    service.wait_for("metrics:custom:shop_orders_total", &orders.into())
 }

@@ -1,8 +1,10 @@
-//! A small shop, whose requests are counted by middleware.
+//! A small shop. Middleware counts its requests, and it counts its orders.
 //!
 //! - `GET /products` lists what it sells.
 //! - `POST /orders` takes `{"product": "teapot", "quantity": 2}`.
 
+use functional_scaffold_metering::custom;
+use metrics::{counter, describe_counter, describe_histogram, histogram};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use spin_sdk::{
@@ -33,8 +35,16 @@ struct Order {
     quantity: u32,
 }
 
+/// The buckets of each histogram.
+const BUCKETS: [custom::Buckets<'_>; 1] = [("shop_order_euros", &[50.0, 100.0, 500.0])];
+
 #[http_service]
 async fn shop(request: Request) -> anyhow::Result<impl IntoResponse> {
+    // First in every request. Dropped with the handler, it sends what was recorded.
+    let _flush = custom::install(&BUCKETS);
+    describe_counter!("shop_orders_total", "Orders, by product.");
+    describe_histogram!("shop_order_euros", "Value of an order.");
+
     let (code, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/products") => (StatusCode::OK, json!(PRODUCTS)),
         (&Method::POST, "/orders") => {
@@ -54,6 +64,7 @@ fn order(order: Option<Order>) -> (StatusCode, Value) {
         let error = r#"an order is {"product": "teapot", "quantity": 2}"#;
         return (StatusCode::BAD_REQUEST, json!({ "error": error }));
     };
+    // A name of the list, so that the label cannot have a value of a client's choice.
     let Some(product) = PRODUCTS
         .iter()
         .find(|product| product.name == order.product)
@@ -61,5 +72,7 @@ fn order(order: Option<Order>) -> (StatusCode, Value) {
         return (StatusCode::NOT_FOUND, json!({ "error": "no such product" }));
     };
     let euros = product.euros.saturating_mul(order.quantity);
+    counter!("shop_orders_total", "product" => product.name).increment(1);
+    histogram!("shop_order_euros").record(euros);
     (StatusCode::CREATED, json!({ "euros": euros }))
 }
