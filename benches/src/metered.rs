@@ -1,11 +1,11 @@
 //! Section: what the middleware costs a hello-world app, beside the app alone and beside
-//! middleware that does nothing.
+//! middleware that does nothing; and what an app's own counter costs beside an `INCR`.
 
 use crate::{
     comparison::{Comparison, Measured, p99, rate},
     measure::Bench,
     report::{Findings, Target},
-    services::{HELLO, Mode, Service, WORK, hello},
+    services::{COUNTED, HELLO, Mode, Service, WORK, counting, hello},
     store::Store,
 };
 
@@ -30,6 +30,19 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
     // What all of them can serve.
     let exact = closed.figure("exact", rate).median() / 2.0;
     let open = compare(&HELLO).open(&vec![exact; services.len()])?;
+    let counting = [
+        counting("none", "/none", &store)?,
+        counting("counter", "/counter", &store)?,
+        counting("incr", "/incr", &store)?,
+    ];
+    let counting: Vec<&Service<'_>> = counting.iter().collect();
+    let counted = Comparison {
+        bench,
+        store: &store,
+        services: &counting,
+        invocation: &COUNTED,
+    };
+    let counted = counted.closed()?;
     Ok(Findings {
         title: "What middleware costs an app".into(),
         method: METHOD.into(),
@@ -38,6 +51,7 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
             closed.throughput_table("Closed loop, 32 connections, hello world"),
             millisecond.throughput_table("Closed loop, 32 connections, about 1 ms of work"),
             open.latency_table("Open loop, hello world, all at half of the capacity of `exact`"),
+            counted.throughput_table("Closed loop, 32 connections, a count in each request"),
         ],
         targets: targets(&closed, &millisecond, &open),
         notes: Vec::new(),
@@ -77,5 +91,8 @@ middleware that hands requests and responses through (benches/components/pass-th
 this repository's middleware with metrics off, `batched` and `exact`. All run at the same time on one \
 Redis, and one at a time is under load, for 3 s.
 
-Each run is checked: every response had status 200, and `request_counter` in Redis grew by just as \
-many.";
+The last table is of an app that counts one greeting in each request \
+(benches/components/counting/): by the `metrics` crate (`counter`), and by a connection to Redis and \
+`INCR` (`incr`), as the SDK's examples do it.
+
+Each run is checked: every response had status 200, and the count in Redis grew by just as many.";

@@ -78,6 +78,9 @@ pub(crate) const WORK: Invocation = Invocation {
     ..HELLO
 };
 
+/// A greeting of the app that counts something in each.
+pub(crate) const COUNTED: Invocation = Invocation { path: "", ..HELLO };
+
 /// One measurement of a service under load.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
@@ -217,6 +220,37 @@ pub(crate) fn hello<'a>(
     let manifest = format!("benches/components/hello/{middleware}.toml");
     let (variable, counts_in_redis) = mode.variable();
     start_app(name, &manifest, Some(variable), counts_in_redis, store)
+}
+
+/// Starts the app that counts something in each request, in the way of this path.
+pub(crate) fn counting<'a>(
+    name: &'static str,
+    path: &'static str,
+    store: &'a Store,
+) -> anyhow::Result<Service<'a>> {
+    let mut service = start_app(
+        name,
+        "benches/components/counting/spin.toml",
+        None,
+        false,
+        store,
+    )?;
+    service.origin.push_str(path);
+    service.counted = match path {
+        "/counter" => {
+            let key = format!("{name}:custom:greetings_total");
+            Some(Box::new(move |_| store.count(&key, "")))
+        }
+        "/incr" => {
+            let key = format!("{name}:greetings");
+            Some(Box::new(move |_| {
+                let count: Option<u64> = store.call(&["GET", &key])?;
+                Ok(count.unwrap_or(0))
+            }))
+        }
+        _ => None,
+    };
+    Ok(service)
 }
 
 fn start_app<'a>(

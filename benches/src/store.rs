@@ -80,7 +80,7 @@ impl Store {
         Ok(Work {
             scripts: calls("evalsha")? + calls("eval")?,
             leases: calls("zadd")?,
-            increments: calls("hincrby")?,
+            increments: calls("hincrby")? + calls("incr")?,
             connections: self.info("stats", "total_connections_received")?,
             cpu: cpu_of_tree(self.process_id())?,
         })

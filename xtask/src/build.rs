@@ -19,7 +19,8 @@ use crate::toolchain::WasmToolchain;
 /// The components that every user gets.
 const PRODUCTS: [&str; 2] = ["functional-scaffold", "functional-scaffold-middleware"];
 /// Components in folders of algorithms that are apps or middleware, and not guarded.
-const UNGUARDED: [&str; 9] = [
+const UNGUARDED: [&str; 10] = [
+    "counting",
     "echo",
     "hello",
     "http-rust",
