@@ -59,6 +59,9 @@ pub(crate) trait CustomSource {
     /// Whether something was recorded or refused since the last call of [`Self::drain`].
     fn has_news(&self) -> bool;
 
+    /// Records nothing any more, and forgets what waits.
+    fn switch_off(&mut self);
+
     /// Adds the families that are not in `catalog` yet. Its hashes are under `prefix`.
     fn admit(&self, catalog: &mut Catalog, prefix: &str);
 
@@ -308,6 +311,9 @@ impl Batcher {
     pub(crate) fn turn_off(&mut self) -> bool {
         self.pending = Pending::default();
         self.frozen = None;
+        if let Some(custom) = &self.custom {
+            custom.borrow_mut().switch_off();
+        }
         self.resolve_unacknowledged();
         // In `strict` mode this refuses every request.
         self.leasing = Leasing::Suspended;
@@ -402,7 +408,8 @@ impl Batcher {
 
     /// Ends the flush if everything is stored. Returns whether it ended.
     pub(crate) fn end_flushing(&mut self) -> bool {
-        self.flushing = self.has_unstored();
+        // A handle that the author's code holds may still have news.
+        self.flushing = !self.is_off && self.has_unstored();
         !self.flushing
     }
 

@@ -25,7 +25,7 @@ pub(crate) fn turn_off(batcher: &RefCell<Batcher>, error: &StoreError) -> bool {
     if batcher.turn_off() {
         let problem = format!(
             "{error}, so nothing is counted. The component needs allowed_outbound_hosts = \
-             [\"{address}\"], and its middleware inherit_configuration = \
+             [\"{address}\"]; middleware also needs inherit_configuration = \
              [\"allowed_outbound_hosts\", \"variables\"]"
         );
         log::write_list(Level::Error, "misconfigured", "problems", &[problem]);

@@ -139,7 +139,10 @@ impl Meter {
     /// Starts a flush, unless one is running or the scheme has none.
     pub(crate) fn flush(&self) {
         let State { batcher, sink, .. } = &*self.0;
-        if sink.needs_flush() && batcher.borrow_mut().begin_flushing() {
+        if !sink.needs_flush() || batcher.borrow().is_off() {
+            return;
+        }
+        if batcher.borrow_mut().begin_flushing() {
             let state = Rc::clone(&self.0);
             wit_bindgen::spawn(async move {
                 state.flusher.run(&state.batcher, &state.sink).await;

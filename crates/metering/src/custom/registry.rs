@@ -33,6 +33,8 @@ use crate::{
 /// if they come from clients nevertheless.
 const MAX_FAMILIES: usize = 200;
 const MAX_NAME_BYTES: usize = 128;
+/// With a longer registration, the exporter leaves the family out.
+const MAX_HELP_BYTES: usize = 1_000;
 const MAX_LABELS: usize = 16;
 const MAX_LABEL_NAME_BYTES: usize = 64;
 /// The longest label set as JSON. With it, one cell fits into a line of the log.
@@ -251,18 +253,10 @@ impl Registry {
     /// Keeps help and unit for when the family is first recorded.
     pub(crate) fn describe(&mut self, name: &str, unit: Option<Unit>, help: &str) {
         let unit = unit.map_or("", |unit| unit.as_str());
-        if self.descriptions.len() < MAX_FAMILIES {
-            self.descriptions
-                .insert(name.to_owned(), (unit, help.to_owned()));
+        if self.descriptions.len() < MAX_FAMILIES && name.len() <= MAX_NAME_BYTES {
+            let help = log::clip(help, MAX_HELP_BYTES).to_owned();
+            self.descriptions.insert(name.to_owned(), (unit, help));
         }
-    }
-
-    /// Records nothing any more, and forgets what waits.
-    pub(crate) fn switch_off(&mut self) {
-        self.is_off = true;
-        self.series.clear();
-        self.refusals.clear();
-        self.has_news.store(false, Ordering::Relaxed);
     }
 
     pub(crate) fn counter(&mut self, key: &Key) -> Option<Arc<Counter>> {
@@ -348,7 +342,7 @@ impl Registry {
             ));
         }
         if is_own_name(name, kind) {
-            return Err("the name belongs to a metric of functional-scaffold".to_owned());
+            return Err("the name belongs to a metric of functional-scaffold or of Prometheus".to_owned());
         }
         let collides = |other: &Family| share_samples((name, kind), (&other.name, other.kind));
         if let Some(other) = self.families.iter().find(|other| collides(other)) {
@@ -437,6 +431,13 @@ impl Registry {
 impl CustomSource for Registry {
     fn has_news(&self) -> bool {
         self.has_news.load(Ordering::Relaxed)
+    }
+
+    fn switch_off(&mut self) {
+        self.is_off = true;
+        self.series.clear();
+        self.refusals.clear();
+        self.has_news.store(false, Ordering::Relaxed);
     }
 
     fn admit(&self, catalog: &mut Catalog, prefix: &str) {
@@ -551,6 +552,9 @@ fn is_own_name(name: &str, kind: Kind) -> bool {
     let families = catalog.families().into_iter();
     let mut own = families.map(|family| (family.name.as_str(), family.kind));
     name.starts_with("functional_scaffold_")
+        // Prometheus writes these itself for each target.
+        || name == "up"
+        || name.starts_with("scrape_")
         || name == IN_FLIGHT
         || own.any(|own| share_samples((name, kind), own))
 }
@@ -568,7 +572,10 @@ fn share_samples(left: (&str, Kind), right: (&str, Kind)) -> bool {
 mod tests {
     use metrics::Label;
 
+    use std::{cell::RefCell, rc::Rc};
+
     use super::*;
+    use crate::batcher::Batcher;
 
     fn registry() -> Registry {
         let mut registry = Registry::new(|| Instant::at(7_000_000_000));
@@ -824,6 +831,34 @@ mod tests {
         held.increment(1);
         assert!(registry.counter(&key("jobs_total", &[])).is_none());
         assert_eq!(drain(&mut registry).0, []);
+    }
+
+    #[test]
+    fn a_flush_to_a_denied_store_ends_and_nothing_more_is_recorded() {
+        let registry = Rc::new(RefCell::new(registry()));
+        let held = registry.borrow_mut().counter(&key("jobs_total", &[]));
+        let held = held.expect("it is valid");
+        held.increment(1);
+        let source = Rc::clone(&registry);
+        let mut batcher = Batcher::of_custom("m:", source, 10, 7);
+        assert!(batcher.begin_flushing());
+        assert!(!batcher.end_flushing(), "a count waits");
+        assert!(batcher.turn_off());
+        held.increment(1);
+        assert!(batcher.end_flushing());
+        let refused = registry.borrow_mut().counter(&key("other_total", &[]));
+        assert!(refused.is_none());
+    }
+
+    #[test]
+    fn a_long_help_is_cut_and_names_that_prometheus_writes_are_refused() {
+        let mut registry = registry();
+        registry.describe("jobs_total", None, &"é".repeat(1_000));
+        let _handle = registry.counter(&key("jobs_total", &[]));
+        assert_eq!(registry.families[0].help, "é".repeat(500));
+        for name in ["up", "scrape_duration_seconds"] {
+            assert!(registry.gauge(&key(name, &[])).is_none(), "{name}");
+        }
     }
 
     #[test]

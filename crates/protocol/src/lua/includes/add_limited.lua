@@ -120,8 +120,11 @@ local function add_limited(state_key, limited_key, key, at, limit, count, lease_
           is_new = is_new and not exists(ARGV[i])
           add_increment(refused, key, ARGV[i], ARGV[i + 1])
         else
+          local increment = tonumber(ARGV[i + 1])
+          -- From 2^53 on, a double does not tell a sum from its increment.
+          local is_known = increment >= 9007199254740992 and exists(ARGV[i])
           local value = add_increment(refused, key, ARGV[i], ARGV[i + 1])
-          is_new = is_new and value == tonumber(ARGV[i + 1])
+          is_new = is_new and not is_known and value == increment
         end
       end
       created = created + (is_new and 1 or 0)
