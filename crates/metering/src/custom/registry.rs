@@ -342,7 +342,9 @@ impl Registry {
             ));
         }
         if is_own_name(name, kind) {
-            return Err("the name belongs to a metric of functional-scaffold or of Prometheus".to_owned());
+            return Err(
+                "the name belongs to a metric of functional-scaffold or of Prometheus".to_owned(),
+            );
         }
         let collides = |other: &Family| share_samples((name, kind), (&other.name, other.kind));
         if let Some(other) = self.families.iter().find(|other| collides(other)) {
