@@ -212,34 +212,20 @@ pub(crate) static KINDS: [Kind; 28] = [
     // Clients that send slowly, stop in the middle, or do not wait for the response.
     Kind {
         name: "broken clients",
-        millis: 300..=1_000,
-        target: Target::Clients,
-        is_cheap: true,
         begin: |servers| {
             servers.clients.begin(false);
             Ok(())
         },
-        end: |servers, _| {
-            servers.clients.end();
-            Ok(())
-        },
-        ..NOTHING
+        ..CLIENTS
     },
     // Texts of clients that look like batches, which would add millions.
     Kind {
         name: "forged log lines",
-        millis: 300..=1_000,
-        target: Target::Clients,
-        is_cheap: true,
         begin: |servers| {
             servers.clients.begin(true);
             Ok(())
         },
-        end: |servers, _| {
-            servers.clients.end();
-            Ok(())
-        },
-        ..NOTHING
+        ..CLIENTS
     },
     // SIGSTOP beyond lease time: results of executions in flight are late.
     Kind {
@@ -411,6 +397,18 @@ const NOTHING: Kind = Kind {
     is_cheap: false,
     begin: |_| Ok(()),
     end: |_, _| Ok(()),
+};
+
+/// Clients that misbehave until the fault ends.
+const CLIENTS: Kind = Kind {
+    millis: 300..=1_000,
+    target: Target::Clients,
+    is_cheap: true,
+    end: |servers, _| {
+        servers.clients.end();
+        Ok(())
+    },
+    ..NOTHING
 };
 
 /// A jump of Redis's clock, which lasts for longer than the second by which libfaketime

@@ -54,7 +54,7 @@ const CAPABILITIES: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// What a component inherits of the configuration of the one it is composed with:
+/// The part of the configuration of its primary component that a component inherits:
 /// nothing, by default.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(try_from = "InheritConfiguration")]

@@ -32,7 +32,7 @@ const MAX_CUSTOM_SERIES: usize = 2_000;
 // case the lease arrives late.
 const _: () = assert!(MAX_EXECUTION_LIMIT_MS + LEASE_MARGIN_MS < REMEMBERED_SECONDS * 1000);
 
-/// What a component counts.
+/// The label values under which a component counts.
 #[derive(Debug, Clone, Default)]
 pub struct Workload {
     /// The label `algorithm` of its executions. If it is empty, only requests are
@@ -53,10 +53,10 @@ impl Workload {
     }
 }
 
-/// What the author of the component measures. A trait, so that a component whose author
-/// measures nothing does not contain the code.
+/// Source of custom metrics, which the component's author records. It is a trait, so that
+/// a component without custom metrics does not contain the code.
 pub(crate) trait CustomSource {
-    /// Whether something was recorded or refused since the last call of [`Self::drain`].
+    /// Returns true if something was recorded or refused since the last [`Self::drain`].
     fn has_news(&self) -> bool;
 
     /// Records nothing any more, and forgets what waits.
@@ -103,12 +103,12 @@ pub struct Execution {
 pub(crate) struct Batcher {
     catalog: Catalog,
     workload: Workload,
-    /// What the author of the component measures, if that is what is counted.
+    /// The custom metrics, if this batcher counts those.
     custom: Option<Rc<RefCell<dyn CustomSource>>>,
     /// The prefix of every key.
     prefix: String,
     max_series: u64,
-    /// How many families of the catalog, from its beginning, are registered.
+    /// Number of families of the catalog, from its beginning, that are registered.
     registered: usize,
     /// The lease time at the start of the host's clock, in milliseconds.
     clock_offset: Option<i64>,
@@ -227,8 +227,8 @@ impl Batcher {
         Self::with(prefix, catalog, workload, nonce)
     }
 
-    /// Makes an empty batcher of what the author of the component measures, each family
-    /// with this many series at most.
+    /// Makes an empty batcher of custom metrics, each family with `max_series` series at
+    /// most.
     pub(crate) fn of_custom(
         prefix: &str,
         source: Rc<RefCell<dyn CustomSource>>,
@@ -320,7 +320,7 @@ impl Batcher {
         !std::mem::replace(&mut self.is_off, true)
     }
 
-    /// Whether nothing is counted any more.
+    /// Returns true after [`Self::turn_off`].
     pub(crate) fn is_off(&self) -> bool {
         self.is_off
     }
@@ -490,7 +490,7 @@ impl Batcher {
         })
     }
 
-    /// How many families of the catalog, from its beginning, are registered.
+    /// Number of families of the catalog, from its beginning, that are registered.
     pub(crate) fn registered(&self) -> usize {
         self.registered
     }

@@ -273,7 +273,7 @@ pub(crate) type LabelSets = HashSet<Box<str>>;
 struct HashMarks {
     family: Family,
     series: Box<dyn SeriesMarks>,
-    /// Whether the last read had it.
+    /// True if the last read had it.
     is_read: bool,
 }
 

@@ -199,7 +199,7 @@ struct Log {
     refused: HashSet<String>,
 }
 
-/// Whether a text is new and there is room for it. Every refused count is in the metric.
+/// Returns true if a text is new and there is room for it. Every refused count is in the metric.
 fn is_logged(logged: &mut HashSet<String>, text: &str) -> bool {
     logged.len() < MAX_LOGGED && logged.insert(text.to_owned())
 }
