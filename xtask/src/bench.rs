@@ -23,8 +23,8 @@ const PYTHON_REQUIREMENTS: &str = "benches/peers/fastapi/requirements.txt";
 const OHA: CargoTool = CargoTool {
     name: "oha",
     version: "1.16.0",
-    // Without TLS, whose libraries take minutes to build.
-    options: &["--no-default-features"],
+    // It does not compile without a TLS library.
+    options: &[],
 };
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(1800);
 
