@@ -1,10 +1,11 @@
 //! An algorithm has no capabilities: it has no imports for them, and an algorithm that
 //! tries to use them fails.
 
-use std::thread;
+use std::{io::Write as _, thread, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use functional_scaffold_testkit::{
+    http::{self, connect},
     load::{RequestKind, Until},
     process::poll_until,
     repository,
@@ -284,5 +285,42 @@ fn an_endless_loop_ends_at_the_execution_limit() -> Result {
     let rogue = Service::start_rogue(|options| options.arguments(&["--execution-limit", "500ms"]))?;
     assert_eq!(rogue.commit("loop")?.0, 500);
     assert_eq!(rogue.commit("nothing")?.0, 200);
+    Ok(())
+}
+
+#[test]
+fn executions_are_limited_although_their_clients_left() -> Result {
+    const LIMIT: i64 = 3;
+    if Runtime::from_environment()?.is_spin() {
+        // Spin executes whatever it accepts.
+        return Ok(());
+    }
+    let limit = LIMIT.to_string();
+    let rogue = Service::start_rogue(|options| options.arguments(&["--max-connections", &limit]))?;
+    let body = "\"sleep\"";
+    let request = format!(
+        "POST /invoke HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let sleepers = || -> Result<i64> { rogue.redis.call(&["ZCARD", "metrics:leases"]) };
+    for _ in 0..4 * LIMIT {
+        let mut client = connect(rogue.app.address(), PATIENCE)?;
+        client.write_all(request.as_bytes())?;
+    }
+    poll_until(PATIENCE, || {
+        ensure!(sleepers()? == LIMIT, "{} executions", sleepers()?);
+        Ok(())
+    })?;
+    // No place is left for another, although no client is connected.
+    let waiting = http::request(
+        rogue.app.address(),
+        "GET /healthz",
+        &[],
+        b"",
+        Duration::from_millis(500),
+    );
+    ensure!(waiting.is_err(), "{waiting:?}");
+    ensure!(sleepers()? == LIMIT, "{} executions", sleepers()?);
     Ok(())
 }

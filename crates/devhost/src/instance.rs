@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 use wasmtime::component::{GuestTaskId, ResourceTable};
 use wasmtime::{Store, StoreContextMut, StoreLimitsBuilder};
@@ -148,7 +149,8 @@ pub(crate) struct Worker {
 
 impl WorkerState for Worker {
     type StoreData = InstanceData;
-    type RequestData = ();
+    /// Held until the request ends, which can be long after its client is gone.
+    type RequestData = OwnedSemaphorePermit;
 
     fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
         if total >= self.max_requests {
@@ -163,13 +165,14 @@ impl WorkerState for Worker {
     fn on_request_start(
         &self,
         _: StoreContextMut<'_, InstanceData>,
-        (): (),
+        permit: OwnedSemaphorePermit,
         _: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
         self.timer.reset();
         let timer = self.timer.clone();
         let request_timeout = self.request_timeout;
         Box::pin(async move {
+            let _permit = permit;
             // Ends only when the time is over.
             let _ = tokio::time::timeout(request_timeout, timer.reset_periodically()).await;
         })

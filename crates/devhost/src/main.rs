@@ -46,6 +46,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 use wasmtime_wasi_http::handler::ProxyHandler;
 
 use crate::allowed_hosts::AllowedHosts;
@@ -240,6 +241,7 @@ fn load(app: &App, options: &Up, client: &HttpClient) -> Result<Server> {
         services,
         info: serde_json::to_string_pretty(&app.manifest.application)?,
         tcp_nodelay: !options.no_tcp_nodelay,
+        executions: Arc::new(Semaphore::new(options.connections.max_connections)),
         connections: options.connections,
     })
 }

@@ -46,16 +46,19 @@ pub(crate) struct Server {
     pub(crate) info: String,
     pub(crate) tcp_nodelay: bool,
     pub(crate) connections: ConnectionOptions,
+    /// One permit for each request that can be executed at a time. A connection's own
+    /// limit does not suffice: a request outlives the connection of a client that left.
+    pub(crate) executions: Arc<Semaphore>,
 }
 
 /// Limits on the connections of clients.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[command(next_help_heading = "Beyond Spin")]
 pub(crate) struct ConnectionOptions {
-    /// Connections that are served at a time. Further ones wait in the operating
-    /// system's queue.
+    /// Connections that are served at a time, and requests that are executed at a time.
+    /// Further connections wait in the operating system's queue.
     #[arg(long, value_name = "COUNT", default_value = "512", value_parser = parse_connections)]
-    max_connections: usize,
+    pub(crate) max_connections: usize,
 
     /// Time that a connection is kept without a request: while its first or next
     /// request's head is not complete.
@@ -197,7 +200,8 @@ impl Server {
         route_match.set_headers(request.headers_mut(), &uri, client);
         let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
         let service = &self.services[route_match.route.trigger];
-        Ok(service.handle((), request).await?)
+        let permit = Arc::clone(&self.executions).acquire_owned().await?;
+        Ok(service.handle(permit, request).await?)
     }
 
     fn respond_well_known(&self, name: &str) -> Result<Response<WasiBody>> {
