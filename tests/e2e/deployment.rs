@@ -1,6 +1,8 @@
-//! docker-compose, hadolint and kubernetes-validate accept the files in `deployment/`, and
-//! the variables, files and paths that these name exist. No container engine and no
-//! cluster is used.
+//! docker-compose, hadolint, helm and kubernetes-validate accept the files in
+//! `deployment/`, and the variables, files and paths that these name exist. No container
+//! engine and no cluster is used.
+
+mod chart;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,9 +16,6 @@ use functional_scaffold_testkit::{exporter, repository};
 use serde_json::Value;
 
 use crate::Result;
-
-/// The resources are checked against an older Kubernetes and a newer one.
-const KUBERNETES: [&str; 2] = ["1.35", "1.37"];
 
 fn deployment() -> PathBuf {
     repository().join("deployment")
@@ -233,7 +232,7 @@ fn images_of_others_have_an_exact_version() -> Result {
         "app.Dockerfile",
         "exporter.Dockerfile",
         "docker-compose.yml",
-        "spinkube/redis.yaml",
+        "chart/values.yaml",
     ] {
         let text = fs::read_to_string(deployment().join(file))?;
         let words = text.lines().filter_map(|line| {
@@ -345,94 +344,5 @@ fn the_app_in_a_container_is_named_after_its_host_unless_it_has_a_name() -> Resu
         assert_eq!(instance_id("")?, String::from_utf8(host.stdout)?.trim());
         assert_eq!(instance_id("rack 7")?, "rack 7");
     }
-    Ok(())
-}
-
-#[test]
-fn kubernetes_knows_the_resources() -> Result {
-    // It has no schemas of custom resources.
-    let files = [
-        "redis.yaml",
-        "redis-address.yaml",
-        "runtime-config.yaml",
-        "exporter.yaml",
-    ];
-    for version in KUBERNETES {
-        let mut validate = Command::new("kubernetes-validate");
-        validate.args(["--strict", "--kubernetes-version", version]);
-        validate.args(files.map(|file| deployment().join("spinkube").join(file)));
-        let output = run(&mut validate, "pip install kubernetes-validate")?;
-        let said = String::from_utf8(output.stdout)? + &String::from_utf8(output.stderr)?;
-        assert_eq!(said.matches(" passed for resource ").count(), 6, "{said}");
-    }
-    Ok(())
-}
-
-#[test]
-fn kubernetes_resources_fit_together() -> Result {
-    let folder = deployment().join("spinkube");
-    let read = |file: &str| -> Result<Vec<Value>> {
-        let text = fs::read_to_string(folder.join(file));
-        yaml(&text.with_context(|| file.to_owned())?)
-    };
-    for file in read("kustomization.yaml")?[0]["resources"]
-        .as_array()
-        .context("no resources")?
-    {
-        read(file.as_str().context("not a file's name")?)?;
-    }
-    let address = &read("redis-address.yaml")?[0]["data"];
-    let service = &read("redis.yaml")?[0]["metadata"]["name"];
-    assert_eq!(&address["host"], service);
-
-    let app = &read("app.yaml")?[0]["spec"];
-    let runtime_config = &read("runtime-config.yaml")?[0];
-    assert_eq!(
-        app["runtimeConfig"]["loadFromSecret"],
-        runtime_config["metadata"]["name"]
-    );
-    let settings = &runtime_config["stringData"]["runtime-config.toml"];
-    let settings = settings.as_str().context("no settings")?;
-    ensure!(
-        settings.contains(&format!("max_instance_memory = {MEMORY}\n")),
-        "{settings}"
-    );
-    let declared = spin_variables()?;
-    for variable in app["variables"].as_array().context("no variables")? {
-        let name = variable["name"].as_str().context("no name")?;
-        ensure!(declared.contains(name), "spin.toml has no variable {name}");
-        registration_key(variable, address)?;
-        if name == "instance_id" {
-            let field = &variable["valueFrom"]["fieldRef"]["fieldPath"];
-            assert_eq!(field, "metadata.name");
-        }
-    }
-    let exporter = &read("exporter.yaml")?[0]["spec"]["template"];
-    let known = exporter_variables()?;
-    let container = &exporter["spec"]["containers"][0];
-    for variable in container["env"].as_array().context("no variables")? {
-        let name = variable["name"].as_str().context("no name")?;
-        ensure!(known.contains(name), "the exporter has no variable {name}");
-        registration_key(variable, address)?;
-    }
-    let monitor = &read("pod-monitor.yaml")?[0]["spec"];
-    assert_eq!(
-        monitor["selector"]["matchLabels"],
-        exporter["metadata"]["labels"]
-    );
-    assert_eq!(
-        monitor["podMetricsEndpoints"][0]["port"],
-        container["ports"][0]["name"]
-    );
-    Ok(())
-}
-
-/// Checks that values taken from the configuration map are in it.
-fn registration_key(variable: &Value, address: &Value) -> Result {
-    let key = variable["valueFrom"]["configMapKeyRef"]["key"].as_str();
-    ensure!(
-        key.is_none_or(|key| keys(address).contains(key)),
-        "{variable}"
-    );
     Ok(())
 }

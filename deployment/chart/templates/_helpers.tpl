@@ -1,0 +1,137 @@
+{{- define "fs.name" -}}
+{{ .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Labels that select the pods of a component: dict "root" . "component" … */}}
+{{- define "fs.selector" -}}
+app.kubernetes.io/name: {{ .root.Chart.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "fs.labels" -}}
+{{ include "fs.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+{{- end }}
+
+{{- define "fs.redisHost" -}}
+{{ .Values.redis.host | default (printf "%s-redis" (include "fs.name" .)) }}
+{{- end }}
+
+{{- define "fs.pushgatewayUrl" -}}
+{{ .Values.pushgateway.url | default (printf "http://%s-pushgateway:9091" (include "fs.name" .)) }}
+{{- end }}
+
+{{/* What all pods have in common: dict "root" . "user" … "group" … */}}
+{{- define "fs.pod" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ .user }}
+  runAsGroup: {{ .group }}
+  fsGroup: {{ .group }}
+  seccompProfile:
+    type: RuntimeDefault
+{{- end }}
+
+{{- define "fs.container" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+{{- end }}
+
+{{/* Spreads replicas over nodes. */}}
+{{- define "fs.spread" -}}
+topologySpreadConstraints:
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    matchLabelKeys: [pod-template-hash]
+    labelSelector:
+      matchLabels:
+        {{- include "fs.selector" . | nindent 8 }}
+{{- end }}
+
+{{- define "fs.disruption" -}}
+{{- if and .root.Values.podDisruptionBudget (gt (int .replicas) 1) }}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- include "fs.labels" . | nindent 4 }}
+spec:
+  maxUnavailable: 1
+  # Pods that are not ready do not block a drain.
+  unhealthyPodEvictionPolicy: AlwaysAllow
+  selector:
+    matchLabels:
+      {{- include "fs.selector" . | nindent 6 }}
+{{- end }}
+{{- end }}
+
+{{/* The app's Spin variables, as a list of dicts of name and value or valueFrom. */}}
+{{- define "fs.variables" -}}
+- name: metrics_backend
+  value: {{ .Values.scheme }}
+- name: metrics_durability
+  value: {{ .Values.app.durability }}
+- name: metrics_prefix
+  value: {{ .Values.metricsPrefix | quote }}
+{{- if eq .Values.scheme "redis" }}
+- name: redis_host
+  value: {{ include "fs.redisHost" . | quote }}
+- name: redis_port
+  value: {{ .Values.redis.port | quote }}
+- name: redis_metrics_db
+  value: {{ .Values.redis.db | quote }}
+- name: redis_tls
+  value: {{ .Values.redis.tls | quote }}
+- name: redis_username
+  value: {{ .Values.redis.appUser | quote }}
+- name: redis_password
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.redis.secret }}
+      key: {{ .Values.redis.appPasswordKey }}
+{{- end }}
+{{- if eq .Values.scheme "pushgateway" }}
+- name: pushgateway_url
+  value: {{ include "fs.pushgatewayUrl" . }}
+{{- end }}
+# The pod's name, for the label `instance` of pushed metrics.
+- name: instance_id
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+{{- with .Values.app.apiKeySecret }}
+- name: api_key
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: api_key
+{{- end }}
+{{- with .Values.app.replayKeySecret }}
+- name: replay_key
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: replay_key
+{{- end }}
+{{- range $name, $value := .Values.app.variables }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end }}
