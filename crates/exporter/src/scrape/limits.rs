@@ -4,8 +4,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-/// Registrations that are read. Further ones, in the order in which Redis returns them,
-/// are left out: each costs a scrape some round trips, however few series it has.
+/// Registrations that are read, beside those of the families that this repository
+/// declares. Further ones, in the order in which Redis returns them, are left out: each
+/// costs a scrape some round trips, however few series it has.
 pub(crate) const MAX_REGISTRATIONS: usize = 2_000;
 
 /// The longest registration, field and JSON: 256 bounds take 6 KB of it.

@@ -7,6 +7,7 @@ use std::{
 
 use functional_scaffold_protocol::{
     calls::families_key,
+    catalog::Catalog,
     exposition::sample_suffixes,
     family::{Family, Kind, LAYOUT_SEPARATOR},
 };
@@ -35,7 +36,18 @@ pub struct RegisteredFamily {
     pub layouts: Vec<Family>,
 }
 
-/// Reads registrations, [`MAX_REGISTRATIONS`] at most.
+/// The fields of the families that this repository declares: their names, and those of the
+/// layouts that this version has.
+fn declared_fields() -> Vec<String> {
+    let (service, custom) = (Catalog::new(""), Catalog::of_custom(""));
+    let families = service.families().into_iter().chain(custom.families());
+    families
+        .flat_map(|family| [family.name.clone(), family.with_own_key().0])
+        .collect()
+}
+
+/// Reads registrations, [`MAX_REGISTRATIONS`] at most, and in any case those of the families
+/// that this repository declares: an app that invents names must not displace them.
 pub(crate) async fn read_registrations(
     connection: &Connection,
     options: &ReadOptions,
@@ -45,6 +57,7 @@ pub(crate) async fn read_registrations(
     let mut registrations = Registrations::new();
     let key = families_key(&options.prefix);
     let scan = Scanner::new(connection.clone(), options);
+    let mut is_cut_off = false;
     scan.scan("HSCAN", &key, |page| {
         for (field, json) in page {
             let is_cut = field == TOO_LONG || json == TOO_LONG;
@@ -59,12 +72,24 @@ pub(crate) async fn read_registrations(
                 errors.add(REGISTRY, reason::TOO_MANY, || {
                     format!("more than {MAX_REGISTRATIONS} registrations")
                 });
+                is_cut_off = true;
                 return ControlFlow::Break(());
             }
         }
         ControlFlow::Continue(())
     })
     .await?;
+    if is_cut_off {
+        let declared = declared_fields();
+        let mut command = redis::cmd("HMGET");
+        command.arg(&key).arg(&declared);
+        let read: Result<Vec<Option<Vec<u8>>>, _> = connection.clone().query(&command).await;
+        let found = skip_unreadable(read, REGISTRY, &key, errors)?.unwrap_or_default();
+        for (field, json) in declared.into_iter().zip(found) {
+            let json = json.filter(|json| json.len() <= MAX_REGISTRATION_BYTES);
+            registrations.extend(json.map(|json| (field.into_bytes(), json)));
+        }
+    }
     Ok(registrations)
 }
 

@@ -492,3 +492,29 @@ fn the_policy_for_a_full_memory_is_shown() {
     assert_eq!(max(&text), None);
     assert_eq!(families_of(&text), GOOD);
 }
+
+#[test]
+fn families_that_an_app_invents_do_not_displace_the_services_own() {
+    let redis = Redis::start();
+    redis.register("a");
+    eval(
+        &redis,
+        "for i = 1, 20000 do
+          redis.call('HSET', 'metrics:families', 'invented_' .. i,
+            '{\"type\":\"counter\",\"key\":\"metrics:custom:invented_' .. i .. '\"}')
+        end",
+    );
+    let text = Exporter::start(redis.port()).metrics();
+    assert_eq!(errors(&text, "(families)", "too_many"), Some(1.0), "{text}");
+    for family in [
+        "http_requests_total",
+        "algorithm_executions_total",
+        "functional_scaffold_unleased_executions_total",
+        "functional_scaffold_late_results_total",
+        "functional_scaffold_leases_settled_total",
+        "functional_scaffold_flush_failures_total",
+    ] {
+        let line = format!("\n{family}{{");
+        assert!(text.contains(&line), "{family}: {text}");
+    }
+}
