@@ -376,3 +376,122 @@ fn the_limit_costs_no_command_below_it_and_few_above() -> Result {
     assert_eq!(commands(COUNTER, &many, 5)?, plain + 3, "however many");
     Ok(())
 }
+
+/// The count of a family's series is in another key than they are, which may be deleted
+/// or evicted alone.
+#[test]
+fn a_family_whose_hash_is_gone_has_room_again() -> Result {
+    let server = RedisServer::start()?;
+    let mut store = Store::open(&server, "m:")?;
+    let started_ms = store.begin(1)?;
+    let mut sequence = 0;
+    let mut write = |store: &mut Store, values: &[&str]| -> Result<()> {
+        let mut increments = Batch::default();
+        let mut custom = CustomWrites {
+            max_series: LIMIT,
+            ..CustomWrites::default()
+        };
+        for value in values {
+            let labels = format!("k=\"{value}\"");
+            increments.inc(&custom_key("m:", COUNTER), &labels, 1);
+            for suffix in ["|1", "|sum"] {
+                increments.inc(
+                    &custom_key("m:", HISTOGRAM),
+                    &format!("{labels}{suffix}"),
+                    1,
+                );
+            }
+            let set = GaugeWrite {
+                set: Some(1),
+                set_ms: Some(started_ms),
+                sum: 0,
+            };
+            custom.gauges.write(&custom_key("m:", GAUGE), &labels, set);
+        }
+        sequence += 1;
+        store.apply(&SentBatch {
+            id: BatchId { nonce: 5, sequence },
+            frozen_ms: None,
+            increments,
+            leased: Vec::new(),
+            custom,
+        })?;
+        Ok(())
+    };
+    let families = [COUNTER, HISTOGRAM, GAUGE];
+    // In one batch and in two.
+    for second in [&["e", "f", "g", "h"][..], &["e", "f"]] {
+        store.call::<()>(&["FLUSHALL"])?;
+        store.begin(1)?;
+        write(&mut store, &["a", "b", "c", "d"])?;
+        for family in families {
+            store.call::<()>(&["DEL", &custom_key("m:", family)])?;
+        }
+        write(&mut store, second)?;
+        write(&mut store, &["e", "f", "g", "h"])?;
+        for family in families {
+            let key = custom_key("m:", family);
+            for value in ["e", "f", "g", "h"] {
+                let fields = ["", "|sum"].map(|suffix| format!("k=\"{value}\"{suffix}"));
+                let found: u64 = fields
+                    .iter()
+                    .map(|field| store.call::<u64>(&["HEXISTS", &key, field]))
+                    .sum::<Result<u64>>()?;
+                anyhow::ensure!(found == 1, "{family}: {value} is not stored");
+            }
+            let kept: u64 = store.call(&["HGET", &state_key("m:"), &format!("series:{key}")])?;
+            assert_eq!(kept, LIMIT, "{family}");
+        }
+        let limited: BTreeMap<String, u64> = store.call(&["HGETALL", &limited_key("m:")])?;
+        assert_eq!(limited, BTreeMap::new());
+        // The limit holds.
+        write(&mut store, &["i"])?;
+        let limited: BTreeMap<String, u64> = store.call(&["HGETALL", &limited_key("m:")])?;
+        assert_eq!(limited.len(), families.len());
+    }
+    Ok(())
+}
+
+/// Lua's numbers are not exact beyond 2^53.
+#[test]
+fn sums_beyond_the_limit_are_exact() -> Result {
+    let server = RedisServer::start()?;
+    let mut store = Store::open(&server, "m:")?;
+    store.begin(1)?;
+    let values = [
+        (1 << 53) - 1,
+        (1 << 53) + 1,
+        1,
+        (1 << 52) + 3,
+        (1 << 52) + 1,
+        (1 << 60) + 1,
+        3,
+    ];
+    let mut increments = Batch::default();
+    for (value, name) in values.iter().zip('a'..) {
+        increments.inc(&custom_key("m:", COUNTER), &format!("k=\"{name}\""), *value);
+        let field = |suffix| format!("k=\"{name}\"|{suffix}");
+        increments.inc(&custom_key("m:", HISTOGRAM), &field("1"), 1);
+        increments.inc(&custom_key("m:", HISTOGRAM), &field("sum"), *value);
+    }
+    let custom = CustomWrites {
+        max_series: 0,
+        ..CustomWrites::default()
+    };
+    store.apply(&SentBatch {
+        id: BatchId {
+            nonce: 5,
+            sequence: 1,
+        },
+        frozen_ms: None,
+        increments,
+        leased: Vec::new(),
+        custom,
+    })?;
+    let sum = values.iter().sum::<u64>().to_string();
+    for (family, field) in [(COUNTER, "k=\"other\""), (HISTOGRAM, "k=\"other\"|sum")] {
+        let stored: String = store.call(&["HGET", &custom_key("m:", family), field])?;
+        assert_eq!(stored, sum, "{family}");
+    }
+    Ok(())
+}

@@ -23,9 +23,25 @@ end
 -- in `limited_key`. Below the limit this costs no command: a counter or bucket is new if
 -- it equals its increment. Beyond it, a client that invents label values costs a look-up of
 -- a thousand of them together. Returns the index of the argument after the last one.
+--
+-- `count` is kept in another key, so it is too high if the hash was deleted or evicted. The
+-- length of the hash bounds it: a series has one field at least.
 local function add_limited(state_key, limited_key, key, at, limit, count, lease_time, refused)
   local family = ARGV[at]
-  local created, limited = 0, 0
+  local created, limited, surplus = 0, 0, 0
+
+  local is_checked = false
+  local function is_full()
+    if count + created >= limit and not is_checked then
+      is_checked = true
+      local length = redis.pcall('HLEN', key)
+      if type(length) == 'number' then
+        surplus = math.max(0, count + created - length)
+        count = count - surplus
+      end
+    end
+    return count + created >= limit
+  end
 
   -- True if Redis refuses to say. It will refuse the write, too, and that is reported.
   local function exists(field)
@@ -36,7 +52,7 @@ local function add_limited(state_key, limited_key, key, at, limit, count, lease_
   for i = at + 2, last_gauge, 4 do
     local field, value, set_ms, sum = unpack(ARGV, i, i + 3)
     local known = attempt(refused, 'HMGET', key, field, field .. '|set_ms')
-    if known and not known[1] and count + created >= limit then
+    if known and not known[1] and is_full() then
       limited = limited + 1
     elseif known then
       -- A writer's estimate of lease time may be ahead, and no later write must lose to it.
@@ -91,7 +107,7 @@ local function add_limited(state_key, limited_key, key, at, limit, count, lease_
     end
     local suffix = string.match(ARGV[last], '|[^|"]*$') or ''
     local labels = string.sub(ARGV[last], 1, -1 - #suffix)
-    if count + created >= limit and not known then
+    if not known and is_full() then
       look_up()
     end
     if known and not known[ARGV[last]] then
@@ -135,8 +151,8 @@ local function add_limited(state_key, limited_key, key, at, limit, count, lease_
   for field, sum in pairs(redirected) do
     add_increment(refused, key, field, string.format('%.0f', sum))
   end
-  if created > 0 then
-    attempt(refused, 'HINCRBY', state_key, series_field(key), created)
+  if created ~= surplus then
+    attempt(refused, 'HINCRBY', state_key, series_field(key), created - surplus)
   end
   if limited > 0 then
     add_increment(refused, limited_key, family, limited)
