@@ -413,6 +413,11 @@ impl Batcher {
         !self.flushing
     }
 
+    /// Ends the flush, whatever is left to store.
+    pub(crate) fn stop_flushing(&mut self) {
+        self.flushing = false;
+    }
+
     /// Returns the batch to send: the frozen one, or else everything that is
     /// pending, frozen now. `now_ms` is the lease time, if there is one.
     pub(crate) fn freeze(&mut self, now_ms: Option<i64>) -> Option<&FrozenBatch> {

@@ -46,6 +46,19 @@ pub enum ExpositionError {
     Totals(#[from] TotalsError),
 }
 
+/// A flush that has begun. When this is dropped, the next request can begin another: the
+/// task may be dropped before the flush ends, because an outer middleware cancels the
+/// request that it belongs to.
+struct Flush(Rc<State>);
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        if let Ok(mut batcher) = self.0.batcher.try_borrow_mut() {
+            batcher.stop_flushing();
+        }
+    }
+}
+
 impl Meter {
     /// Makes a meter without connecting to its store. `nonce` is random: it
     /// distinguishes this instance from all others, in Redis and in the log.
@@ -143,8 +156,9 @@ impl Meter {
             return;
         }
         if batcher.borrow_mut().begin_flushing() {
-            let state = Rc::clone(&self.0);
+            let flush = Flush(Rc::clone(&self.0));
             wit_bindgen::spawn(async move {
+                let state = &*flush.0;
                 state.flusher.run(&state.batcher, &state.sink).await;
             });
         }
@@ -245,5 +259,31 @@ impl Meter {
             return Err(ExpositionError::Disabled);
         }
         Ok(pull.exposition(&mut self.0.batcher.borrow_mut())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use functional_scaffold_protocol::catalog::RequestLabels;
+
+    use super::*;
+    use crate::variables::Reader;
+
+    #[test]
+    fn a_flush_whose_task_is_dropped_lets_another_begin() {
+        let config = Config::read(&mut Reader::new([].into()));
+        let meter = Meter::new(&config, Workload::default(), 7);
+        let request = FinishedRequest {
+            labels: RequestLabels::new("POST", "/orders", 200),
+            duration_nanos: 1,
+        };
+        let batcher = &meter.0.batcher;
+        let _ticket = batcher.borrow_mut().record(&request, None, None);
+        assert!(batcher.borrow_mut().begin_flushing());
+        let flush = Flush(Rc::clone(&meter.0));
+        assert!(!batcher.borrow_mut().end_flushing(), "a request waits");
+        assert!(!batcher.borrow_mut().begin_flushing(), "it runs");
+        drop(flush);
+        assert!(batcher.borrow_mut().begin_flushing());
     }
 }

@@ -75,6 +75,21 @@ enum State {
     Off,
 }
 
+/// Lets another task read the variables when it is dropped, if they are not read by then:
+/// an outer middleware may cancel the request that the task belongs to.
+struct Loading;
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        let _ = INSTANCE.try_with(|instance| {
+            let is_loading = matches!(*instance.state.borrow(), State::Loading);
+            if is_loading {
+                instance.set_state(State::New);
+            }
+        });
+    }
+}
+
 /// Makes this instance record what the macros of the [`metrics`] crate say, and flushes it
 /// when the result is dropped. Call it first in every request, and keep the result until
 /// the response is made; only the first call of an instance installs something.
@@ -149,15 +164,23 @@ impl Instance {
         if let Some(meter) = self.meter() {
             return meter.flush();
         }
-        let is_new = matches!(*self.state.borrow(), State::New);
-        if is_new {
-            *self.state.borrow_mut() = State::Loading;
+        if let Some(loading) = self.begin_loading() {
             wit_bindgen::spawn(async {
-                if let Some(meter) = load().await {
+                let meter = load().await;
+                drop(loading);
+                if let Some(meter) = meter {
                     meter.flush();
                 }
             });
         }
+    }
+
+    fn begin_loading(&self) -> Option<Loading> {
+        let is_new = matches!(*self.state.borrow(), State::New);
+        is_new.then(|| {
+            self.set_state(State::Loading);
+            Loading
+        })
     }
 
     fn set_state(&self, state: State) {
@@ -245,5 +268,22 @@ impl metrics::Recorder for InstanceRecorder {
         histogram
             .flatten()
             .map_or(Histogram::noop(), Histogram::from_arc)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_task_reads_the_variables_if_the_first_one_is_dropped() {
+        let begin = || INSTANCE.with(Instance::begin_loading);
+        let loading = begin().expect("nobody has read them");
+        assert!(begin().is_none(), "a task reads them");
+        drop(loading);
+        let loading = begin().expect("nobody reads them any more");
+        INSTANCE.with(|instance| instance.set_state(State::Off));
+        drop(loading);
+        assert!(begin().is_none(), "they are read");
     }
 }
