@@ -98,9 +98,16 @@ impl<T: Default> Recorded<T> {
         self.value.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, change: impl FnOnce(&mut T)) {
-        change(&mut self.lock().0);
-        self.has_news.store(true, Ordering::Relaxed);
+    /// Changes what is recorded. `change` returns `None`, without a change, where a batch
+    /// cannot hold the result: a wrong sum would be worse than a missing value.
+    fn change(&self, change: impl FnOnce(&mut T) -> Option<()>) {
+        let changed = change(&mut self.lock().0);
+        match changed {
+            Some(()) => self.has_news.store(true, Ordering::Relaxed),
+            None => self.refuse(
+                "a batch cannot hold the sum: it would have 2^62 stored units or more",
+            ),
+        }
     }
 
     fn refuse(&self, reason: &'static str) {
@@ -118,8 +125,10 @@ pub(crate) struct Counter(Recorded<u64>);
 impl CounterFn for Counter {
     fn increment(&self, value: u64) {
         if value > 0 {
-            self.0
-                .change(|count| *count = count.saturating_add(value).min(MAX_INCREMENT));
+            self.0.change(|count| {
+                *count = add(*count, value)?;
+                Some(())
+            });
         }
     }
 
@@ -144,9 +153,14 @@ impl Gauge {
         };
         let (write, at) = write(stored);
         self.recorded.change(|recorded| {
-            let (known, set_at) = recorded.get_or_insert_default();
+            let (mut known, set_at) = recorded.unwrap_or_default();
+            if write.set.is_none() {
+                let sum = known.sum.checked_add(write.sum)?;
+                known.set.unwrap_or_default().checked_add(sum)?;
+            }
             known.then(write);
-            *set_at = at.or(*set_at);
+            *recorded = Some((known, at.or(set_at)));
+            Some(())
         });
     }
 
@@ -203,11 +217,19 @@ impl HistogramFn for Histogram {
         }
         let bucket = self.bounds.partition_point(|bound| *bound < value);
         self.recorded.change(|(buckets, sum)| {
-            *buckets.entry(bucket).or_default() += count;
-            let added = stored.saturating_mul(count);
-            *sum = sum.saturating_add(added).min(MAX_INCREMENT);
+            let known = buckets.get(&bucket).copied().unwrap_or_default();
+            let observations = add(known, count)?;
+            *sum = add(*sum, stored.checked_mul(count)?)?;
+            buckets.insert(bucket, observations);
+            Some(())
         });
     }
+}
+
+/// Adds two increments; `None` if a batch cannot hold the sum.
+fn add(left: u64, right: u64) -> Option<u64> {
+    let sum = left.checked_add(right)?;
+    (sum <= MAX_INCREMENT).then_some(sum)
 }
 
 /// Converts a value to whole stored units; `None` if they are not below 2^63.
@@ -798,6 +820,38 @@ mod tests {
         // Names, labels, another kind, no buckets, a sample's name, and three values.
         assert_eq!(refused.len(), 8 + 4 + 1 + 1 + 1 + 3, "{refused:#?}");
         assert!(registry.take_refusals().is_empty(), "they are logged");
+    }
+
+    #[test]
+    fn a_sum_that_a_batch_cannot_hold_is_refused_and_not_cut() {
+        let mut registry = registry();
+        for _ in 0..3 {
+            let histogram = registry.histogram(&key("value_euros", &[]));
+            let histogram = histogram.expect("its buckets are declared");
+            // 4.6 thousand million are 2^62 stored units.
+            for value in [4e9, 6e8, 7e8, 1e6] {
+                histogram.record(value);
+            }
+            histogram.as_ref().record_many(1e6, 1_000);
+            count(&mut registry, &key("jobs_total", &[]), MAX_INCREMENT - 1);
+            count(&mut registry, &key("jobs_total", &[]), 2);
+            count(&mut registry, &key("jobs_total", &[]), 1);
+            let gauge = registry.gauge(&key("level", &[])).expect("valid");
+            for value in [9e12, 9e12, -1.0] {
+                gauge.increment(value);
+            }
+            let (cells, gauges) = drain(&mut registry);
+            let expected = [
+                cell("jobs_total", "", MAX_INCREMENT),
+                cell("value_euros", "|+Inf", 3),
+                cell("value_euros", "|sum", 4_601_000_000_000_000_000),
+            ];
+            assert_eq!(cells, expected);
+            let sums: Vec<_> = gauges.cells().map(|(_, _, write)| write.sum).collect();
+            assert_eq!(sums, [8_999_999_999_999_000_000]);
+        }
+        let refused = refused(&registry);
+        assert_eq!(refused.len(), 3, "each family once: {refused:?}");
     }
 
     #[test]
