@@ -473,3 +473,51 @@ fn what_an_outage_loses_is_replayed() -> Result {
     assert_eq!(cells["queue=\"b\""], 3_000_000, "the newer value stands");
     Ok(())
 }
+
+/// The app's last version had other buckets, and registered them. Its next version is
+/// deployed while Redis is away.
+#[test]
+fn what_was_logged_before_registering_goes_to_the_hash_of_its_layout() -> Result {
+    const OLD: [(&str, i64); 2] = [("kind=\"new\"|20", 1), ("kind=\"new\"|sum", 15)];
+    let mut redis = RedisServer::start()?;
+    let old = format!(
+        "{{\"type\":\"histogram\",\"key\":\"{VALUES}\",\"bounds\":[10,20],\"scale\":1000000000}}"
+    );
+    redis.call::<()>(&["HSET", "metrics:families", "order_value_euros", &old])?;
+    for (field, count) in OLD {
+        redis.call::<()>(&["HSET", VALUES, field, &count.to_string()])?;
+    }
+    redis.suspend()?;
+    let app = start(&redis, |options| options.lasting())?;
+    let response = http::request(app.address(), "POST /order/new/50", &[], b"", http::TIMEOUT)?;
+    ensure!(response.status == 200);
+    poll_until(PATIENCE, || {
+        let lines = app.log("batch_not_stored")?;
+        let has_order = |line: &serde_json::Value| line.to_string().contains("custom:orders_total");
+        ensure!(lines.iter().any(has_order), "{lines:?}");
+        Ok(())
+    })?;
+    let log = app.output()?;
+    drop(app);
+    redis.resume()?;
+    redis.wait_until_ready()?;
+    replay(redis.port(), &log)?;
+    let unchanged = OLD.map(|(field, count)| (field.to_owned(), count));
+    assert_eq!(redis.cells(VALUES)?, BTreeMap::from(unchanged));
+    replay(redis.port(), &log)?;
+    let text = Exporter::start(redis.port())?.scrape()?;
+    for line in [
+        "orders_total{kind=\"new\"} 1",
+        "order_value_euros_count{kind=\"new\"} 2",
+        // The bound that both layouts have.
+        "order_value_euros_bucket{kind=\"new\",le=\"10.0\"} 0",
+        "order_value_euros_sum{kind=\"new\"} 50.000000015",
+    ] {
+        ensure!(text.lines().any(|found| found == line), "no {line}: {text}");
+    }
+    ensure!(
+        !text.contains("functional_scaffold_decode_errors{"),
+        "{text}"
+    );
+    Ok(())
+}

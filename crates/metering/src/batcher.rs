@@ -10,9 +10,9 @@ use std::{cell::RefCell, rc::Rc};
 
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, LeasedExecution, SentBatch},
-    calls::{Call, REMEMBERED_SECONDS, Registration, Script},
+    calls::{Call, REMEMBERED_SECONDS, Registration, Script, key_in_force},
     catalog::{Catalog, ExecutionStatus, FinishedRequest, FlushOutcome, RouteLabels, Tally},
-    custom::{CustomWrites, DEFAULT_MAX_SERIES, Gauges, family_of_key},
+    custom::{CustomWrites, DEFAULT_MAX_SERIES, Gauges},
     family::Family,
     lease::{EncodedLease, Lease, LeaseTemplate},
 };
@@ -74,8 +74,15 @@ pub(crate) trait CustomSource {
     /// The script that applies batches of it.
     fn apply_script(&self) -> &'static Script;
 
-    /// The families of `catalog`, each as its name, a space, and its registration.
-    fn registrations(&self, catalog: &Catalog) -> Vec<String>;
+    /// Adds the families that have something in `total` or `custom` to the latter, but for
+    /// the first `skipped` of the catalog.
+    fn add_families(
+        &self,
+        catalog: &Catalog,
+        skipped: usize,
+        total: &Batch,
+        custom: &mut CustomWrites,
+    );
 
     /// Moves what was recorded of the families in `catalog`, of `max_series` series at
     /// most, to `batch`. Forgets series that the author's code holds no handle of.
@@ -487,12 +494,13 @@ impl Batcher {
         }
     }
 
-    /// The author's families, each as its name, a space, and its registration.
-    pub(crate) fn custom_registrations(&self) -> Vec<String> {
-        let source = self.custom.as_ref();
-        source.map_or_else(Vec::new, |source| {
-            source.borrow().registrations(&self.catalog)
-        })
+    /// Adds the families of the component's author that have something in a batch to it,
+    /// but for the first `skipped` of the catalog.
+    pub(crate) fn add_families(&self, skipped: usize, total: &Batch, custom: &mut CustomWrites) {
+        if let Some(source) = &self.custom {
+            let source = source.borrow();
+            source.add_families(&self.catalog, skipped, total, custom);
+        }
     }
 
     /// Number of families of the catalog, from its beginning, that are registered.
@@ -638,7 +646,8 @@ impl Batcher {
         self.unacknowledged_batch = self.frozen_batches;
     }
 
-    fn for_log(&self, frozen: FrozenBatch) -> SentBatch {
+    fn for_log(&self, mut frozen: FrozenBatch) -> SentBatch {
+        self.add_families(self.registered, &frozen.total, &mut frozen.custom);
         let pending = frozen.pending;
         let leased = pending.leased.iter().map(|result| {
             let LeasedResult { lease, route, .. } = result;
@@ -731,18 +740,12 @@ impl Batcher {
         let replies = sent.families().into_iter().skip(skipped).zip(in_force);
         let families = self.catalog.families_mut().into_iter().skip(skipped);
         for (family, (ours, in_force)) in families.zip(replies) {
-            // A custom family has its limit by its key.
-            let may_move = family_of_key(&self.prefix, &ours.key).is_none();
-            let may_be = |key: &str| may_move || key == ours.key;
-            let key = match Family::decode(&ours.name, in_force.as_bytes()) {
-                Ok(found) if found.same_layout(ours) && may_be(&found.key) => found.key,
-                _ => {
-                    let (field, own) = ours.with_own_key();
-                    let key = own.key.clone();
-                    own_keys.push((field, own));
-                    key
-                }
-            };
+            let key = key_in_force(&self.prefix, ours, in_force).unwrap_or_else(|| {
+                let (field, own) = ours.with_own_key();
+                let key = own.key.clone();
+                own_keys.push((field, own));
+                key
+            });
             if key != family.key {
                 self.pending.self_metrics.rename_key(&family.key, &key);
                 family.key = key;

@@ -217,6 +217,15 @@ impl SentBatch {
         total
     }
 
+    /// Moves everything that it writes to one key to another.
+    pub fn rename_key(&mut self, from: &str, to: &str) {
+        self.increments.rename_key(from, to);
+        for leased in &mut self.leased {
+            leased.increments.rename_key(from, to);
+        }
+        self.custom.gauges.rename_key(from, to);
+    }
+
     /// Removes the executions whose leases have these ids, because they have expired.
     /// Returns the number of executions removed.
     pub fn remove_late(&mut self, ids: &[String]) -> u64 {
@@ -259,7 +268,11 @@ pub struct Part {
 
 /// Members that a part may have and an empty one has not.
 const EMPTY_MEMBERS: &str =
-    r#","leased":[],"custom":{"gauges":[],"families":[],"max_series":18446744073709551615}"#;
+    r#","leased":[],"custom":{"gauges":[],"families":"","max_series":18446744073709551615}"#;
+
+/// Bytes of the families' registrations that are not divided further. In JSON, each may
+/// take six.
+const PIECE_BYTES: usize = 256;
 
 /// The place that takes the most bytes in JSON.
 const WIDEST: Part = Part {
@@ -327,9 +340,13 @@ impl LoggedBatch {
             let gauges = &mut split.part_for(bytes).custom.gauges;
             gauges.write(key, field, write);
         }
-        for family in batch.custom.families {
-            let bytes = json_bytes(&("", family.as_str(), 0_u64));
-            split.part_for(bytes).custom.families.push(family);
+        let mut families = batch.custom.families.as_str();
+        while !families.is_empty() {
+            let end = families.floor_char_boundary(PIECE_BYTES);
+            let (piece, rest) = families.split_at(end);
+            let part = split.part_for(json_bytes(&piece));
+            part.custom.families.push_str(piece);
+            families = rest;
         }
         split.finish()
     }
@@ -544,7 +561,7 @@ impl PartKey {
             batch.increments.merge(&part.increments);
             batch.leased.extend(part.leased);
             batch.custom.gauges.merge(&part.custom.gauges);
-            batch.custom.families.extend(part.custom.families);
+            batch.custom.families.push_str(&part.custom.families);
         }
         LoggedBatch {
             batch,

@@ -3,6 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::{
+    family::{Family, Kind},
+    fixtures,
+};
 
 fn id() -> BatchId {
     BatchId {
@@ -289,8 +293,8 @@ fn gauges_and_families_are_split_and_joined() {
         };
         custom.gauges.write(&key, &format!("x=\"{number}\""), write);
         let name = format!("jobs_{number}");
-        let family = crate::fixtures::family(crate::family::Kind::Histogram, &[0.5, 1.0]);
-        custom.families.push(format!("{name} {}", family.encode()));
+        let family = fixtures::family(Kind::Histogram, &[0.5, 1.0]);
+        custom.push_family(&Family { name, ..family });
     }
     let parts = whole.clone().into_parts(1000);
     assert!(parts.len() > 10);
@@ -402,4 +406,27 @@ proptest! {
         prop_assert!(!joined.is_empty() && joined.iter().all(|joined| *joined == whole));
         prop_assert_eq!(joiner.incomplete().count(), 0);
     }
+}
+
+/// However long a registration is, and whatever its help has.
+#[test]
+fn a_registration_that_is_longer_than_a_line_is_cut() {
+    let mut whole = logged(&[], &[]);
+    let bounds: Vec<_> = (0..256).map(|number| f64::from(number) / 7.0).collect();
+    let long = Family {
+        help: "é\u{1}\"\\🦀".repeat(300),
+        ..fixtures::family(Kind::Histogram, &bounds)
+    };
+    let short = fixtures::family(Kind::Counter, &[]);
+    whole.batch.custom.push_family(&long);
+    whole.batch.custom.push_family(&short);
+    let parts = whole.clone().into_parts(2_000);
+    assert!(parts.len() > 5);
+    for part in &parts {
+        assert!(json_bytes(part) <= 2_000, "{}", json_bytes(part));
+    }
+    let mut joined = join(parts).0;
+    assert_eq!(joined, [whole]);
+    let families = joined.remove(0).batch.custom.families();
+    assert_eq!(families.expect("they are valid"), [long, short]);
 }

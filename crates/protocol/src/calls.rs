@@ -578,6 +578,18 @@ impl RegisterReply {
     }
 }
 
+/// Returns the key to which a writer that registered `ours` writes, if Redis has the
+/// registration `in_force`. `None` if its layout differs, or if it is not valid: the
+/// family then needs a key of its own ([`Family::with_own_key`]).
+///
+/// A family with a limit of series has it by its key, so it stays under that one.
+#[must_use]
+pub fn key_in_force(prefix: &str, ours: &Family, in_force: &str) -> Option<String> {
+    let found = Family::decode(&ours.name, in_force.as_bytes()).ok()?;
+    let may_be_there = found.key == ours.key || family_of_key(prefix, &ours.key).is_none();
+    (found.same_layout(ours) && may_be_there).then_some(found.key)
+}
+
 /// Whether Redis deletes keys when its memory is full: its
 /// [`maxmemory-policy`](https://redis.io/docs/latest/develop/reference/eviction/).
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -55,10 +55,12 @@ pub struct CustomWrites {
     /// Writes of gauges.
     #[serde(default, skip_serializing_if = "Gauges::is_empty")]
     pub gauges: Gauges,
-    /// The families in a group of a Pushgateway, each as its name, a space, and its
-    /// registration. A group is restored without Redis, which knows them otherwise.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub families: Vec<String>,
+    /// Families that its reader may not find in Redis: those in a group of a Pushgateway,
+    /// and those that the writer of a batch had not registered. A line for each, with its
+    /// name, a space, and its registration. It is a text, because a registration may be
+    /// longer than a log line, and a text can be cut.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub families: String,
     /// Series that each family may have.
     #[serde(default = "default_max_series")]
     pub max_series: u64,
@@ -72,7 +74,7 @@ impl Default for CustomWrites {
     fn default() -> Self {
         Self {
             gauges: Gauges::default(),
-            families: Vec::new(),
+            families: String::new(),
             max_series: DEFAULT_MAX_SERIES,
         }
     }
@@ -92,12 +94,18 @@ impl CustomWrites {
         }
     }
 
+    /// Adds a family to the text of [`Self::families`].
+    pub fn push_family(&mut self, family: &Family) {
+        let (name, registration) = (&family.name, family.encode());
+        self.families.push_str(&format!("{name} {registration}\n"));
+    }
+
     /// Decodes the families.
     ///
     /// # Errors
     /// One of them is not valid.
     pub fn families(&self) -> Result<Vec<Family>, FamilyError> {
-        let families = self.families.iter();
+        let families = self.families.lines();
         families
             .map(|family| {
                 let (name, registration) = family.split_once(' ').unwrap_or_default();
@@ -161,6 +169,14 @@ impl Gauges {
                 let write = (key.to_owned(), field.to_owned(), write);
                 self.writes.insert(place, write);
             }
+        }
+    }
+
+    /// Moves the writes of one key to another.
+    pub fn rename_key(&mut self, from: &str, to: &str) {
+        for (key, field, write) in std::mem::take(&mut self.writes) {
+            let key = if key == from { to } else { &key };
+            self.write(key, &field, write);
         }
     }
 

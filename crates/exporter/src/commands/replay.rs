@@ -1,7 +1,8 @@
 //! The command `replay`: stores batches that the service wrote to its log.
 //!
 //! A log also holds what clients and algorithms say. So only lines that are signed with
-//! the service's key are stored, and they add to registered families only.
+//! the service's key are stored, and they add to registered families only, or to an app's
+//! own that the batch itself registers: its writer had not reached Redis.
 //!
 //! A batch that is logged in parts is stored whole, when its last part has come, or not
 //! at all: its id is the idempotency key of the whole batch.
@@ -29,10 +30,13 @@ use anyhow::{Context as _, anyhow};
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, Incomplete, Joiner, LoggedBatch, SentBatch},
     calls::{
-        ApplyReply, Call, REMEMBERED_SECONDS, Script, apply_call, apply_call_from_parts, is_own_key,
+        ApplyReply, Call, REMEMBERED_SECONDS, Script, apply_call, apply_call_from_parts,
+        families_key, is_own_key, key_in_force,
     },
     catalog::Catalog,
+    custom::{custom_key, family_of_key},
     exposition::{Format, expose},
+    family::Family,
     series::families_with_gauges,
 };
 use futures_util::future::BoxFuture;
@@ -47,7 +51,7 @@ use crate::{
     redis_client::{Connection, Failure, Reason, RedisClient},
     scrape::{
         decode_errors::DecodeErrors, labels::value, leases, registry::registered_families,
-        scan::ReadOptions,
+        scan::ReadOptions, self_metrics::is_own_name,
     },
     server::stop_signal,
 };
@@ -211,6 +215,10 @@ impl NotStored {
         Self::Rejected(Rejection::Unreadable(why.into()))
     }
 
+    fn refused(why: String) -> Self {
+        Self::Rejected(Rejection::Refused(why))
+    }
+
     fn failed(why: impl Into<String>) -> Self {
         Self::Rejected(Rejection::Failed(why.into()))
     }
@@ -308,7 +316,8 @@ impl Replayer<'_> {
             let missing = || NotStored::unreadable(anyhow!("the line has no time in RFC 3339"));
             Some(time.and_then(Result::ok).ok_or_else(missing)?)
         };
-        self.check_keys(&batch.total()).await?;
+        let families = self.families_of(&batch)?;
+        self.check_keys(&batch, &families).await?;
         if !has_time || self.options.force {
             let Some(lease_time_millis) = self.lease_time_unless_stored(&batch.id).await? else {
                 return Ok(Stored::Before);
@@ -320,6 +329,7 @@ impl Replayer<'_> {
         if let Some(time) = line_time {
             self.check_age(time).await?;
         }
+        self.register(&families, &mut batch).await?;
         let mut late = Vec::new();
         loop {
             match self.send(apply_call(&self.prefix, &batch)).await? {
@@ -377,12 +387,82 @@ impl Replayer<'_> {
         why.map_or(Ok(()), |why| Err(NotStored::TooOld(why)))
     }
 
-    /// Refuses increments of anything but families: the protocol's own keys, and data of
-    /// others.
-    async fn check_keys(&mut self, total: &Batch) -> Result<(), NotStored> {
+    /// Decodes the families that a batch registers. Refuses those that are not an app's own.
+    fn families_of(&self, batch: &SentBatch) -> Result<Vec<Family>, NotStored> {
+        let families = batch.custom.families().map_err(NotStored::unreadable)?;
+        for Family { name, key, .. } in &families {
+            let is_reserved = name.starts_with("functional_scaffold_")
+                || is_own_name(name)
+                || self.catalog.family(name).is_some();
+            if is_reserved || family_of_key(&self.prefix, key) != Some(name) {
+                return Err(NotStored::refused(format!(
+                    "it registers {name:?} with the key {key:?}, which is not an app's own family under {:?}",
+                    self.prefix
+                )));
+            }
+        }
+        Ok(families)
+    }
+
+    /// Registers families as the writer of the batch would have, and moves what it adds to
+    /// the hashes of their layouts.
+    async fn register(
+        &mut self,
+        families: &[Family],
+        batch: &mut SentBatch,
+    ) -> Result<(), NotStored> {
+        for logged in families {
+            let ours = Family {
+                key: custom_key(&self.prefix, &logged.name),
+                ..logged.clone()
+            };
+            let in_force = self.register_as(&ours.name, &ours).await?;
+            let key = match key_in_force(&self.prefix, &ours, &in_force) {
+                Some(key) => key,
+                None => {
+                    let (field, own) = ours.with_own_key();
+                    self.register_as(&field, &own).await?;
+                    own.key
+                }
+            };
+            batch.rename_key(&logged.key, &key);
+        }
+        Ok(())
+    }
+
+    /// Registers a family under a field. Returns the registration in force.
+    async fn register_as(&mut self, field: &str, family: &Family) -> Result<String, Failure> {
+        let key = families_key(&self.prefix);
+        let mut arguments = (key, field.to_owned(), family.encode());
+        let in_force: Vec<u8> = self
+            .retry_until(&mut arguments, |(key, field, json), mut connection| {
+                Box::pin(async move {
+                    let mut set = redis::cmd("HSETNX");
+                    set.arg(&*key).arg(&*field).arg(&*json);
+                    connection.query::<()>(&set).await?;
+                    let mut get = redis::cmd("HGET");
+                    get.arg(&*key).arg(&*field);
+                    connection.query(&get).await
+                })
+            })
+            .await?;
+        Ok(String::from_utf8_lossy(&in_force).into_owned())
+    }
+
+    /// Refuses writes to anything but families: to the protocol's own keys, and data of
+    /// others. `registered` are those that the batch registers itself.
+    async fn check_keys(
+        &mut self,
+        batch: &SentBatch,
+        registered: &[Family],
+    ) -> Result<(), NotStored> {
+        let total = batch.total();
         let foreign = |keys: &HashSet<String>| {
-            let mut hashes = total.hashes().map(|(key, _)| key);
-            hashes.find(|key| !keys.contains(*key)).map(str::to_owned)
+            let gauges = batch.custom.gauges.cells().map(|(key, _, _)| key);
+            let mut written = total.hashes().map(|(key, _)| key).chain(gauges);
+            let is_known =
+                |key: &str| keys.contains(key) || registered.iter().any(|family| family.key == key);
+            written.find(|key| !is_known(key)).map(str::to_owned)
         };
         if foreign(&self.keys).is_none() {
             return Ok(());
@@ -401,9 +481,9 @@ impl Replayer<'_> {
             .extend(keys.filter(|key| !is_own_key(prefix, key)));
         match foreign(&self.keys) {
             None => Ok(()),
-            Some(key) => Err(NotStored::Rejected(Rejection::Refused(format!(
+            Some(key) => Err(NotStored::refused(format!(
                 "no family that is registered under {prefix:?} has the key {key:?}"
-            )))),
+            ))),
         }
     }
 

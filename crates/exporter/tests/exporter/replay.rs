@@ -17,14 +17,15 @@ use functional_scaffold_protocol::{
     batch::{Batch, BatchId, LeasedExecution, LoggedBatch, SentBatch},
     calls::{DEFAULT_PREFIX, Script, applied_field, applied_keys, apply_call, settle_call},
     catalog::{Catalog, ExecutionStatus, FinishedExecution},
-    custom::CustomWrites,
+    custom::{CustomWrites, GaugeWrite},
+    family::Family,
     lease::Lease,
     replay_key::ReplayKey,
 };
 
 use serde::Serialize;
 
-use crate::support::{PATIENCE, Redis, exporter_command, program, wait_for};
+use crate::support::{Exporter, PATIENCE, Redis, exporter_command, program, sample, wait_for};
 
 const JOBS: &str = "metrics:jobs";
 const KEY: &str = "the key of these tests, 32 bytes";
@@ -181,6 +182,86 @@ pub(crate) fn replays_one_batch_as(redis: &Redis, user: &[(&str, &str)]) {
     });
     check_with(command, &line(&ago(1), &batch), [1, 0, 0, 0, 0, 0, 0]);
     assert_eq!(jobs(redis), "5");
+    let mut own = self::batch(2, 1);
+    let visits = custom_family("visits_total", "metrics:custom:visits_total", "");
+    own.increments.inc(&visits.key, "", 3);
+    own.custom.push_family(&visits);
+    let mut command = self::command(redis.port(), &[]);
+    command.envs(user.iter().copied());
+    check_with(command, &line(&ago(1), &own), [1, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(redis.cli(&["HGET", &visits.key, ""]).trim(), "3");
+}
+
+/// A counter, or with bounds a histogram, that an app declares.
+fn custom_family(name: &str, key: &str, bounds: &str) -> Family {
+    let kind = if bounds.is_empty() {
+        r#""type":"counter""#.to_owned()
+    } else {
+        format!(r#""type":"histogram","scale":1000,"bounds":[{bounds}]"#)
+    };
+    let json = format!("{{\"key\":{key:?},{kind}}}");
+    let family = Family::decode(name, json.as_bytes());
+    family.unwrap_or_else(|_error| Family {
+        key: key.to_owned(),
+        ..custom_family(name, "k", bounds)
+    })
+}
+
+/// An app's batch from before its instance had registered its families.
+#[test]
+fn a_batch_registers_its_families_and_goes_to_the_hash_of_their_layout() {
+    const KEY_OF_VALUES: &str = "metrics:custom:value_euros";
+    let app = |sequence: u64, bounds: &str, bucket: &str| {
+        let mut batch = batch(sequence, 1);
+        batch.increments = Batch::default();
+        for (key, kind) in [(KEY_OF_VALUES, bounds), ("metrics:custom:sold_total", "")] {
+            let name = key.rsplit(':').next().expect("a name");
+            batch.custom.push_family(&custom_family(name, key, kind));
+        }
+        batch.increments.inc("metrics:custom:sold_total", "", 2);
+        let field = |suffix: &str| format!("k=\"a\"|{suffix}");
+        batch.increments.inc(KEY_OF_VALUES, &field(bucket), 2);
+        batch.increments.inc(KEY_OF_VALUES, &field("sum"), 3_000);
+        batch
+    };
+    let redis = Redis::start();
+    // To an empty Redis, and then with other buckets.
+    let first = line(&ago(1), &app(1, "1,10", "10"));
+    check(&redis, &[], &first, [1, 0, 0, 0, 0, 0, 0]);
+    let second = line(&ago(1), &app(2, "1,2", "2"));
+    check(&redis, &[], &second, [1, 0, 0, 0, 0, 0, 0]);
+    check(&redis, &[], &(first + &second), [0, 2, 0, 0, 0, 0, 0]);
+    // Like one that registered its layout.
+    let mut registered = app(3, "1,2", "2");
+    let (field, own) = custom_family("value_euros", KEY_OF_VALUES, "1,2").with_own_key();
+    let json = redis.cli(&["HGET", "metrics:families", &field]);
+    assert_eq!(json.trim(), own.encode());
+    registered.custom = CustomWrites::default();
+    registered.rename_key(KEY_OF_VALUES, &own.key);
+    let registered = line(&ago(1), &registered);
+    check(&redis, &[], &registered, [1, 0, 0, 0, 0, 0, 0]);
+    let cell = |key: &str, suffix: &str| {
+        let field = format!("k=\"a\"|{suffix}");
+        redis.cli(&["HGET", key, &field]).trim().to_owned()
+    };
+    assert_eq!(cell(KEY_OF_VALUES, "10"), "2");
+    assert_eq!(cell(KEY_OF_VALUES, "2"), "");
+    assert_eq!(cell(&own.key, "2"), "4");
+    let exporter = Exporter::start(redis.port());
+    let text = exporter.metrics();
+    for (sample_name, expected) in [
+        ("sold_total", 6.0),
+        ("value_euros_count{k=\"a\"}", 6.0),
+        ("value_euros_sum{k=\"a\"}", 9.0),
+        // The bounds that both layouts have.
+        ("value_euros_bucket{k=\"a\",le=\"1.0\"}", 0.0),
+    ] {
+        assert_eq!(sample(&text, sample_name), Some(expected), "{text}");
+    }
+    assert!(
+        !text.contains("functional_scaffold_decode_errors{"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -711,6 +792,36 @@ fn only_keys_of_families_are_added_to() {
         );
         let named = format!("has the key {key:?}");
         assert!(said.contains(&named), "{said}");
+    }
+    // Nor to such a key as a gauge, or as a family of the batch's own.
+    let write = GaugeWrite {
+        set: Some(7),
+        ..GaugeWrite::default()
+    };
+    for (key, number) in keys.into_iter().zip(101..) {
+        let mut gauge = batch(number, 1);
+        gauge.custom.gauges.write(key, "last_ms", write);
+        let mut own = batch(number + 100, 1);
+        own.increments.inc(key, "x", 1);
+        own.custom.push_family(&custom_family("x_total", key, ""));
+        // Without a key it is no registration.
+        let own = (!key.is_empty()).then_some(own);
+        for forged in [Some(gauge), own].into_iter().flatten() {
+            let refusing = command(redis.port(), &[]);
+            let report = [0, 0, 0, 0, 0, 0, 0];
+            check_refusing(refusing, &line(&ago(1), &forged), report, 1);
+        }
+    }
+    for name in [
+        "http_requests_total",
+        "functional_scaffold_series_limited_total",
+        "algorithm_executions_in_flight",
+    ] {
+        let mut own = batch(300, 1);
+        let family = custom_family(name, &format!("metrics:custom:{name}"), "");
+        own.custom.push_family(&family);
+        let refusing = command(redis.port(), &[]);
+        check_refusing(refusing, &line(&ago(1), &own), [0, 0, 0, 0, 0, 0, 0], 1);
     }
     // Nothing was written, not even what the batch had for a family.
     assert_eq!(

@@ -486,11 +486,22 @@ impl CustomSource for Registry {
         &Script::APPLY
     }
 
-    fn registrations(&self, catalog: &Catalog) -> Vec<String> {
-        let families = catalog.custom().iter();
-        families
-            .map(|family| format!("{} {}", family.name, family.encode()))
-            .collect()
+    fn add_families(
+        &self,
+        catalog: &Catalog,
+        skipped: usize,
+        total: &Batch,
+        custom: &mut CustomWrites,
+    ) {
+        // Those of this library are the first in the catalog.
+        let own = catalog.families().len() - catalog.custom().len();
+        for family in catalog.custom().iter().skip(skipped.saturating_sub(own)) {
+            let is_written = total.of_key(&family.key).is_some()
+                || custom.gauges.of_key(&family.key).next().is_some();
+            if is_written {
+                custom.push_family(family);
+            }
+        }
     }
 
     fn drain(

@@ -117,17 +117,19 @@ impl Sink {
         match self {
             Self::Pushgateway(pushgateway) => {
                 let (group, totals) = pushgateway.group_with(&batch, batcher);
+                let mut custom = CustomWrites {
+                    gauges: totals.gauges,
+                    families: String::new(),
+                    ..batch.custom
+                };
+                batcher.add_families(0, &totals.counts, &mut custom);
                 LoggedBatch {
                     batch: SentBatch {
                         id: batch.id,
                         frozen_ms: None,
                         increments: totals.counts,
                         leased: Vec::new(),
-                        custom: CustomWrites {
-                            gauges: totals.gauges,
-                            families: batcher.custom_registrations(),
-                            ..batch.custom
-                        },
+                        custom,
                     },
                     group: Some(group),
                 }
