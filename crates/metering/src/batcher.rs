@@ -6,18 +6,16 @@
 //! is acknowledged or moved to the log. What is recorded meanwhile goes into the
 //! next batch.
 
-use std::{cell::RefCell, rc::Rc};
-
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, LeasedExecution, SentBatch},
     calls::{Call, REMEMBERED_SECONDS, Registration, Script, key_in_force},
     catalog::{Catalog, ExecutionStatus, FinishedRequest, FlushOutcome, RouteLabels, Tally},
-    custom::{CustomWrites, DEFAULT_MAX_SERIES, Gauges},
+    custom::CustomWrites,
     family::Family,
     lease::{EncodedLease, Lease, LeaseTemplate},
 };
 
-use crate::config::MAX_EXECUTION_LIMIT_MS;
+use crate::{config::MAX_EXECUTION_LIMIT_MS, custom::source::Custom};
 
 /// Milliseconds that a lease runs beyond the execution limit: time for the flush
 /// that closes it. An outage of Redis uses it up, too, because up to `MAX_GAP_MS`
@@ -53,50 +51,6 @@ impl Workload {
     }
 }
 
-/// Source of custom metrics, which the component's author records. It is a trait, so that
-/// a component without custom metrics does not contain the code.
-pub(crate) trait CustomSource {
-    /// Returns true if something was recorded or refused since the last [`Self::drain`].
-    fn has_news(&self) -> bool;
-
-    /// Records nothing any more, and forgets what waits.
-    fn switch_off(&mut self);
-
-    /// Adds the families that are not in `catalog` yet. Its hashes are under `prefix`.
-    fn admit(&self, catalog: &mut Catalog, prefix: &str);
-
-    /// The families of `catalog` as they are registered, whatever keys are in force.
-    fn to_register(&self, catalog: &Catalog, prefix: &str) -> Catalog;
-
-    /// Adds to a call what is limited of a batch.
-    fn add_limited(&self, call: &mut Call, prefix: &str, total: &Batch, custom: &CustomWrites);
-
-    /// The script that applies batches of it.
-    fn apply_script(&self) -> &'static Script;
-
-    /// Adds the families that have something in `total` or `custom` to the latter, but for
-    /// the first `skipped` of the catalog.
-    fn add_families(
-        &self,
-        catalog: &Catalog,
-        skipped: usize,
-        total: &Batch,
-        custom: &mut CustomWrites,
-    );
-
-    /// Moves what was recorded of the families in `catalog`, of `max_series` series at
-    /// most, to `batch`. Forgets series that the author's code holds no handle of.
-    ///
-    /// `offset_ms` is the lease time at the start of the host's clock, if it is known.
-    fn drain(
-        &mut self,
-        catalog: &Catalog,
-        max_series: usize,
-        offset_ms: Option<i64>,
-        batch: (&mut Batch, &mut Gauges),
-    );
-}
-
 /// A finished execution of an algorithm.
 #[derive(Debug, Clone, Copy)]
 pub struct Execution {
@@ -110,15 +64,9 @@ pub struct Execution {
 pub(crate) struct Batcher {
     catalog: Catalog,
     workload: Workload,
-    /// The custom metrics, if this batcher counts those.
-    custom: Option<Rc<RefCell<dyn CustomSource>>>,
-    /// The prefix of every key.
-    prefix: String,
-    max_series: u64,
+    custom: Custom,
     /// Number of families of the catalog, from its beginning, that are registered.
     registered: usize,
-    /// The lease time at the start of the host's clock, in milliseconds.
-    clock_offset: Option<i64>,
     nonce: u64,
     sequence: u64,
     leases: u64,
@@ -150,7 +98,7 @@ struct Pending {
     leased: Vec<LeasedResult>,
     /// Metrics about the metric path itself, and those of the component's author.
     self_metrics: Batch,
-    gauges: Gauges,
+    custom: CustomWrites,
 }
 
 impl Pending {
@@ -158,7 +106,7 @@ impl Pending {
         self.tally.is_empty()
             && self.leased.is_empty()
             && self.self_metrics.is_empty()
-            && self.gauges.is_empty()
+            && self.custom.gauges.is_empty()
     }
 }
 
@@ -231,34 +179,21 @@ impl Batcher {
     /// identifies this writer to Redis.
     pub(crate) fn new(prefix: &str, workload: Workload, nonce: u64) -> Self {
         let catalog = workload.catalog(prefix);
-        Self::with(prefix, catalog, workload, nonce)
+        Self::with(catalog, workload, Custom::default(), nonce)
     }
 
-    /// Makes an empty batcher of custom metrics, each family with `max_series` series at
-    /// most.
-    pub(crate) fn of_custom(
-        prefix: &str,
-        source: Rc<RefCell<dyn CustomSource>>,
-        max_series: u64,
-        nonce: u64,
-    ) -> Self {
+    /// Makes an empty batcher of custom metrics, whose hashes are under `prefix`.
+    pub(crate) fn of_custom(prefix: &str, custom: Custom, nonce: u64) -> Self {
         let catalog = Catalog::of_custom(prefix);
-        Self {
-            custom: Some(source),
-            max_series,
-            ..Self::with(prefix, catalog, Workload::default(), nonce)
-        }
+        Self::with(catalog, Workload::default(), custom, nonce)
     }
 
-    fn with(prefix: &str, catalog: Catalog, workload: Workload, nonce: u64) -> Self {
+    fn with(catalog: Catalog, workload: Workload, custom: Custom, nonce: u64) -> Self {
         Self {
             catalog,
             workload,
-            custom: None,
-            prefix: prefix.to_owned(),
-            max_series: DEFAULT_MAX_SERIES,
+            custom,
             registered: 0,
-            clock_offset: None,
             nonce,
             sequence: 0,
             leases: 0,
@@ -318,9 +253,7 @@ impl Batcher {
     pub(crate) fn turn_off(&mut self) -> bool {
         self.pending = Pending::default();
         self.frozen = None;
-        if let Some(custom) = &self.custom {
-            custom.borrow_mut().switch_off();
-        }
+        self.custom.switch_off();
         self.resolve_unacknowledged();
         // In `strict` mode this refuses every request.
         self.leasing = Leasing::Suspended;
@@ -354,10 +287,7 @@ impl Batcher {
 
     /// Whether something is not stored yet.
     pub(crate) fn has_unstored(&self) -> bool {
-        let custom = self.custom.as_ref();
-        self.frozen.is_some()
-            || !self.pending.is_empty()
-            || custom.is_some_and(|source| source.borrow().has_news())
+        self.frozen.is_some() || !self.pending.is_empty() || self.custom.has_news()
     }
 
     /// Number of batches that went to the log.
@@ -442,11 +372,7 @@ impl Batcher {
                 },
                 frozen_ms: now_ms,
                 total: self.total(&pending),
-                custom: CustomWrites {
-                    gauges: std::mem::take(&mut pending.gauges),
-                    max_series: self.max_series,
-                    ..CustomWrites::default()
-                },
+                custom: std::mem::take(&mut pending.custom),
                 pending,
                 unanswered: 0,
             });
@@ -454,53 +380,47 @@ impl Batcher {
         self.frozen.as_ref()
     }
 
-    /// Moves what the author of the component measured to the next batch. Families that
-    /// were not admitted to the catalog wait.
+    /// Moves what the author of the component measured to the next batch.
     fn drain_custom(&mut self, max_series: usize) {
-        let Some(source) = &self.custom else {
-            return;
-        };
-        let batch = (&mut self.pending.self_metrics, &mut self.pending.gauges);
-        let (catalog, offset) = (&self.catalog, self.clock_offset);
-        source
-            .borrow_mut()
-            .drain(catalog, max_series, offset, batch);
+        let Pending {
+            self_metrics,
+            custom,
+            ..
+        } = &mut self.pending;
+        self.custom
+            .drain(&self.catalog, max_series, (self_metrics, custom));
     }
 
     /// Admits the author's new families to the catalog. Returns whether the catalog has
     /// families that are not registered.
     pub(crate) fn admit_families(&mut self) -> bool {
-        if let Some(source) = &self.custom {
-            source.borrow().admit(&mut self.catalog, &self.prefix);
-        }
+        self.custom.admit(&mut self.catalog);
         self.registered < self.catalog.families().len()
     }
 
     /// Adds to the call that stores the frozen batch what is limited.
-    pub(crate) fn add_custom(&self, call: &mut Call) {
-        if let (Some(source), Some(frozen)) = (&self.custom, &self.frozen) {
-            let (total, custom) = (&frozen.total, &frozen.custom);
-            source
-                .borrow()
-                .add_limited(call, &self.prefix, total, custom);
+    pub(crate) fn add_limited(&self, call: &mut Call) {
+        if let Some(frozen) = &self.frozen {
+            let FrozenBatch { total, custom, .. } = frozen;
+            self.custom.add_limited(call, self.prefix(), total, custom);
         }
     }
 
     /// The script that applies its batches.
     pub(crate) fn apply_script(&self) -> &'static Script {
-        match &self.custom {
-            Some(source) => source.borrow().apply_script(),
-            None => &Script::APPLY_UNLIMITED,
-        }
+        self.custom.apply_script()
     }
 
-    /// Adds the families of the component's author that have something in a batch to it,
-    /// but for the first `skipped` of the catalog.
+    /// Adds the author's families that have something in a batch to it, but for the first
+    /// `skipped` of the catalog.
     pub(crate) fn add_families(&self, skipped: usize, total: &Batch, custom: &mut CustomWrites) {
-        if let Some(source) = &self.custom {
-            let source = source.borrow();
-            source.add_families(&self.catalog, skipped, total, custom);
-        }
+        self.custom
+            .add_families(&self.catalog, skipped, total, custom);
+    }
+
+    /// Sets the lease time at the start of the host's clock.
+    pub(crate) fn set_clock_offset(&mut self, millis: i64) {
+        self.custom.set_clock_offset(millis);
     }
 
     /// Number of families of the catalog, from its beginning, that are registered.
@@ -511,11 +431,6 @@ impl Batcher {
     /// Notes that this many families of the catalog are registered.
     pub(crate) fn set_registered(&mut self, families: usize) {
         self.registered = self.registered.max(families);
-    }
-
-    /// Sets the lease time at the start of the host's clock, for the writes of gauges.
-    pub(crate) fn set_clock_offset(&mut self, millis: i64) {
-        self.clock_offset = Some(millis);
     }
 
     fn total(&self, pending: &Pending) -> Batch {
@@ -687,6 +602,11 @@ impl Batcher {
         &self.workload.algorithm
     }
 
+    /// The prefix of every key.
+    pub(crate) fn prefix(&self) -> &str {
+        self.catalog.prefix()
+    }
+
     /// The families that are recorded into.
     pub(crate) fn catalog(&self) -> &Catalog {
         &self.catalog
@@ -701,13 +621,10 @@ impl Batcher {
         self.catalog.zero_cells(algorithm, endpoints)
     }
 
-    /// The families under `prefix` as this instance registers them, whatever keys are
-    /// in force.
+    /// The families as this instance registers them, whatever keys are in force.
     pub(crate) fn catalog_to_register(&self) -> Catalog {
-        match &self.custom {
-            Some(source) => source.borrow().to_register(&self.catalog, &self.prefix),
-            None => self.workload.catalog(&self.prefix),
-        }
+        let custom = self.custom.to_register(&self.catalog);
+        custom.unwrap_or_else(|| self.workload.catalog(self.prefix()))
     }
 
     /// The registration of `catalog` for this workload, without its first `skipped`
@@ -740,7 +657,7 @@ impl Batcher {
         let replies = sent.families().into_iter().skip(skipped).zip(in_force);
         let families = self.catalog.families_mut().into_iter().skip(skipped);
         for (family, (ours, in_force)) in families.zip(replies) {
-            let key = key_in_force(&self.prefix, ours, in_force).unwrap_or_else(|| {
+            let key = key_in_force(sent.prefix(), ours, in_force).unwrap_or_else(|| {
                 let (field, own) = ours.with_own_key();
                 let key = own.key.clone();
                 own_keys.push((field, own));

@@ -11,9 +11,10 @@ use spin_sdk::wit_bindgen;
 use thiserror::Error;
 
 use crate::{
-    batcher::{Batcher, CustomSource, Execution, Leasing, Workload},
+    batcher::{Batcher, Execution, Leasing, Workload},
     check::{Check, SharedCheck},
     config::{Config, Durability},
+    custom::source::Custom,
     flusher::Flusher,
     sinks::{Sink, error::Unacknowledged},
 };
@@ -68,14 +69,9 @@ impl Meter {
     }
 
     /// Makes a meter of what the author of the component measures. It takes no leases.
-    pub(crate) fn of_custom(
-        config: &Config,
-        max_series: u64,
-        source: Rc<RefCell<dyn CustomSource>>,
-        nonce: u64,
-    ) -> Self {
+    pub(crate) fn of_custom(config: &Config, custom: Custom, nonce: u64) -> Self {
         let config = &config.batched();
-        let batcher = Batcher::of_custom(&config.prefix, source, max_series, nonce);
+        let batcher = Batcher::of_custom(&config.prefix, custom, nonce);
         Self::with(config, batcher)
     }
 

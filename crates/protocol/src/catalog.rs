@@ -156,6 +156,7 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Catalog {
+    prefix: String,
     requests: Metric<fn(&RequestLabels<'_>, &mut String)>,
     request_durations: Metric<fn(&RouteLabels<'_>, &mut String)>,
     executions: Metric<fn(&ExecutionLabels<'_>, &mut String)>,
@@ -210,6 +211,7 @@ impl Catalog {
         let bounds = latency_bounds();
         let les = bounds.iter().map(|&bound| cell::le_of_bound(bound));
         Self {
+            prefix: prefix.to_owned(),
             requests: REQUESTS.with_prefix(prefix),
             request_durations: REQUEST_DURATIONS.with_prefix(prefix),
             executions: EXECUTIONS.with_prefix(prefix),
@@ -223,6 +225,12 @@ impl Catalog {
             custom: Vec::new(),
             latency_les: les.chain(["+Inf".to_owned()]).collect(),
         }
+    }
+
+    /// The prefix of every key.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// Adds a family that the author of the component declares.

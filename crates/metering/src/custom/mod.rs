@@ -6,6 +6,7 @@
 //! # Layout
 //! - this file: the recorder of an instance, and when it is flushed
 //! - `registry`: families, and what was recorded since the last batch; no I/O
+//! - `source`: what a batcher knows of them
 //!
 //! # Examples
 //! ```no_run
@@ -35,8 +36,8 @@ use serde_json::json;
 use spin_sdk::{wasip3::random::random::get_random_u64, wit_bindgen};
 
 use crate::{
-    batcher::CustomSource as _,
     config::Config,
+    custom::source::{Custom, CustomSource as _},
     log::{self, Level},
     meter::{ExpositionError, Meter},
     time::Instant,
@@ -44,6 +45,7 @@ use crate::{
 };
 
 mod registry;
+pub(crate) mod source;
 
 use registry::Registry;
 
@@ -206,13 +208,9 @@ async fn load() -> Option<Meter> {
         }
         let state = match config {
             Ok((config, max_series)) if config.counts() => {
-                let registry = Rc::clone(&instance.registry);
-                State::Ready(Meter::of_custom(
-                    &config,
-                    max_series,
-                    registry,
-                    get_random_u64(),
-                ))
+                instance.registry.borrow_mut().limit_series(max_series);
+                let custom = Custom::new(Rc::clone(&instance.registry) as _);
+                State::Ready(Meter::of_custom(&config, custom, get_random_u64()))
             }
             Ok(_) => State::Off,
             Err(errors) => {

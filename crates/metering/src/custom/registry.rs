@@ -14,7 +14,7 @@ use functional_scaffold_protocol::{
     calls::{Call, Script, add_limited},
     catalog::{Catalog, IN_FLIGHT},
     cell::{bucket_field, le_of_bound, sum_field},
-    custom::{CustomWrites, GAUGE_SCALE, GaugeWrite, Gauges, custom_key},
+    custom::{CustomWrites, DEFAULT_MAX_SERIES, GAUGE_SCALE, GaugeWrite, custom_key},
     escape::to_json,
     exposition::sample_suffixes,
     family::{Family, Kind},
@@ -24,7 +24,7 @@ use metrics::{CounterFn, GaugeFn, HistogramFn, Key, Unit};
 use serde_json::json;
 
 use crate::{
-    batcher::CustomSource,
+    custom::source::CustomSource,
     log::{self, Level},
     time::Instant,
 };
@@ -58,6 +58,8 @@ pub(crate) struct Registry {
     refusals: Vec<(String, String)>,
     has_news: Arc<AtomicBool>,
     clock: fn() -> Instant,
+    /// Series that each family may have in Redis.
+    max_series: u64,
     is_off: bool,
 }
 
@@ -104,9 +106,9 @@ impl<T: Default> Recorded<T> {
         let changed = change(&mut self.lock().0);
         match changed {
             Some(()) => self.has_news.store(true, Ordering::Relaxed),
-            None => self.refuse(
-                "a batch cannot hold the sum: it would have 2^62 stored units or more",
-            ),
+            None => {
+                self.refuse("a batch cannot hold the sum: it would have 2^62 stored units or more")
+            }
         }
     }
 
@@ -260,8 +262,14 @@ impl Registry {
             refusals: Vec::new(),
             has_news: Arc::default(),
             clock,
+            max_series: DEFAULT_MAX_SERIES,
             is_off: false,
         }
+    }
+
+    /// Sets the number of series that each family may have in Redis.
+    pub(crate) fn limit_series(&mut self, max_series: u64) {
+        self.max_series = max_series;
     }
 
     /// Declares the inclusive upper bounds of a histogram's buckets. The first
@@ -464,16 +472,17 @@ impl CustomSource for Registry {
         self.has_news.store(false, Ordering::Relaxed);
     }
 
-    fn admit(&self, catalog: &mut Catalog, prefix: &str) {
+    fn admit(&self, catalog: &mut Catalog) {
         for family in self.families.iter().skip(catalog.custom().len()) {
-            catalog.add_custom(with_key(prefix, family));
+            let family = with_key(catalog.prefix(), family);
+            catalog.add_custom(family);
         }
     }
 
-    fn to_register(&self, catalog: &Catalog, prefix: &str) -> Catalog {
-        let mut original = Catalog::of_custom(prefix);
+    fn to_register(&self, catalog: &Catalog) -> Catalog {
+        let mut original = Catalog::of_custom(catalog.prefix());
         for family in self.families.iter().take(catalog.custom().len()) {
-            original.add_custom(with_key(prefix, family));
+            original.add_custom(with_key(catalog.prefix(), family));
         }
         original
     }
@@ -509,8 +518,9 @@ impl CustomSource for Registry {
         catalog: &Catalog,
         max_series: usize,
         offset_ms: Option<i64>,
-        (increments, gauges): (&mut Batch, &mut Gauges),
+        (increments, custom): (&mut Batch, &mut CustomWrites),
     ) {
+        custom.max_series = self.max_series;
         let mut refused = Vec::new();
         let mut kept = BTreeMap::new();
         let mut drained = 0;
@@ -537,7 +547,7 @@ impl CustomSource for Registry {
                         drained += 1;
                         let time = |at: Instant| at.millis().saturating_add(offset_ms?).into();
                         write.set_ms = set_at.and_then(time);
-                        gauges.write(&family.key, &labels, write);
+                        custom.gauges.write(&family.key, &labels, write);
                     }
                     reason
                 }
@@ -609,8 +619,10 @@ mod tests {
 
     use std::{cell::RefCell, rc::Rc};
 
+    use functional_scaffold_protocol::custom::Gauges;
+
     use super::*;
-    use crate::batcher::Batcher;
+    use crate::{batcher::Batcher, custom::source::Custom};
 
     fn registry() -> Registry {
         let mut registry = Registry::new(|| Instant::at(7_000_000_000));
@@ -645,16 +657,16 @@ mod tests {
         max_series: usize,
         offset_ms: Option<i64>,
     ) -> (Batch, Gauges) {
-        let mut batch = (Batch::default(), Gauges::default());
-        let into = (&mut batch.0, &mut batch.1);
+        let (mut increments, mut custom) = (Batch::default(), CustomWrites::default());
+        let into = (&mut increments, &mut custom);
         registry.drain(catalog, max_series, offset_ms, into);
-        batch
+        (increments, custom.gauges)
     }
 
     /// The catalog with every family so far.
     fn catalog(registry: &Registry) -> Catalog {
         let mut catalog = Catalog::of_custom("m:");
-        registry.admit(&mut catalog, "m:");
+        registry.admit(&mut catalog);
         catalog
     }
 
@@ -906,8 +918,8 @@ mod tests {
         let held = registry.borrow_mut().counter(&key("jobs_total", &[]));
         let held = held.expect("it is valid");
         held.increment(1);
-        let source = Rc::clone(&registry);
-        let mut batcher = Batcher::of_custom("m:", source, 10, 7);
+        let custom = Custom::new(Rc::clone(&registry) as _);
+        let mut batcher = Batcher::of_custom("m:", custom, 7);
         assert!(batcher.begin_flushing());
         assert!(!batcher.end_flushing(), "a count waits");
         assert!(batcher.turn_off());
@@ -936,5 +948,43 @@ mod tests {
         let family = &registry.families[0];
         assert_eq!((&*family.unit, &*family.help), ("bytes", "Its value."));
         assert_eq!(family.scale, SUM_SCALE);
+    }
+
+    /// An instance that has not registered its families does not know their keys.
+    #[test]
+    fn a_batch_in_the_log_has_the_registrations_that_redis_may_not_have() {
+        let registry = Rc::new(RefCell::new(registry()));
+        registry.borrow_mut().limit_series(10);
+        let custom = Custom::new(Rc::clone(&registry) as _);
+        let mut batcher = Batcher::of_custom("m:", custom, 7);
+        let record = |name: &'static str| {
+            count(&mut registry.borrow_mut(), &key(name, &[]), 1);
+        };
+        let mut logged = |is_registered: bool| {
+            if is_registered {
+                let families = batcher.catalog_to_register().families().len();
+                batcher.set_registered(families);
+            }
+            let batch = batcher.take_for_log([8, 9]).remove(0);
+            assert_eq!(batch.custom.max_series, 10);
+            let families = batch.custom.families().expect("they are valid");
+            let families = families.into_iter().map(|family| (family.name, family.key));
+            families.collect::<Vec<_>>()
+        };
+        let family = |name: &str| (name.to_owned(), format!("m:custom:{name}"));
+        record("first_total");
+        assert_eq!(logged(false), [family("first_total")]);
+        record("second_total");
+        let histogram = registry.borrow_mut().histogram(&key("value_euros", &[]));
+        histogram.expect("it is declared").record(1.0);
+        let gauge = registry.borrow_mut().gauge(&key("level", &[]));
+        gauge.expect("it is valid").set(1.0);
+        let those = ["second_total", "value_euros", "level"].map(family);
+        assert_eq!(logged(false), those, "those that it writes to");
+        record("first_total");
+        assert_eq!(logged(true), []);
+        record("third_total");
+        record("first_total");
+        assert_eq!(logged(false), [family("third_total")]);
     }
 }

@@ -41,8 +41,6 @@ use crate::{
 
 /// Writes leases and batches of one instance to Redis.
 pub(crate) struct RedisSink {
-    /// The prefix of every key.
-    prefix: String,
     /// The longest wait for one reply.
     timeout: Duration,
     /// Absent if executions have no leases.
@@ -79,7 +77,6 @@ impl RedisSink {
             is_strict,
         };
         Self {
-            prefix: config.prefix.clone(),
             timeout: config.redis.timeout,
             leases: (config.durability != Durability::Batched).then_some(leases),
             client: Rc::new(RedisClient::new(&config.redis)),
@@ -124,7 +121,7 @@ impl RedisSink {
         deadline: Deadline,
     ) -> Result<Eviction, StoreError> {
         self.register(batcher, 0, deadline).await?;
-        let call = check_call(&self.prefix);
+        let call = check_call(batcher.borrow().prefix());
         let reply = self.client.call(&Script::CHECK, &call, deadline).await?;
         let CheckReply { eviction, refused } =
             CheckReply::decode(reply).map_err(StoreError::Reply)?;
@@ -245,8 +242,9 @@ impl RedisSink {
     ) -> (EncodedLease, Command) {
         let limit = options.execution_limit_millis;
         let now = time.at(Instant::now());
-        let lease = batcher.borrow_mut().lease(route, limit, now);
-        let command = lease_command(&self.prefix, &lease);
+        let mut batcher = batcher.borrow_mut();
+        let lease = batcher.lease(route, limit, now);
+        let command = lease_command(batcher.prefix(), &lease);
         (lease, command)
     }
 
@@ -274,14 +272,15 @@ impl RedisSink {
             let call = {
                 let mut batcher = batcher.borrow_mut();
                 batcher.set_clock_offset(time.offset());
+                let prefix = batcher.prefix().to_owned();
                 let Some(frozen) = batcher.freeze(Some(time.at(sent))) else {
                     return Ok(None);
                 };
                 let FrozenBatch { id, total, .. } = frozen;
                 let leases = frozen.leases();
                 let frozen_ms = frozen.frozen_ms.unwrap_or_default();
-                let mut call = apply_call_from_parts(&self.prefix, id, frozen_ms, leases, total);
-                batcher.add_custom(&mut call);
+                let mut call = apply_call_from_parts(&prefix, id, frozen_ms, leases, total);
+                batcher.add_limited(&mut call);
                 batcher.begin_sending();
                 call
             };
@@ -368,7 +367,7 @@ impl RedisSink {
             let registration = batcher.registration(&catalog, batcher.registered());
             (catalog, registration)
         };
-        let call = is_registered_call(&self.prefix, &registration);
+        let call = is_registered_call(catalog.prefix(), &registration);
         let sent = Instant::now();
         let script = &Script::IS_REGISTERED;
         let reply = self.client.call(script, &call, deadline).await?;
@@ -394,7 +393,7 @@ impl RedisSink {
         let epoch = get_random_u64();
         let catalog = batcher.borrow().catalog_to_register();
         let registration = batcher.borrow().registration(&catalog, skipped);
-        let call = register_call(&self.prefix, epoch, &registration);
+        let call = register_call(catalog.prefix(), epoch, &registration);
         let sent = Instant::now();
         let reply = self.client.call(script, &call, deadline).await?;
         let registered = RegisterReply::decode(&registration, reply).map_err(StoreError::Reply)?;
@@ -408,7 +407,7 @@ impl RedisSink {
             (!families.is_empty()).then(|| Registration::new(named, &batcher.zero_cells()))
         };
         if let Some(own_keys) = own_keys {
-            let call = register_call(&self.prefix, epoch, &own_keys);
+            let call = register_call(catalog.prefix(), epoch, &own_keys);
             self.client.call(script, &call, deadline).await?;
         }
         self.lease_time.set(Some(time));
