@@ -306,7 +306,7 @@ fn commands(script: &Script) -> std::collections::BTreeSet<&str> {
 #[test]
 fn readiness_tries_every_command_of_a_component() {
     let tried = commands(&Script::CHECK);
-    assert_eq!(tried.len(), 13, "{tried:?}");
+    assert_eq!(tried.len(), 14, "{tried:?}");
     let called = [Script::IS_REGISTERED, Script::REGISTER, Script::APPLY];
     let called = called.iter().flat_map(commands);
     let zadd = lease_command("m:", &lease().begin(0)).name;

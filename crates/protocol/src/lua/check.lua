@@ -21,6 +21,7 @@ for _, command in ipairs({
   {'HINCRBY', hash_key, 'f', 1},
   {'HGET', hash_key, 'f'},
   {'HMGET', hash_key, 'f'},
+  {'HLEN', hash_key},
   {'ZADD', set_key, 1, 'm'},
   {'ZSCORE', set_key, 'm'},
   {'ZCARD', set_key},
