@@ -4,7 +4,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Shutdown, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,9 +20,9 @@ use functional_scaffold_testkit::http::{Response, connect};
 use serde_json::json;
 
 use crate::{
-    load::{Entry, Kind, Outcome, instance_of_id, route},
+    load::{Entry, Kind, Outcome, instance_of_id},
     log::FORGER,
-    plan::Phase,
+    plan::{AppKind, Phase, Plan},
 };
 
 const CLIENTS: u64 = 6;
@@ -44,6 +44,7 @@ pub(crate) struct Sent {
 
 #[derive(Debug)]
 pub(crate) struct Clients {
+    app: AppKind,
     address: SocketAddr,
     rng: Rng,
     began: Instant,
@@ -52,10 +53,11 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    pub(crate) fn new(address: SocketAddr, seed: u64, began: Instant) -> Self {
+    pub(crate) fn new(address: SocketAddr, plan: &Plan, began: Instant) -> Self {
         Self {
+            app: plan.app,
             address,
-            rng: Rng::with_seed(seed),
+            rng: Rng::with_seed(plan.seed),
             began,
             stop: Arc::default(),
             threads: Vec::new(),
@@ -67,6 +69,7 @@ impl Clients {
         self.stop = Arc::default();
         for _ in 0..CLIENTS {
             let mut client = Client {
+                app: self.app,
                 address: self.address,
                 rng: self.rng.fork(),
                 began: self.began,
@@ -114,6 +117,7 @@ impl Drop for Clients {
 }
 
 struct Client {
+    app: AppKind,
     address: SocketAddr,
     rng: Rng,
     began: Instant,
@@ -133,18 +137,25 @@ impl Client {
         let body = kind.body();
         let request = format!(
             "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\n\r\n{body}",
-            route(phase).0,
+             content-length: {}\r\nconnection: close\r\n\r\n{body}",
+            phase.path(),
             self.address,
             body.len()
         );
         let mut stream = connect(self.address, TIMEOUT)?;
         let sent = self.began.elapsed();
         match self.rng.u8(0..4) {
-            // Half of the head, or of the body.
-            0 | 1 => {
+            // A part of the head, or the head with a part of the body.
+            drawn @ (0 | 1) => {
+                let head = request.len() - body.len();
+                let part = match drawn {
+                    0 => self.rng.usize(1..head),
+                    _ => self.rng.usize(head..request.len()),
+                };
                 self.sent.broken += 1;
-                let part = self.rng.usize(1..request.len());
+                if self.app == AppKind::Metered {
+                    self.add(phase, Kind::Refusal, sent, Outcome::Vanished);
+                }
                 stream.write_all(&request.as_bytes()[..part])?;
                 self.pause();
                 return Ok(());
@@ -174,7 +185,7 @@ impl Client {
         Ok(())
     }
 
-    /// Sends a forged line, which the algorithm prints, or the host logs with the path.
+    /// Sends a forged line, which the application prints, or the host logs with the path.
     fn forge(&mut self) -> anyhow::Result<()> {
         let phase = Phase::Deadly;
         let kind = Kind::Success;
@@ -200,7 +211,7 @@ impl Client {
         let sent = self.began.elapsed();
         let input = json!(format!("print {line}")).to_string();
         let mut outcome = Outcome::Vanished;
-        if head(route(phase).0, b"", &input).is_ok()
+        if head(phase.path(), b"", &input).is_ok()
             && let Ok(instance) = read_instance(&mut stream)
         {
             outcome = Outcome::Response { instance };
@@ -227,7 +238,7 @@ fn forged_line(rng: &mut Rng) -> String {
     let forged = |sequence: u32, part| {
         let time = humantime::format_rfc3339_millis(SystemTime::now());
         format!(
-            r#"{{"time":"{time}","level":"error","event":"batch_not_stored","reason":"r","id":"{FORGER}-{sequence}"{part},"increments":{{"metrics:algorithm_counter":{{"algorithm=\"rogue\",status=\"success\"":1000000}}}}}}"#
+            r#"{{"time":"{time}","level":"error","event":"batch_not_stored","reason":"r","id":"{FORGER}-{sequence}"{part},"increments":{{"metrics:request_counter":{{"code=\"200\"":1000000}}}}}}"#
         )
     };
     let mut line = forged(rng.u32(1..), part[rng.usize(0..2)]);
@@ -242,7 +253,6 @@ fn forged_line(rng: &mut Rng) -> String {
 
 /// Reads a response with a result, and returns the instance that made it.
 fn read_instance(stream: &mut std::net::TcpStream) -> anyhow::Result<u64> {
-    stream.shutdown(Shutdown::Write)?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
     let response = Response::parse(&bytes)?;

@@ -143,15 +143,6 @@ impl Taken {
             .extend(before.closed.difference(&after.closed).cloned());
     }
 
-    /// The number of executions whose counts were taken, less those that came back.
-    pub(crate) fn executions(&self) -> i64 {
-        let cells = self.cells.iter();
-        cells
-            .filter(|((key, _), _)| key == "metrics:algorithm_counter")
-            .map(|(_, count)| count)
-            .sum()
-    }
-
     /// The counts if no fault had taken anything away: what Redis holds and what was
     /// taken, without what was counted again therefore.
     pub(crate) fn restore(&self, now: &Contents, again: &Again) -> Cells {

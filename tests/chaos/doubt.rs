@@ -22,8 +22,8 @@ use std::{
 use functional_scaffold_protocol::catalog::ExecutionStatus;
 
 use crate::{
-    load::{Entry, Kind, Outcome, UNAVAILABLE, code_of, execution_series, request_series},
-    plan::{Durability, Phase},
+    load::{Entry, Kind, Outcome, UNAVAILABLE, code_of},
+    plan::{AppKind, Durability, Phase},
 };
 
 /// The variable `execution_limit_ms`: small, so that leases expire soon.
@@ -126,7 +126,8 @@ impl Bounds {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Expected {
-    /// By series of `http_requests_total` and `algorithm_executions_total`.
+    app: AppKind,
+    /// By series of `http_requests_total` and [`AppKind::executions`].
     pub(crate) series: BTreeMap<String, Bounds>,
     pub(crate) executions: Bounds,
     pub(crate) requests: Bounds,
@@ -141,16 +142,24 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    pub(crate) fn of(entries: &[Entry], events: &Events, durability: Durability) -> Self {
+    pub(crate) fn of(
+        app: AppKind,
+        entries: &[Entry],
+        events: &Events,
+        durability: Durability,
+    ) -> Self {
         let doubt = Doubt::new(entries, events, durability);
-        let mut expected = Self::default();
+        let mut expected = Self {
+            app,
+            ..Self::default()
+        };
         for status in ExecutionStatus::ALL {
             expected
                 .series
-                .insert(execution_series(status), Bounds::default());
+                .insert(app.execution_series(status), Bounds::default());
             for phase in Phase::ALL {
                 for code in [code_of(status), UNAVAILABLE] {
-                    let series = request_series(phase, code);
+                    let series = app.request_series(phase, code);
                     expected.series.insert(series, Bounds::default());
                 }
             }
@@ -175,8 +184,8 @@ impl Expected {
         expected.requests.least += crashed;
         let code = code_of(ExecutionStatus::Crashed);
         for series in [
-            execution_series(ExecutionStatus::Crashed),
-            request_series(Phase::Deadly, code),
+            app.execution_series(ExecutionStatus::Crashed),
+            app.request_series(Phase::Deadly, code),
         ] {
             expected.series.entry(series).or_default().least += crashed;
         }
@@ -190,12 +199,16 @@ impl Expected {
         let result = possible.result.then_some(entry.kind.status());
         let crash = possible.crash.then_some(ExecutionStatus::Crashed);
         let ends = || result.into_iter().chain(crash);
-        let executions: Vec<_> = ends().map(execution_series).collect();
+        let executions: Vec<_> = ends()
+            .map(|status| self.app.execution_series(status))
+            .collect();
         let unavailable = possible.unavailable.then_some(UNAVAILABLE);
         let mut codes: Vec<_> = unavailable.into_iter().chain(ends().map(code_of)).collect();
         // A failure and a crash have the same code.
         codes.dedup();
-        let requests = codes.iter().map(|&code| request_series(entry.phase, code));
+        let requests = codes
+            .iter()
+            .map(|&code| self.app.request_series(entry.phase, code));
         let is_counted = !possible.nothing;
         let is_executed = is_counted && !possible.unavailable;
         for (total, series, is_response, is_counted) in [
@@ -426,6 +439,8 @@ fn is_near(moments: &[Duration], span: Span) -> bool {
 mod tests {
     use super::*;
 
+    const APP: AppKind = AppKind::Service;
+
     fn at(millis: u64) -> Duration {
         Duration::from_millis(millis)
     }
@@ -463,8 +478,8 @@ mod tests {
     /// The number of responses that may be counted otherwise than as their result, and
     /// of those that may not be counted at all.
     fn in_doubt(entries: &[Entry], events: &Events, durability: Durability) -> (i64, i64) {
-        let expected = Expected::of(entries, events, durability);
-        let success = expected.series[&execution_series(ExecutionStatus::Success)];
+        let expected = Expected::of(APP, entries, events, durability);
+        let success = expected.series[&APP.execution_series(ExecutionStatus::Success)];
         let executions = expected.executions;
         let lost = executions.responses + expected.fatal.1 - executions.least;
         (success.responses - success.least, lost)
@@ -564,15 +579,16 @@ mod tests {
         };
         let trap = died(Kind::Trap, 1_000, 1_003);
         for (sent, least) in [(400, 1), (980, 0)] {
-            let expected = Expected::of(&[unavailable(sent), trap], &Events::default(), Strict);
-            let success = execution_series(ExecutionStatus::Success);
+            let expected =
+                Expected::of(APP, &[unavailable(sent), trap], &Events::default(), Strict);
+            let success = APP.execution_series(ExecutionStatus::Success);
             let expect = |responses, least, most| Bounds {
                 responses,
                 least,
                 most,
             };
             assert_eq!(expected.series[&success], expect(0, 0, 1));
-            let series = request_series(Phase::Deadly, 503);
+            let series = APP.request_series(Phase::Deadly, 503);
             assert_eq!(expected.series[&series], expect(1, 0, 2));
             // The trap is certain.
             assert_eq!(expected.executions, expect(0, 1, 2));
@@ -604,12 +620,12 @@ mod tests {
             died(Kind::Trap, 5_000, 5_005),
         ];
         let mut events = Events::default();
-        assert_eq!(Expected::of(&entries, &events, Exact).fatal, (5, 3));
-        assert_eq!(Expected::of(&entries, &events, Batched).fatal, (5, 0));
+        assert_eq!(Expected::of(APP, &entries, &events, Exact).fatal, (5, 3));
+        assert_eq!(Expected::of(APP, &entries, &events, Batched).fatal, (5, 0));
         events.outages = vec![span(4_900, 4_950)];
-        assert_eq!(Expected::of(&entries, &events, Exact).fatal, (5, 2));
+        assert_eq!(Expected::of(APP, &entries, &events, Exact).fatal, (5, 2));
         // In strict mode it had a lease even then.
-        assert_eq!(Expected::of(&entries, &events, Strict).fatal, (5, 3));
+        assert_eq!(Expected::of(APP, &entries, &events, Strict).fatal, (5, 3));
     }
 
     #[test]
@@ -621,13 +637,13 @@ mod tests {
             entry(Kind::Success, 9_000, 9_001, Outcome::Refused),
         ];
         let mut events = Events::default();
-        let expected = Expected::of(&entries, &events, Exact);
+        let expected = Expected::of(APP, &entries, &events, Exact);
         assert_eq!(expected.unexplained.1, 2);
         assert_eq!(
             expected.executions.most, 3,
             "nothing was sent where nothing listens"
         );
         events.kills = vec![span(2_990, 9_000)];
-        assert_eq!(Expected::of(&entries, &events, Exact).unexplained.1, 0);
+        assert_eq!(Expected::of(APP, &entries, &events, Exact).unexplained.1, 0);
     }
 }

@@ -296,8 +296,9 @@ pub(crate) static KINDS: [Kind; 28] = [
         name: "remove series",
         target: Target::Contents,
         begin: |servers| {
-            let selector = "algorithm_executions_total{status=\"invalid_input\"}";
-            servers.allow(Reset::Series("status=\"invalid_input\""));
+            let (family, label) = servers.app_kind.removed_series();
+            let selector = &format!("{family}{{{label}}}");
+            servers.allow(Reset::Series(family, label));
             servers.replace_contents(|redis| {
                 let removed =
                     readers::command(redis.port(), &["series", "remove", "--yes", selector]);

@@ -9,9 +9,9 @@ use crate::{
     contents::{Cells, Contents, Taken},
     doubt::Expected,
     ledger::{Batches, Leases},
-    load::{Outcome, Requests, execution_series, request_series},
+    load::{Outcome, Requests, UNAVAILABLE, code_of},
     log::{Logged, Report},
-    plan::{Phase, Plan},
+    plan::{AppKind, Phase, Plan},
     watcher::Watched,
 };
 
@@ -45,10 +45,13 @@ pub(crate) struct Findings {
 }
 
 /// All counts in Redis, read without the exporter.
+///
+/// A metered app has no families of executions. There each request is an execution, but
+/// for those that got a 503; one whose lease expired crashed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Counted {
-    /// By series of `http_requests_total` and `algorithm_executions_total`, those that
-    /// are not 0.
+    pub(crate) app: AppKind,
+    /// By series of `http_requests_total` and [`AppKind::executions`].
     pub(crate) series: BTreeMap<String, i64>,
     /// The observations in both histograms.
     pub(crate) observed: [i64; 2],
@@ -62,7 +65,7 @@ pub(crate) struct Counted {
 
 impl Counted {
     /// The counts in these cells.
-    pub(crate) fn of_cells(cells: &Cells, open_leases: usize) -> Self {
+    pub(crate) fn of_cells(app: AppKind, cells: &Cells, open_leases: usize) -> Self {
         let of = |name: &'static str| {
             let cells = cells.iter().filter(move |((key, _), _)| key == name);
             cells.map(|((_, field), count)| (field.as_str(), *count))
@@ -75,7 +78,8 @@ impl Counted {
             buckets.map(|(_, count)| count).sum()
         };
         let failures = of("metrics:flush_counter").filter(|(_, count)| *count != 0);
-        Self {
+        let mut counted = Self {
+            app,
             series: series_of(cells),
             observed: [
                 observed("metrics:request_latency"),
@@ -88,11 +92,29 @@ impl Counted {
                 .map(|(labels, count)| (labels.to_owned(), count))
                 .collect(),
             open_leases: open_leases as i64,
+        };
+        if app == AppKind::Metered {
+            counted.derive_executions();
         }
+        counted
     }
 
-    pub(crate) fn of_contents(contents: &Contents) -> Self {
-        Self::of_cells(&contents.cells, contents.open.len())
+    fn derive_executions(&mut self) {
+        for status in ExecutionStatus::ALL {
+            let requests = self.requests(code_of(status));
+            let executions = match status {
+                ExecutionStatus::Success | ExecutionStatus::InvalidInput => requests,
+                ExecutionStatus::Failed => requests - self.settled,
+                ExecutionStatus::Crashed => self.settled,
+            };
+            let series = self.app.execution_series(status);
+            self.series.insert(series, executions);
+        }
+        self.observed[1] = self.observed[0] - self.requests(UNAVAILABLE);
+    }
+
+    pub(crate) fn of_contents(app: AppKind, contents: &Contents) -> Self {
+        Self::of_cells(app, &contents.cells, contents.open.len())
     }
 
     pub(crate) fn of(&self, series: &str) -> i64 {
@@ -100,12 +122,12 @@ impl Counted {
     }
 
     pub(crate) fn executions(&self, status: ExecutionStatus) -> i64 {
-        self.of(&execution_series(status))
+        self.of(&self.app.execution_series(status))
     }
 
     pub(crate) fn requests(&self, code: u16) -> i64 {
         Phase::ALL
-            .map(|phase| self.of(&request_series(phase, code)))
+            .map(|phase| self.of(&self.app.request_series(phase, code)))
             .iter()
             .sum()
     }
@@ -136,11 +158,13 @@ impl fmt::Display for Findings {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |items: Vec<String>| items.join(", ");
         let Plan {
+            app,
             seed,
             seconds,
             rate,
             ..
         } = self.plan;
+        let app_name = app.name();
         let schedule = self.plan.schedule.name();
         let (durability, fsync) = (self.plan.durability.name(), self.plan.fsync.name());
         let faults = self
@@ -181,7 +205,7 @@ impl fmt::Display for Findings {
             (
                 "run",
                 format!(
-                    "seed {seed}, {seconds} s, {durability}, appendfsync {fsync}, schedule \
+                    "app {app_name}, seed {seed}, {seconds} s, {durability}, appendfsync {fsync}, schedule \
                      {schedule}, at most {rate} requests a second, on {}",
                     self.runtime
                 ),
@@ -244,7 +268,7 @@ impl fmt::Display for Findings {
                 format!(
                     "{} executions, {} open leases; {} leases open again, {} batches applied again, \
                      {} results of crashes",
-                    self.taken.executions(),
+                    Counted::of_cells(app, &self.taken.cells, 0).all(app.executions()),
                     self.taken.leases.len(),
                     self.taken.returned.len() + self.batches.again.arrived.len(),
                     self.batches.applied_again,

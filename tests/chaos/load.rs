@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::anyhow;
 use fastrand::Rng;
-use functional_scaffold_protocol::catalog::{ExecutionLabels, ExecutionStatus, RequestLabels};
+use functional_scaffold_protocol::catalog::ExecutionStatus;
 use functional_scaffold_testkit::load::agent;
 use ureq::{Agent, Body, http::Response};
 
@@ -26,7 +26,7 @@ pub(crate) const UNAVAILABLE: u16 = 503;
 /// The unexpected responses that are kept for the report.
 const MAX_EXAMPLES: usize = 5;
 
-/// A request to the rogue algorithm.
+/// A request to an algorithm or an app that misbehaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Success,
@@ -126,27 +126,6 @@ impl Entry {
             _ => None,
         }
     }
-}
-
-/// The series that counts executions of the rogue algorithm with this status.
-pub(crate) fn execution_series(status: ExecutionStatus) -> String {
-    let algorithm = "rogue";
-    let labels = ExecutionLabels { algorithm, status }.to_text();
-    format!("algorithm_executions_total{{{labels}}}")
-}
-
-/// The path of a request, and its route.
-pub(crate) fn route(phase: Phase) -> (&'static str, &'static str) {
-    match phase {
-        Phase::Calm => ("/invoke/rogue", "/invoke/{algorithm}"),
-        Phase::Deadly => ("/invoke", "/invoke"),
-    }
-}
-
-/// The series that counts responses with this code on the route of a phase.
-pub(crate) fn request_series(phase: Phase, code: u16) -> String {
-    let labels = RequestLabels::new("POST", route(phase).1, code).to_text();
-    format!("http_requests_total{{{labels}}}")
 }
 
 /// A load that continues until it is ended.
@@ -252,7 +231,7 @@ impl Worker {
                 self.may_loop,
             );
             let sent = self.began.elapsed();
-            let outcome = self.send(kind, route(phase).0);
+            let outcome = self.send(kind, phase.path());
             self.requests.entries.push(Entry {
                 phase,
                 kind,

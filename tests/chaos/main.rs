@@ -51,7 +51,7 @@ use clap::Parser;
 use signal_hook::{consts, flag};
 use tempfile::TempDir;
 
-use plan::{Durability, Fsync, Plan, Schedule};
+use plan::{AppKind, Durability, Fsync, Plan, Schedule};
 use run::run;
 use verdict::judge;
 
@@ -63,6 +63,10 @@ use verdict::judge;
 /// at the end. 16 clients send executions that succeed, fail, reject their input, trap,
 /// or loop forever (not on Spin, which ends no loop). SCAFFOLD_RUNTIME is devhost or spin.
 ///
+/// With `--app metered` the application is one that misbehaves on request, behind the
+/// middleware. It has no families of executions: each request is an execution, but for
+/// those that got a 503, and one whose lease expired crashed.
+///
 /// With the schedule basic there is one fault at a time: Redis is killed (-9) and started
 /// again, or stopped for up to 3 s; connections to it are cut; its replies are dropped
 /// after it executed the calls; calls arrive late; the runtime is killed (-9) and started
@@ -71,9 +75,9 @@ use verdict::judge;
 /// than a lease lasts.
 ///
 /// In the calm phase nothing traps or loops, and the runtime is not killed. Its requests
-/// take another route (/invoke/{algorithm}), so they are counted separately. There every
-/// response must be counted, and no death can hide a count that another fault lost or
-/// doubled.
+/// take another route (/invoke/{algorithm} or /invoke/...), so they are counted
+/// separately. There every response must be counted, and no death can hide a count that
+/// another fault lost or doubled.
 ///
 /// At the end, each series in Redis must count its responses, plus or minus the requests
 /// in doubt. Each lease that Redis took must be counted once, as crashed if no batch
@@ -88,6 +92,10 @@ use verdict::judge;
 #[derive(Parser)]
 #[command(name = "chaos", after_help = EXAMPLES)]
 struct Cli {
+    /// What serves the requests.
+    #[arg(long, value_enum, default_value = "service")]
+    app: AppKind,
+
     /// Chooses faults and requests: the same seed, the same choice. Taken from the clock
     /// if it is not given.
     #[arg(long)]
@@ -118,6 +126,7 @@ const EXAMPLES: &str = "\
 Examples:
   cargo xtask chaos
   cargo xtask chaos --seed 7 --seconds 600 --durability strict
+  cargo xtask chaos --app metered --schedule wide
 
 A response is in doubt if its instance may have died shortly after it (it may be
 counted as crashed), and Redis was away or slow then (it may not be counted at all). A
@@ -144,6 +153,7 @@ fn main() -> ExitCode {
 /// Runs, and tells whether the promise was kept.
 fn run_and_judge(cli: &Cli) -> anyhow::Result<bool> {
     let plan = Plan {
+        app: cli.app,
         seed: cli.seed.unwrap_or_else(seed_from_clock),
         seconds: cli.seconds,
         durability: cli.durability,

@@ -1,15 +1,87 @@
 //! The options of a run.
 
+use std::path::PathBuf;
+
 use clap::ValueEnum;
+use functional_scaffold_protocol::catalog::{ExecutionLabels, ExecutionStatus, RequestLabels};
+use functional_scaffold_testkit::repository;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
+    pub(crate) app: AppKind,
     pub(crate) seed: u64,
     pub(crate) seconds: u64,
     pub(crate) durability: Durability,
     pub(crate) fsync: Fsync,
     pub(crate) rate: u64,
     pub(crate) schedule: Schedule,
+}
+
+/// What serves the requests. Both respond alike.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AppKind {
+    /// The service, with an algorithm that misbehaves on request.
+    #[default]
+    Service,
+    /// An app that misbehaves on request, behind the middleware. Each of its requests is
+    /// an execution under a lease, even one that was sent in part.
+    Metered,
+}
+
+impl AppKind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Service => "service",
+            Self::Metered => "metered",
+        }
+    }
+
+    pub(crate) fn manifest(self) -> PathBuf {
+        repository().join(match self {
+            Self::Service => "tests/rogue/spin.toml",
+            Self::Metered => "tests/plain/chaos.toml",
+        })
+    }
+
+    /// The series that counts responses with this code to the requests of a phase.
+    pub(crate) fn request_series(self, phase: Phase, code: u16) -> String {
+        let endpoint = match (phase, self) {
+            (Phase::Calm, Self::Service) => "/invoke/{algorithm}",
+            (Phase::Calm, Self::Metered) => "/invoke/...",
+            (Phase::Deadly, _) => "/invoke",
+        };
+        let labels = RequestLabels::new("POST", endpoint, code).to_text();
+        format!("http_requests_total{{{labels}}}")
+    }
+
+    /// The family that counts executions. A metered app has none, so that this run derives
+    /// them from its requests and leases.
+    pub(crate) fn executions(self) -> &'static str {
+        match self {
+            Self::Service => "algorithm_executions_total",
+            Self::Metered => "executions",
+        }
+    }
+
+    /// The series that counts executions that ended like this.
+    pub(crate) fn execution_series(self, status: ExecutionStatus) -> String {
+        let labels = match self {
+            Self::Service => {
+                let algorithm = "rogue";
+                ExecutionLabels { algorithm, status }.to_text()
+            }
+            Self::Metered => format!("status=\"{}\"", status.label()),
+        };
+        format!("{}{{{labels}}}", self.executions())
+    }
+
+    /// A family, and the label of those of its series that a fault removes.
+    pub(crate) fn removed_series(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Service => ("algorithm_executions_total", "status=\"invalid_input\""),
+            Self::Metered => ("http_requests_total", "code=\"422\""),
+        }
+    }
 }
 
 /// What Redis acknowledges before a request continues.
@@ -87,4 +159,12 @@ pub(crate) enum Phase {
 
 impl Phase {
     pub(crate) const ALL: [Self; 2] = [Self::Calm, Self::Deadly];
+
+    /// The path of its requests.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::Calm => "/invoke/rogue",
+            Self::Deadly => "/invoke",
+        }
+    }
 }

@@ -132,9 +132,14 @@ impl Run<'_> {
                 false => "the dev host",
             },
             faults,
-            expected: Expected::of(&requests.entries, &servers.events, self.plan.durability),
+            expected: Expected::of(
+                self.plan.app,
+                &requests.entries,
+                &servers.events,
+                self.plan.durability,
+            ),
             requests,
-            counted: Counted::of_cells(&counted, contents.open.len()),
+            counted: Counted::of_cells(self.plan.app, &counted, contents.open.len()),
             stored: stored.collect(),
             taken,
             broken: sent.broken,
@@ -230,7 +235,8 @@ impl Run<'_> {
         let deadline = Instant::now() + QUIET_TIMEOUT;
         let mut last = (Counted::default(), Instant::now());
         loop {
-            let counted = Counted::of_contents(&Contents::read(servers.redis.master())?);
+            let contents = Contents::read(servers.redis.master())?;
+            let counted = Counted::of_contents(self.plan.app, &contents);
             if counted != last.0 {
                 last = (counted, Instant::now());
             } else if counted.open_leases == 0 && last.1.elapsed() >= QUIET {

@@ -17,7 +17,7 @@ use crate::{
     contents::{Contents, Taken},
     doubt::{EXECUTION_LIMIT_MS, Events, REQUESTS_AN_INSTANCE, Span},
     ledger::Ledger,
-    plan::Plan,
+    plan::{AppKind, Plan},
     proxy::Proxy,
     readers::Readers,
     redis_set::RedisSet,
@@ -33,6 +33,7 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Servers {
     pub(crate) app: App,
+    pub(crate) app_kind: AppKind,
     pub(crate) clients: Clients,
     pub(crate) readers: Readers,
     /// From the application to Redis.
@@ -55,7 +56,7 @@ impl Servers {
         let reader_path = Proxy::start(redis.port(), &ledger)?;
         let runtime = Runtime::from_environment()?;
         let mut options = AppOptions::with_redis(path.port())
-            .rogue()
+            .manifest(plan.app.manifest())
             .arguments(&[
                 "--max-instance-reuse-count",
                 &REQUESTS_AN_INSTANCE.to_string(),
@@ -69,8 +70,9 @@ impl Servers {
         }
         let app = App::start_on(runtime, &options)?;
         Ok(Self {
-            clients: Clients::new(app.address(), plan.seed, began),
+            clients: Clients::new(app.address(), plan, began),
             app,
+            app_kind: plan.app,
             readers: Readers::start(plan, reader_path.port())?,
             path,
             reader_path,

@@ -25,7 +25,7 @@ use crate::{
     doubt::{Bounds, Expected},
     findings::{Counted, Findings},
     ledger::{Batches, Leases},
-    load::{UNAVAILABLE, code_of, execution_series, request_series},
+    load::{UNAVAILABLE, code_of},
     log::Logged,
     plan::{Durability, Fsync, Phase},
     watcher::RELAY,
@@ -115,7 +115,7 @@ fn judge_sums(counted: &Counted, broken: i64, astray: i64) -> Vec<String> {
         ),
         (
             "all executions",
-            counted.all("algorithm_executions_total"),
+            counted.all(counted.app.executions()),
             "those of known status",
             ended + crashed,
         ),
@@ -145,10 +145,11 @@ fn judge_series(
     revived: i64,
     astray: i64,
 ) -> Vec<String> {
+    let app = counted.app;
     let mut wrong = Vec::new();
-    let crashed = execution_series(ExecutionStatus::Crashed);
+    let crashed = app.execution_series(ExecutionStatus::Crashed);
     let code = code_of(ExecutionStatus::Crashed);
-    let with_crashes = Phase::ALL.map(|phase| request_series(phase, code));
+    let with_crashes = Phase::ALL.map(|phase| app.request_series(phase, code));
     for (series, bounds) in &expected.series {
         let late = counted.late;
         let crashes = late + revived;
@@ -163,16 +164,17 @@ fn judge_series(
         check(&mut wrong, series, counted.of(series), (least, most));
     }
     // A request in doubt that is counted as its result must not be counted as crashed.
-    let results = expected.series.iter().filter(|(series, _)| {
-        series.starts_with("algorithm_executions_total") && **series != crashed
-    });
+    let results = expected
+        .series
+        .iter()
+        .filter(|(series, _)| series.starts_with(app.executions()) && **series != crashed);
     let doubtful = results.map(|(series, bounds)| (counted.of(series) - bounds.responses).max(0));
     let Bounds { most, .. } = expected.series[&crashed];
     let most = (most - doubtful.sum::<i64>()).max(0) + counted.late + revived;
     let what = "crashes beside results in doubt";
     check(&mut wrong, what, counted.of(&crashed), (0, most));
     let Bounds { least, most, .. } = expected.executions;
-    let executions = counted.all("algorithm_executions_total");
+    let executions = counted.all(counted.app.executions());
     check(
         &mut wrong,
         "all executions",
@@ -245,7 +247,7 @@ fn judge_leases(findings: &Findings) -> Vec<String> {
     });
     let most = may_crash.count() as i64 + counted.late + revived;
     check(&mut wrong, "crashes by leases", crashed, (least, most));
-    let executions = counted.all("algorithm_executions_total");
+    let executions = counted.all(counted.app.executions());
     // A lease that was late in strict mode is closed with the count of a 503.
     let lost = leases.passed.iter().filter(|(id, passed)| {
         passed.is_acknowledged && !passed.is_stored && taken.leases.contains(*id)
@@ -392,13 +394,16 @@ mod tests {
 
     use super::*;
     use crate::{
+        contents::Cells,
         doubt::Events,
         ledger::Passed,
         load::{Entry, Kind, Outcome, Requests},
         log::Report,
-        plan::{Plan, Schedule},
+        plan::{AppKind, Plan, Schedule},
         watcher::{Resets, Watched},
     };
+
+    const APP: AppKind = AppKind::Service;
 
     /// 50 calm responses of each kind. Of the deadly ones 100 successes, 20 refusals and
     /// 10 failures, of which 7, 2 and 1 were in doubt before a death; 5, 1 and 1 without
@@ -461,6 +466,7 @@ mod tests {
         let requests = requests();
         let mut findings = Findings {
             plan: Plan {
+                app: APP,
                 seed: 1,
                 seconds: 1,
                 durability,
@@ -470,7 +476,7 @@ mod tests {
             },
             runtime: "",
             faults: BTreeMap::new(),
-            expected: Expected::of(&requests.entries, &Events::default(), durability),
+            expected: Expected::of(APP, &requests.entries, &Events::default(), durability),
             requests,
             counted: Counted::default(),
             stored: BTreeMap::new(),
@@ -531,8 +537,8 @@ mod tests {
             _ => counted.observed = counted.observed.map(|count| count + by),
         }
         for series in [
-            execution_series(status),
-            request_series(phase, code_of(status)),
+            APP.execution_series(status),
+            APP.request_series(phase, code_of(status)),
         ] {
             let count = counted.series.entry(series.clone()).or_default();
             *count += by;
@@ -587,7 +593,7 @@ mod tests {
             // One of two that were sent in part was rejected.
             |findings| {
                 findings.broken = 2;
-                let series = request_series(Phase::Deadly, 400);
+                let series = APP.request_series(Phase::Deadly, 400);
                 findings.counted.series.insert(series, 1);
                 findings.counted.observed[0] += 1;
             },
@@ -595,7 +601,7 @@ mod tests {
             // out, and one of them that was cut off.
             |findings| {
                 findings.astray = 2;
-                let series = request_series(Phase::Calm, 404);
+                let series = APP.request_series(Phase::Calm, 404);
                 findings.counted.series.insert(series, 1);
                 findings.counted.observed[0] += 1;
                 findings.faults.insert("kill the runtime", 1);
@@ -640,9 +646,9 @@ mod tests {
 
     #[test]
     fn every_broken_promise_is_named() {
-        let success = execution_series(Success);
-        let failed = execution_series(Failed);
-        let calm = request_series(Phase::Calm, 422);
+        let success = APP.execution_series(Success);
+        let failed = APP.execution_series(Failed);
+        let calm = APP.request_series(Phase::Calm, 422);
         let changes: &[(&str, &str, Change)] = &[
             // A lost and a doubled count, in each phase.
             (&success, "1 fewer", |f| {
@@ -687,11 +693,13 @@ mod tests {
             ("requests 200", "", |f| {
                 *f.counted
                     .series
-                    .entry(request_series(Phase::Calm, 200))
+                    .entry(APP.request_series(Phase::Calm, 200))
                     .or_default() += 1;
             }),
             ("all requests", "", |f| {
-                f.counted.series.insert(request_series(Phase::Calm, 404), 1);
+                f.counted
+                    .series
+                    .insert(APP.request_series(Phase::Calm, 404), 1);
             }),
             // Log, replays and exporter.
             ("1 lines of the log are torn", "", |f| f.logged.torn = 1),
@@ -757,7 +765,7 @@ mod tests {
                     (Phase::Deadly, 408),
                     (Phase::Deadly, 400),
                 ] {
-                    f.counted.series.insert(request_series(phase, code), 1);
+                    f.counted.series.insert(APP.request_series(phase, code), 1);
                     f.counted.observed[0] += 1;
                 }
             }),
@@ -799,10 +807,67 @@ mod tests {
         let mut findings = right(Durability::Batched);
         add(&mut findings, Phase::Deadly, Crashed, 1);
         let wrong = judge(&findings);
-        let crashes = format!("{}: 1 counted, 1 more", execution_series(Crashed));
+        let crashes = format!("{}: 1 counted, 1 more", APP.execution_series(Crashed));
         assert!(
             wrong.iter().any(|text| text.starts_with(&crashes)),
             "{wrong:?}"
         );
+    }
+
+    /// Judges the same run of a metered app, which counts requests alone, after these
+    /// changes to its cells.
+    fn judge_metered(changes: &[(&str, &str, i64)]) -> Vec<String> {
+        let app = AppKind::Metered;
+        let mut findings = right(Durability::Exact);
+        let counted = &findings.counted;
+        let mut cells = Cells::new();
+        let mut add = |name: &str, field: &str, by| {
+            let cell = (format!("metrics:{name}"), field.to_owned());
+            *cells.entry(cell).or_default() += by;
+        };
+        add("request_latency", "+Inf", counted.observed[0]);
+        add("settled_counter", "", counted.settled);
+        add("unleased_counter", "", counted.unleased);
+        for (phase, code) in Phase::ALL
+            .into_iter()
+            .flat_map(|phase| [200, 422, 500].map(|code| (phase, code)))
+        {
+            let series = app.request_series(phase, code);
+            let labels = series.split(['{', '}']).nth(1).expect("labels");
+            add(
+                "request_counter",
+                labels,
+                counted.of(&APP.request_series(phase, code)),
+            );
+        }
+        for (name, field, by) in changes {
+            add(name, field, *by);
+        }
+        let entries = &findings.requests.entries;
+        findings.expected = Expected::of(app, entries, &Events::default(), Durability::Exact);
+        findings.counted = Counted::of_cells(app, &cells, 0);
+        findings.stored.clear();
+        judge(&findings)
+    }
+
+    #[test]
+    fn a_metered_app_is_judged_by_its_requests_and_leases() {
+        let error = r#"code="500",endpoint="/invoke",method="POST",status="error""#;
+        let (count, settled) = ("request_counter", "settled_counter");
+        assert_eq!(judge_metered(&[]), [""; 0]);
+        // A lease is settled and its request not counted; traps are not counted at all; a
+        // response without a duration.
+        let wrong = judge_metered(&[(count, error, -2)]).concat();
+        assert!(
+            wrong.contains(r#"executions{status="failed"}: 58 counted, 1 fewer"#),
+            "{wrong}"
+        );
+        let wrong = judge_metered(&[(count, error, -3), (settled, "", -3)]).concat();
+        assert!(
+            wrong.contains("crashes by leases: 1 counted, 1 fewer"),
+            "{wrong}"
+        );
+        let wrong = judge_metered(&[("request_latency", "+Inf", -1)]).concat();
+        assert!(wrong.contains("request durations: 279, but"), "{wrong}");
     }
 }

@@ -32,8 +32,8 @@ const RESET_SHOWS: Duration = Duration::from_secs(4);
 pub(crate) enum Reset {
     /// A new epoch: every series may step back once.
     All,
-    /// A command removed the series of `algorithm_executions_total` with this label.
-    Series(&'static str),
+    /// A command removed the series of this family with this label.
+    Series(&'static str, &'static str),
     /// An exporter restarted: its own metrics begin at 0.
     Restart,
 }
@@ -50,8 +50,9 @@ impl Reset {
         ];
         match self {
             Self::All => true,
-            Self::Series(label) => {
-                series.starts_with("algorithm_executions_total{") && series.contains(label)
+            Self::Series(family, label) => {
+                let labels = series.strip_prefix(family);
+                labels.is_some_and(|labels| labels.starts_with('{') && labels.contains(label))
             }
             Self::Restart => !STORED.iter().any(|name| series.starts_with(name)),
         }

@@ -1,5 +1,8 @@
 //! `cargo xtask chaos`: builds the app and runs the `chaos` program of tests/.
 
+use std::panic::resume_unwind;
+use std::thread;
+
 use anyhow::Result;
 use clap::Args;
 use functional_scaffold_testkit::runtime::Runtime;
@@ -12,7 +15,7 @@ use crate::runtime::{self, RuntimeName};
 use crate::steps::Steps;
 use crate::toolchain::WasmToolchain;
 
-/// The options of the short run in `cargo xtask test`: each basic fault at least once,
+/// The options of the short runs in `cargo xtask test`: each basic fault at least once,
 /// always in the same order, and cheap ones at the same time.
 const SHORT: [&str; 6] = [
     "--seed",
@@ -30,6 +33,11 @@ const SHORT: [&str; 6] = [
 /// -- --help` lists the faults and explains the result.
 #[derive(Args)]
 pub(crate) struct Chaos {
+    /// The service with an algorithm, or an app behind the middleware; service unless
+    /// given.
+    #[arg(long, value_parser = ["service", "metered"])]
+    app: Option<String>,
+
     /// Chooses faults and requests; from the clock unless given.
     #[arg(long)]
     seed: Option<u64>,
@@ -84,6 +92,7 @@ impl Chaos {
     fn arguments(&self) -> Vec<String> {
         let number = |number: Option<u64>| number.map(|number| number.to_string());
         let options = [
+            ("--app", self.app.clone()),
             ("--seed", number(self.seed)),
             ("--seconds", number(self.seconds)),
             ("--durability", self.durability.clone()),
@@ -100,9 +109,18 @@ impl Chaos {
     }
 }
 
-/// Runs the short run without building anything.
+/// Runs the short runs of both apps without building anything. At the same time, because
+/// they wait most of the time.
 pub(crate) fn run_short(runtime: &Runtime) -> Result<()> {
-    run_program(runtime, &SHORT.map(str::to_owned))
+    let run = |options: &[&str]| {
+        let options = SHORT.iter().chain(options).map(|&option| option.to_owned());
+        run_program(runtime, &options.collect::<Vec<_>>())
+    };
+    thread::scope(|scope| {
+        let metered = scope.spawn(|| run(&["--app", "metered", "--rate", "200"]));
+        run(&[])?;
+        metered.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
 }
 
 fn run_program(runtime: &Runtime, arguments: &[String]) -> Result<()> {

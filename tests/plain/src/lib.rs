@@ -62,22 +62,27 @@ impl Guest for Plain {
     }
 }
 
-/// Responds as the service does with the rogue algorithm, with an id that names the
+/// Responds as the service does with the `rogue` algorithm, with an id that names the
 /// instance.
 async fn invoke(request: Request) -> Result<Response, ErrorCode> {
     let (verdict, verdict_reader) = wit_future::new(|| Ok(()));
     let (body, _trailers) = Request::consume_body(request, verdict_reader);
     drop(verdict);
     let body = body.collect().await;
-    let (code, words) = match body.as_slice() {
-        br#""nothing""# => (200, "done\n"),
-        br#""fail""# => (500, "failed\n"),
-        br#""hum""# => (422, "no such misdeed\n"),
-        br#""trap""# => panic!("asked to trap"),
-        br#""loop""# => loop {
+    let body = String::from_utf8_lossy(&body);
+    let (code, words) = match &*body {
+        r#""nothing""# => (200, "done\n"),
+        r#""fail""# => (500, "failed\n"),
+        r#""trap""# => panic!("asked to trap"),
+        r#""loop""# => loop {
             hint::black_box(());
         },
-        _ => (400, "what?\n"),
+        body if body.starts_with(r#""print "#) => {
+            let line = body.trim_start_matches(r#""print "#).trim_end_matches('"');
+            println!("{}", line.replace("\\\"", "\"").replace("\\\\", "\\"));
+            (200, "printed\n")
+        }
+        _ => (422, "no such misdeed\n"),
     };
     let number = REQUESTS.get() + 1;
     REQUESTS.set(number);
