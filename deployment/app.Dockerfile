@@ -34,6 +34,7 @@ RUN npm ci && npm run build
 # /usr/local/bin/spin and its user root.
 FROM ghcr.io/spinframework/spin:v4.1.0 AS spin
 WORKDIR /app
+COPY deployment/healthcheck deployment/with-variables /usr/local/bin/
 COPY spin.toml ./
 COPY --from=components /source/target/wasm32-wasip2/release/*.wasm target/wasm32-wasip2/release/
 COPY --from=python /source/algorithms/word-count-py/*.wasm algorithms/word-count-py/
@@ -43,15 +44,17 @@ USER 65532:65532
 # error of that call.
 ENV HOME=/tmp SPIN_MAX_INSTANCE_MEMORY=134217728
 EXPOSE 8000
-# instance_id is the container's host name unless it is set.
-ENTRYPOINT ["/bin/sh", "-c", "export SPIN_VARIABLE_INSTANCE_ID=\"${SPIN_VARIABLE_INSTANCE_ID:-$(uname -n)}\"; exec \"$0\" \"$@\"", "/usr/local/bin/spin"]
+# Secrets in /run/secrets become variables, and instance_id is the container's host name
+# unless it is set.
+ENTRYPOINT ["/usr/local/bin/with-variables", "/usr/local/bin/spin"]
 # No state directory: the container keeps nothing, and logs go to stderr.
 # Compiled code is cached in /tmp while it runs. The request time-out is longer than
 # body_timeout_ms and execution_limit_ms together.
 CMD ["up", "--from", "spin.toml", "--state-dir", "", "--listen", "0.0.0.0:8000", "--request-timeout", "90s"]
-# The image has no HTTP client. The check is counted as a request to /healthz.
-HEALTHCHECK --interval=30s --timeout=3s --start-period=30s \
-    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8000 && printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ code _ <&3 && [[ $code == 200 ]]"]
+# Kills an app whose worker threads are all stuck, if the container has an init process
+# (`docker run --init`). The image has no HTTP client. The check is counted as a request to /healthz.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
+    CMD ["/usr/local/bin/healthcheck", "/proc/1/task/1/children", "/tmp/failures", "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8000 && printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ code _ <&3 && [[ $code == 200 ]]"]
 
 # --- On the dev host.
 FROM rust:1.95.0-bookworm AS devhost-build
@@ -62,6 +65,7 @@ RUN cargo build --locked --release --package functional-scaffold-devhost
 FROM debian:bookworm-20260824-slim AS devhost
 WORKDIR /app
 COPY --from=devhost-build /source/target/release/devhost /usr/local/bin/devhost
+COPY deployment/healthcheck deployment/with-variables /usr/local/bin/
 COPY spin.toml ./
 COPY --from=components /source/target/wasm32-wasip2/release/*.wasm target/wasm32-wasip2/release/
 COPY --from=python /source/algorithms/word-count-py/*.wasm algorithms/word-count-py/
@@ -70,8 +74,8 @@ USER 65532:65532
 # As on Spin.
 ENV SPIN_MAX_INSTANCE_MEMORY=134217728
 EXPOSE 8000
-ENTRYPOINT ["/bin/sh", "-c", "export SPIN_VARIABLE_INSTANCE_ID=\"${SPIN_VARIABLE_INSTANCE_ID:-$(uname -n)}\"; exec \"$0\" \"$@\"", "/usr/local/bin/devhost"]
+ENTRYPOINT ["/usr/local/bin/with-variables", "/usr/local/bin/devhost"]
 # No cache: the file system is read-only.
 CMD ["up", "--from", "spin.toml", "--disable-cache", "--listen", "0.0.0.0:8000", "--request-timeout", "90s"]
-HEALTHCHECK --interval=30s --timeout=3s --start-period=30s \
-    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8000 && printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ code _ <&3 && [[ $code == 200 ]]"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
+    CMD ["/usr/local/bin/healthcheck", "/proc/1/task/1/children", "/tmp/failures", "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8000 && printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ code _ <&3 && [[ $code == 200 ]]"]

@@ -3,6 +3,7 @@
 //! engine and no cluster is used.
 
 mod chart;
+mod releases;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -79,20 +80,26 @@ fn spin_variables() -> Result<BTreeSet<String>> {
 
 /// The environment variables that the exporter reads.
 fn exporter_variables() -> Result<BTreeSet<String>> {
-    let mut exporter = Command::new(exporter::program()?);
-    let output = run(exporter.arg("--help"), "cargo xtask build")?;
-    let help = String::from_utf8(output.stdout)?;
-    let variables = help.split("[env: ").skip(1);
-    let name = |rest: &str| rest.split(['=', ']']).next().map(str::to_owned);
-    Ok(variables.filter_map(name).collect())
+    let mut known = BTreeSet::new();
+    for arguments in [&["--help"][..], &["replay", "--help"]] {
+        let mut exporter = Command::new(exporter::program()?);
+        let output = run(exporter.args(arguments), "cargo xtask build")?;
+        let help = String::from_utf8(output.stdout)?;
+        let variables = help.split("[env: ").skip(1);
+        let name = |rest: &str| rest.split(['=', ']']).next().map(str::to_owned);
+        known.extend(variables.filter_map(name));
+    }
+    Ok(known)
 }
 
 #[test]
 fn every_service_is_there_and_bound_to_this_machine() -> Result {
     let compose = compose(&[])?;
     let services = [
+        "alertmanager",
         "app",
         "grafana",
+        "passwords",
         "prometheus",
         "pushgateway",
         "redis",
@@ -102,8 +109,9 @@ fn every_service_is_there_and_bound_to_this_machine() -> Result {
     for service in services {
         let settings = &compose["services"][service];
         assert_eq!(settings["read_only"], true, "{service}");
-        let ports = settings["ports"].as_array().context("no ports")?;
-        for port in ports {
+        let ports = settings["ports"].as_array();
+        ensure!(ports.is_some() || service == "passwords", "no ports");
+        for port in ports.into_iter().flatten() {
             let local = port
                 .as_str()
                 .is_some_and(|port| port.starts_with("127.0.0.1:"));
@@ -154,11 +162,7 @@ fn the_env_example_names_every_setting_with_its_default() -> Result {
 
 #[test]
 fn settings_reach_app_and_exporter_under_names_that_they_read() -> Result {
-    let set = [
-        ("REDIS_HOST", "redis.internal"),
-        ("REDIS_PASSWORD", "s3cret"),
-        ("REDIS_METRICS_DB", "2"),
-    ];
+    let set = [("REDIS_HOST", "redis.internal"), ("REDIS_METRICS_DB", "2")];
     let compose = compose(&set)?;
     let declared = spin_variables()?;
     let app = &compose["services"]["app"]["environment"];
@@ -190,7 +194,10 @@ fn what_compose_builds_and_mounts_is_there() -> Result {
         let compose = compose(&[("APP_RUNTIME", runtime)])?;
         for (service, settings) in compose["services"].as_object().context("no services")? {
             let volumes = settings["volumes"].as_array().into_iter().flatten();
-            for volume in volumes.filter_map(Value::as_str) {
+            let volumes = volumes.filter_map(Value::as_str);
+            let secrets = keys(&compose["secrets"]).into_iter();
+            let secrets = secrets.filter_map(|name| compose["secrets"][name]["file"].as_str());
+            for volume in volumes.chain(secrets) {
                 let source = volume.split(':').next().unwrap_or_default();
                 let is_named = keys(&compose["volumes"]).contains(source);
                 ensure!(
@@ -221,7 +228,174 @@ fn prometheus_in_compose_finds_a_file_for_each_scheme() -> Result {
         entries.collect()
     };
     let committed = names(repository().join("monitoring/targets"))?;
-    assert_eq!(names(deployment().join("targets"))?, committed);
+    let mut found = BTreeSet::new();
+    for scheme in ["redis", "pushgateway", "pull"] {
+        let compose = compose(&[("METRICS_BACKEND", scheme)])?;
+        let app = &compose["services"]["app"]["environment"];
+        assert_eq!(app["SPIN_VARIABLE_METRICS_BACKEND"], scheme);
+        let volumes = compose["services"]["prometheus"]["volumes"].as_array();
+        let mut volumes = volumes
+            .context("no volumes")?
+            .iter()
+            .filter_map(Value::as_str);
+        let targets = volumes.find_map(|it| it.strip_suffix(":/etc/prometheus/targets:ro"));
+        let targets = Path::new(targets.context("no targets")?);
+        let file = format!("{scheme}.yml");
+        let text = fs::read_to_string(targets.join(&file))?;
+        let target = &yaml(&text)?[0][0]["targets"][0];
+        let (service, _) = target
+            .as_str()
+            .and_then(|it| it.split_once(':'))
+            .context("no port")?;
+        ensure!(keys(&compose["services"]).contains(service), "{target}");
+        assert_eq!(names(targets.to_owned())?.len(), 1, "another scheme");
+        found.insert(file.into());
+    }
+    assert_eq!(found, committed);
+    Ok(())
+}
+
+/// The services whose ports are open with these settings.
+fn open_services(compose: &Value) -> Result<BTreeSet<&str>> {
+    let mut open = keys(&compose["services"]);
+    open.retain(|service| {
+        let ports = compose["services"][*service]["ports"].as_array();
+        let mut ports = ports.into_iter().flatten().filter_map(Value::as_str);
+        ports.any(|port| !port.starts_with("127.0.0.1:"))
+    });
+    Ok(open)
+}
+
+#[test]
+fn only_services_with_a_password_are_opened_and_none_without_one() -> Result {
+    let opened = compose(&[("BIND_ADDRESS", "0.0.0.0")])?;
+    assert_eq!(
+        open_services(&opened)?,
+        BTreeSet::from(["app", "grafana", "redis"])
+    );
+    let passwords = &opened["services"]["passwords"];
+    for service in ["redis", "grafana"] {
+        let needs = &opened["services"][service]["depends_on"]["passwords"];
+        assert_eq!(needs["condition"], "service_completed_successfully");
+    }
+    let shell = passwords["entrypoint"].as_array().context("no shell")?;
+    let script = passwords["command"][0].as_str().context("no script")?;
+    let script = script.replace("$$", "$");
+    let secrets = tempfile::tempdir()?;
+    let script = script.replace("/run/secrets", &secrets.path().to_string_lossy());
+    let is_allowed = |address: &str, redis: &str, grafana: &str| -> Result<bool> {
+        fs::write(secrets.path().join("redis_password"), redis)?;
+        fs::write(secrets.path().join("grafana_admin_password"), grafana)?;
+        let words = shell.iter().filter_map(Value::as_str);
+        let words: Vec<_> = words.collect();
+        let mut check = Command::new(words[0]);
+        check
+            .args(&words[1..])
+            .arg(&script)
+            .env("BIND_ADDRESS", address);
+        Ok(check.output()?.status.success())
+    };
+    for (address, redis, grafana, expected) in [
+        ("127.0.0.1", "", "admin", true),
+        ("0.0.0.0", "", "admin", false),
+        ("0.0.0.0", "secret", "admin\n", false),
+        ("0.0.0.0", "secret", "", false),
+        ("192.168.7.1", "", "secret", false),
+        ("0.0.0.0", "secret", "other", true),
+    ] {
+        let case = format!("{address} {redis:?} {grafana:?}");
+        assert_eq!(is_allowed(address, redis, grafana)?, expected, "{case}");
+    }
+    // The defaults that the script knows.
+    let of_grafana = &opened["secrets"]["grafana_admin_password"]["file"];
+    let of_grafana = fs::read_to_string(of_grafana.as_str().context("no file")?)?;
+    assert_eq!(of_grafana, "admin");
+    Ok(())
+}
+
+#[test]
+fn passwords_are_in_files_only() -> Result {
+    let compose = compose(&[("REDIS_PASSWORD_FILE", "./password")])?;
+    let file = &compose["secrets"]["redis_password"]["file"];
+    assert_eq!(
+        *file,
+        *deployment()
+            .canonicalize()?
+            .join("password")
+            .to_string_lossy()
+    );
+    for service in ["app", "redis", "redis-exporter"] {
+        let secrets = compose["services"][service]["secrets"].as_array();
+        let mut secrets = secrets.context("no secrets")?.iter();
+        ensure!(
+            secrets.any(|it| it["source"] == "redis_password"),
+            "{service}"
+        );
+    }
+    for service in keys(&compose["services"]) {
+        for name in keys(&compose["services"][service]["environment"]) {
+            let is_secret = name.contains("PASSWORD") || name.contains("KEY");
+            ensure!(!is_secret || name.ends_with("FILE"), "{service}: {name}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_container_is_killed_after_the_third_failed_health_check_in_a_row() -> Result {
+    let folder = tempfile::tempdir()?;
+    let [pids, failures] = ["pids", "failures"].map(|name| folder.path().join(name));
+    let mut main = Command::new("sleep").arg("600").spawn()?;
+    fs::write(&pids, main.id().to_string())?;
+    let check = |command: &[&str]| -> Result<bool> {
+        let mut check = Command::new(deployment().join("healthcheck"));
+        check.arg(&pids).arg(&failures).args(command);
+        Ok(check.status()?.success())
+    };
+    // A success begins the count again, and a check that hangs has failed.
+    for (command, expected) in [
+        (&["false"][..], false),
+        (&["false"], false),
+        (&["true"], true),
+        (&["false"], false),
+        (&["sleep", "60"], false),
+    ] {
+        assert_eq!(check(command)?, expected, "{command:?}");
+    }
+    ensure!(main.try_wait()?.is_none(), "killed too early");
+    ensure!(!check(&["false"])?);
+    ensure!(!main.wait()?.success(), "not killed");
+    let compose = compose(&[])?;
+    for service in ["alertmanager", "grafana", "prometheus", "pushgateway"] {
+        let settings = &compose["services"][service];
+        assert_eq!(settings["init"], true, "{service}");
+        let test = &settings["healthcheck"]["test"];
+        assert_eq!(test[1], "/healthcheck", "{service}");
+        assert_eq!(test[2], "/proc/1/task/1/children", "{service}");
+    }
+    Ok(())
+}
+
+#[test]
+fn logs_are_kept_and_limited() -> Result {
+    let compose = compose(&[])?;
+    for service in keys(&compose["services"]) {
+        let options = &compose["services"][service]["logging"]["options"];
+        ensure!(options["max-size"].is_string(), "{service}: {options}");
+    }
+    Ok(())
+}
+
+#[test]
+fn alertmanager_accepts_its_configuration() -> Result {
+    let mut amtool = Command::new("amtool");
+    amtool
+        .arg("check-config")
+        .arg(deployment().join("alertmanager.yml"));
+    run(&mut amtool, "apt-get install prometheus-alertmanager")?;
+    let text = fs::read_to_string(deployment().join("alertmanagers.yml"))?;
+    let target = &yaml(&text)?[0][0]["targets"][0];
+    assert_eq!(*target, "alertmanager:9093");
     Ok(())
 }
 
@@ -243,7 +417,7 @@ fn images_of_others_have_an_exact_version() -> Result {
         images.extend(names.filter(|name| name.contains(':')).map(str::to_owned));
     }
     images.retain(|image| !image.contains("functional-scaffold"));
-    assert_eq!(images.len(), 10, "{images:?}");
+    assert_eq!(images.len(), 11, "{images:?}");
     for image in images {
         let (_, tag) = image.split_once(':').context("no tag")?;
         let version = tag.trim_start_matches(|letter: char| !letter.is_ascii_digit());
@@ -322,6 +496,13 @@ fn the_app_in_a_container_has_a_request_timeout_and_a_memory_limit() -> Result {
 #[test]
 fn the_app_in_a_container_is_named_after_its_host_unless_it_has_a_name() -> Result {
     let text = fs::read_to_string(deployment().join("app.Dockerfile"))?;
+    let ignored = fs::read_to_string(repository().join(".dockerignore"))?;
+    for script in ["deployment/healthcheck", "deployment/with-variables"] {
+        ensure!(ignored.lines().any(|line| line == format!("!{script}")));
+    }
+    let secrets = tempfile::tempdir()?;
+    fs::write(secrets.path().join("redis_password"), "se cret\n")?;
+    fs::write(secrets.path().join("api_key"), "")?;
     let entry_points = text
         .lines()
         .filter_map(|line| line.strip_prefix("ENTRYPOINT "));
@@ -331,15 +512,19 @@ fn the_app_in_a_container_is_named_after_its_host_unless_it_has_a_name() -> Resu
         let mut words: Vec<String> = serde_json::from_str(entry_point)?;
         let program = words.pop().context("no program")?;
         assert!(["/usr/local/bin/spin", "/usr/local/bin/devhost"].contains(&program.as_str()));
-        let instance_id = |given: &str| -> Result<String> {
+        assert_eq!(words, ["/usr/local/bin/with-variables"]);
+        let variable = |name: &str, given: &str| -> Result<String> {
             // Like Spin, `printenv` is given arguments and reads the environment.
-            let mut entry_point = Command::new(&words[0]);
-            entry_point.args(&words[1..]);
-            entry_point.args(["printenv", "SPIN_VARIABLE_INSTANCE_ID"]);
+            let mut entry_point = Command::new(deployment().join("with-variables"));
+            entry_point.args(["printenv", &format!("SPIN_VARIABLE_{name}")]);
             entry_point.env("SPIN_VARIABLE_INSTANCE_ID", given);
+            entry_point.env("SECRETS", secrets.path());
             let output = run(&mut entry_point, "apt-get install coreutils")?;
             Ok(String::from_utf8(output.stdout)?.trim().to_owned())
         };
+        let instance_id = |given: &str| variable("INSTANCE_ID", given);
+        assert_eq!(variable("REDIS_PASSWORD", "")?, "se cret");
+        ensure!(variable("API_KEY", "").is_err(), "an empty key is one");
         let host = run(Command::new("uname").arg("-n"), "apt-get install coreutils")?;
         assert_eq!(instance_id("")?, String::from_utf8(host.stdout)?.trim());
         assert_eq!(instance_id("rack 7")?, "rack 7");

@@ -17,7 +17,7 @@ struct Requirement {
     is_met: fn() -> bool,
 }
 
-const REQUIREMENTS: [Requirement; 16] = [
+const REQUIREMENTS: [Requirement; 17] = [
     Requirement {
         name: "rustfmt",
         install: "rustup component add rustfmt",
@@ -82,6 +82,11 @@ const REQUIREMENTS: [Requirement; 16] = [
         name: "prometheus-pushgateway",
         install: "apt-get install prometheus-pushgateway",
         is_met: || on_path("prometheus-pushgateway"),
+    },
+    Requirement {
+        name: "amtool",
+        install: "apt-get install prometheus-alertmanager",
+        is_met: || on_path("amtool"),
     },
     Requirement {
         name: "openssl",
