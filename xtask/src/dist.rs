@@ -2,6 +2,7 @@
 //! folder.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::iter;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,10 +13,10 @@ use clap::Args;
 use crate::build::{self, COMPONENTS, EXPORTER, GUARD, Program};
 use crate::command;
 use crate::install::InstallOptions;
-use crate::process;
+use crate::process::{self, Interrupted};
 use crate::sbom;
 use crate::steps::Steps;
-use crate::toolchain::WasmToolchain;
+use crate::toolchain::{self, WasmToolchain};
 
 /// The file of the service component.
 pub(crate) const SERVICE: &str = "functional_scaffold.wasm";
@@ -25,6 +26,13 @@ const MIDDLEWARE: &str = "functional_scaffold_middleware.wasm";
 const CHECKSUMS: &str = "SHA256SUMS";
 
 const PROGRAMS: [Program; 2] = [EXPORTER, GUARD];
+
+/// Linux machines for which the exporter is linked statically: it runs in any
+/// distribution, and in an empty image.
+const STATIC_TARGETS: [&str; 2] = ["x86_64-unknown-linux-musl", "aarch64-unknown-linux-musl"];
+/// Builds for another machine with zig as compiler of C and linker. Of the exporter, ring
+/// has C.
+const CROSS_BUILD: &str = "cargo-zigbuild";
 
 /// The packages of the SDK for Rust. A project compiles the guard, too: its source runs
 /// on every machine.
@@ -42,8 +50,8 @@ const LEFTOVERS: [&str; 2] = ["__pycache__", "node_modules"];
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Lay out what a user needs without this repository: the service component, the
-/// middleware, the exporter, the guard, the SDKs, templates for `spin new` and `spin add`, and software
-/// bills of materials.
+/// middleware, the exporter, the guard, the SDKs, templates for `spin new` and `spin add`, the Helm
+/// chart, and software bills of materials.
 #[derive(Args)]
 pub(crate) struct Dist {
     /// The folder, which is replaced.
@@ -65,10 +73,44 @@ impl Dist {
             let toolchain = WasmToolchain::find(self.install)?;
             build::build_components(&mut steps, &toolchain, &[])?;
             build::build_programs(&mut steps, &PROGRAMS)?;
+            for target in STATIC_TARGETS {
+                self.build_static_exporter(&mut steps, target)?;
+            }
         }
         let headline = format!("lay out {}", self.output.display());
         steps.run(&headline, || lay_out(&self.output, self.install))
     }
+
+    /// Builds the exporter for another machine. Where the tools for that are missing,
+    /// it says so and removes what an older run has built.
+    fn build_static_exporter(&self, steps: &mut Steps, target: &str) -> Result<()> {
+        let tools = which::which(CROSS_BUILD)
+            .context("no cargo-zigbuild on PATH (pip install cargo-zigbuild ziglang)")
+            .and_then(|_| toolchain::add_target(target, self.install));
+        match tools {
+            Ok(()) => steps.run(&format!("build the exporter for {target}"), || {
+                let mut build = command::cargo("zigbuild");
+                build.args(["--release", "--locked", "--target", target]);
+                build.args(["--package", "functional-scaffold-exporter"]);
+                process::run("cargo zigbuild", &mut build, None)
+            }),
+            Err(error) if error.is::<Interrupted>() => Err(error),
+            Err(error) => {
+                eprintln!("\nLEFT OUT: the exporter for {target}: {error:#}");
+                match fs::remove_file(static_exporter(target)) {
+                    Err(error) if error.kind() != ErrorKind::NotFound => {
+                        Err(error).context("cannot remove the last build")
+                    }
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+fn static_exporter(target: &str) -> PathBuf {
+    let folder = Path::new(command::TARGET_DIR).join(target);
+    folder.join("release").join(EXPORTER.file)
 }
 
 fn lay_out(output: &Path, install: InstallOptions) -> Result<()> {
@@ -84,6 +126,14 @@ fn lay_out(output: &Path, install: InstallOptions) -> Result<()> {
     for program in PROGRAMS {
         copy(&command::built(program.file), &output.join(program.file))?;
     }
+    for target in STATIC_TARGETS {
+        let exporter = static_exporter(target);
+        if exporter.is_file() {
+            let name = format!("{}-{target}", EXPORTER.file);
+            copy(&exporter, &output.join(name))?;
+        }
+    }
+    copy_folder(Path::new("deployment/chart"), &output.join("chart"), &copy)?;
     let sdk = output.join("sdk");
     package_rust_sdk(&sdk.join("rust"))?;
     for language in OTHER_LANGUAGES {

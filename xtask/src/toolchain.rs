@@ -19,6 +19,8 @@ use crate::install::{self, InstallOptions};
 use crate::process::{self, Interrupted};
 
 const TARGET: &str = "wasm32-wasip2";
+/// Flags for the target alone: those of RUSTFLAGS would also apply to the user's programs.
+const FLAGS_VARIABLE: &str = "CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS";
 const CHOICE_VARIABLE: &str = "SCAFFOLD_WASM_TOOLCHAIN";
 
 /// The folder of the `cargo` for a shell.
@@ -174,18 +176,20 @@ impl WasmToolchain {
         command
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS");
+        let mut flags = without_home();
         if let Self::Debian { path } = self {
+            flags.push(format!("-Lnative={DEBIAN_WASI_LIBC}"));
             command
                 .env("CARGO_UNSTABLE_BUILD_STD", "std,panic_abort")
                 .env("PATH", path)
                 .env("RUSTC", DEBIAN_RUSTC)
                 .env("RUSTC_BOOTSTRAP", "1")
-                .env("RUSTFLAGS", format!("-Lnative={DEBIAN_WASI_LIBC}"))
                 // The other toolchain's libraries and wrappers.
                 .env_remove("LD_LIBRARY_PATH")
                 .env_remove("RUSTUP_TOOLCHAIN")
                 .env_remove("RUSTDOC");
         }
+        command.env(FLAGS_VARIABLE, flags.join(" "));
     }
 
     /// The command that installs clippy for this toolchain, if it is missing.
@@ -193,6 +197,19 @@ impl WasmToolchain {
         let missing = matches!(self, Self::Debian { .. }) && !Path::new(DEBIAN_CLIPPY).exists();
         missing.then_some("apt-get install rust-web-clippy")
     }
+}
+
+/// The flags that keep the folder of the crates' sources out of the messages of panics,
+/// so that every machine builds the same bytes.
+fn without_home() -> Vec<String> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(env::home_dir()?.join(".cargo")));
+    let sources = home.map(|home| home.join("registry/src"));
+    let sources = sources.and_then(|sources| sources.into_os_string().into_string().ok());
+    // The variable separates flags by spaces.
+    let sources = sources.filter(|sources| !sources.contains(char::is_whitespace));
+    let remap = |sources| format!("--remap-path-prefix={sources}=crates");
+    sources.map(remap).into_iter().collect()
 }
 
 fn choice(variable: Option<OsString>) -> Result<Choice> {
@@ -208,30 +225,36 @@ fn choice(variable: Option<OsString>) -> Result<Choice> {
 }
 
 fn rustup(options: InstallOptions) -> Result<WasmToolchain> {
-    if target_is_installed()? {
-        return Ok(WasmToolchain::Rustup);
+    add_target(TARGET, options)?;
+    Ok(WasmToolchain::Rustup)
+}
+
+/// Adds a target to the toolchain that runs xtask, unless it is there.
+pub(crate) fn add_target(target: &str, options: InstallOptions) -> Result<()> {
+    if target_is_installed(target)? {
+        return Ok(());
     }
-    let by_hand = format!("rustup target add {TARGET}");
+    let by_hand = format!("rustup target add {target}");
     ensure!(
         !options.no_install,
-        "the target {TARGET} is not installed, and --no-install forbids `{by_hand}`"
+        "the target {target} is not installed, and --no-install forbids `{by_hand}`"
     );
     let rustup = which::which("rustup").with_context(|| {
-        format!("the target {TARGET} is not installed, and there is no rustup on PATH to add it")
+        format!("the target {target} is not installed, and there is no rustup on PATH to add it")
     })?;
     eprintln!(
-        "adding the target {TARGET} (rustup; at most {} s)",
+        "adding the target {target} (rustup; at most {} s)",
         ADD_TARGET_TIMEOUT.as_secs()
     );
     let mut add = command::program(rustup);
-    add.args(["target", "add", TARGET]);
+    add.args(["target", "add", target]);
     process::run(&format!("`{by_hand}`"), &mut add, Some(ADD_TARGET_TIMEOUT))?;
     ensure!(
-        target_is_installed()?,
+        target_is_installed(target)?,
         "`{by_hand}` succeeded, but {} does not have the target: it is not rustup's",
         rustc().get_program().display()
     );
-    Ok(WasmToolchain::Rustup)
+    Ok(())
 }
 
 fn debian_instead(no_rustup: &Error, options: InstallOptions) -> Result<WasmToolchain> {
@@ -294,8 +317,8 @@ fn toolchain_programs() -> Result<PathBuf> {
     Ok(libraries.join(host).join("bin"))
 }
 
-fn target_is_installed() -> Result<bool> {
-    let libraries = output_of(rustc().args(["--print", "target-libdir", "--target", TARGET]))?;
+fn target_is_installed(target: &str) -> Result<bool> {
+    let libraries = output_of(rustc().args(["--print", "target-libdir", "--target", target]))?;
     Ok(Path::new(&libraries).is_dir())
 }
 
