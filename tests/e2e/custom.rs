@@ -474,6 +474,22 @@ fn what_an_outage_loses_is_replayed() -> Result {
     Ok(())
 }
 
+/// The flush belongs to the request that an outer middleware cancels.
+#[test]
+fn a_cancelled_request_does_not_end_the_flushes_of_its_instance() -> Result {
+    let redis = RedisServer::start()?;
+    let app = start(&redis, |options| {
+        let options = options.manifest(repository().join("tests/metered/cancelled.toml"));
+        options.lasting().variable("flush_interval_ms", "500")
+    })?;
+    let cancel = [("cancel-after-ms", "100")];
+    let cancelled = http::request(app.address(), "POST /hang", &cancel, b"", http::TIMEOUT)?;
+    ensure!(cancelled.status >= 500, "{}", cancelled.status);
+    let response = http::request(app.address(), "POST /join", &[], b"", http::TIMEOUT)?;
+    ensure!(response.status == 200);
+    wait_for_sum(&app, &redis, "metrics:custom:visitors", 2_000_000)
+}
+
 /// The app's last version had other buckets, and registered them. Its next version is
 /// deployed while Redis is away.
 #[test]

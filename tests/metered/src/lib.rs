@@ -11,6 +11,7 @@ use metrics::{
 use spin_sdk::{
     http::{IntoResponse, Request, StatusCode, body::IncomingBodyExt as _},
     http_service,
+    wasip3::clocks::monotonic_clock::wait_for,
 };
 
 /// A euro has cents, and an upload has bytes.
@@ -42,6 +43,11 @@ async fn handle(request: Request) -> impl IntoResponse {
             }
         }
         ["mistakes"] => mistakes(),
+        ["hang"] => {
+            gauge!("visitors").increment(1.0);
+            drop(custom::install(&BUCKETS));
+            wait_for(60_000_000_000).await;
+        }
         ["metrics"] => {
             return match custom::exposition().await {
                 Ok(text) => (StatusCode::OK, text),
