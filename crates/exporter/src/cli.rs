@@ -9,7 +9,8 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use clap::{
-    ArgAction, Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser,
+    ArgAction, Args, Parser, Subcommand, ValueEnum,
+    builder::{FalseyValueParser, NonEmptyStringValueParser},
     value_parser,
 };
 use functional_scaffold_protocol::{
@@ -56,6 +57,8 @@ pub(crate) struct Cli {
     #[command(flatten)]
     page: PageOptions,
     #[command(flatten)]
+    follow: FollowServeOptions,
+    #[command(flatten)]
     pub(crate) log: LogOptions,
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -89,6 +92,14 @@ pub(crate) enum Command {
     /// 0 if every batch is stored, with all of its executions.
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay(ReplayOptions),
+    /// Replay the app's logs as they grow.
+    ///
+    /// Reads the logs across rotation and restarts, in the formats of the app itself, of
+    /// Docker (json-file) and of Kubernetes (CRI), and stores each batch that Redis does
+    /// not have, once. While Redis does not respond it waits: the log keeps the batches.
+    /// The exporter does the same beside serving with --follow.
+    #[command(after_help = FOLLOW_EXAMPLES)]
+    Follow(FollowOptions),
     /// Relay the families to a Pushgateway, as one group.
     ///
     /// Reads what a scrape reads, at every interval, and replaces the group. Let
@@ -119,12 +130,27 @@ Examples:
   kubectl logs -f deployment/app | functional-scaffold-exporter replay
   functional-scaffold-exporter replay --to http://127.0.0.1:9091 app.log";
 
+const FOLLOW_EXAMPLES: &str = "\
+Examples:
+  export REPLAY_KEY_FILE=/run/secrets/replay_key
+  functional-scaffold-exporter follow --positions /var/lib/exporter/positions /var/log/app
+  functional-scaffold-exporter --follow /var/log/app --positions /var/lib/exporter/positions";
+
 #[derive(Args)]
 pub(crate) struct ReplayOptions {
     /// Log files, read one after the other; `-`, or none, is standard input.
     #[arg(value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
 
+    #[command(flatten)]
+    pub(crate) trust: TrustOptions,
+
+    #[command(flatten)]
+    pub(crate) policy: ReplayPolicy,
+}
+
+#[derive(Args)]
+pub(crate) struct TrustOptions {
     /// Key with which the service signs batches: the value of its variable replay_key.
     /// Prefer the variable or the file: other users can see a flag in the process list.
     #[arg(long, env, value_name = "KEY", hide_env_values = true)]
@@ -137,9 +163,13 @@ pub(crate) struct ReplayOptions {
     /// Store batches that no key has signed. Everybody who can write a line to the log
     /// can then add to every count: an algorithm by its output, a client where a text of
     /// it begins a line.
-    #[arg(long)]
+    #[arg(long, env = "EXPORTER_TRUST_UNAUTHENTICATED_LOG", value_parser = FalseyValueParser::new())]
     trust_unauthenticated_log: bool,
+}
 
+/// What `replay` stores, and where.
+#[derive(Args, Clone, Default)]
+pub(crate) struct ReplayPolicy {
     /// Also store batches that are older than an hour. Redis may no longer know
     /// whether such a batch was stored before, and then counts it twice.
     #[arg(long)]
@@ -154,6 +184,26 @@ pub(crate) struct ReplayOptions {
     /// How long to retry while Redis or the Pushgateway is unavailable.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = value_parser!(u64).range(0..=86_400))]
     pub(crate) retry_seconds: u64,
+
+    /// Retries whatever Redis replies, for ever.
+    #[arg(skip)]
+    pub(crate) is_endless: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct FollowOptions {
+    /// Directories, and log files. Of a directory, every file in it and below it is
+    /// followed, also one that comes later; of a file, also its rotated ones, whose names
+    /// begin with its name and a dot or a hyphen.
+    #[arg(value_name = "PATH", required = true)]
+    paths: Vec<PathBuf>,
+
+    /// File that remembers how far each log was read.
+    #[arg(long, env = "EXPORTER_POSITIONS", value_name = "FILE")]
+    positions: PathBuf,
+
+    #[command(flatten)]
+    trust: TrustOptions,
 }
 
 #[derive(Subcommand)]
@@ -411,6 +461,27 @@ struct PageOptions {
 }
 
 #[derive(Args)]
+#[command(next_help_heading = "Following the app's log")]
+struct FollowServeOptions {
+    /// Log files of the app, or directories, separated by commas: batches in them that
+    /// Redis does not have are stored as soon as it responds, as the command follow does.
+    #[arg(
+        long,
+        env = "EXPORTER_FOLLOW",
+        value_name = "PATHS",
+        value_delimiter = ','
+    )]
+    follow: Vec<PathBuf>,
+
+    /// File that remembers how far each log was read.
+    #[arg(long, env = "EXPORTER_POSITIONS", value_name = "FILE")]
+    positions: Option<PathBuf>,
+
+    #[command(flatten)]
+    trust: TrustOptions,
+}
+
+#[derive(Args)]
 #[command(next_help_heading = "Log")]
 pub(crate) struct LogOptions {
     /// Lowest level to log, on standard error: off, error, warn, info, debug, trace.
@@ -467,6 +538,16 @@ pub(crate) struct Config {
     /// Without it, nothing is read for the page.
     pub(crate) page_interval: Option<Duration>,
     pub(crate) links: Links,
+    /// Without it, no log is followed.
+    pub(crate) follow: Option<FollowConfig>,
+}
+
+/// The logs to follow.
+pub(crate) struct FollowConfig {
+    pub(crate) paths: Vec<PathBuf>,
+    pub(crate) positions: PathBuf,
+    /// An error where no batch can be trusted. It does not keep the exporter from serving.
+    pub(crate) trust: anyhow::Result<Trust>,
 }
 
 /// Links on the page.
@@ -508,6 +589,7 @@ impl Cli {
                 prometheus: link("--prometheus-url", &self.page.prometheus_url)?,
                 grafana: link("--grafana-url", &self.page.grafana_url)?,
             },
+            follow: self.follow.check()?,
         })
     }
 }
@@ -598,9 +680,39 @@ impl RedisOptions {
     }
 }
 
-impl ReplayOptions {
+impl FollowOptions {
+    pub(crate) fn check(self) -> FollowConfig {
+        FollowConfig {
+            trust: self.trust.check(),
+            paths: self.paths,
+            positions: self.positions,
+        }
+    }
+}
+
+impl FollowServeOptions {
+    fn check(&self) -> anyhow::Result<Option<FollowConfig>> {
+        let paths = self
+            .follow
+            .iter()
+            .filter(|path| !path.as_os_str().is_empty());
+        let paths: Vec<_> = paths.cloned().collect();
+        if paths.is_empty() {
+            return Ok(None);
+        }
+        let positions =
+            set_path(&self.positions).context("--follow needs --positions (EXPORTER_POSITIONS)")?;
+        Ok(Some(FollowConfig {
+            paths,
+            positions: positions.to_path_buf(),
+            trust: self.trust.check(),
+        }))
+    }
+}
+
+impl TrustOptions {
     /// The proof that a batch is the service's. No error shows the key.
-    pub(crate) fn trust(&self) -> anyhow::Result<Trust> {
+    pub(crate) fn check(&self) -> anyhow::Result<Trust> {
         let key = secret(
             "REPLAY_KEY",
             &self.replay_key,
@@ -617,7 +729,7 @@ impl ReplayOptions {
             }
             (None, true) => Ok(Trust::Unauthenticated),
             (None, false) => bail!(
-                "replay needs the key of the service's variable replay_key, in REPLAY_KEY or \
+                "replaying needs the key of the service's variable replay_key, in REPLAY_KEY or \
                  REPLAY_KEY_FILE; --trust-unauthenticated-log stores batches without one, and \
                  then anyone who can write to the log can add to every count"
             ),

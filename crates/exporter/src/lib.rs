@@ -6,6 +6,7 @@
 //! - `server`: HTTP and TLS in front of it
 //! - `page`: the page with charts
 //! - `commands`: what the exporter does instead of serving
+//! - `follow`: replays logs as they grow, beside serving or instead
 //!
 //! The path of a scrape: `server/http` → `scrape` → `scrape/reader` → `scrape/scan` →
 //! `redis_client`, and back as a `scrape/snapshot`. The stored format and the
@@ -26,10 +27,13 @@ use functional_scaffold_protocol::escape::escape;
 use crate::{
     cli::{Cli, Command, Config, LogFormat, LogOptions, SeriesCommand},
     commands::{health, push, replay, series, wipe},
+    scrape::self_metrics::SelfMetrics,
 };
 
 mod cli;
 mod commands;
+mod durable_file;
+mod follow;
 #[cfg(fuzzing)]
 #[allow(missing_docs, reason = "for fuzz/ only")]
 pub mod fuzzing;
@@ -78,9 +82,15 @@ fn run(mut cli: Cli) -> anyhow::Result<ExitCode> {
     result
 }
 
-async fn execute(command: Option<Command>, config: Config) -> anyhow::Result<ExitCode> {
+async fn execute(command: Option<Command>, mut config: Config) -> anyhow::Result<ExitCode> {
     match command {
-        None => server::serve(config).await?,
+        None => {
+            let follow = config.follow.take();
+            let follow = follow.map(|follow| follow::start(&config, follow));
+            let metrics = SelfMetrics::with_follower(follow.transpose()?);
+            server::serve(config, metrics).await?;
+        }
+        Some(Command::Follow(options)) => follow::follow(&config, options.check()).await?,
         Some(Command::Replay(options)) => {
             let report = replay::replay(config, &options).await?;
             print!("{report}");

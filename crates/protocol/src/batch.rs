@@ -535,6 +535,14 @@ impl Joiner {
         self.parts -= open.parts.len();
         Some(key.incomplete(&open))
     }
+
+    /// Takes out a batch with missing parts.
+    pub fn remove(&mut self, id: &BatchId) -> Option<Incomplete> {
+        let key = self.open.keys().find(|key| key.id == *id).cloned()?;
+        let open = self.open.remove(&key)?;
+        self.parts -= open.parts.len();
+        Some(key.incomplete(&open))
+    }
 }
 
 impl PartKey {

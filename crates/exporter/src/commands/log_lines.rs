@@ -29,7 +29,7 @@ const AFTER_TIME: &str = ",\"level\":\"error\",\"event\":\"batch_not_stored\",";
 /// Longer lines are skipped. A line with a batch has at most 4,000 bytes, and what a log
 /// shipper adds. Whoever can write a line chooses its length, and it is parsed from up to
 /// [`MAX_STARTS`] places.
-const MAX_LINE_BYTES: u64 = 256 << 10;
+pub(crate) const MAX_LINE_BYTES: usize = 256 << 10;
 /// The number of places in a line that are tried as the start of the object.
 const MAX_STARTS: usize = 16;
 /// Batches that wait for Redis. The instances of a busy application log some hundred
@@ -73,6 +73,12 @@ pub(crate) enum Rejection {
     /// It could not be read, or there is no room for it.
     #[error("not stored: {0}")]
     Failed(String),
+}
+
+impl Rejection {
+    pub(crate) fn too_long() -> Self {
+        Self::Unreadable(anyhow::anyhow!("the line is too long"))
+    }
 }
 
 /// A batch, or a line that is left out, with file and number: `app.log:17`.
@@ -192,9 +198,7 @@ impl Reader {
             let found = match next_line(&mut source) {
                 Ok(None) => return,
                 Ok(Some(Some(line))) => find_batch(&line, &self.trust),
-                Ok(Some(None)) => Err(Rejection::Unreadable(anyhow::anyhow!(
-                    "the line is too long"
-                ))),
+                Ok(Some(None)) => Err(Rejection::too_long()),
                 Err(error) => {
                     self.reject(place(), Rejection::Failed(format!("cannot read: {error}")));
                     return;
@@ -231,27 +235,48 @@ impl Reader {
     }
 }
 
+/// A line as it is in a file.
+pub(crate) struct RawLine {
+    /// The text without line break; `None` if it is too long.
+    pub(crate) text: Option<Vec<u8>>,
+    /// The length with line break.
+    pub(crate) bytes: u64,
+    /// Whether there is a line break.
+    pub(crate) is_ended: bool,
+}
+
 /// Reads a line; `Some(None)` is one that is too long, and is skipped.
 fn next_line(source: &mut impl BufRead) -> io::Result<Option<Option<Vec<u8>>>> {
-    let mut line = Vec::new();
-    let mut too_long = false;
+    Ok(read_line(source)?.map(|line| line.text))
+}
+
+/// Reads a line, or what there is of one at the end.
+pub(crate) fn read_line(source: &mut impl BufRead) -> io::Result<Option<RawLine>> {
+    let mut text = Vec::new();
+    let (mut bytes, mut too_long) = (0, false);
     loop {
         let read = source
             .by_ref()
-            .take(MAX_LINE_BYTES)
-            .read_until(b'\n', &mut line)?;
-        let ended = line.last() == Some(&b'\n');
-        if read == 0 && line.is_empty() && !too_long {
+            .take(MAX_LINE_BYTES as u64)
+            .read_until(b'\n', &mut text)?;
+        bytes += read as u64;
+        let is_ended = text.last() == Some(&b'\n');
+        if bytes == 0 {
             return Ok(None);
         }
-        if ended || read == 0 || (read as u64) < MAX_LINE_BYTES {
-            if ended {
-                line.pop();
+        if is_ended || read < MAX_LINE_BYTES {
+            if is_ended {
+                text.pop();
             }
-            return Ok(Some((!too_long).then_some(line)));
+            let text = (!too_long).then_some(text);
+            return Ok(Some(RawLine {
+                text,
+                bytes,
+                is_ended,
+            }));
         }
         too_long = true;
-        line.clear();
+        text.clear();
     }
 }
 

@@ -43,7 +43,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    cli::{Config, ReplayOptions},
+    cli::{Config, ReplayOptions, ReplayPolicy},
     commands::{
         log_lines::{Batches, Event, LoggedLine, Rejection},
         push::Group,
@@ -62,21 +62,23 @@ const MAX_AGE: Duration = Duration::from_secs(REMEMBERED_SECONDS / 2);
 const MARGIN: Duration = Duration::from_secs(60);
 /// The pause before a retry.
 const BACKOFF: Duration = Duration::from_millis(200);
+/// The longest pause, to which it grows where retries have no limit.
+const MAX_BACKOFF: Duration = Duration::from_secs(3);
 
 /// The summary at the end.
 #[derive(Default)]
 pub(crate) struct Report {
-    applied: u64,
-    already_applied: u64,
-    too_old: u64,
+    pub(crate) applied: u64,
+    pub(crate) already_applied: u64,
+    pub(crate) too_old: u64,
     /// Lines with an invalid batch.
-    unreadable: u64,
+    pub(crate) unreadable: u64,
     /// Lines that may not be the service's, and batches with keys of other data.
-    refused: u64,
+    pub(crate) refused: u64,
     /// Batches with missing parts.
-    incomplete: u64,
+    pub(crate) incomplete: u64,
     /// Batches that are not stored, or not known to be. Replaying them again is safe.
-    failed: u64,
+    pub(crate) failed: u64,
     /// Executions that are left out of applied batches, because they are counted as
     /// crashed, or may be.
     late: u64,
@@ -119,24 +121,8 @@ impl fmt::Display for Report {
 /// ends, or a SIGTERM or SIGINT.
 pub(crate) async fn replay(config: Config, options: &ReplayOptions) -> anyhow::Result<Report> {
     let mut stop = pin!(stop_signal().context("cannot receive signals")?);
-    let redis = RedisClient::new(&config).context("unusable address of Redis")?;
-    let mut batches = Batches::read(&options.files, options.trust()?)?;
-    let catalog = Catalog::new(&config.prefix);
-    let mut replayer = Replayer {
-        redis,
-        keys: catalog
-            .families()
-            .into_iter()
-            .map(|family| family.key.clone())
-            .collect(),
-        read_options: ReadOptions::new(&config),
-        catalog,
-        prefix: config.prefix,
-        options,
-        down_since: None,
-        joiner: Joiner::default(),
-        report: Report::default(),
-    };
+    let mut replayer = Replayer::new(&config, options.policy.clone())?;
+    let mut batches = Batches::read(&options.files, options.trust.check()?)?;
     let mut shown = 0;
     let stopped = loop {
         let event = tokio::select! {
@@ -153,7 +139,7 @@ pub(crate) async fn replay(config: Config, options: &ReplayOptions) -> anyhow::R
                 tracing::error!("{place}: {why}");
             }
             Some(Event::Batch(place, line)) => tokio::select! {
-                () = replayer.replay_line(&place, line) => {}
+                _ = replayer.replay_line(&place, line) => {}
                 name = &mut stop => {
                     replayer.report.failed += 1;
                     tracing::warn!("stopping on {name} while a batch is being stored");
@@ -181,18 +167,19 @@ pub(crate) async fn replay(config: Config, options: &ReplayOptions) -> anyhow::R
     Ok(report)
 }
 
-struct Replayer<'a> {
+/// Stores batches one after the other.
+pub(crate) struct Replayer {
     redis: RedisClient,
     prefix: String,
     catalog: Catalog,
     /// The keys of the service's families, and of the registered ones that were read.
     keys: HashSet<String>,
     read_options: ReadOptions,
-    options: &'a ReplayOptions,
+    options: ReplayPolicy,
     /// Since when Redis has been unavailable.
     down_since: Option<Instant>,
     joiner: Joiner,
-    report: Report,
+    pub(crate) report: Report,
 }
 
 enum Stored {
@@ -230,10 +217,29 @@ impl From<Failure> for NotStored {
     }
 }
 
-impl Replayer<'_> {
-    async fn replay_line(&mut self, place: &str, line: LoggedLine) {
+impl Replayer {
+    pub(crate) fn new(config: &Config, options: ReplayPolicy) -> anyhow::Result<Self> {
+        let redis = RedisClient::new(config).context("unusable address of Redis")?;
+        let catalog = Catalog::new(&config.prefix);
+        let families = catalog.families().into_iter();
+        Ok(Self {
+            redis,
+            keys: families.map(|family| family.key.clone()).collect(),
+            read_options: ReadOptions::new(config),
+            catalog,
+            prefix: config.prefix.clone(),
+            options,
+            down_since: None,
+            joiner: Joiner::default(),
+            report: Report::default(),
+        })
+    }
+
+    /// Stores the batch that is complete with this line. Returns whether the line is a
+    /// part that waits for others.
+    pub(crate) async fn replay_line(&mut self, place: &str, line: LoggedLine) -> bool {
         let report = match self.store_line(line).await {
-            Ok(None) => return,
+            Ok(None) => return true,
             Ok(Some(Stored::Now { late, refused })) => {
                 if !late.is_empty() {
                     self.report.late += late.len() as u64;
@@ -263,6 +269,18 @@ impl Replayer<'_> {
             }
         };
         *report += 1;
+        false
+    }
+
+    /// Stops waiting for the missing parts of a batch, and reports it unless it is stored.
+    pub(crate) async fn give_up(&mut self, id: &BatchId) {
+        let Some(incomplete) = self.joiner.remove(id) else {
+            return;
+        };
+        match self.lease_time_unless_stored(id).await {
+            Ok(None) => self.report.already_applied += 1,
+            Ok(Some(_)) | Err(_) => self.report.add_incomplete(incomplete),
+        }
     }
 
     /// Stores the batch that is complete with this line, if there is one.
@@ -489,12 +507,16 @@ impl Replayer<'_> {
 
     /// Runs commands until they succeed, or Redis has been unavailable for the time of
     /// `--retry-seconds`. From then on, each further batch gets one attempt.
+    ///
+    /// A follower never gives up: every failure of Redis can be repaired, and the log
+    /// keeps the batch meanwhile.
     async fn retry_until<S: Send, T>(
         &mut self,
         state: &mut S,
         commands: impl Fn(&mut S, Connection) -> BoxFuture<'_, Result<T, Failure>>,
     ) -> Result<T, Failure> {
         let retry = Duration::from_secs(self.options.retry_seconds);
+        let mut pause = BACKOFF;
         loop {
             let started = Instant::now();
             let limit = 2 * self.redis.round_trip_limit();
@@ -505,6 +527,15 @@ impl Replayer<'_> {
                 }
                 Err(failure) => failure,
             };
+            if self.options.is_endless {
+                if self.down_since.is_none() {
+                    tracing::warn!("{failure}; trying again until it works");
+                }
+                self.down_since.get_or_insert(started);
+                sleep(pause).await;
+                pause = MAX_BACKOFF.min(2 * pause);
+                continue;
+            }
             if !failure.is_transient() {
                 return Err(failure);
             }

@@ -24,8 +24,8 @@ use std::{
     cmp::Ordering,
     collections::{HashMap, HashSet},
     fmt::Debug,
-    fs::{self, File},
-    io::{ErrorKind, Write as _},
+    fs,
+    io::ErrorKind,
     mem,
     path::{Path, PathBuf},
 };
@@ -43,6 +43,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
 use crate::{
+    durable_file::replace_file,
     redis_client::{self, Connection, Failure, Reason},
     scrape::limits::{MAX_REGISTRATIONS, MAX_REMOVAL_BYTES, MAX_REMOVALS},
 };
@@ -741,7 +742,9 @@ impl StateFile {
             return;
         };
         let path = self.path.clone();
-        let writing = spawn_blocking(move || write(&path, &served).map(|()| served));
+        let writing = spawn_blocking(move || {
+            replace_file(&path, &serde_json::to_vec(&served)?).map(|()| served)
+        });
         match writing.await.context("the task was aborted").flatten() {
             Ok(served) => {
                 self.saved = Some(served);
@@ -767,24 +770,6 @@ fn read(path: &Path) -> anyhow::Result<Option<(Served, HighWaterMarks)>> {
     let served: Served = serde_json::from_slice(&text).with_context(invalid)?;
     let marks = HighWaterMarks::restore(&served).with_context(invalid)?;
     Ok(Some((served, marks)))
-}
-
-/// Replaces the file, so that the old one or the new one is whole whenever the
-/// machine stops.
-fn write(path: &Path, served: &Served) -> anyhow::Result<()> {
-    let cannot = || format!("cannot write {}", path.display());
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let text = serde_json::to_vec(served).with_context(cannot)?;
-    let mut file = File::create(&new).with_context(cannot)?;
-    file.write_all(&text).with_context(cannot)?;
-    file.sync_all().with_context(cannot)?;
-    fs::rename(&new, path).with_context(cannot)?;
-    let directory = path
-        .parent()
-        .filter(|directory| !directory.as_os_str().is_empty());
-    let directory = File::open(directory.unwrap_or(Path::new("."))).with_context(cannot)?;
-    directory.sync_all().with_context(cannot)
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! The exporter's own metrics. `docs/exporter.md` lists them, too.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -91,9 +94,29 @@ const MEMORY_POLICY: Metric = gauge(
     "functional_scaffold_redis_maxmemory_policy",
     "What Redis does when its memory is full; the value is always 1. Every policy but noeviction may delete counts.",
 );
+const FOLLOW_UP: Metric = gauge(
+    "functional_scaffold_follow_up",
+    "Whether the app's logs are read, and batches in them stored (1), or something keeps the exporter from it (0). Absent, like all of functional_scaffold_follow, without --follow.",
+);
+const FOLLOW_FILES: Metric = gauge(
+    "functional_scaffold_follow_files",
+    "Log files that are followed.",
+);
+const FOLLOW_LAG: Metric = gauge(
+    "functional_scaffold_follow_lag_bytes",
+    "Bytes of the followed logs that are not dealt with: a restart would read them.",
+);
+const FOLLOW_BATCHES: Metric = counter(
+    "functional_scaffold_follow_batches_total",
+    "Batches found in the followed logs since the exporter started, by outcome.",
+);
+const FOLLOW_REFUSED: Metric = counter(
+    "functional_scaffold_follow_lines_refused_total",
+    "Lines about batches in the followed logs that were left out since the exporter started, by reason.",
+);
 
 /// Every metric of the exporter, in the order in which they are written.
-const METRICS: [&Metric; 17] = [
+const METRICS: [&Metric; 22] = [
     &BUILD_INFO,
     &REDIS_UP,
     &SCRAPE_DURATION,
@@ -111,6 +134,11 @@ const METRICS: [&Metric; 17] = [
     &MEMORY_USED,
     &MEMORY_MAX,
     &MEMORY_POLICY,
+    &FOLLOW_UP,
+    &FOLLOW_FILES,
+    &FOLLOW_LAG,
+    &FOLLOW_BATCHES,
+    &FOLLOW_REFUSED,
 ];
 
 pub(crate) use functional_scaffold_protocol::catalog::IN_FLIGHT;
@@ -140,11 +168,43 @@ pub(crate) struct SelfMetrics {
     settle_failures: ByReason,
     settle_refused: AtomicU64,
     regressions: AtomicU64,
+    /// Of the follower, if there is one.
+    follow: Option<Arc<FollowMetrics>>,
+}
+
+/// The outcomes of batches in followed logs.
+const OUTCOMES: [&str; 5] = [
+    "applied",
+    "already_applied",
+    "too_old",
+    "incomplete",
+    "failed",
+];
+/// The reasons for which lines of followed logs are left out.
+const LINE_REASONS: [&str; 2] = ["unreadable", "refused"];
+
+/// Counts of the follower, and its state.
+#[derive(Debug, Default)]
+pub(crate) struct FollowMetrics {
+    pub(crate) up: AtomicU64,
+    pub(crate) files: AtomicU64,
+    pub(crate) lag_bytes: AtomicU64,
+    /// By [`OUTCOMES`].
+    pub(crate) batches: [AtomicU64; OUTCOMES.len()],
+    /// By [`LINE_REASONS`].
+    pub(crate) lines_refused: [AtomicU64; LINE_REASONS.len()],
 }
 
 type ByReason = [AtomicU64; Reason::ALL.len()];
 
 impl SelfMetrics {
+    pub(crate) fn with_follower(follow: Option<Arc<FollowMetrics>>) -> Self {
+        Self {
+            follow,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn count_read(&self, reading: &Result<Reading, Failure>) {
         self.reads.fetch_add(1, Ordering::Relaxed);
         match reading {
@@ -220,6 +280,21 @@ pub(crate) fn write(
         let labels = format!("policy=\"{}\"", memory.policy);
         out.write_sample(MEMORY_POLICY.name, &labels, 1.0);
     }
+    if let Some(follow) = &metrics.follow {
+        write_value(out, &FOLLOW_UP, load(&follow.up));
+        write_value(out, &FOLLOW_FILES, load(&follow.files));
+        write_value(out, &FOLLOW_LAG, load(&follow.lag_bytes));
+        write_metadata(out, &FOLLOW_BATCHES);
+        for (outcome, count) in OUTCOMES.into_iter().zip(&follow.batches) {
+            let labels = format!("outcome=\"{outcome}\"");
+            out.write_sample(FOLLOW_BATCHES.name, &labels, load(count));
+        }
+        write_metadata(out, &FOLLOW_REFUSED);
+        for (reason, count) in LINE_REASONS.into_iter().zip(&follow.lines_refused) {
+            let labels = format!("reason=\"{reason}\"");
+            out.write_sample(FOLLOW_REFUSED.name, &labels, load(count));
+        }
+    }
 }
 
 fn write_metadata(out: &mut Exposition, metric: &Metric) {
@@ -253,7 +328,10 @@ mod tests {
 
     #[test]
     fn writes_every_metric_with_help_and_type() {
-        let metrics = SelfMetrics::default();
+        let metrics = SelfMetrics {
+            follow: Some(Arc::default()),
+            ..SelfMetrics::default()
+        };
         let counter = |name: &str, labels: &[&str]| {
             let registration = br#"{"type":"counter","key":"k"}"#;
             let values = labels.iter().map(|&labels| (labels.into(), 1));
@@ -323,6 +401,16 @@ mod tests {
                 "functional_scaffold_redis_memory_used_bytes 1500000",
                 "functional_scaffold_redis_memory_max_bytes 0",
                 "functional_scaffold_redis_maxmemory_policy{policy=\"volatile-lru\"} 1",
+                "functional_scaffold_follow_up 0",
+                "functional_scaffold_follow_files 0",
+                "functional_scaffold_follow_lag_bytes 0",
+                "functional_scaffold_follow_batches_total{outcome=\"applied\"} 0",
+                "functional_scaffold_follow_batches_total{outcome=\"already_applied\"} 0",
+                "functional_scaffold_follow_batches_total{outcome=\"too_old\"} 0",
+                "functional_scaffold_follow_batches_total{outcome=\"incomplete\"} 0",
+                "functional_scaffold_follow_batches_total{outcome=\"failed\"} 0",
+                "functional_scaffold_follow_lines_refused_total{reason=\"unreadable\"} 0",
+                "functional_scaffold_follow_lines_refused_total{reason=\"refused\"} 0",
             ]
         );
         assert_eq!(

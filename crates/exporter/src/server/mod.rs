@@ -41,7 +41,7 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 
 /// Serves until SIGTERM or SIGINT. Redis may be down: the first scrape connects to
 /// it, and every later one reconnects if necessary.
-pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
+pub(crate) async fn serve(config: Config, metrics: SelfMetrics) -> anyhow::Result<()> {
     // Before listening: a client that finds the port open may send a signal at once.
     let stop = stop_signal().context("cannot receive signals")?;
     let redis = Arc::new(RedisClient::new(&config).context("unusable address of Redis")?);
@@ -55,7 +55,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
         .local_addr()
         .context("the listener has no address")?;
     let options = ReadOptions::new(&config);
-    let metrics = Arc::new(SelfMetrics::default());
+    let metrics = Arc::new(metrics);
     let settler = Arc::new(Settler::new(options.clone(), Arc::clone(&metrics)));
     // This task and the recorder end with the runtime.
     tokio::spawn(settle_loop(

@@ -15,12 +15,14 @@
 //! - [`quantiles`]: the page's quantiles, compared with Prometheus's
 //! - [`command_line`]: options, start and stop
 //! - [`replay`], [`series`], [`push`]: these commands
+//! - [`follow`]: replaying logs as they grow
 //! - [`written_by_hand`]: families that are written as docs/protocol.md says
 
 mod clients;
 mod command_line;
 mod exposition;
 mod faults;
+mod follow;
 mod hostile;
 mod leases;
 mod losses;

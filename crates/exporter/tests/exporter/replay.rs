@@ -27,17 +27,17 @@ use serde::Serialize;
 
 use crate::support::{Exporter, PATIENCE, Redis, exporter_command, program, sample, wait_for};
 
-const JOBS: &str = "metrics:jobs";
-const KEY: &str = "the key of these tests, 32 bytes";
+pub(crate) const JOBS: &str = "metrics:jobs";
+pub(crate) const KEY: &str = "the key of these tests, 32 bytes";
 
 /// A Redis in which the families of these tests are registered.
-fn start_redis() -> Redis {
+pub(crate) fn start_redis() -> Redis {
     let redis = Redis::start();
     register(&redis, DEFAULT_PREFIX);
     redis
 }
 
-fn register(redis: &Redis, prefix: &str) {
+pub(crate) fn register(redis: &Redis, prefix: &str) {
     for name in ["jobs", "good"] {
         let family = format!("{{\"type\":\"counter\",\"key\":\"metrics:{name}\"}}");
         let families = format!("{prefix}families");
@@ -45,7 +45,7 @@ fn register(redis: &Redis, prefix: &str) {
     }
 }
 
-fn batch(sequence: u64, jobs: u64) -> SentBatch {
+pub(crate) fn batch(sequence: u64, jobs: u64) -> SentBatch {
     let mut increments = Batch::default();
     increments.inc(JOBS, "k=\"a\"", jobs);
     SentBatch {
@@ -61,13 +61,13 @@ fn batch(sequence: u64, jobs: u64) -> SentBatch {
     }
 }
 
-fn ago(seconds: u64) -> String {
+pub(crate) fn ago(seconds: u64) -> String {
     let time = SystemTime::now() - Duration::from_secs(seconds);
     humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// A log line of the service.
-fn line(time: &str, batch: &impl Serialize) -> String {
+pub(crate) fn line(time: &str, batch: &impl Serialize) -> String {
     let mut line = unsigned_line(time, batch);
     assert_eq!(line.pop(), Some('\n'));
     let key = ReplayKey::new(KEY).expect("it is long enough");
@@ -76,7 +76,7 @@ fn line(time: &str, batch: &impl Serialize) -> String {
 }
 
 /// A log line of a service without a key, or of somebody else.
-fn unsigned_line(time: &str, batch: &impl Serialize) -> String {
+pub(crate) fn unsigned_line(time: &str, batch: &impl Serialize) -> String {
     let batch = serde_json::to_string(batch).expect("it serialises");
     let members = batch.strip_prefix('{').expect("an object");
     format!(
@@ -153,7 +153,7 @@ fn check(redis: &Redis, arguments: &[&str], input: &str, report: [u64; 7]) -> St
     check_with(command(redis.port(), arguments), input, report)
 }
 
-fn jobs(redis: &Redis) -> String {
+pub(crate) fn jobs(redis: &Redis) -> String {
     redis.cli(&["HGET", JOBS, "k=\"a\""]).trim().to_owned()
 }
 

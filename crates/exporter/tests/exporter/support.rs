@@ -251,6 +251,11 @@ impl Exporter {
         self.0.process().output().expect("its log")
     }
 
+    /// Kills it, and starts it with the same options.
+    pub(crate) fn kill_and_restart(&mut self) {
+        self.0.kill_and_restart().expect("it starts");
+    }
+
     /// Stops it, and returns the whole log.
     pub(crate) fn stop(self) -> String {
         self.0.stop().expect("it stops")

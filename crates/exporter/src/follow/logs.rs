@@ -1,0 +1,564 @@
+//! The followed files: which there are, how far each was read, and whether it is still
+//! the same file.
+//!
+//! A rotated file is the same device and inode under another name, and is read to its
+//! end. A truncated one (`copytruncate`) is begun again. A [`Mark`] tells whether the
+//! bytes before a position are those that were read: inodes are used again, a truncated
+//! file grows, and a copy of it needs not be read again. Reading a file twice is always
+//! safe, because a batch is stored once.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    fs::{self, DirEntry, File, Metadata},
+    hash::{DefaultHasher, Hasher as _},
+    io::{self, BufReader, ErrorKind, Seek as _, SeekFrom},
+    os::unix::fs::{FileExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use super::unwrap::Joined;
+use crate::{
+    commands::log_lines::{
+        LoggedLine, MAX_LINE_BYTES, RawLine, Rejection, Trust, find_batch, read_line,
+    },
+    durable_file::replace_file,
+};
+
+/// Directories below a followed one: Kubernetes has one for each pod, with one for each
+/// container.
+const MAX_DEPTH: usize = 3;
+/// Endings of rotated files that are compressed, or not complete yet.
+const COMPRESSED: [&str; 6] = ["gz", "zst", "bz2", "xz", "lz4", "tmp"];
+/// Bytes of a file that are read before it is another one's turn.
+const CHUNK_BYTES: u64 = 1 << 20;
+/// The time without a change after which a file is closed if it was read to its end, and
+/// forgotten if it is gone.
+const IDLE: Duration = Duration::from_secs(60);
+/// Files that are open at the same time. Further ones wait until others are read.
+const MAX_OPEN: usize = 200;
+/// Unread bytes of deleted files that are kept on the disk by keeping the files open.
+const MAX_DELETED_BYTES: u64 = 1 << 30;
+/// The bytes at the beginning of a file, and those before a position, that identify it.
+const MARK_BYTES: u64 = 1 << 10;
+
+/// Files as they are found in directories.
+type Files = Vec<(PathBuf, Metadata)>;
+
+/// A file's device and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+/// A position in a file, and a hash of bytes before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Mark {
+    position: u64,
+    hash: u64,
+}
+
+/// A position as it is remembered across restarts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Remembered {
+    path: PathBuf,
+    #[serde(flatten)]
+    id: FileId,
+    #[serde(flatten)]
+    mark: Mark,
+}
+
+/// A place in a file, until the file is truncated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    id: FileId,
+    truncations: u64,
+    position: u64,
+}
+
+/// A batch, or a line that is left out.
+pub(super) struct Found {
+    pub(super) place: Place,
+    /// Path and position, for messages.
+    pub(super) name: String,
+    pub(super) line: Result<LoggedLine, Rejection>,
+}
+
+struct LogFile {
+    path: PathBuf,
+    handle: Option<File>,
+    size: u64,
+    modified: SystemTime,
+    /// When it was last found in a directory.
+    listed: Instant,
+    truncations: u64,
+    /// Where the next line begins.
+    next: u64,
+    /// Where a line begins whose end is not there yet, and is too long already.
+    long_line: Option<u64>,
+    joined: Joined,
+    /// The last position before which nothing has to be read again.
+    mark: Mark,
+}
+
+/// The files of some directories.
+pub(super) struct Logs {
+    roots: Vec<PathBuf>,
+    positions: PathBuf,
+    files: BTreeMap<FileId, LogFile>,
+    /// Positions of files that were not found yet.
+    remembered: Vec<Remembered>,
+    saved: Vec<Remembered>,
+}
+
+impl fmt::Display for Logs {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let roots: Vec<_> = self
+            .roots
+            .iter()
+            .map(|root| root.to_string_lossy())
+            .collect();
+        write!(
+            out,
+            "{}, from {}",
+            roots.join(", "),
+            self.positions.display()
+        )
+    }
+}
+
+impl Logs {
+    /// Reads the positions. Without them, every file is read from its beginning.
+    pub(super) fn new(roots: Vec<PathBuf>, positions: PathBuf) -> Self {
+        let read = || match fs::read(&positions) {
+            Ok(text) => serde_json::from_slice(&text).context("it is no file of positions"),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error.into()),
+        };
+        let remembered = read().unwrap_or_else(|error| {
+            let path = positions.display();
+            tracing::error!("cannot read {path}, so that all logs are read again: {error:#}");
+            Vec::new()
+        });
+        Self {
+            roots,
+            positions,
+            files: BTreeMap::new(),
+            remembered,
+            saved: Vec::new(),
+        }
+    }
+
+    /// Looks for new files, and for changes of those that are known.
+    ///
+    /// # Errors
+    /// Something cannot be read. Everything else was looked at.
+    pub(super) fn scan(&mut self) -> anyhow::Result<()> {
+        let now = Instant::now();
+        let mut found = Vec::new();
+        let mut result = Ok(());
+        for root in &self.roots {
+            let listing = match root.is_dir() {
+                true => list(root, MAX_DEPTH, &mut found),
+                false => list_rotated(root, &mut found),
+            };
+            result = listing.and(result);
+        }
+        found.retain(|(path, _)| *path != self.positions);
+        let mut new = Vec::new();
+        for (path, metadata) in found {
+            match self.files.get_mut(&FileId::of(&metadata)) {
+                Some(file) => {
+                    file.path = path;
+                    file.listed = now;
+                    // Of an open file, its handle knows more: the path may have another
+                    // file by now.
+                    if file.handle.is_none() {
+                        (file.size, file.modified) = (metadata.len(), modified(&metadata));
+                    }
+                }
+                None => new.push((path, metadata)),
+            }
+        }
+        // Before the known files are found to be truncated: a new one may be the copy.
+        for (path, metadata) in new {
+            match self.add(&path, &metadata) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    result = Err(error).with_context(|| format!("cannot read {}", path.display()));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        if result.is_ok() {
+            self.remembered.clear();
+        }
+        let open = self.files.values().filter(|file| file.handle.is_some());
+        let mut room = MAX_OPEN.saturating_sub(open.count());
+        for (id, file) in &mut self.files {
+            if let Err(error) = file.refresh(*id, &mut room) {
+                let path = file.path.display().to_string();
+                result = Err(error).with_context(|| format!("cannot read {path}"));
+            }
+        }
+        self.files.retain(|_, file| !file.is_over(now));
+        self.limit_deleted();
+        result
+    }
+
+    /// Adds a file at the position up to which it, or what it is a copy of, was read.
+    fn add(&mut self, path: &Path, metadata: &Metadata) -> io::Result<()> {
+        let file = File::open(path)?;
+        let id = FileId::of(metadata);
+        let known = self
+            .files
+            .iter()
+            .map(|(id, file)| (*id, &file.path, file.mark));
+        let remembered = self
+            .remembered
+            .iter()
+            .map(|one| (one.id, &one.path, one.mark));
+        let marks = known.chain(remembered).filter(|(other, log, mark)| {
+            let is_related = *other == id || is_rotated(path, log) || is_rotated(log, path);
+            is_related && mark.holds(&file, metadata.len())
+        });
+        let mark = marks
+            .map(|(_, _, mark)| mark)
+            .max_by_key(|mark| mark.position);
+        let mark = mark.unwrap_or_default();
+        let file = LogFile {
+            path: path.to_owned(),
+            handle: None,
+            size: metadata.len(),
+            modified: modified(metadata),
+            listed: Instant::now(),
+            truncations: 0,
+            next: mark.position,
+            long_line: None,
+            joined: Joined::default(),
+            mark,
+        };
+        self.files.insert(id, file);
+        Ok(())
+    }
+
+    /// Drops what is unread of deleted files, the oldest first, beyond a limit: rotation
+    /// bounds the space that logs take, and keeping deleted files open lifts that bound.
+    fn limit_deleted(&mut self) {
+        let mut deleted: Vec<_> = self
+            .files
+            .iter()
+            .filter(|(_, file)| file.is_deleted())
+            .collect();
+        deleted.sort_by_key(|(_, file)| std::cmp::Reverse(file.modified));
+        let mut bytes = 0;
+        let mut dropped = Vec::new();
+        for (id, file) in deleted {
+            bytes += file.size - file.next.min(file.size);
+            if bytes > MAX_DELETED_BYTES {
+                tracing::error!(
+                    "{} was deleted, and is not read from byte {} on: more than {MAX_DELETED_BYTES} bytes of deleted files wait",
+                    file.path.display(),
+                    file.next
+                );
+                dropped.push(*id);
+            }
+        }
+        for id in dropped {
+            self.files.remove(&id);
+        }
+    }
+
+    /// The files with something to read, the oldest first.
+    pub(super) fn unread(&self) -> Vec<FileId> {
+        let unread = self.files.iter();
+        let unread = unread.filter(|(_, file)| file.handle.is_some() && file.has_unread());
+        let mut unread: Vec<_> = unread.map(|(id, file)| (file.modified, *id)).collect();
+        unread.sort_unstable();
+        unread.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Reads lines of a file. Returns what was found, and the place up to which it was
+    /// read, for [`Self::advance`].
+    pub(super) fn read(&mut self, id: FileId, trust: &Trust) -> io::Result<(Vec<Found>, Place)> {
+        let mut found = Vec::new();
+        let missing = || io::Error::from(ErrorKind::NotFound);
+        let file = self.files.get_mut(&id).ok_or_else(missing)?;
+        let place = |position| Place {
+            id,
+            truncations: file.truncations,
+            position,
+        };
+        let handle = file.handle.as_ref().ok_or_else(missing)?;
+        let mut source = BufReader::with_capacity(1 << 16, handle);
+        source.seek(SeekFrom::Start(file.next))?;
+        let (mut next, is_idle) = (file.next, is_idle(file.modified));
+        while next < file.next + CHUNK_BYTES {
+            let Some(RawLine {
+                text,
+                bytes,
+                is_ended,
+            }) = read_line(&mut source)?
+            else {
+                break;
+            };
+            // Its end may still come, unless it should have come long ago.
+            if !is_ended && !is_idle {
+                if bytes > MAX_LINE_BYTES as u64 {
+                    file.long_line.get_or_insert(next);
+                    next += bytes;
+                }
+                break;
+            }
+            let start = next;
+            next += bytes;
+            let (start, text) = match (file.long_line.take(), text) {
+                (Some(start), _) => (start, None),
+                (None, None) => (start, None),
+                (None, Some(text)) => match file.joined.push(start, text) {
+                    Some(whole) => whole,
+                    None => continue,
+                },
+            };
+            let line = match text {
+                Some(text) => find_batch(&text, trust),
+                None => Err(Rejection::too_long()),
+            };
+            if let Some(line) = line.transpose() {
+                let name = format!("{} at byte {start}", file.path.display());
+                let place = place(start);
+                found.push(Found { place, name, line });
+            }
+        }
+        Ok((found, place(next)))
+    }
+
+    /// Continues after what was read, once it is stored. Returns whether something was.
+    pub(super) fn advance(&mut self, to: Place) -> bool {
+        match self.files.get_mut(&to.id) {
+            Some(file) if file.truncations == to.truncations => {
+                let has_read = file.next != to.position;
+                file.next = to.position;
+                has_read
+            }
+            _ => true,
+        }
+    }
+
+    /// Remembers the positions of all files, each not after the places in it that have to
+    /// be read again.
+    pub(super) fn save(&mut self, again: impl Iterator<Item = Place>) -> anyhow::Result<()> {
+        let mut first: HashMap<(FileId, u64), u64> = HashMap::new();
+        for place in again {
+            let first = first.entry((place.id, place.truncations));
+            let first = first.or_insert(place.position);
+            *first = place.position.min(*first);
+        }
+        let mut positions = Vec::new();
+        for (id, file) in &mut self.files {
+            let again = first.get(&(*id, file.truncations)).copied();
+            let waiting = [again, file.long_line, file.joined.start()];
+            let position = waiting.into_iter().flatten().fold(file.next, u64::min);
+            if position != file.mark.position
+                && let Some(Ok(mark)) = file.handle.as_ref().map(|file| Mark::at(file, position))
+            {
+                file.mark = mark;
+            }
+            if file.mark.position > 0 {
+                positions.push(Remembered {
+                    path: file.path.clone(),
+                    id: *id,
+                    mark: file.mark,
+                });
+            }
+        }
+        positions.extend(self.remembered.iter().cloned());
+        if positions != self.saved {
+            replace_file(&self.positions, &serde_json::to_vec(&positions)?)?;
+            self.saved = positions;
+        }
+        Ok(())
+    }
+
+    /// The number of files, and of bytes in them that may have to be read.
+    pub(super) fn lag(&self) -> (usize, u64) {
+        let lag = |file: &LogFile| file.size.saturating_sub(file.mark.position);
+        (self.files.len(), self.files.values().map(lag).sum())
+    }
+}
+
+impl LogFile {
+    /// Opens it if something can come of it and there is room, and begins it again if it
+    /// was truncated.
+    fn refresh(&mut self, id: FileId, room: &mut usize) -> io::Result<()> {
+        let is_done = self.mark.position == self.size && is_idle(self.modified);
+        let was_open = self.handle.is_some();
+        if is_done {
+            self.handle = None;
+        } else if !was_open && *room > 0 {
+            // It may have another name by now.
+            match File::open(&self.path) {
+                Ok(handle) if FileId::of(&handle.metadata()?) == id => {
+                    self.handle = Some(handle);
+                    *room -= 1;
+                }
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        let Some(handle) = &self.handle else {
+            return Ok(());
+        };
+        let metadata = handle.metadata()?;
+        let (size, modified) = (metadata.len(), modified(&metadata));
+        let is_same = was_open && (size, modified) == (self.size, self.modified);
+        (self.size, self.modified) = (size, modified);
+        if size < self.next || !is_same && !self.mark.holds(handle, size) {
+            self.begin_again();
+        }
+        Ok(())
+    }
+
+    fn begin_again(&mut self) {
+        tracing::info!(
+            "{} was truncated, and is read from its beginning",
+            self.path.display()
+        );
+        self.truncations += 1;
+        self.next = 0;
+        self.long_line = None;
+        self.joined = Joined::default();
+        self.mark = Mark::default();
+    }
+
+    fn has_unread(&self) -> bool {
+        self.size > self.next
+    }
+
+    /// Whether nothing more can come of it.
+    fn is_over(&self, now: Instant) -> bool {
+        let is_gone = now.duration_since(self.listed) > IDLE;
+        is_gone && (self.handle.is_none() || !self.has_unread())
+    }
+
+    fn is_deleted(&self) -> bool {
+        let metadata = self.handle.as_ref().map(File::metadata);
+        metadata.is_some_and(|metadata| metadata.is_ok_and(|metadata| metadata.nlink() == 0))
+    }
+}
+
+impl FileId {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        }
+    }
+}
+
+impl Mark {
+    /// Marks a position of a file. Not every version of Rust has the same hash; after an
+    /// update, files are read again.
+    fn at(file: &File, position: u64) -> io::Result<Self> {
+        let length = position.min(MARK_BYTES);
+        let mut bytes = vec![0; length as usize];
+        let mut hasher = DefaultHasher::new();
+        for start in [0, position - length] {
+            file.read_exact_at(&mut bytes, start)?;
+            hasher.write(&bytes);
+        }
+        let hash = hasher.finish();
+        Ok(Self { position, hash })
+    }
+
+    /// Whether a file of this size has the bytes before the position.
+    fn holds(&self, file: &File, size: u64) -> bool {
+        self.position == 0
+            || self.position <= size
+                && Self::at(file, self.position).is_ok_and(|mark| mark == *self)
+    }
+}
+
+fn modified(metadata: &Metadata) -> SystemTime {
+    metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// Whether nothing was written for a while. By the clock of the file system; a time ahead
+/// of this host's is not long ago.
+fn is_idle(modified: SystemTime) -> bool {
+    modified.elapsed().is_ok_and(|age| age > IDLE)
+}
+
+/// Lists the files in a directory and below it.
+///
+/// # Errors
+/// Something cannot be read. Everything else is listed.
+fn list(directory: &Path, depth: usize, found: &mut Files) -> anyhow::Result<()> {
+    let mut result = Ok(());
+    for entry in entries(directory)? {
+        let path = entry.path();
+        // A symbolic link to a directory is not followed: it may be a circle.
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let listed = match is_directory {
+            false => add_file(path, found),
+            true if depth > 0 && entry.file_name() != "lost+found" => list(&path, depth - 1, found),
+            true => Ok(()),
+        };
+        result = listed.and(result);
+    }
+    result
+}
+
+/// Lists a file and its rotated ones.
+fn list_rotated(file: &Path, found: &mut Files) -> anyhow::Result<()> {
+    let directory = file
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let mut result = Ok(());
+    for entry in entries(directory.unwrap_or(Path::new(".")))? {
+        let path = file.with_file_name(entry.file_name());
+        if is_rotated(&path, file) {
+            result = add_file(path, found).and(result);
+        }
+    }
+    result
+}
+
+fn entries(directory: &Path) -> anyhow::Result<Vec<DirEntry>> {
+    let entries = fs::read_dir(directory).and_then(Iterator::collect);
+    entries.with_context(|| format!("cannot list {}", directory.display()))
+}
+
+fn add_file(path: PathBuf, found: &mut Files) -> anyhow::Result<()> {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    if ending.is_some_and(|ending| COMPRESSED.contains(&ending)) {
+        return Ok(());
+    }
+    match fs::metadata(&path) {
+        Ok(metadata) if metadata.is_file() => found.push((path, metadata)),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot read {}", path.display()));
+        }
+        Ok(_) | Err(_) => {}
+    }
+    Ok(())
+}
+
+/// Whether a path is one that rotation gives to a log: `app.log.1`, `app.log-20261129`.
+/// Also the log itself.
+fn is_rotated(path: &Path, log: &Path) -> bool {
+    let name = |path: &Path| {
+        path.file_name()
+            .map(|name| name.as_encoded_bytes().to_vec())
+    };
+    let (Some(name), Some(log_name)) = (name(path), name(log)) else {
+        return false;
+    };
+    let rest = name.strip_prefix(&log_name[..]);
+    path.parent() == log.parent()
+        && rest.is_some_and(|rest| rest.is_empty() || b".-".contains(&rest[0]))
+}
