@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+mod app_log;
 mod bench;
 mod build;
 mod cargo_tool;

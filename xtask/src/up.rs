@@ -12,6 +12,7 @@ use functional_scaffold_testkit::manifest::Manifest as BuiltManifest;
 use functional_scaffold_testkit::prometheus::{self, PROMETHEUS};
 use functional_scaffold_testkit::runtime::{self, LASTING_INSTANCE, Runtime};
 
+use crate::app_log;
 use crate::build::{self, DEV_HOST, EXPORTER, GUARD, Program};
 use crate::command;
 use crate::install::{InstallOptions, find_or_install};
@@ -40,6 +41,9 @@ use crate::toolchain::WasmToolchain;
 /// wins over the plain name. API_KEY and LOG_LEVEL need it in the environment.
 /// INSTANCE_ID is the host's name by default, and REPLAY_KEY a random one in
 /// .functional-scaffold/replay_key. `spin up` alone needs the prefix.
+///
+/// The app's log is kept in .functional-scaffold/app/, and the exporter follows it: what
+/// Redis could not store is stored when it is back.
 ///
 /// The Spin CLI runs the app where 4.1.0 or newer is installed. Otherwise the dev
 /// host does, which is compiled once and takes some minutes.
@@ -312,9 +316,17 @@ impl Plan {
             }
             Store::Nowhere => {}
         }
+        if matches!(self.store, Store::Redis(..)) {
+            app_log::keep(&mut app, self.log_folder()?.join("app.log"))?;
+        }
         let address = reachable(self.up.listen);
         let child = Child::start("the app", &mut app, "")?;
         children.add(child, || check_ok(address, "/healthz"))
+    }
+
+    /// Where the app's log is kept, and how far it was followed.
+    fn log_folder(&self) -> Result<PathBuf> {
+        command::data_folder("app", self.up.listen.port())
     }
 
     fn start_exporter(&self, settings: &RedisSettings, children: &mut Children) -> Result<()> {
@@ -324,6 +336,14 @@ impl Plan {
             .env_remove("REDIS_URL")
             .envs(settings.for_exporter())
             .env("EXPORTER_LISTEN", self.up.exporter_listen.to_string());
+        if let Some(key) = self.variables.get(&format!("{SPIN_PREFIX}REPLAY_KEY")) {
+            let folder = self.log_folder()?;
+            exporter
+                .env_remove("REPLAY_KEY_FILE")
+                .env("REPLAY_KEY", key)
+                .env("EXPORTER_FOLLOW", folder.join("app.log"))
+                .env("EXPORTER_POSITIONS", folder.join("positions"));
+        }
         if self.prometheus.is_some() {
             let prometheus = reachable(self.up.prometheus_listen);
             exporter.env("EXPORTER_PROMETHEUS_URL", format!("http://{prometheus}/"));
