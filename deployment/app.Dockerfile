@@ -34,7 +34,9 @@ RUN npm ci && npm run build
 # /usr/local/bin/spin and its user root.
 FROM ghcr.io/spinframework/spin:v4.1.0 AS spin
 WORKDIR /app
-COPY deployment/healthcheck deployment/with-variables /usr/local/bin/
+COPY deployment/healthcheck deployment/keep-log deployment/with-variables /usr/local/bin/
+# The log is kept here if a volume is mounted.
+RUN install -d -o 65532 -g 65532 /log
 COPY spin.toml ./
 COPY --from=components /source/target/wasm32-wasip2/release/*.wasm target/wasm32-wasip2/release/
 COPY --from=python /source/algorithms/word-count-py/*.wasm algorithms/word-count-py/
@@ -65,7 +67,9 @@ RUN cargo build --locked --release --package functional-scaffold-devhost
 FROM debian:bookworm-20260824-slim AS devhost
 WORKDIR /app
 COPY --from=devhost-build /source/target/release/devhost /usr/local/bin/devhost
-COPY deployment/healthcheck deployment/with-variables /usr/local/bin/
+COPY deployment/healthcheck deployment/keep-log deployment/with-variables /usr/local/bin/
+# The log is kept here if a volume is mounted.
+RUN install -d -o 65532 -g 65532 /log
 COPY spin.toml ./
 COPY --from=components /source/target/wasm32-wasip2/release/*.wasm target/wasm32-wasip2/release/
 COPY --from=python /source/algorithms/word-count-py/*.wasm algorithms/word-count-py/

@@ -377,6 +377,39 @@ fn a_container_is_killed_after_the_third_failed_health_check_in_a_row() -> Resul
 }
 
 #[test]
+fn the_exporter_follows_the_log_of_the_app() -> Result {
+    let compose = compose(&[])?;
+    let mounts = |service: &str, mount: &str| -> Result {
+        let volumes = compose["services"][service]["volumes"].as_array();
+        let mut volumes = volumes.context("no volumes")?.iter();
+        ensure!(volumes.any(|it| it == mount), "{service}: no {mount}");
+        Ok(())
+    };
+    mounts("app", "app-log:/log:rw")?;
+    mounts("redis-exporter", "app-log:/log:ro")?;
+    mounts("redis-exporter", "exporter-data:/data:rw")?;
+    let exporter = &compose["services"]["redis-exporter"]["environment"];
+    assert_eq!(exporter["EXPORTER_FOLLOW"], "/log");
+    assert_eq!(exporter["EXPORTER_POSITIONS"], "/data/positions");
+    // A new volume has the owner of the folder in the image.
+    let read = |file: &str| fs::read_to_string(deployment().join(file));
+    let app = read("app.Dockerfile")?;
+    assert_eq!(
+        app.matches("RUN install -d -o 65532 -g 65532 /log\n")
+            .count(),
+        2
+    );
+    assert_eq!(app.matches(" deployment/keep-log ").count(), 2);
+    ensure!(read("exporter.Dockerfile")?.contains("--chown=65532:65532 /data /data\n"));
+    ensure!(read("with-variables")?.contains("    exec keep-log /log \"$@\"\n"));
+    ensure!(
+        fs::read_to_string(repository().join(".dockerignore"))?
+            .contains("\n!deployment/keep-log\n")
+    );
+    Ok(())
+}
+
+#[test]
 fn logs_are_kept_and_limited() -> Result {
     let compose = compose(&[])?;
     for service in keys(&compose["services"]) {
