@@ -8,6 +8,7 @@ mod custom;
 mod deployment;
 mod durability;
 mod examples;
+mod follow;
 mod forged_log;
 mod guide;
 mod languages;
