@@ -22,6 +22,7 @@ mod plain;
 mod protocol;
 mod redis_states;
 mod redis_tls;
+mod registry;
 mod sandbox;
 mod schemes;
 mod templates;

@@ -43,7 +43,7 @@ fn the_checksums_are_right_and_the_same_build_gives_the_same_files() -> Result {
     lay_out(&one)?;
     lay_out(&other)?;
     assert_eq!(contents(&one)?, contents(&other)?);
-    // The chart has the rules themselves: in the repository they are a link.
+    // Also if the repository has a link there.
     let rules = one.join("chart/files/prometheus-rule.yaml");
     ensure!(fs::symlink_metadata(rules)?.is_file());
     let mut sha256sum = Command::new("sha256sum");
