@@ -135,3 +135,41 @@ spec:
   value: {{ $value | quote }}
 {{- end }}
 {{- end }}
+
+{{/* How the exporter reaches Redis, as environment variables. */}}
+{{- define "fs.exporterRedis" -}}
+- name: METRICS_PREFIX
+  value: {{ .Values.metricsPrefix | quote }}
+- name: REDIS_HOST
+  value: {{ include "fs.redisHost" . | quote }}
+- name: REDIS_PORT
+  value: {{ .Values.redis.port | quote }}
+- name: REDIS_METRICS_DB
+  value: {{ .Values.redis.db | quote }}
+- name: REDIS_TLS
+  value: {{ .Values.redis.tls | quote }}
+- name: REDIS_USERNAME
+  value: {{ .Values.redis.exporterUser | quote }}
+- name: REDIS_PASSWORD_FILE
+  value: /etc/exporter/redis/password
+{{- if .Values.redis.caSecret }}
+- name: REDIS_CA_FILE
+  value: /etc/exporter/redis-ca/ca.crt
+{{- end }}
+{{- end }}
+
+{{/* The files that these name, as sources of a volume at /etc/exporter. */}}
+{{- define "fs.exporterFiles" -}}
+- secret:
+    name: {{ .Values.redis.secret }}
+    items:
+      - key: {{ .Values.redis.exporterPasswordKey }}
+        path: redis/password
+{{- with .Values.redis.caSecret }}
+- secret:
+    name: {{ . }}
+    items:
+      - key: ca.crt
+        path: redis-ca/ca.crt
+{{- end }}
+{{- end }}

@@ -163,6 +163,7 @@ fn contradictory_values_are_refused() -> Result {
             "exporter.basicSecret=a,monitoring.monitor=PodMonitor",
             "/exporter/bearerSecret",
         ),
+        ("app.followLog=true", "/app/replayKeySecret"),
         ("app.variables.redis_password=secret", "redis_password"),
         ("exporter.env.REDIS_URL=redis://a", "REDIS_URL"),
         ("replicas=3", "replicas"),
