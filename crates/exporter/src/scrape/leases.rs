@@ -55,6 +55,8 @@ pub(crate) struct OpenLeases {
     by_algorithm: BTreeMap<Box<str>, i64>,
     /// When the oldest lease began, in milliseconds of lease time.
     oldest_start_millis: Option<f64>,
+    /// When the first lease to expire does, in milliseconds of lease time.
+    first_expiry_millis: Option<f64>,
 }
 
 impl OpenLeases {
@@ -111,6 +113,8 @@ impl OpenLeases {
             }
             let oldest = self.oldest_start_millis.get_or_insert(start);
             *oldest = oldest.min(start);
+            let first = self.first_expiry_millis.get_or_insert(expiry);
+            *first = first.min(expiry);
         }
     }
 
@@ -118,6 +122,13 @@ impl OpenLeases {
     pub(crate) fn oldest_age_seconds(&self, lease_time_millis: i64) -> f64 {
         self.oldest_start_millis.map_or(0.0, |start| {
             ((lease_time_millis as f64 - start) / 1000.0).max(0.0)
+        })
+    }
+
+    /// The time since the first lease to expire did; 0 if none has expired.
+    pub(crate) fn overdue_seconds(&self, lease_time_millis: i64) -> f64 {
+        self.first_expiry_millis.map_or(0.0, |expiry| {
+            ((lease_time_millis as f64 - expiry) / 1000.0).max(0.0)
         })
     }
 
@@ -395,11 +406,15 @@ mod tests {
         assert_eq!(leases.in_flight(&[]), Some(gauge));
         assert!((leases.oldest_age_seconds(4500) - 1.5).abs() < 1e-9);
         assert!(leases.oldest_age_seconds(3000).abs() < 1e-9);
+        // The first of them expires at 4 s.
+        assert!(leases.overdue_seconds(4000).abs() < 1e-9);
+        assert!((leases.overdue_seconds(4500) - 0.5).abs() < 1e-9);
     }
 
     #[test]
     fn no_lease_has_no_age() {
         assert!(OpenLeases::default().oldest_age_seconds(4500).abs() < 1e-9);
+        assert!(OpenLeases::default().overdue_seconds(4500).abs() < 1e-9);
         assert_eq!(OpenLeases::default().in_flight(&[]), None);
     }
 }

@@ -2,10 +2,10 @@
 
 pub(crate) mod decode_errors;
 pub(crate) mod high_water;
+mod info;
 pub(crate) mod labels;
 pub(crate) mod leases;
 pub(crate) mod limits;
-mod memory;
 pub(crate) mod reader;
 pub(crate) mod reading;
 pub(crate) mod registry;

@@ -1,6 +1,12 @@
 //! Reads every registered family and the open leases, and makes a [`Reading`] of them.
 
-use std::{collections::HashMap, fmt, ops::ControlFlow, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    ops::ControlFlow,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use functional_scaffold_protocol::{
     calls::{lost_counts_key, removed_key, state_key},
@@ -18,9 +24,9 @@ use crate::{
     scrape::{
         decode_errors::{DecodeErrors, REMOVED, STATE, reason},
         high_water::{HandOver, HighWaterMarks, LabelSets, LostCountsWriter, StateFile},
+        info::{Memory, Persistence},
         leases::{EXECUTIONS, OpenLeases, Settler},
         limits::{MAX_REMOVAL_BYTES, MAX_REMOVALS, REMOVALS_PAGE, SampleLimit},
-        memory::Memory,
         reading::{Began, Reading},
         registry::{RegisteredFamily, registered_families},
         scan::{Pair, ReadOptions, Scanner, skip_unreadable},
@@ -76,6 +82,7 @@ impl Reader {
     /// Reads everything until there are no new lost counts, in [`MAX_PASSES`] at most.
     async fn read_until_stable(&mut self, mut connection: Connection) -> Result<Reading, Failure> {
         let memory = Memory::read(&mut connection).await?;
+        let persistence = Persistence::read(&mut connection).await?;
         let mut regressions = 0;
         let mut passes_left = MAX_PASSES;
         loop {
@@ -86,6 +93,7 @@ impl Reader {
             regressions = reading.regressions.max(regressions);
             reading.regressions = regressions;
             reading.memory = memory.clone();
+            reading.persistence = persistence.clone();
             let Some(epoch) = epoch.filter(|_| passes_left > 0) else {
                 return Ok(reading);
             };
@@ -157,6 +165,8 @@ struct State {
     version: Option<String>,
     flushed_millis: Option<i64>,
     epoch_millis: Option<i64>,
+    /// Redis's clock less lease time.
+    shift_millis: i64,
 }
 
 impl State {
@@ -167,18 +177,23 @@ impl State {
     ) -> Result<Self, Failure> {
         let key = state_key(&options.prefix);
         let mut command = redis::cmd("HMGET");
-        command
-            .arg(&key)
-            .arg(&["epoch", "lost_version", "flushed_ms", "epoch_ms"]);
-        let read: Result<[Option<Vec<u8>>; 4], _> = connection.query(&command).await;
+        command.arg(&key).arg(&[
+            "epoch",
+            "lost_version",
+            "flushed_ms",
+            "epoch_ms",
+            "shift_ms",
+        ]);
+        let read: Result<[Option<Vec<u8>>; 5], _> = connection.query(&command).await;
         let fields = skip_unreadable(read, STATE, &key, errors)?.unwrap_or_default();
-        let [epoch, version, flushed, began] =
+        let [epoch, version, flushed, began, shift] =
             fields.map(|field| field.map(|text| String::from_utf8_lossy(&text).into_owned()));
         Ok(Self {
             epoch,
             version,
             flushed_millis: flushed.and_then(|text| text.parse().ok()),
             epoch_millis: began.and_then(|text| text.parse().ok()),
+            shift_millis: shift.and_then(|text| text.parse().ok()).unwrap_or(0),
         })
     }
 }
@@ -289,6 +304,13 @@ fn began(epoch: Option<i64>, families: &[(String, Vec<Layout>)], marks: &HighWat
         }
     }
     began
+}
+
+/// This machine's clock, in milliseconds since 1970.
+fn clock_millis() -> i64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    let millis = since_1970.unwrap_or_default().as_millis();
+    i64::try_from(millis).unwrap_or(i64::MAX)
 }
 
 /// Whether a node of a Redis Cluster does not serve the slot of the key.
@@ -554,6 +576,12 @@ impl RawReading {
             reading.oldest_lease_age_seconds = self
                 .lease_time_millis
                 .map(|time| leases.oldest_age_seconds(time));
+            // Where leases cannot be settled, the clock of this machine takes the place
+            // of Redis's: it needs no further right in Redis.
+            let time = self
+                .lease_time_millis
+                .unwrap_or_else(|| clock_millis().saturating_sub(self.state.shift_millis));
+            reading.lease_overdue_seconds = Some(leases.overdue_seconds(time));
         }
         reading
     }

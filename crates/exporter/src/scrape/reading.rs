@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use functional_scaffold_protocol::{exposition::Exposition, series::FamilySeries};
 
-use crate::scrape::{decode_errors::DecodeErrors, memory::Memory};
+use crate::scrape::{
+    decode_errors::DecodeErrors,
+    info::{Memory, Persistence},
+};
 
 /// The families of one read, ready to be served.
 #[derive(Debug, Default)]
@@ -22,6 +25,9 @@ pub(crate) struct Reading {
     /// The age of the oldest open lease, 0 without any. None if the open leases
     /// cannot be read or settled.
     pub(crate) oldest_lease_age_seconds: Option<f64>,
+    /// The time since the first open lease expired, 0 if none has. None if the open
+    /// leases cannot be read.
+    pub(crate) lease_overdue_seconds: Option<f64>,
     /// When a batch was last stored, in milliseconds since 1970.
     pub(crate) flushed_millis: Option<i64>,
     /// The number of series that stepped back since the previous read.
@@ -29,6 +35,8 @@ pub(crate) struct Reading {
     pub(crate) began: Began,
     /// None if it cannot be read.
     pub(crate) memory: Option<Memory>,
+    /// None if it cannot be read.
+    pub(crate) persistence: Option<Persistence>,
 }
 
 /// When series began to count from 0, in milliseconds since 1970, by Redis's clock.

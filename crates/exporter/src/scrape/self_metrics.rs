@@ -78,6 +78,10 @@ const OLDEST_LEASE_AGE: Metric = gauge(
     "functional_scaffold_oldest_lease_age_seconds",
     "Age of the oldest open lease; 0 if none is open.",
 );
+const LEASE_OVERDUE: Metric = gauge(
+    "functional_scaffold_oldest_lease_overdue_seconds",
+    "Time since the first open lease expired; 0 if none has. Above 0, expired leases are not settled.",
+);
 const LAST_FLUSH: Metric = gauge(
     "functional_scaffold_last_flush_timestamp_seconds",
     "When a batch was last stored, by Redis's clock. Absent if never.",
@@ -93,6 +97,10 @@ const MEMORY_MAX: Metric = gauge(
 const MEMORY_POLICY: Metric = gauge(
     "functional_scaffold_redis_maxmemory_policy",
     "What Redis does when its memory is full; the value is always 1. Every policy but noeviction may delete counts.",
+);
+const PERSISTENCE_OK: Metric = gauge(
+    "functional_scaffold_redis_persistence_ok",
+    "Whether Redis's last write to disk succeeded (1) or not (0): rdb is a snapshot, aof the append-only file if it is on.",
 );
 const FOLLOW_UP: Metric = gauge(
     "functional_scaffold_follow_up",
@@ -116,7 +124,7 @@ const FOLLOW_REFUSED: Metric = counter(
 );
 
 /// Every metric of the exporter, in the order in which they are written.
-const METRICS: [&Metric; 22] = [
+const METRICS: [&Metric; 24] = [
     &BUILD_INFO,
     &REDIS_UP,
     &SCRAPE_DURATION,
@@ -130,10 +138,12 @@ const METRICS: [&Metric; 22] = [
     &SETTLE_REFUSED,
     &REGRESSIONS,
     &OLDEST_LEASE_AGE,
+    &LEASE_OVERDUE,
     &LAST_FLUSH,
     &MEMORY_USED,
     &MEMORY_MAX,
     &MEMORY_POLICY,
+    &PERSISTENCE_OK,
     &FOLLOW_UP,
     &FOLLOW_FILES,
     &FOLLOW_LAG,
@@ -270,6 +280,9 @@ pub(crate) fn write(
     if let Some(age) = reading.oldest_lease_age_seconds {
         write_value(out, &OLDEST_LEASE_AGE, age);
     }
+    if let Some(overdue) = reading.lease_overdue_seconds {
+        write_value(out, &LEASE_OVERDUE, overdue);
+    }
     if let Some(millis) = reading.flushed_millis {
         write_value(out, &LAST_FLUSH, millis as f64 / 1000.0);
     }
@@ -279,6 +292,15 @@ pub(crate) fn write(
         write_metadata(out, &MEMORY_POLICY);
         let labels = format!("policy=\"{}\"", memory.policy);
         out.write_sample(MEMORY_POLICY.name, &labels, 1.0);
+    }
+    if let Some(persistence) = &reading.persistence {
+        write_metadata(out, &PERSISTENCE_OK);
+        for (kind, is_ok) in [("rdb", Some(persistence.rdb)), ("aof", persistence.aof)] {
+            if let Some(is_ok) = is_ok {
+                let labels = format!("kind=\"{kind}\"");
+                out.write_sample(PERSISTENCE_OK.name, &labels, f64::from(u8::from(is_ok)));
+            }
+        }
     }
     if let Some(follow) = &metrics.follow {
         write_value(out, &FOLLOW_UP, load(&follow.up));
@@ -324,7 +346,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::scrape::memory::Memory;
+    use crate::scrape::info::{Memory, Persistence};
 
     #[test]
     fn writes_every_metric_with_help_and_type() {
@@ -344,11 +366,16 @@ mod tests {
             families: vec![counter("a", &["", "x=\"1\""]), counter("b", &[""])],
             cells: 4,
             oldest_lease_age_seconds: Some(0.5),
+            lease_overdue_seconds: Some(0.25),
             flushed_millis: Some(1_753_000_000_250),
             memory: Some(Memory {
                 used_bytes: 1_500_000,
                 max_bytes: 0,
                 policy: "volatile-lru",
+            }),
+            persistence: Some(Persistence {
+                rdb: false,
+                aof: Some(true),
             }),
             ..Reading::default()
         };
@@ -397,10 +424,13 @@ mod tests {
                 "functional_scaffold_settle_refused_total 3",
                 "functional_scaffold_regressions_total 2",
                 "functional_scaffold_oldest_lease_age_seconds 0.5",
+                "functional_scaffold_oldest_lease_overdue_seconds 0.25",
                 "functional_scaffold_last_flush_timestamp_seconds 1753000000.25",
                 "functional_scaffold_redis_memory_used_bytes 1500000",
                 "functional_scaffold_redis_memory_max_bytes 0",
                 "functional_scaffold_redis_maxmemory_policy{policy=\"volatile-lru\"} 1",
+                "functional_scaffold_redis_persistence_ok{kind=\"rdb\"} 0",
+                "functional_scaffold_redis_persistence_ok{kind=\"aof\"} 1",
                 "functional_scaffold_follow_up 0",
                 "functional_scaffold_follow_files 0",
                 "functional_scaffold_follow_lag_bytes 0",

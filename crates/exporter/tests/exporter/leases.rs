@@ -15,6 +15,8 @@ const CRASHED: &str = r#"algorithm_executions_total{algorithm="a",status="crashe
 const ERRORS: &str =
     r#"http_requests_total{code="500",endpoint="/invoke",method="POST",status="error"}"#;
 const OLDEST: &str = "functional_scaffold_oldest_lease_age_seconds";
+const OVERDUE: &str = "functional_scaffold_oldest_lease_overdue_seconds";
+const SAVES: &str = r#"functional_scaffold_redis_persistence_ok{kind="rdb"}"#;
 const LAST_FLUSH: &str = "functional_scaffold_last_flush_timestamp_seconds";
 
 fn in_flight(text: &str, algorithm: &str) -> Option<f64> {
@@ -325,6 +327,9 @@ fn a_redis_that_is_full_or_cannot_save_is_served() {
         assert_eq!(in_flight(&text, "a"), Some(1.0 - settled));
         let failed = settle_failures(&text, "server") >= Some(1.0);
         assert_eq!(failed, refuses, "{text}");
+        assert_eq!(sample(&text, OVERDUE) > Some(0.0), refuses, "{text}");
+        let saves = if refuses { 0.0 } else { 1.0 };
+        assert_eq!(sample(&text, SAVES), Some(saves), "{text}");
         let log = exporter.stop();
         assert_eq!(log.contains("MISCONF"), refuses, "{log}");
     }
