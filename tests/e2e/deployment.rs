@@ -283,9 +283,7 @@ fn only_services_with_a_password_are_opened_and_none_without_one() -> Result {
     let script = script.replace("$$", "$");
     let secrets = tempfile::tempdir()?;
     let script = script.replace("/run/secrets", &secrets.path().to_string_lossy());
-    let is_allowed = |address: &str, redis: &str, grafana: &str| -> Result<bool> {
-        fs::write(secrets.path().join("redis_password"), redis)?;
-        fs::write(secrets.path().join("grafana_admin_password"), grafana)?;
+    let check = |address: &str| -> Result<Command> {
         let words = shell.iter().filter_map(Value::as_str);
         let words: Vec<_> = words.collect();
         let mut check = Command::new(words[0]);
@@ -293,11 +291,17 @@ fn only_services_with_a_password_are_opened_and_none_without_one() -> Result {
             .args(&words[1..])
             .arg(&script)
             .env("BIND_ADDRESS", address);
-        Ok(check.output()?.status.success())
+        Ok(check)
+    };
+    let is_allowed = |address: &str, redis: &str, grafana: &str| -> Result<bool> {
+        fs::write(secrets.path().join("redis_password"), redis)?;
+        fs::write(secrets.path().join("grafana_admin_password"), grafana)?;
+        Ok(check(address)?.output()?.status.success())
     };
     for (address, redis, grafana, expected) in [
         ("127.0.0.1", "", "admin", true),
         ("0.0.0.0", "", "admin", false),
+        ("0.0.0.0", "\n", "other", false),
         ("0.0.0.0", "secret", "admin\n", false),
         ("0.0.0.0", "secret", "", false),
         ("192.168.7.1", "", "secret", false),
@@ -306,6 +310,11 @@ fn only_services_with_a_password_are_opened_and_none_without_one() -> Result {
         let case = format!("{address} {redis:?} {grafana:?}");
         assert_eq!(is_allowed(address, redis, grafana)?, expected, "{case}");
     }
+    // One that cannot be read.
+    fs::remove_file(secrets.path().join("redis_password"))?;
+    fs::create_dir(secrets.path().join("redis_password"))?;
+    let output = check("0.0.0.0")?.output()?;
+    ensure!(!output.status.success(), "{output:?}");
     // The defaults that the script knows.
     let of_grafana = &opened["secrets"]["grafana_admin_password"]["file"];
     let of_grafana = fs::read_to_string(of_grafana.as_str().context("no file")?)?;
@@ -527,6 +536,22 @@ fn the_app_in_a_container_has_a_request_timeout_and_a_memory_limit() -> Result {
 }
 
 #[test]
+fn a_kept_log_has_every_line_and_continues_after_a_restart() -> Result {
+    let folder = tempfile::tempdir()?;
+    for _ in 0..2 {
+        let mut keep = Command::new(deployment().join("keep-log"));
+        keep.arg(folder.path());
+        keep.args(["printf", r"a\0b\nwhole\ncut off"]);
+        let output = run(&mut keep, "apt-get install bash mawk coreutils")?;
+        assert_eq!(String::from_utf8(output.stdout)?, "ab\nwhole\ncut off\n");
+    }
+    let logs = fs::read_dir(folder.path())?.map(|entry| Ok(fs::read_to_string(entry?.path())?));
+    let logs: Result<Vec<_>> = logs.collect();
+    assert_eq!(logs?, ["ab\nwhole\ncut off\n".repeat(2)]);
+    Ok(())
+}
+
+#[test]
 fn the_app_in_a_container_is_named_after_its_host_unless_it_has_a_name() -> Result {
     let text = fs::read_to_string(deployment().join("app.Dockerfile"))?;
     let ignored = fs::read_to_string(repository().join(".dockerignore"))?;
@@ -536,6 +561,9 @@ fn the_app_in_a_container_is_named_after_its_host_unless_it_has_a_name() -> Resu
     let secrets = tempfile::tempdir()?;
     fs::write(secrets.path().join("redis_password"), "se cret\n")?;
     fs::write(secrets.path().join("api_key"), "")?;
+    // What engines put there.
+    fs::create_dir(secrets.path().join("kubernetes.io"))?;
+    fs::write(secrets.path().join("redhat.repo"), "x")?;
     let entry_points = text
         .lines()
         .filter_map(|line| line.strip_prefix("ENTRYPOINT "));
@@ -558,6 +586,12 @@ fn the_app_in_a_container_is_named_after_its_host_unless_it_has_a_name() -> Resu
         let instance_id = |given: &str| variable("INSTANCE_ID", given);
         assert_eq!(variable("REDIS_PASSWORD", "")?, "se cret");
         ensure!(variable("API_KEY", "").is_err(), "an empty key is one");
+        fs::write(secrets.path().join("replay_key"), "\n")?;
+        ensure!(
+            variable("REDIS_PASSWORD", "").is_err(),
+            "a blank key is none"
+        );
+        fs::remove_file(secrets.path().join("replay_key"))?;
         let host = run(Command::new("uname").arg("-n"), "apt-get install coreutils")?;
         assert_eq!(instance_id("")?, String::from_utf8(host.stdout)?.trim());
         assert_eq!(instance_id("rack 7")?, "rack 7");
