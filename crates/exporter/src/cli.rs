@@ -78,8 +78,8 @@ A dedicated Redis user needs these permissions only:
   ACL SETUSER exporter on >PASSWORD ~metrics:* +ping +select +info +hscan +hlen
       +zscan +hmget +evalsha +eval +time +hget +hset +hsetnx +hincrby +zadd +zrem
       +zcard +zscore +zrangebyscore +zremrangebyscore
-and for replay also +unlink. With %R~metrics:* and no scripts the exporter can
-read, but can neither count crashes nor tell a wiped Redis from lost writes.";
+and for replay and follow also +unlink. With %R~metrics:* and no scripts the exporter
+can read, but can neither count crashes nor tell a wiped Redis from lost writes.";
 
 /// What the exporter can do instead of serving.
 #[derive(Subcommand)]
@@ -127,7 +127,8 @@ const REPLAY_EXAMPLES: &str = "\
 Examples:
   export REPLAY_KEY_FILE=/run/secrets/replay_key
   functional-scaffold-exporter replay app.log app.log.1
-  kubectl logs -f deployment/app | functional-scaffold-exporter replay
+  kubectl logs -f -l app.kubernetes.io/component=app --tail=-1 |
+      functional-scaffold-exporter replay
   functional-scaffold-exporter replay --to http://127.0.0.1:9091 app.log";
 
 const FOLLOW_EXAMPLES: &str = "\
@@ -192,9 +193,9 @@ pub(crate) struct ReplayPolicy {
 
 #[derive(Args)]
 pub(crate) struct FollowOptions {
-    /// Directories, and log files. Of a directory, every file in it and below it is
-    /// followed, also one that comes later; of a file, also its rotated ones, whose names
-    /// begin with its name and a dot or a hyphen.
+    /// Directories, and log files. A directory: every file in it, new ones included, down
+    /// to three levels below it. A file: the file and its rotations, whose names begin
+    /// with its name and a dot or a hyphen.
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
 
@@ -473,7 +474,7 @@ struct FollowServeOptions {
     )]
     follow: Vec<PathBuf>,
 
-    /// File that remembers how far each log was read.
+    /// File that remembers how far each log was read. --follow requires it.
     #[arg(long, env = "EXPORTER_POSITIONS", value_name = "FILE")]
     positions: Option<PathBuf>,
 
