@@ -297,6 +297,7 @@ fn a_client_that_invents_label_values_fills_no_memory() -> Result {
         Ok(used.context("Redis says it")?.trim().parse()?)
     };
     let before = memory()?;
+    let exporter = Exporter::start(redis.port())?;
     send(&app, values / A_REQUEST, |number| {
         let pages = (0..A_REQUEST).map(|page| format!("page-{:x}", number * A_REQUEST + page));
         ("/pages".to_owned(), pages.collect::<Vec<_>>().join("\n"))
@@ -317,8 +318,9 @@ fn a_client_that_invents_label_values_fills_no_memory() -> Result {
     // Series, ids of writers, and what clients and scripts take.
     let grown = memory()? - before;
     assert!(grown < 2_000_000 + 30 * sent / 128, "{grown} bytes");
-    let exporter = Exporter::start(redis.port())?;
     let text = exporter.scrape()?;
+    let of_exporter = exporter.process().memory("VmHWM")?;
+    assert!(of_exporter < 64 << 20, "{of_exporter} bytes");
     let lines = text
         .lines()
         .filter(|line| line.starts_with("visits_total{"));
@@ -327,7 +329,8 @@ fn a_client_that_invents_label_values_fills_no_memory() -> Result {
         format!("functional_scaffold_series_limited_total{{family=\"visits_total\"}} {limited}\n");
     assert!(text.contains(&says), "{text}");
     eprintln!(
-        "{values} label values: {grown} bytes of Redis, {} of a scrape",
+        "{values} label values: {grown} bytes of Redis, {of_exporter} of the exporter, {} of a \
+         scrape",
         text.len()
     );
     Ok(())

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    env,
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
     thread,
@@ -112,9 +112,10 @@ fn malformed_requests_are_refused_and_hurt_nobody() -> Result {
     let seed = number("SCAFFOLD_MALFORMED_SEED", 1)?;
     let service = Service::start_with(|options| options.variable("log_level", "warn"))?;
     let address = service.app.address();
+    let process = service.app.process();
     // With an instance.
     http::check_ok(address, "/healthz")?;
-    let before = memory(&service, "VmRSS:")?;
+    let before = process.memory("VmRSS")?;
     let began = Instant::now();
     let mut seen = Seen::default();
     let mut halves = Vec::new();
@@ -136,10 +137,10 @@ fn malformed_requests_are_refused_and_hurt_nobody() -> Result {
                 .map_err(|_panic| anyhow!("a client panicked"))?;
             seen.add(&client?);
         }
-        halves.push(memory(&service, "VmRSS:")?);
+        halves.push(process.memory("VmRSS")?);
     }
     let seconds = began.elapsed().as_secs_f64();
-    let peak = memory(&service, "VmHWM:")?;
+    let peak = process.memory("VmHWM")?;
     let mib = |bytes: u64| bytes >> 20;
     println!(
         "{} requests of seed {seed} in {seconds:.0} s, on {} connections; memory in MiB: {} before, \
@@ -180,15 +181,6 @@ fn malformed_requests_are_refused_and_hurt_nobody() -> Result {
         }
         Ok(())
     })
-}
-
-/// A size of the runtime's memory, in bytes.
-fn memory(service: &Service, name: &str) -> Result<u64> {
-    let status = format!("/proc/{}/status", service.app.process().id());
-    let status = fs::read_to_string(status)?;
-    let size = status.lines().find_map(|line| line.strip_prefix(name));
-    let size = size.and_then(|size| size.trim().strip_suffix(" kB"));
-    Ok(size.context("no size")?.parse::<u64>()? << 10)
 }
 
 #[derive(Default)]

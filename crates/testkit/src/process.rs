@@ -127,6 +127,19 @@ impl Process {
         self.child.id()
     }
 
+    /// A size of the process's memory in bytes: `VmRSS`, or `VmHWM` for its peak.
+    ///
+    /// # Errors
+    /// The process has ended, or the system is not Linux.
+    pub fn memory(&self, name: &str) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let size = |line: &str| Some(line.strip_prefix(name)?.strip_prefix(':')?.to_owned());
+        let size = status.lines().find_map(size);
+        let size = size.as_deref().map(str::trim);
+        let size = size.and_then(|size| size.strip_suffix(" kB"));
+        Ok(size.context("no size")?.parse::<u64>()? << 10)
+    }
+
     /// The output so far of the process and those that it replaced, stdout and stderr
     /// interleaved. Empty if it goes to the terminal.
     ///
