@@ -18,7 +18,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::{io, process::ExitCode, time::Duration};
+use std::{io, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -27,6 +27,7 @@ use functional_scaffold_protocol::escape::escape;
 use crate::{
     cli::{Cli, Command, Config, LogFormat, LogOptions, SeriesCommand},
     commands::{health, push, replay, series, wipe},
+    follow::Following,
     scrape::self_metrics::SelfMetrics,
 };
 
@@ -86,9 +87,13 @@ async fn execute(command: Option<Command>, mut config: Config) -> anyhow::Result
     match command {
         None => {
             let follow = config.follow.take();
-            let follow = follow.map(|follow| follow::start(&config, follow));
-            let metrics = SelfMetrics::with_follower(follow.transpose()?);
-            server::serve(config, metrics).await?;
+            let follow = follow.map(|follow| Following::start(&config, follow));
+            let follow = follow.transpose()?;
+            let metrics = follow.as_ref().map(|follow| Arc::clone(&follow.metrics));
+            server::serve(config, SelfMetrics::with_follower(metrics)).await?;
+            if let Some(follow) = follow {
+                follow.stop();
+            }
         }
         Some(Command::Follow(options)) => follow::follow(&config, options.check()).await?,
         Some(Command::Replay(options)) => {

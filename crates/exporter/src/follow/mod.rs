@@ -17,15 +17,15 @@ use std::{
     future::Future,
     pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
 use anyhow::Context as _;
 use functional_scaffold_protocol::batch::BatchId;
 use tokio::{
-    task::yield_now,
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    sync::{Notify, oneshot},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 
 use self::logs::{Found, Logs, Place};
@@ -46,43 +46,70 @@ const SAVE: Duration = Duration::from_secs(2);
 /// How long a batch waits for its missing parts after everything was read. They are
 /// written within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it goes on after the signal to store what is there. The files may be gone
+/// afterwards, and Kubernetes kills after 30 s.
+const GRACE: Duration = Duration::from_secs(15);
 /// Lines that are left out and logged between two looks. More are only counted.
 const MAX_SHOWN: usize = 10;
 
 /// Follows until SIGTERM or SIGINT.
 pub(crate) async fn follow(config: &Config, follow: FollowConfig) -> anyhow::Result<()> {
-    let stop = pin!(stop_signal().context("cannot receive signals")?);
+    let stop = stop_signal().context("cannot receive signals")?;
     let trust = follow.trust?;
     let logs = Logs::new(follow.paths, follow.positions);
     let mut follower = Follower::new(config, logs, trust, Arc::default())?;
-    tokio::select! {
-        () = follower.run() => {}
-        name = stop => tracing::info!("stopping on {name}"),
-    }
+    let stop = async {
+        let name = stop.await;
+        tracing::info!("stopping on {name}");
+    };
+    follower.run_until(stop).await;
     Ok(())
 }
 
-/// Follows in a thread with a connection of its own, so that no scrape waits for it. Ends
-/// with the process.
-pub(crate) fn start(config: &Config, follow: FollowConfig) -> anyhow::Result<Arc<FollowMetrics>> {
-    let metrics = Arc::new(FollowMetrics::default());
-    let trust = match follow.trust {
-        Ok(trust) => trust,
-        Err(error) => {
-            tracing::error!("no log is followed: {error:#}");
-            return Ok(metrics);
+/// A follower in a thread with a connection of its own, so that no scrape waits for it.
+pub(crate) struct Following {
+    pub(crate) metrics: Arc<FollowMetrics>,
+    /// Absent if no batch can be trusted.
+    thread: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+impl Following {
+    pub(crate) fn start(config: &Config, follow: FollowConfig) -> anyhow::Result<Self> {
+        let metrics = Arc::new(FollowMetrics::default());
+        let trust = match follow.trust {
+            Ok(trust) => trust,
+            Err(error) => {
+                tracing::error!("no log is followed: {error:#}");
+                let thread = None;
+                return Ok(Self { metrics, thread });
+            }
+        };
+        let logs = Logs::new(follow.paths, follow.positions);
+        let mut follower = Follower::new(config, logs, trust, Arc::clone(&metrics))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start a runtime")?;
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async move {
+            let _ = stopped.await;
+        };
+        let thread = thread::Builder::new()
+            .name("follow".to_owned())
+            .spawn(move || runtime.block_on(follower.run_until(stopped)))
+            .context("cannot start a thread")?;
+        let thread = Some((stop, thread));
+        Ok(Self { metrics, thread })
+    }
+
+    /// Stores what is there, and ends.
+    pub(crate) fn stop(self) {
+        if let Some((stop, thread)) = self.thread {
+            drop(stop);
+            // It has shown why if it panicked.
+            let _ = thread.join();
         }
-    };
-    let logs = Logs::new(follow.paths, follow.positions);
-    let mut follower = Follower::new(config, logs, trust, Arc::clone(&metrics))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start a runtime")?;
-    let thread = thread::Builder::new().name("follow".to_owned());
-    let thread = thread.spawn(move || runtime.block_on(follower.run()));
-    thread.context("cannot start a thread")?;
-    Ok(metrics)
+    }
 }
 
 struct Follower {
@@ -134,41 +161,70 @@ impl Follower {
         })
     }
 
-    /// Never ends.
-    async fn run(&mut self) {
+    /// Follows until `stop`, and then until what is there is stored, or for [`GRACE`].
+    async fn run_until(&mut self, stop: impl Future<Output = ()>) {
+        let stopping = Notify::new();
+        let mut run = pin!(self.run(&stopping));
+        tokio::select! {
+            () = &mut run => return,
+            () = stop => stopping.notify_one(),
+        }
+        if timeout(GRACE, run).await.is_err() {
+            tracing::warn!(
+                "not all lines are stored after {GRACE:?}; following the same files again stores them"
+            );
+        }
+    }
+
+    /// Follows until it is stopped. Nothing is cancelled halfway: a batch may have been
+    /// joined from parts that would not be read again.
+    async fn run(&mut self, stopping: &Notify) {
         tracing::info!("following {}", self.logs);
         loop {
-            let mut result = self.logs.scan();
-            self.shown = 0;
-            let unread = self.logs.unread();
-            let mut has_read = false;
-            for id in unread {
-                match self.logs.read(id, &self.trust) {
-                    Ok((found, to)) => {
-                        for found in found {
-                            self.take(found).await;
-                        }
-                        has_read |= self.logs.advance(to);
-                    }
-                    Err(error) => result = Err(error).context("cannot read a log"),
-                }
-            }
-            if !has_read {
-                self.give_up_parts().await;
-            }
-            if self.saved.is_none_or(|saved| saved.elapsed() >= SAVE) {
-                self.saved = Some(Instant::now());
-                let again = self.open.values().flat_map(|(_, places)| places);
-                if let Err(error) = self.logs.save(again.copied()) {
-                    result = Err(error);
-                }
-            }
-            self.show(result, has_read);
-            match has_read {
-                true => yield_now().await,
-                false => sleep(POLL).await,
+            let result = self.logs.scan();
+            let has_read = self.read(result).await;
+            let pause = if has_read { Duration::ZERO } else { POLL };
+            tokio::select! {
+                biased;
+                () = stopping.notified() => break,
+                () = sleep(pause) => {}
             }
         }
+        let mut result = self.logs.scan();
+        // Without further looks, because the log may grow for ever.
+        while self.read(result).await {
+            result = Ok(());
+        }
+    }
+
+    /// Reads a chunk of each file, and shows how that went, after the `result` of a scan.
+    /// Returns whether there was something.
+    async fn read(&mut self, mut result: anyhow::Result<()>) -> bool {
+        self.shown = 0;
+        let mut has_read = false;
+        for id in self.logs.unread() {
+            match self.logs.read(id, &self.trust) {
+                Ok((found, to)) => {
+                    for found in found {
+                        self.take(found).await;
+                    }
+                    has_read |= self.logs.advance(to);
+                }
+                Err(error) => result = Err(error).context("cannot read a log"),
+            }
+        }
+        if !has_read {
+            self.give_up_parts().await;
+        }
+        if self.saved.is_none_or(|saved| saved.elapsed() >= SAVE) {
+            self.saved = Some(Instant::now());
+            let again = self.open.values().flat_map(|(_, places)| places);
+            if let Err(error) = self.logs.save(again.copied()) {
+                result = Err(error);
+            }
+        }
+        self.show(result, has_read);
+        has_read
     }
 
     /// Stores a batch, or counts a line that is left out.
@@ -354,7 +410,7 @@ mod tests {
             };
             let done = timeout(Duration::from_secs(30), done);
             tokio::select! {
-                () = follower.run() => {}
+                () = follower.run_until(std::future::pending()) => {}
                 done = done => done.unwrap_or_else(|_| panic!("{:?}", counts())),
             }
         };

@@ -8,7 +8,10 @@ use std::{
 };
 
 use functional_scaffold_protocol::{batch::LoggedBatch, calls::DEFAULT_PREFIX};
-use functional_scaffold_testkit::{process::Process, redis::RedisOptions};
+use functional_scaffold_testkit::{
+    process::{Process, Signal},
+    redis::RedisOptions,
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -275,6 +278,26 @@ fn a_follower_that_is_killed_while_redis_is_down_loses_nothing() {
     wait_for("every batch", || (jobs(&redis) == "5").then_some(()));
 }
 
+/// The files of a container are gone after it: whatever is in them is read first.
+#[test]
+fn a_line_from_right_before_the_end_is_counted() {
+    let redis = start_redis();
+    let logs = Logs::new();
+    logs.append("app.log", &one(1));
+    let mut follower = logs.follower(redis.port());
+    wait_for("first batch", || (jobs(&redis) == "1").then_some(()));
+    logs.append("app.log", &one(2));
+    follower.signal(Signal::TERM).expect("it runs");
+    let status = follower.wait(PATIENCE).expect("it ends");
+    assert!(status.success());
+    assert_eq!(jobs(&redis), "2");
+    let exporter = logs.exporter(redis.port(), "");
+    wait_for("lag", || (lag(&exporter) == Some(0.0)).then_some(()));
+    logs.append("app.log", &one(3));
+    exporter.stop();
+    assert_eq!(jobs(&redis), "3");
+}
+
 #[test]
 fn several_followers_of_the_same_logs_store_each_batch_once() {
     let redis = start_redis();
@@ -332,6 +355,8 @@ fn a_follower_that_cannot_work_does_not_keep_the_exporter_from_serving() {
         (up(&without_redis) == Some(0.0)).then_some(())
     });
     assert_eq!(without_redis.get("/healthz").status, 200);
+    // It would try to store the batch before it ends.
+    without_redis.signal(Signal::KILL);
     let text = Exporter::start(redis.port()).metrics();
     assert!(!text.contains("functional_scaffold_follow"), "{text}");
 }
