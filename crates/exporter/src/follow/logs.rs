@@ -81,6 +81,13 @@ pub(super) struct Place {
     position: u64,
 }
 
+/// What was read of a file: everything before the mark.
+pub(super) struct ReadTo {
+    id: FileId,
+    truncations: u64,
+    mark: Mark,
+}
+
 /// A batch, or a line that is left out.
 pub(super) struct Found {
     pub(super) place: Place,
@@ -98,7 +105,7 @@ struct LogFile {
     listed: Instant,
     truncations: u64,
     /// Where the next line begins.
-    next: u64,
+    next: Mark,
     /// Where a line begins whose end is not there yet, and is too long already.
     long_line: Option<u64>,
     joined: Joined,
@@ -224,7 +231,7 @@ impl Logs {
             .map(|one| (one.id, &one.path, one.mark));
         let marks = known.chain(remembered).filter(|(other, log, mark)| {
             let is_related = *other == id || is_rotated(path, log) || is_rotated(log, path);
-            is_related && mark.holds(&file, metadata.len())
+            is_related && mark.holds(&file)
         });
         let mark = marks
             .map(|(_, _, mark)| mark)
@@ -237,7 +244,7 @@ impl Logs {
             modified: modified(metadata),
             listed: Instant::now(),
             truncations: 0,
-            next: mark.position,
+            next: mark,
             long_line: None,
             joined: Joined::default(),
             mark,
@@ -258,12 +265,12 @@ impl Logs {
         let mut bytes = 0;
         let mut dropped = Vec::new();
         for (id, file) in deleted {
-            bytes += file.size - file.next.min(file.size);
+            bytes += file.size.saturating_sub(file.next.position);
             if bytes > MAX_DELETED_BYTES {
                 tracing::error!(
                     "{} was deleted, and is not read from byte {} on: more than {MAX_DELETED_BYTES} bytes of deleted files wait",
                     file.path.display(),
-                    file.next
+                    file.next.position
                 );
                 dropped.push(*id);
             }
@@ -282,9 +289,9 @@ impl Logs {
         unread.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// Reads lines of a file. Returns what was found, and the place up to which it was
-    /// read, for [`Self::advance`].
-    pub(super) fn read(&mut self, id: FileId, trust: &Trust) -> io::Result<(Vec<Found>, Place)> {
+    /// Reads lines of a file. Returns what was found, and how far it was read, for
+    /// [`Self::advance`].
+    pub(super) fn read(&mut self, id: FileId, trust: &Trust) -> io::Result<(Vec<Found>, ReadTo)> {
         let mut found = Vec::new();
         let missing = || io::Error::from(ErrorKind::NotFound);
         let file = self.files.get_mut(&id).ok_or_else(missing)?;
@@ -295,9 +302,9 @@ impl Logs {
         };
         let handle = file.handle.as_ref().ok_or_else(missing)?;
         let mut source = BufReader::with_capacity(1 << 16, handle);
-        source.seek(SeekFrom::Start(file.next))?;
-        let (mut next, is_idle) = (file.next, is_idle(file.modified));
-        while next < file.next + CHUNK_BYTES {
+        source.seek(SeekFrom::Start(file.next.position))?;
+        let (mut next, is_idle) = (file.next.position, is_idle(file.modified));
+        while next < file.next.position + CHUNK_BYTES {
             let Some(RawLine {
                 text,
                 bytes,
@@ -334,19 +341,28 @@ impl Logs {
                 found.push(Found { place, name, line });
             }
         }
-        Ok((found, place(next)))
+        let read = ReadTo {
+            id,
+            truncations: file.truncations,
+            mark: Mark::at(handle, next)?,
+        };
+        Ok((found, read))
     }
 
     /// Continues after what was read, once it is stored. Returns whether something was.
-    pub(super) fn advance(&mut self, to: Place) -> bool {
-        match self.files.get_mut(&to.id) {
-            Some(file) if file.truncations == to.truncations => {
-                let has_read = file.next != to.position;
-                file.next = to.position;
-                has_read
-            }
-            _ => true,
+    pub(super) fn advance(&mut self, read: ReadTo) -> bool {
+        let file = self.files.get_mut(&read.id);
+        let Some(file) = file.filter(|file| file.truncations == read.truncations) else {
+            return true;
+        };
+        let has_read = file.next.position != read.mark.position;
+        file.next = read.mark;
+        // It may have been truncated while Redis was down, and be longer again.
+        let is_other = !file.is_as_read();
+        if is_other {
+            file.begin_again();
         }
+        has_read || is_other
     }
 
     /// Remembers the positions of all files, each not after the places in it that have to
@@ -362,8 +378,12 @@ impl Logs {
         for (id, file) in &mut self.files {
             let again = first.get(&(*id, file.truncations)).copied();
             let waiting = [again, file.long_line, file.joined.start()];
-            let position = waiting.into_iter().flatten().fold(file.next, u64::min);
-            if position != file.mark.position
+            let next = file.next.position;
+            let position = waiting.into_iter().flatten().fold(next, u64::min);
+            if position == next {
+                file.mark = file.next;
+            } else if position != file.mark.position
+                && file.is_as_read()
                 && let Some(Ok(mark)) = file.handle.as_ref().map(|file| Mark::at(file, position))
             {
                 file.mark = mark;
@@ -417,7 +437,7 @@ impl LogFile {
         let (size, modified) = (metadata.len(), modified(&metadata));
         let is_same = was_open && (size, modified) == (self.size, self.modified);
         (self.size, self.modified) = (size, modified);
-        if size < self.next || !is_same && !self.mark.holds(handle, size) {
+        if !is_same && !self.is_as_read() {
             self.begin_again();
         }
         Ok(())
@@ -429,14 +449,20 @@ impl LogFile {
             self.path.display()
         );
         self.truncations += 1;
-        self.next = 0;
+        self.next = Mark::default();
         self.long_line = None;
         self.joined = Joined::default();
         self.mark = Mark::default();
     }
 
     fn has_unread(&self) -> bool {
-        self.size > self.next
+        self.size > self.next.position
+    }
+
+    /// Whether what was read is still there.
+    fn is_as_read(&self) -> bool {
+        let handle = self.handle.as_ref();
+        handle.is_none_or(|handle| self.next.holds(handle))
     }
 
     /// Whether nothing more can come of it.
@@ -475,11 +501,9 @@ impl Mark {
         Ok(Self { position, hash })
     }
 
-    /// Whether a file of this size has the bytes before the position.
-    fn holds(&self, file: &File, size: u64) -> bool {
-        self.position == 0
-            || self.position <= size
-                && Self::at(file, self.position).is_ok_and(|mark| mark == *self)
+    /// Whether a file has the bytes before the position.
+    fn holds(&self, file: &File) -> bool {
+        self.position == 0 || Self::at(file, self.position).is_ok_and(|mark| mark == *self)
     }
 }
 

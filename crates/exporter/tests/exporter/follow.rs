@@ -298,6 +298,25 @@ fn a_line_from_right_before_the_end_is_counted() {
     assert_eq!(jobs(&redis), "3");
 }
 
+/// What was read of a log waits for Redis. Its place in the file is another's by then.
+#[test]
+fn a_log_that_is_truncated_during_an_outage_is_read_from_its_beginning() {
+    let mut redis = Redis::start_with(RedisOptions::new().append_only("always"));
+    register(&redis, DEFAULT_PREFIX);
+    redis.kill();
+    let logs = Logs::new();
+    logs.append("app.log", &one(1));
+    let mut follower = logs.follower(redis.port());
+    follower
+        .wait_for_output("trying again until it works", PATIENCE)
+        .expect("it waits");
+    // Longer than before at once, so that no look finds it shorter.
+    let longer: String = [2, 3, 4].map(one).concat();
+    fs::write(logs.log("app.log"), longer).expect("written");
+    redis.restart().expect("it starts");
+    wait_for("every batch", || (jobs(&redis) == "4").then_some(()));
+}
+
 #[test]
 fn several_followers_of_the_same_logs_store_each_batch_once() {
     let redis = start_redis();
