@@ -64,6 +64,9 @@ const MARGIN: Duration = Duration::from_secs(60);
 const BACKOFF: Duration = Duration::from_millis(200);
 /// The longest pause, to which it grows where retries have no limit.
 const MAX_BACKOFF: Duration = Duration::from_secs(3);
+/// How long a follower waits for the registration of an app's own family. If Redis lost
+/// its data, the next instance that records into the family registers it again.
+const REGISTRATION_PATIENCE: Duration = Duration::from_secs(300);
 
 /// The summary at the end.
 #[derive(Default)]
@@ -178,6 +181,8 @@ pub(crate) struct Replayer {
     options: ReplayPolicy,
     /// Since when Redis has been unavailable.
     down_since: Option<Instant>,
+    /// Since when an app's own families have been missing in Redis.
+    unregistered_since: Option<Instant>,
     joiner: Joiner,
     pub(crate) report: Report,
 }
@@ -230,6 +235,7 @@ impl Replayer {
             prefix: config.prefix.clone(),
             options,
             down_since: None,
+            unregistered_since: None,
             joiner: Joiner::default(),
             report: Report::default(),
         })
@@ -482,9 +488,25 @@ impl Replayer {
                 |key: &str| keys.contains(key) || registered.iter().any(|family| family.key == key);
             written.find(|key| !is_known(key)).map(str::to_owned)
         };
-        if foreign(&self.keys).is_none() {
-            return Ok(());
+        while foreign(&self.keys).is_some() {
+            self.read_keys().await?;
+            let Some(key) = foreign(&self.keys) else {
+                self.unregistered_since = None;
+                break;
+            };
+            if !self.waits_for_registration(&key) {
+                let prefix = &self.prefix;
+                return Err(NotStored::refused(format!(
+                    "no family that is registered under {prefix:?} has the key {key:?}"
+                )));
+            }
+            sleep(MAX_BACKOFF).await;
         }
+        Ok(())
+    }
+
+    /// Adds the keys of the families that are registered.
+    async fn read_keys(&mut self) -> Result<(), Failure> {
         let mut options = self.read_options.clone();
         let read = self.retry_until(&mut options, |options, connection| {
             Box::pin(async move {
@@ -497,12 +519,25 @@ impl Replayer {
         let prefix = &self.prefix;
         self.keys
             .extend(keys.filter(|key| !is_own_key(prefix, key)));
-        match foreign(&self.keys) {
-            None => Ok(()),
-            Some(key) => Err(NotStored::refused(format!(
-                "no family that is registered under {prefix:?} has the key {key:?}"
-            ))),
+        Ok(())
+    }
+
+    /// Whether a follower waits until an unknown key is registered. All keys share the
+    /// time, so that families that were removed do not delay it once each.
+    fn waits_for_registration(&mut self, key: &str) -> bool {
+        if !self.options.is_endless || family_of_key(&self.prefix, key).is_none() {
+            return false;
         }
+        let since = self.unregistered_since;
+        let since = since.filter(|since| since.elapsed() < MAX_AGE);
+        if since.is_none() {
+            tracing::warn!(
+                "no family with the key {key:?} is registered; waiting {REGISTRATION_PATIENCE:?} for an instance to register it"
+            );
+        }
+        let since = since.unwrap_or_else(Instant::now);
+        self.unregistered_since = Some(since);
+        since.elapsed() < REGISTRATION_PATIENCE
     }
 
     /// Runs commands until they succeed, or Redis has been unavailable for the time of

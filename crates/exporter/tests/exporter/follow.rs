@@ -7,7 +7,10 @@ use std::{
     process::Stdio,
 };
 
-use functional_scaffold_protocol::{batch::LoggedBatch, calls::DEFAULT_PREFIX};
+use functional_scaffold_protocol::{
+    batch::{Batch, LoggedBatch},
+    calls::DEFAULT_PREFIX,
+};
 use functional_scaffold_testkit::{
     process::{Process, Signal},
     redis::RedisOptions,
@@ -315,6 +318,27 @@ fn a_log_that_is_truncated_during_an_outage_is_read_from_its_beginning() {
     fs::write(logs.log("app.log"), longer).expect("written");
     redis.restart().expect("it starts");
     wait_for("every batch", || (jobs(&redis) == "4").then_some(()));
+}
+
+/// Redis lost its data, and with it the registrations that only new instances repeat.
+#[test]
+fn a_batch_of_an_apps_own_family_waits_until_the_family_is_registered_again() {
+    const KEY: &str = "metrics:custom:visits_total";
+    let redis = Redis::start();
+    let logs = Logs::new();
+    let mut own = batch(1, 0);
+    own.increments = Batch::default();
+    own.increments.inc(KEY, "", 3);
+    logs.append("app.log", &line(&ago(1), &own));
+    let mut follower = logs.follower(redis.port());
+    follower
+        .wait_for_output("waiting 300s for an instance to register it", PATIENCE)
+        .expect("it waits");
+    let family = format!("{{\"type\":\"counter\",\"key\":\"{KEY}\"}}");
+    redis.cli(&["HSET", "metrics:families", "visits_total", &family]);
+    wait_for("the batch", || {
+        (redis.cli(&["HGET", KEY, ""]).trim() == "3").then_some(())
+    });
 }
 
 #[test]
