@@ -184,6 +184,8 @@ pub(crate) struct Replayer {
     /// Since when an app's own families have been missing in Redis.
     unregistered_since: Option<Instant>,
     joiner: Joiner,
+    /// The batch that made room for the parts of others last.
+    pub(crate) given_up: Option<BatchId>,
     pub(crate) report: Report,
 }
 
@@ -237,6 +239,7 @@ impl Replayer {
             down_since: None,
             unregistered_since: None,
             joiner: Joiner::default(),
+            given_up: None,
             report: Report::default(),
         })
     }
@@ -294,6 +297,7 @@ impl Replayer {
         let LoggedLine { time, part } = line;
         let batch = self.joiner.push(part);
         if let Some(incomplete) = self.joiner.give_up() {
+            self.given_up = Some(incomplete.id.clone());
             self.report.add_incomplete(incomplete);
         }
         let Some(logged) = batch.map_err(NotStored::unreadable)? else {

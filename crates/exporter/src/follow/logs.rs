@@ -13,12 +13,17 @@ use std::{
     fs::{self, DirEntry, File, Metadata},
     hash::{DefaultHasher, Hasher as _},
     io::{self, BufReader, ErrorKind, Seek as _, SeekFrom},
+    mem,
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context as _;
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
 use serde::{Deserialize, Serialize};
 
 use super::unwrap::Joined;
@@ -101,6 +106,8 @@ struct LogFile {
     handle: Option<File>,
     size: u64,
     modified: SystemTime,
+    /// When one of the two was last seen to change.
+    changed: Instant,
     /// When it was last found in a directory.
     listed: Instant,
     truncations: u64,
@@ -120,6 +127,8 @@ pub(super) struct Logs {
     files: BTreeMap<FileId, LogFile>,
     /// Positions of files that were not found yet.
     remembered: Vec<Remembered>,
+    /// As of the last [`Logs::save`], for the next one.
+    unsaved: Vec<Remembered>,
     saved: Vec<Remembered>,
 }
 
@@ -156,6 +165,7 @@ impl Logs {
             roots,
             positions,
             files: BTreeMap::new(),
+            unsaved: remembered.clone(),
             remembered,
             saved: Vec::new(),
         }
@@ -176,7 +186,9 @@ impl Logs {
             };
             result = listing.and(result);
         }
-        found.retain(|(path, _)| *path != self.positions);
+        let positions = fs::metadata(&self.positions).ok();
+        let positions = positions.map(|metadata| FileId::of(&metadata));
+        found.retain(|(_, metadata)| Some(FileId::of(metadata)) != positions);
         let mut new = Vec::new();
         for (path, metadata) in found {
             match self.files.get_mut(&FileId::of(&metadata)) {
@@ -186,7 +198,7 @@ impl Logs {
                     // Of an open file, its handle knows more: the path may have another
                     // file by now.
                     if file.handle.is_none() {
-                        (file.size, file.modified) = (metadata.len(), modified(&metadata));
+                        file.observe(&metadata);
                     }
                 }
                 None => new.push((path, metadata)),
@@ -194,11 +206,8 @@ impl Logs {
         }
         // Before the known files are found to be truncated: a new one may be the copy.
         for (path, metadata) in new {
-            match self.add(&path, &metadata) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    result = Err(error).with_context(|| format!("cannot read {}", path.display()));
-                }
-                Ok(()) | Err(_) => {}
+            if let Err(error) = self.add(&path, &metadata) {
+                result = Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
         }
         if result.is_ok() {
@@ -219,8 +228,10 @@ impl Logs {
 
     /// Adds a file at the position up to which it, or what it is a copy of, was read.
     fn add(&mut self, path: &Path, metadata: &Metadata) -> io::Result<()> {
-        let file = File::open(path)?;
         let id = FileId::of(metadata);
+        let Some(file) = open(path, id)? else {
+            return Ok(());
+        };
         let known = self
             .files
             .iter()
@@ -242,6 +253,7 @@ impl Logs {
             handle: None,
             size: metadata.len(),
             modified: modified(metadata),
+            changed: Instant::now(),
             listed: Instant::now(),
             truncations: 0,
             next: mark,
@@ -303,7 +315,12 @@ impl Logs {
         let handle = file.handle.as_ref().ok_or_else(missing)?;
         let mut source = BufReader::with_capacity(1 << 16, handle);
         source.seek(SeekFrom::Start(file.next.position))?;
-        let (mut next, is_idle) = (file.next.position, is_idle(file.modified));
+        let mut next = file.next.position;
+        let metadata = handle.metadata()?;
+        let is_unchanged = (metadata.len(), modified(&metadata)) == (file.size, file.modified);
+        let is_idle = is_unchanged && file.changed.elapsed() > IDLE;
+        // After an error the same lines are read again.
+        let (mut long_line, mut joined) = (file.long_line, file.joined.clone());
         while next < file.next.position + CHUNK_BYTES {
             let Some(RawLine {
                 text,
@@ -316,17 +333,17 @@ impl Logs {
             // Its end may still come, unless it should have come long ago.
             if !is_ended && !is_idle {
                 if bytes > MAX_LINE_BYTES as u64 {
-                    file.long_line.get_or_insert(next);
+                    long_line.get_or_insert(next);
                     next += bytes;
                 }
                 break;
             }
             let start = next;
             next += bytes;
-            let (start, text) = match (file.long_line.take(), text) {
+            let (start, text) = match (long_line.take(), text) {
                 (Some(start), _) => (start, None),
                 (None, None) => (start, None),
-                (None, Some(text)) => match file.joined.push(start, text) {
+                (None, Some(text)) => match joined.push(start, text) {
                     Some(whole) => whole,
                     None => continue,
                 },
@@ -346,6 +363,7 @@ impl Logs {
             truncations: file.truncations,
             mark: Mark::at(handle, next)?,
         };
+        (file.long_line, file.joined) = (long_line, joined);
         Ok((found, read))
     }
 
@@ -365,8 +383,9 @@ impl Logs {
         has_read || is_other
     }
 
-    /// Remembers the positions of all files, each not after the places in it that have to
-    /// be read again.
+    /// Writes down the positions of the last call, and takes those of now, each not after
+    /// the places that have to be read again: a Redis that loses power may lose what it
+    /// stored in the last two seconds.
     pub(super) fn save(&mut self, again: impl Iterator<Item = Place>) -> anyhow::Result<()> {
         let mut first: HashMap<(FileId, u64), u64> = HashMap::new();
         for place in again {
@@ -397,6 +416,7 @@ impl Logs {
             }
         }
         positions.extend(self.remembered.iter().cloned());
+        let positions = mem::replace(&mut self.unsaved, positions);
         if positions != self.saved {
             replace_file(&self.positions, &serde_json::to_vec(&positions)?)?;
             self.saved = positions;
@@ -415,32 +435,32 @@ impl LogFile {
     /// Opens it if something can come of it and there is room, and begins it again if it
     /// was truncated.
     fn refresh(&mut self, id: FileId, room: &mut usize) -> io::Result<()> {
-        let is_done = self.mark.position == self.size && is_idle(self.modified);
+        // The rest of a line that a container runtime split may never come.
+        let is_done = self.next.position == self.size && is_idle(self.modified);
         let was_open = self.handle.is_some();
         if is_done {
             self.handle = None;
         } else if !was_open && *room > 0 {
-            // It may have another name by now.
-            match File::open(&self.path) {
-                Ok(handle) if FileId::of(&handle.metadata()?) == id => {
-                    self.handle = Some(handle);
-                    *room -= 1;
-                }
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                Ok(_) | Err(_) => {}
-            }
+            self.handle = open(&self.path, id)?;
+            *room -= usize::from(self.handle.is_some());
         }
-        let Some(handle) = &self.handle else {
-            return Ok(());
-        };
-        let metadata = handle.metadata()?;
-        let (size, modified) = (metadata.len(), modified(&metadata));
-        let is_same = was_open && (size, modified) == (self.size, self.modified);
-        (self.size, self.modified) = (size, modified);
-        if !is_same && !self.is_as_read() {
+        let metadata = self.handle.as_ref().map(File::metadata).transpose()?;
+        let has_changed = metadata.is_some_and(|metadata| self.observe(&metadata));
+        if (has_changed || !was_open) && !self.is_as_read() {
             self.begin_again();
         }
         Ok(())
+    }
+
+    /// Notes size and time. Returns whether they changed.
+    fn observe(&mut self, metadata: &Metadata) -> bool {
+        let now = (metadata.len(), modified(metadata));
+        let has_changed = now != (self.size, self.modified);
+        if has_changed {
+            (self.size, self.modified) = now;
+            self.changed = Instant::now();
+        }
+        has_changed
     }
 
     fn begin_again(&mut self) {
@@ -505,6 +525,20 @@ impl Mark {
     fn holds(&self, file: &File) -> bool {
         self.position == 0 || Self::at(file, self.position).is_ok_and(|mark| mark == *self)
     }
+}
+
+/// Opens a file, unless the path has another one by now, or none. Does not wait for a
+/// writer if that is a FIFO.
+fn open(path: &Path, id: FileId) -> io::Result<Option<File>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let metadata = file.metadata()?;
+    let is_it = metadata.is_file() && FileId::of(&metadata) == id;
+    Ok(is_it.then_some(file))
 }
 
 fn modified(metadata: &Metadata) -> SystemTime {
@@ -585,4 +619,61 @@ fn is_rotated(path: &Path, log: &Path) -> bool {
     let rest = name.strip_prefix(&log_name[..]);
     path.parent() == log.parent()
         && rest.is_some_and(|rest| rest.is_empty() || b".-".contains(&rest[0]))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{iter, process::Command};
+
+    use super::*;
+
+    /// A followed file that was last written a while ago, and read to its end.
+    fn read(folder: &Path, text: &str) -> (Logs, FileId) {
+        let path = folder.join("app.log");
+        fs::write(&path, text).expect("written");
+        let file = File::options().write(true).open(&path).expect("a file");
+        let before = SystemTime::now() - 2 * IDLE;
+        file.set_modified(before).expect("its time is set");
+        let mut logs = Logs::new(vec![path], folder.join("positions"));
+        logs.scan().expect("it is listed");
+        let id = logs.unread()[0];
+        let (found, read) = logs.read(id, &Trust::Unauthenticated).expect("it is read");
+        assert!(found.is_empty());
+        assert!(logs.advance(read));
+        (logs, id)
+    }
+
+    #[test]
+    fn a_file_that_ends_with_a_part_of_a_line_is_closed_and_read_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut logs, id) = read(folder.path(), "2026-11-29T05:00:00Z stderr P {\n");
+        logs.scan().expect("it is listed");
+        assert!(logs.files[&id].handle.is_none());
+        logs.save(iter::empty()).expect("saved");
+        assert_eq!(logs.files[&id].mark, Mark::default());
+    }
+
+    #[test]
+    fn positions_are_written_down_one_save_later() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut logs, _) = read(folder.path(), "text\n");
+        let mut saved = || {
+            logs.save(iter::empty()).expect("saved");
+            fs::read_to_string(folder.path().join("positions")).ok()
+        };
+        assert_eq!(saved(), None);
+        let text = saved().expect("it is written");
+        assert!(text.contains("\"position\":5,"), "{text}");
+    }
+
+    #[test]
+    fn a_fifo_in_place_of_a_log_is_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("app.log");
+        let made = Command::new("mkfifo").arg(&path).status().expect("mkfifo");
+        assert!(made.success());
+        let id = FileId::of(&fs::metadata(&path).expect("it is there"));
+        let opened = open(&path, id).expect("it can be opened");
+        assert!(opened.is_none());
+    }
 }

@@ -41,8 +41,8 @@ use crate::{
 
 /// Between two looks at files that have nothing to read. Polling works on every volume.
 const POLL: Duration = Duration::from_secs(1);
-/// Between two writes of the positions.
-const SAVE: Duration = Duration::from_secs(2);
+/// Between two writes of the positions, and the age of what is written.
+const SAVE: Duration = Duration::from_secs(3);
 /// How long a batch waits for its missing parts after everything was read. They are
 /// written within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -251,9 +251,14 @@ impl Follower {
             *since = now;
             places.push(place);
         }
-        let storing = pin!(self.replayer.replay_line(&name, line));
-        let waits = wait(&mut self.logs, &self.metrics, storing).await;
+        let waits = {
+            let storing = pin!(self.replayer.replay_line(&name, line));
+            wait(&mut self.logs, &self.metrics, storing).await
+        };
         if !waits {
+            self.open.remove(&id);
+        }
+        if let Some(id) = self.replayer.given_up.take() {
             self.open.remove(&id);
         }
     }
@@ -419,7 +424,26 @@ mod tests {
         // The first is whole. Of the second, one part is missing.
         follow(&(first.concat() + &second[1..].concat()), [1, 0, 1]).await;
         // A restart that reads only the end of a batch again.
-        std::fs::remove_file(folder.path().join("positions")).expect("it was written");
+        let _not_written = std::fs::remove_file(folder.path().join("positions"));
         follow(&first[1..].concat(), [0, 1, 0]).await;
+    }
+
+    #[tokio::test]
+    async fn a_batch_whose_parts_make_room_for_others_waits_no_longer() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("app.log");
+        let lines = (1..=10_001).map(|sequence| parts(sequence).swap_remove(0));
+        std::fs::write(&log, lines.collect::<String>()).expect("written");
+        let config = Cli::try_parse_from(["exporter"]).expect("valid");
+        let config = config.check().expect("valid");
+        let logs = Logs::new(vec![log], folder.path().join("positions"));
+        let follower = Follower::new(&config, logs, Trust::Unauthenticated, Arc::default());
+        let mut follower = follower.expect("valid");
+        let mut scanned = follower.logs.scan();
+        while follower.read(scanned).await {
+            scanned = Ok(());
+        }
+        assert_eq!(follower.replayer.report.incomplete, 1);
+        assert_eq!(follower.open.len(), 10_000);
     }
 }

@@ -18,7 +18,7 @@ struct Text<'a> {
 }
 
 /// Joins what a container runtime split, in one file.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Joined {
     /// The beginning of a line by its stream, and where it is in the file.
     begun: [Option<(u64, Vec<u8>)>; 2],

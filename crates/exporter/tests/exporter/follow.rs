@@ -405,6 +405,29 @@ fn a_follower_that_cannot_work_does_not_keep_the_exporter_from_serving() {
 }
 
 #[test]
+fn the_file_of_positions_is_no_log_whatever_it_is_called() {
+    let redis = start_redis();
+    let logs = Logs::new();
+    logs.append("app.log", &one(1));
+    let positions = logs.log("../logs/positions");
+    let options = [
+        ("EXPORTER_FOLLOW", logs.directory()),
+        ("EXPORTER_POSITIONS", positions.clone()),
+        ("REPLAY_KEY", PathBuf::from(KEY)),
+    ];
+    let options = options
+        .each_ref()
+        .map(|(name, value)| (*name, value.to_str().expect("UTF-8")));
+    let exporter = Exporter::start_with(redis.port(), &options);
+    wait_for("positions", || positions.exists().then_some(()));
+    // A later look, which finds both files.
+    logs.append("app.log", &one(2));
+    wait_for_batches(&exporter, 2);
+    let files = sample(&exporter.metrics(), "functional_scaffold_follow_files");
+    assert_eq!(files, Some(1.0));
+}
+
+#[test]
 fn following_needs_positions_and_a_key() {
     let run = |arguments: &[&str]| {
         let mut command = exporter_command();
