@@ -386,7 +386,7 @@ fn the_permissions_in_the_help_are_sufficient() {
     redis.register("a");
     redis.lease("1", "a", 1);
     let serve = rights(">PASSWORD", "and for replay");
-    let replay = rights("for replay also", "With");
+    let replay = rights("for replay and follow also", "With");
     assert!(
         serve.len() > 10 && replay.len() == 1,
         "{serve:?} {replay:?}"
