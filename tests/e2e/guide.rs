@@ -143,7 +143,9 @@ fn every_alert_has_its_runbook_in_both_languages() -> Result {
     let rules = fs::read_to_string(repository().join("monitoring/alerts/rules.yaml"))?;
     let runbooks: BTreeSet<&str> = rules
         .lines()
-        .filter_map(|line| line.trim().strip_prefix("runbook_url: docs/guide.md#"))
+        .filter_map(|line| line.trim().strip_prefix("runbook_url: "))
+        .filter_map(|url| url.trim_matches('"').split_once("/docs/guide.md#"))
+        .map(|(_, anchor)| anchor)
         .collect();
     ensure!(!runbooks.is_empty());
     for guide in [ENGLISH, CHINESE] {

@@ -3,6 +3,7 @@
 //! application under load gives every expression a plausible value, by each scheme.
 
 mod expressions;
+mod firing;
 mod live;
 
 use std::{
@@ -68,8 +69,8 @@ fn every_alert_is_tested_to_fire_and_not_to_fire() -> Result {
     let alerts = rules
         .lines()
         .filter_map(|line| line.trim().strip_prefix("- alert: "));
-    let alerts: Vec<_> = alerts.collect();
-    ensure!(alerts.len() == 9, "{alerts:?}");
+    let alerts: BTreeSet<_> = alerts.map(|name| name.trim_matches('"')).collect();
+    ensure!(alerts.len() == 22, "{alerts:?}");
     for alert in alerts {
         let name = format!("- alertname: {alert}");
         let tests = lines.windows(3).filter(|test| test[0] == name);
@@ -145,7 +146,26 @@ fn every_panel_is_described_and_queries_the_chosen_prometheus() -> Result {
 }
 
 #[test]
+fn links_lead_to_runbooks_of_alerts() -> Result {
+    let rules = fs::read_to_string(monitoring().join("alerts/rules.yaml"))?;
+    let dashboard = dashboard()?;
+    let links = panels(&dashboard)?
+        .iter()
+        .flat_map(|panel| panel["links"].as_array().into_iter().flatten())
+        .map(|link| &link["url"]);
+    let links: Vec<_> = links.collect();
+    ensure!(links.len() > 10, "{links:?}");
+    for link in links {
+        let runbook = format!("runbook_url: {link}\n");
+        ensure!(rules.contains(&runbook), "no alert has {link}");
+    }
+    Ok(())
+}
+
+#[test]
 fn panels_use_recorded_series_of_the_chosen_job_and_scheme() -> Result {
+    const CHOSEN: &str =
+        r#"{cluster=~"$cluster", namespace=~"$namespace", job="$job", scheme="$scheme""#;
     for expression in expressions::of_dashboard(&dashboard()?)? {
         let (place, text) = (&expression.place, &expression.text);
         for metric in expressions::metrics(text) {
@@ -153,7 +173,7 @@ fn panels_use_recorded_series_of_the_chosen_job_and_scheme() -> Result {
             ensure!(is_recorded, "{place}: {metric}");
         }
         if place.starts_with("panel") && !text.contains("ALERTS") {
-            let chosen = text.matches(r#"{job="$job", scheme="$scheme""#).count();
+            let chosen = text.matches(CHOSEN).count();
             ensure!(chosen == text.matches('{').count(), "{place}: {text}");
         }
     }
@@ -169,7 +189,7 @@ fn dashboard_variables_that_are_used_are_defined() -> Result {
         .filter_map(|variable| variable["name"].as_str())
         .collect();
     // Grafana's own; `$__all` is its value for all of them.
-    known.extend(["__range", "__rate_interval", "__all"]);
+    known.extend(["__range", "__rate_interval", "__interval", "__all"]);
     let text = dashboard.to_string().replace("${", "$");
     for rest in text.split('$').skip(1) {
         let end = rest.find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');

@@ -44,7 +44,7 @@ fn the_checksums_are_right_and_the_same_build_gives_the_same_files() -> Result {
     lay_out(&other)?;
     assert_eq!(contents(&one)?, contents(&other)?);
     // Also if the repository has a link there.
-    let rules = one.join("chart/files/prometheus-rule.yaml");
+    let rules = one.join("chart/files/rules.yaml");
     ensure!(fs::symlink_metadata(rules)?.is_file());
     let mut sha256sum = Command::new("sha256sum");
     sha256sum.args(["--check", "SHA256SUMS"]).current_dir(&one);

@@ -1,8 +1,8 @@
 //! `cargo xtask`: builds, runs and tests the whole application. Commands are in
 //! the files of their names.
 //!
-//! - `up`, `build`, `test`, `chaos`, `bench`, `fuzz`, `new`, `dist`, `prometheus_rule`:
-//!   the commands
+//! - `up`, `build`, `test`, `chaos`, `bench`, `fuzz`, `new`, `dist`, `monitoring`: the
+//!   commands
 //! - `runtime`, `redis`, `pushgateway`: the servers of `up`
 //! - `settings`, `manifest`: the app's settings and `spin.toml`
 //! - `toolchain`, `install`, `cargo_tool`, `requirements`: the compiler for wasm (and
@@ -25,10 +25,10 @@ mod fuzz;
 mod install;
 mod languages;
 mod manifest;
+mod monitoring;
 mod net;
 mod new;
 mod process;
-mod prometheus_rule;
 mod pushgateway;
 mod redis;
 mod requirements;
@@ -59,7 +59,7 @@ enum Command {
     New(new::New),
     Dist(dist::Dist),
     Env(toolchain::Env),
-    PrometheusRule(prometheus_rule::PrometheusRule),
+    Monitoring(monitoring::Monitoring),
 }
 
 fn main() -> ExitCode {
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
             Command::New(new) => new.run(),
             Command::Dist(dist) => dist.run(),
             Command::Env(env) => env.run(),
-            Command::PrometheusRule(rule) => rule.run(),
+            Command::Monitoring(monitoring) => monitoring.run(),
         });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -17,7 +17,7 @@ struct Requirement {
     is_met: fn() -> bool,
 }
 
-const REQUIREMENTS: [Requirement; 17] = [
+const REQUIREMENTS: [Requirement; 18] = [
     Requirement {
         name: "rustfmt",
         install: "rustup component add rustfmt",
@@ -37,6 +37,11 @@ const REQUIREMENTS: [Requirement; 17] = [
         name: "prometheus and promtool",
         install: "apt-get install prometheus",
         is_met: || on_path("prometheus") && on_path("promtool"),
+    },
+    Requirement {
+        name: "jsonnet",
+        install: "apt-get install jsonnet",
+        is_met: || on_path("jsonnet"),
     },
     Requirement {
         name: "a python3 with prometheus_client",

@@ -134,8 +134,19 @@ impl Prometheus {
     /// # Errors
     /// There is no program, or it refuses the configuration.
     pub fn start(targets: Targets<'_>, interval: Duration) -> anyhow::Result<Self> {
-        let monitoring = crate::repository().join("monitoring");
-        Self::start_configured(|folder| configure(&monitoring, folder, targets, Some(interval)))
+        Self::start_from(&crate::repository().join("monitoring"), targets, interval)
+    }
+
+    /// Like [`Self::start`], with another folder in the place of `monitoring/`.
+    ///
+    /// # Errors
+    /// There is no program, or it refuses the configuration.
+    pub fn start_from(
+        monitoring: &Path,
+        targets: Targets<'_>,
+        interval: Duration,
+    ) -> anyhow::Result<Self> {
+        Self::start_configured(|folder| configure(monitoring, folder, targets, Some(interval)))
     }
 
     /// Starts one with this `prometheus.yml`.

@@ -19,7 +19,7 @@ pub(super) struct Expression {
     pub(super) text: String,
 }
 
-/// The expressions of a dashboard: those of its panels, and for a variable's
+/// The expressions of a dashboard: those of its panels and annotations, and for a variable's
 /// `label_values(<selector>, <label>)` the label's values.
 pub(super) fn of_dashboard(dashboard: &Value) -> Result<Vec<Expression>> {
     let mut expressions = Vec::new();
@@ -36,6 +36,17 @@ pub(super) fn of_dashboard(dashboard: &Value) -> Result<Vec<Expression>> {
                 text: text(&target["expr"], "expr")?,
             });
         }
+    }
+    for annotation in dashboard["annotations"]["list"]
+        .as_array()
+        .into_iter()
+        .flatten()
+    {
+        expressions.push(Expression {
+            place: format!("annotation {}", annotation["name"]),
+            unit: "short".to_owned(),
+            text: annotation["expr"].as_str().context("expr")?.to_owned(),
+        });
     }
     let variables = dashboard["templating"]["list"].as_array().into_iter();
     for variable in variables
@@ -120,6 +131,10 @@ pub(super) fn metrics(expression: &str) -> BTreeSet<String> {
                 names.insert(word.to_owned());
             }
             length
+        } else if letter == '$' {
+            // One of Grafana's variables.
+            let end = rest[1..].find(|letter| !is_word(letter));
+            end.map_or(rest.len(), |end| end + 1)
         } else {
             let closing = match letter {
                 '{' => Some('}'),
@@ -159,6 +174,7 @@ fn metrics_are_told_from_other_words() {
         ),
         ("a / on () group_left (version) b", &["a", "b"]),
         ("time() - a or vector(0)", &["a"]),
+        ("a unless a offset $__interval or b", &["a", "b"]),
     ] {
         let found: Vec<_> = metrics(expression).into_iter().collect();
         assert_eq!(found, expected, "{expression}");
