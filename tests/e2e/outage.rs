@@ -212,7 +212,12 @@ fn a_key_of_the_wrong_type_is_named_and_the_rest_is_counted() -> Result {
         ensure!(counted == tally.responses, "{counted:?}");
         Ok(())
     })?;
-    let refused = service.app.log("increments_refused")?;
+    // Redis counts before the instance has its reply.
+    let refused = poll_until(PATIENCE, || {
+        let refused = service.app.log("increments_refused")?;
+        ensure!(!refused.is_empty(), "nothing is refused");
+        Ok(refused)
+    })?;
     let first = refused.first().map(|line| line["refused"][0].to_string());
     let first = first.unwrap_or_default();
     assert!(first.contains("metrics:request_latency"), "{first}");
