@@ -449,7 +449,7 @@ fn traps_are_counted_by_their_leases_and_shown_without_an_algorithm() -> Result 
         "job_scheme:user_errors_per_user_requests:ratio_rate5m > 0",
         "histogram_quantile(0.99, job_scheme:user_request_duration_seconds_bucket:rate5m) > 0",
         "sum by (method, endpoint, code) (job_scheme:http_requests:rate5m{code=\"500\"}) > 0",
-        "ALERTS{alertname=\"AlgorithmCrashing\", alertstate=\"firing\"}",
+        "ALERTS{alertname=\"FunctionalScaffoldAlgorithmCrashed\", alertstate=\"firing\"}",
     ] {
         wait_for_samples(expression)?;
     }
