@@ -17,7 +17,7 @@ pub(crate) struct Plan {
     pub(crate) schedule: Schedule,
 }
 
-/// What serves the requests. Both respond alike.
+/// The application under test. Both respond alike.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum AppKind {
     /// The service, with an algorithm that misbehaves on request.

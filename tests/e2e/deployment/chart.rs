@@ -63,7 +63,7 @@ const CUSTOM_RESOURCES: [(&str, &str); 4] = [
     ("monitoring.coreos.com/v1 PrometheusRule", "groups[].*"),
 ];
 
-/// What stands for `ENDPOINT` above.
+/// The fields for which `ENDPOINT` stands above.
 const ENDPOINT: [&str; 11] = [
     "authorization.credentials.key string",
     "authorization.credentials.name string",
@@ -120,7 +120,7 @@ fn kind(resource: &Value) -> &str {
     resource["kind"].as_str().unwrap_or_default()
 }
 
-/// What the first of these resources with this kind and suffix of its name specifies.
+/// The `spec` of the first resource of this kind whose name has this suffix.
 fn spec<'a>(resources: &'a [Value], of_kind: &str, suffix: &str) -> Option<&'a Value> {
     let name = format!("release{suffix}");
     let mut found = resources.iter();

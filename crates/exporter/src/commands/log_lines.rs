@@ -241,7 +241,7 @@ pub(crate) struct RawLine {
     pub(crate) text: Option<Vec<u8>>,
     /// The length with line break.
     pub(crate) bytes: u64,
-    /// Whether there is a line break.
+    /// True if the line ends with a line break.
     pub(crate) is_ended: bool,
 }
 

@@ -64,7 +64,7 @@ const MARGIN: Duration = Duration::from_secs(60);
 const BACKOFF: Duration = Duration::from_millis(200);
 /// The longest pause, to which it grows where retries have no limit.
 const MAX_BACKOFF: Duration = Duration::from_secs(3);
-/// How long a follower waits for the registration of an app's own family. If Redis lost
+/// The time that a follower waits for the registration of an app's own family. If Redis lost
 /// its data, the next instance that records into the family registers it again.
 const REGISTRATION_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -526,8 +526,8 @@ impl Replayer {
         Ok(())
     }
 
-    /// Whether a follower waits until an unknown key is registered. All keys share the
-    /// time, so that families that were removed do not delay it once each.
+    /// Returns true while a follower should wait for the registration of an unknown key.
+    /// All keys share the time, so that removed families do not delay it once each.
     fn waits_for_registration(&mut self, key: &str) -> bool {
         if !self.options.is_endless || family_of_key(&self.prefix, key).is_none() {
             return false;

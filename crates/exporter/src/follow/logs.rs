@@ -86,7 +86,7 @@ pub(super) struct Place {
     position: u64,
 }
 
-/// What was read of a file: everything before the mark.
+/// The part of a file that was read: the bytes before the mark.
 pub(super) struct ReadTo {
     id: FileId,
     truncations: u64,
@@ -479,13 +479,13 @@ impl LogFile {
         self.size > self.next.position
     }
 
-    /// Whether what was read is still there.
+    /// Returns false if the bytes that were read have changed.
     fn is_as_read(&self) -> bool {
         let handle = self.handle.as_ref();
         handle.is_none_or(|handle| self.next.holds(handle))
     }
 
-    /// Whether nothing more can come of it.
+    /// Returns true if the file is gone, and can be forgotten.
     fn is_over(&self, now: Instant) -> bool {
         let is_gone = now.duration_since(self.listed) > IDLE;
         is_gone && (self.handle.is_none() || !self.has_unread())
@@ -521,7 +521,7 @@ impl Mark {
         Ok(Self { position, hash })
     }
 
-    /// Whether a file has the bytes before the position.
+    /// Compares the bytes before the position with those of a file.
     fn holds(&self, file: &File) -> bool {
         self.position == 0 || Self::at(file, self.position).is_ok_and(|mark| mark == *self)
     }
@@ -545,8 +545,8 @@ fn modified(metadata: &Metadata) -> SystemTime {
     metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// Whether nothing was written for a while. By the clock of the file system; a time ahead
-/// of this host's is not long ago.
+/// Returns true if nothing was written for [`IDLE`], by the clock of the file system. A
+/// time ahead of this host's clock is recent.
 fn is_idle(modified: SystemTime) -> bool {
     modified.elapsed().is_ok_and(|age| age > IDLE)
 }
@@ -606,8 +606,8 @@ fn add_file(path: PathBuf, found: &mut Files) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether a path is one that rotation gives to a log: `app.log.1`, `app.log-20261129`.
-/// Also the log itself.
+/// Matches the log itself and the names that rotation gives it: `app.log.1`,
+/// `app.log-20261129`.
 fn is_rotated(path: &Path, log: &Path) -> bool {
     let name = |path: &Path| {
         path.file_name()

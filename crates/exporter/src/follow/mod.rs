@@ -43,11 +43,11 @@ use crate::{
 const POLL: Duration = Duration::from_secs(1);
 /// Between two writes of the positions, and the age of what is written.
 const SAVE: Duration = Duration::from_secs(3);
-/// How long a batch waits for its missing parts after everything was read. They are
-/// written within milliseconds.
+/// The time that a batch waits for missing parts after everything was read. An app writes
+/// all parts within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long it goes on after the signal to store what is there. The files may be gone
-/// afterwards, and Kubernetes kills after 30 s.
+/// The time, after the signal to end, for storing the rest of the log. The files may be
+/// gone afterwards, and Kubernetes kills after 30 s.
 const GRACE: Duration = Duration::from_secs(15);
 /// Lines that are left out and logged between two looks. More are only counted.
 const MAX_SHOWN: usize = 10;
@@ -123,7 +123,7 @@ struct Follower {
     rejected: [u64; 2],
     shown: usize,
     saved: Option<Instant>,
-    /// What is wrong, if something is. Changes are logged.
+    /// The current problem. Changes are logged.
     trouble: Option<String>,
     logged: [u64; 2],
 }

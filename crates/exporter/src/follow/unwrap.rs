@@ -13,7 +13,7 @@ struct Text<'a> {
     text: Cow<'a, [u8]>,
     /// The index of its stream, standard output or error, if a container runtime wrote it.
     stream: Option<usize>,
-    /// Whether the next text of the stream continues it.
+    /// True if the next text of the stream continues the line.
     is_part: bool,
 }
 

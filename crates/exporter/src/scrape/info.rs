@@ -1,4 +1,4 @@
-//! What `INFO` says about Redis's memory and persistence.
+//! Redis's memory and persistence, from `INFO`.
 //!
 //! When the memory is full, every policy but `noeviction` may delete counts, or the ids
 //! that keep batches from being counted twice. When Redis cannot write to disk, it
@@ -50,7 +50,7 @@ impl Memory {
     }
 }
 
-/// Whether Redis's last writes to disk succeeded, from `INFO persistence`.
+/// The success of Redis's last writes to disk, from `INFO persistence`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Persistence {
     /// The last snapshot; true if there was none.

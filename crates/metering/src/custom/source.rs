@@ -1,4 +1,4 @@
-//! What a batcher knows of custom metrics. It is behind a trait, so that a component
+//! The batcher's view of custom metrics. It is a trait, so that a component
 //! without custom metrics does not contain their code.
 
 use std::{cell::RefCell, rc::Rc};
