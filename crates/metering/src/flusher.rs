@@ -261,7 +261,12 @@ mod tests {
         let room = room_beside(&Reason { reason: &reason });
         let batch = batcher.take_for_log([1, 2]).remove(0);
         assert_eq!(batch.leased.len(), 3);
-        let parts = LoggedBatch { batch, group: None }.into_parts(room);
+        let parts = LoggedBatch {
+            batch,
+            group: None,
+            shard: None,
+        }
+        .into_parts(room);
         assert!(parts.len() > 1);
         for part in parts {
             let bytes = json!(part).to_string().len();

@@ -244,6 +244,9 @@ pub struct LoggedBatch {
     /// Path of a group in a Pushgateway. With it, `increments` are the group's totals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+    /// The [shard](crate::shard) that its keys are in; `None` without shards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<u32>,
 }
 
 /// One line of the log: a batch, or part of one.
@@ -298,7 +301,7 @@ impl LoggedBatch {
     /// let id = BatchId { nonce: 2, sequence: 3 };
     /// let (leased, custom) = (Vec::new(), CustomWrites::default());
     /// let batch = SentBatch { id, frozen_ms: None, increments, leased, custom };
-    /// let logged = LoggedBatch { batch, group: None };
+    /// let logged = LoggedBatch { batch, group: None, shard: None };
     ///
     /// let mut parts = logged.clone().into_parts(1_000);
     /// let mut joiner = Joiner::default();
@@ -318,14 +321,25 @@ impl LoggedBatch {
         if json_bytes(&whole) <= max_bytes {
             return vec![whole];
         }
-        let Self { batch, group } = whole.logged;
+        let Self {
+            batch,
+            group,
+            shard,
+        } = whole.logged;
         let empty = SentBatch {
             increments: Batch::default(),
             leased: Vec::new(),
             custom: batch.custom.without_content(),
             ..batch
         };
-        let mut split = Split::new(empty, group, max_bytes);
+        let mut split = Split::new(
+            LoggedBatch {
+                batch: empty,
+                group,
+                shard,
+            },
+            max_bytes,
+        );
         for (key, field, by) in batch.increments.cells() {
             // An upper bound, because cells that share a key repeat it here.
             let bytes = json_bytes(&(key, field, by)) + 1;
@@ -363,9 +377,9 @@ struct Split {
 }
 
 impl Split {
-    fn new(batch: SentBatch, group: Option<String>, max_bytes: usize) -> Self {
+    fn new(logged: LoggedBatch, max_bytes: usize) -> Self {
         let empty = LoggedPart {
-            logged: LoggedBatch { batch, group },
+            logged,
             part: Some(WIDEST),
         };
         let empty_bytes = json_bytes(&empty) + EMPTY_MEMBERS.len();
@@ -437,6 +451,7 @@ struct PartKey {
     id: BatchId,
     frozen_ms: Option<i64>,
     group: Option<String>,
+    shard: Option<u32>,
     max_series: u64,
     of: u32,
 }
@@ -476,11 +491,16 @@ impl Joiner {
         if !(1..=part.of).contains(&part.number) {
             return Err(PartError::Number(part));
         }
-        let LoggedBatch { batch, group } = logged;
+        let LoggedBatch {
+            batch,
+            group,
+            shard,
+        } = logged;
         let key = PartKey {
             id: batch.id.clone(),
             frozen_ms: batch.frozen_ms,
             group,
+            shard,
             max_series: batch.custom.max_series,
             of: part.of,
         };
@@ -574,6 +594,7 @@ impl PartKey {
         LoggedBatch {
             batch,
             group: self.group,
+            shard: self.shard,
         }
     }
 }

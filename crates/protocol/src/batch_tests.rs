@@ -43,7 +43,11 @@ fn logged(cells: &[(String, String, u64)], leases: &[(String, usize)]) -> Logged
         leased: leased.collect(),
         custom: CustomWrites::default(),
     };
-    LoggedBatch { batch, group: None }
+    LoggedBatch {
+        batch,
+        group: None,
+        shard: None,
+    }
 }
 
 /// A batch with a few hundred cells and some dozen executions.
@@ -185,6 +189,19 @@ fn a_group_is_joined_as_a_group() {
 }
 
 #[test]
+fn a_batch_is_joined_in_its_shard_alone() {
+    let [third, fourth] = [3, 4].map(|shard| LoggedBatch {
+        shard: Some(shard),
+        ..large()
+    });
+    let mut parts = third.clone().into_parts(1000);
+    assert_eq!(join(parts.clone()).0, [third]);
+    // The same id in another shard is another batch.
+    parts[0] = fourth.into_parts(1000).remove(0);
+    assert_eq!(join(parts).0, []);
+}
+
+#[test]
 fn without_one_part_nothing_is_joined_and_the_batch_is_reported() {
     let parts = large().into_parts(1000);
     let of = u32::try_from(parts.len()).expect("few");
@@ -316,6 +333,7 @@ fn the_oldest_batch_with_missing_parts_is_given_up_beyond_the_bound() {
                 custom: CustomWrites::default(),
             },
             group: None,
+            shard: None,
         },
         part: Some(Part { number, of: 3 }),
     };
@@ -383,11 +401,12 @@ proptest! {
         cells in prop::collection::vec((".{0,12}", ".{0,60}", 0..=MAX_INCREMENT), 0..60),
         leases in prop::collection::vec((".{0,12}", 0..6_usize), 0..20),
         group in prop::option::of(".{0,20}"),
+        shard in prop::option::of(0..256_u32),
         max_bytes in 1000..4000_usize,
         order in any::<u64>(),
         twice in any::<bool>(),
     ) {
-        let whole = LoggedBatch { group, ..logged(&cells, &leases) };
+        let whole = LoggedBatch { group, shard, ..logged(&cells, &leases) };
         let parts = whole.clone().into_parts(max_bytes);
         let mut lines = Vec::new();
         for part in &parts {

@@ -69,7 +69,7 @@ pub fn lost_counts_key(prefix: &str, key: &str) -> String {
 /// Key of the state, a hash of `last_ms` and `shift_ms` (Redis's clock), `flushed_ms`
 /// (when a batch was last applied), `forgotten_ms` (when ids of closed leases were last
 /// deleted), `epoch` and `epoch_ms` (when it began), `lost_version` (of the lost
-/// counts), and `series:<key>` (how many series a [limited](crate::custom) hash has).
+/// counts), `closed` ([`close_command`]), and `series:<key>` (how many series a [limited](crate::custom) hash has).
 #[must_use]
 pub fn state_key(prefix: &str) -> String {
     format!("{prefix}state")
@@ -220,6 +220,33 @@ pub fn lease_command(prefix: &str, lease: &EncodedLease) -> Command {
             lease.due_ms.to_string(),
             lease.member.clone(),
         ],
+    }
+}
+
+/// Field of the [state](state_key) of a shard that readers must not read.
+pub const CLOSED: &str = "closed";
+
+/// The command that closes a shard to readers:
+/// [`HSET`](https://redis.io/docs/latest/commands/hset/).
+///
+/// A command that changes all shards closes each before it changes the first, and opens
+/// them after the last. So no reader adds up shards from before and after the change.
+/// `id` names the command in errors. Writers take no notice.
+#[must_use]
+pub fn close_command(prefix: &str, id: &str) -> Command {
+    Command {
+        name: "HSET",
+        arguments: vec![state_key(prefix), CLOSED.to_owned(), id.to_owned()],
+    }
+}
+
+/// The command that opens a shard to readers again:
+/// [`HDEL`](https://redis.io/docs/latest/commands/hdel/).
+#[must_use]
+pub fn open_command(prefix: &str) -> Command {
+    Command {
+        name: "HDEL",
+        arguments: vec![state_key(prefix), CLOSED.to_owned()],
     }
 }
 

@@ -23,6 +23,7 @@
 //! - [`labels`]: label sets, written and checked
 //! - [`escape`]: texts of others, in logs and on terminals
 //! - [`removal`]: series and counts removed by command
+//! - [`shard`]: the stores among which instances are divided
 //! - [`pushgateway`]: the path of a group in a Pushgateway
 
 #![forbid(unsafe_code)]
@@ -43,3 +44,4 @@ pub mod pushgateway;
 pub mod removal;
 pub mod replay_key;
 pub mod series;
+pub mod shard;

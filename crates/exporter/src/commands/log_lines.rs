@@ -468,6 +468,7 @@ mod tests {
             let logged = LoggedBatch {
                 batch: batch.clone(),
                 group: group.map(str::to_owned),
+                shard: None,
             };
             assert_eq!(
                 found_part(&signed(&line)),

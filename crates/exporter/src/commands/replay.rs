@@ -303,7 +303,7 @@ impl Replayer {
         let Some(logged) = batch.map_err(NotStored::unreadable)? else {
             return Ok(None);
         };
-        let LoggedBatch { batch, group } = logged;
+        let LoggedBatch { batch, group, .. } = logged;
         // Totals of a group in Redis, or increments in a Pushgateway, would be counted
         // twice or not at all.
         match (&self.options.to, group) {

@@ -377,7 +377,12 @@ mod tests {
             leased: Vec::new(),
             custom: CustomWrites::default(),
         };
-        let parts = LoggedBatch { batch, group: None }.into_parts(100);
+        let parts = LoggedBatch {
+            batch,
+            group: None,
+            shard: None,
+        }
+        .into_parts(100);
         let time = humantime::format_rfc3339_millis(std::time::SystemTime::now());
         let line = |part| {
             let part = serde_json::to_string(part).expect("it serialises");

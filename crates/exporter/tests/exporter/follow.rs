@@ -262,6 +262,7 @@ fn a_follower_that_is_killed_while_redis_is_down_loses_nothing() {
     let parts = LoggedBatch {
         batch: large,
         group: None,
+        shard: None,
     }
     .into_parts(1_000);
     assert!(parts.len() > 1);

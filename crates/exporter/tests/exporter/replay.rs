@@ -438,6 +438,7 @@ fn lines_of_parts(time: &str, sequence: u64) -> Vec<String> {
     let logged = LoggedBatch {
         batch: large,
         group: None,
+        shard: None,
     };
     let parts = logged.into_parts(1000);
     let lines: Vec<_> = parts.iter().map(|part| line(time, part)).collect();

@@ -132,9 +132,14 @@ impl Sink {
                         custom,
                     },
                     group: Some(group),
+                    shard: None,
                 }
             }
-            Self::Redis(_) | Self::Pull(_) | Self::Off => LoggedBatch { batch, group: None },
+            Self::Redis(_) | Self::Pull(_) | Self::Off => LoggedBatch {
+                batch,
+                group: None,
+                shard: None,
+            },
         }
     }
 }
