@@ -44,7 +44,7 @@ pub struct Access {
 pub struct Misconfigured {
     /// Everything that is wrong with it.
     pub problems: Vec<String>,
-    /// Who may see that.
+    /// The clients that may see the problems.
     pub access: Access,
 }
 

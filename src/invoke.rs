@@ -256,7 +256,7 @@ fn is_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
-/// Whether a body of this type is read as JSON. The form type is accepted because
+/// Returns whether a body of this type is read as JSON. The form type is accepted because
 /// curl sends it by default.
 fn may_be_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
@@ -299,7 +299,7 @@ fn depth(json: &str) -> usize {
     while let Some(byte) = bytes.next() {
         match byte {
             b'"' => is_in_string = !is_in_string,
-            // What follows may be a quotation mark.
+            // The escaped character may be a quotation mark.
             b'\\' => {
                 bytes.next();
             }

@@ -166,7 +166,7 @@ impl ProblemType {
 pub struct Problem {
     /// Its type.
     pub problem_type: ProblemType,
-    /// What was wrong with this request, on one line of at most 1,000 characters.
+    /// The problem with this request, on one line of at most 1,000 characters.
     pub detail: String,
     /// A header that the status code requires.
     header: Option<(&'static str, &'static str)>,

@@ -1,6 +1,6 @@
 //! Maps method and path to a route.
 
-/// What a request asks for.
+/// The operation that a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
     /// Runs the algorithm.
@@ -17,7 +17,7 @@ pub enum Route {
     OpenApi,
 }
 
-/// Why a request has no route.
+/// The reason why a request has no route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoRoute {
     /// No route has this path.

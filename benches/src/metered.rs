@@ -27,7 +27,7 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
     };
     let closed = compare(&HELLO).closed()?;
     let millisecond = compare(&WORK).closed()?;
-    // What all of them can serve.
+    // A rate that all of them can serve.
     let exact = closed.figure("exact", rate).median() / 2.0;
     let open = compare(&HELLO).open(&vec![exact; services.len()])?;
     let counting = [

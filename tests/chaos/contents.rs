@@ -168,10 +168,11 @@ impl Taken {
     }
 }
 
-/// What Redis counted a second time, because a fault had removed what prevents that.
+/// Counts that Redis applied a second time, because a fault had removed the ids that
+/// prevent it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Again {
-    /// What batches added that were applied again.
+    /// The increments of batches that were applied again.
     pub(crate) cells: Cells,
     /// The leases in these batches.
     pub(crate) leases: BTreeSet<String>,

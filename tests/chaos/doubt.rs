@@ -351,7 +351,8 @@ impl<'a> Doubt<'a> {
         Span { from: at, to: at }.widened(LAG, wait)
     }
 
-    /// Whether the instance may have died while its response waited for its count.
+    /// Returns whether the instance may have died while its response waited for its
+    /// count.
     fn may_die(&self, entry: &Entry, waits: Span) -> bool {
         let life = entry.instance().and_then(|id| self.instances.get(&id));
         let life = life.copied().unwrap_or_default();
@@ -370,7 +371,7 @@ impl<'a> Doubt<'a> {
             .filter(move |death| death.overlaps(span))
     }
 
-    /// Whether a death explains the outcome.
+    /// Returns whether a death explains the outcome.
     fn explains(&self, entry: &Entry) -> bool {
         let around = Span::of(entry).widened(LAG, LAG);
         match entry.outcome {
@@ -380,7 +381,7 @@ impl<'a> Doubt<'a> {
         }
     }
 
-    /// Whether an execution during this span may have run without a lease.
+    /// Returns whether an execution during this span may have run without a lease.
     fn may_be_unleased(&self, span: Span) -> bool {
         span.overlaps_any(&self.outages) || is_near(&self.slow, span)
     }
@@ -428,7 +429,7 @@ fn is_death(entry: &Entry) -> bool {
         && matches!(entry.outcome, Outcome::HostError | Outcome::NoResponse)
 }
 
-/// Whether one of these moments, which are sorted, is near a span.
+/// Returns whether one of these moments, which are sorted, is near a span.
 fn is_near(moments: &[Duration], span: Span) -> bool {
     let around = span.widened(SLOW_WAIT, SLOW_WAIT);
     let first = moments.partition_point(|&at| at < around.from);

@@ -20,19 +20,19 @@ pub(crate) struct Kind {
     target: Target,
     /// Whether instances die.
     pub(crate) is_deadly: bool,
-    /// Whether it costs a short run no time.
+    /// Whether it is cheap enough to be a second fault of a short run.
     pub(crate) is_cheap: bool,
     pub(crate) begin: fn(&mut Servers) -> anyhow::Result<()>,
     /// Ends it, and notes what it made doubtful. It began at this time of the run.
     pub(crate) end: fn(&mut Servers, Duration) -> anyhow::Result<()>,
 }
 
-/// What a fault acts on. Two faults on the same thing do not overlap.
+/// The target of a fault. Two faults on the same target do not overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Target {
     /// The server.
     Redis,
-    /// What it holds. Needs the server.
+    /// The data in Redis. Needs the server.
     Contents,
     /// The connections of the application to it.
     Path,
@@ -42,7 +42,7 @@ enum Target {
 }
 
 impl Kind {
-    /// Whether it may happen at the same time as another.
+    /// Returns whether it may happen at the same time as another.
     pub(crate) fn goes_with(&self, other: &Self) -> bool {
         let is_server = |kind: &Self| matches!(kind.target, Target::Redis | Target::Contents);
         self.target != other.target && !(is_server(self) && is_server(other))

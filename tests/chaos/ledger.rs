@@ -57,8 +57,9 @@ pub(crate) struct Batches {
     forgotten: HashMap<String, RangeInclusive<u64>>,
     /// The closed leases that a fault removed.
     reopened: BTreeSet<String>,
-    /// What Redis counted a second time because of that, and by how many batches.
+    /// Counts that Redis applied a second time because of that.
     pub(crate) again: Again,
+    /// The number of batches with such counts.
     pub(crate) applied_again: i64,
     /// The number of results that Redis took although it had counted their executions as
     /// crashed, because a fault had removed that.
@@ -150,7 +151,7 @@ impl Leases {
     }
 }
 
-/// What a call is about.
+/// The subject of a call.
 #[derive(Debug)]
 enum CallOf {
     Lease(Lease),

@@ -62,7 +62,7 @@ impl Kind {
         }
     }
 
-    /// Whether it ends the instance that it runs in.
+    /// Returns whether it ends the instance that it runs in.
     pub(crate) fn is_fatal(self) -> bool {
         matches!(self, Self::Trap | Self::Loop)
     }

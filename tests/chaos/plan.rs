@@ -92,7 +92,7 @@ pub(crate) enum Durability {
     /// A lease before the algorithm runs: a death loses no execution.
     Exact,
     /// The lease, and the result before the response: nothing loses a response's count.
-    /// What is not acknowledged gets a 503.
+    /// A result that is not acknowledged gets a 503.
     Strict,
 }
 
@@ -146,7 +146,7 @@ impl Schedule {
     }
 }
 
-/// Whether executions that trap or loop are sent. The requests of the two phases take
+/// A phase with or without executions that trap or loop. The requests of the two take
 /// different routes, and so are counted separately: a death loses counts of other
 /// requests, which would hide a count that another fault lost or doubled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -51,7 +51,7 @@ impl Readers {
         })
     }
 
-    /// Where each serves its series, with its name.
+    /// Returns the name and the address of each reader.
     pub(crate) fn addresses(&self) -> Vec<(String, SocketAddr)> {
         let exporters = self.exporters.iter().enumerate();
         let mut all: Vec<_> = exporters

@@ -148,7 +148,7 @@ impl Servers {
         let from = self.began.elapsed();
         self.refuse();
         let (before, after) = self.redis.fail_over()?;
-        // What Redis had replied is read, and no call that waits will be executed.
+        // Replies that Redis has sent are read. Calls that wait will not be executed.
         wait_for_replies(&self.ledger)?;
         self.taken.add(&before, &after);
         self.ledger.forget(&before, &after);

@@ -27,7 +27,7 @@ const MAX_EXAMPLES: usize = 5;
 /// relay, and a scrape on a busy machine.
 const RESET_SHOWS: Duration = Duration::from_secs(4);
 
-/// What lets readers serve smaller counts than before.
+/// An event after which readers may serve smaller counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reset {
     /// A new epoch: every series may step back once.

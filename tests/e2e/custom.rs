@@ -415,7 +415,7 @@ fn the_other_schemes_have_each_instances_own_values() -> Result {
     Ok(())
 }
 
-/// What an outage of Redis keeps from being stored is in the log, gauges included.
+/// Counts and gauges that an outage of Redis keeps from being stored are in the log.
 #[test]
 fn what_an_outage_loses_is_replayed() -> Result {
     let mut redis = RedisServer::start()?;

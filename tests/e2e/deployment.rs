@@ -561,7 +561,7 @@ fn the_app_in_a_container_is_named_after_its_host_unless_it_has_a_name() -> Resu
     let secrets = tempfile::tempdir()?;
     fs::write(secrets.path().join("redis_password"), "se cret\n")?;
     fs::write(secrets.path().join("api_key"), "")?;
-    // What engines put there.
+    // Engines put other files there.
     fs::create_dir(secrets.path().join("kubernetes.io"))?;
     fs::write(secrets.path().join("redhat.repo"), "x")?;
     let entry_points = text

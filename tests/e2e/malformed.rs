@@ -24,8 +24,8 @@ use functional_scaffold_tests::{
 use crate::Result;
 
 const CLIENTS: u64 = 8;
-/// What a client may see: the service's problems, a result, and what a host's HTTP server
-/// responds to a head that it cannot read.
+/// Statuses that a client may see: the service's problems, a result, and the response of a
+/// host's HTTP server to a head that it cannot read.
 const STATUSES: [u16; 12] = [200, 400, 401, 404, 405, 408, 413, 414, 415, 422, 431, 505];
 /// The most memory that the requests may take.
 const MEMORY_BYTES: u64 = 512 << 20;
@@ -267,7 +267,7 @@ impl Client {
         let mut rest = &bytes[..];
         let mut is_first = true;
         while !rest.is_empty() {
-            // What follows a response to HEAD would be taken for its body.
+            // Another response after one to HEAD would be taken for its body.
             let Some((response, end)) = parse(rest, !is_first || request.starts_with(b"HEAD"))
             else {
                 // The reset that ends a connection may take bytes with it.

@@ -196,7 +196,7 @@ impl World {
             Ok(())
         })?;
         ensure!(sum("metrics:settled_counter", "")? == by_lease);
-        // What a histogram lacks.
+        // Histograms lack the executions that were counted by their leases.
         let crashed = executions.get(&labels("crashed")).copied();
         for (counter, histogram, lacks) in [
             ("request_counter", "request_latency", by_lease),

@@ -443,7 +443,7 @@ fn traps_are_counted_by_their_leases_and_shown_without_an_algorithm() -> Result 
         assert!(text.contains(line), "no {line} in {text}");
     }
     assert!(!text.contains("decode_errors{"), "{text}");
-    // What the panels of requests and the alerts are made of.
+    // Panels and alerts use these series.
     for expression in [
         "job_scheme:user_requests:rate5m > 0",
         "job_scheme:user_errors_per_user_requests:ratio_rate5m > 0",

@@ -41,7 +41,7 @@ pub(crate) const ALL_ALGORITHMS: [&str; 4] =
     ["algorithms", "benches/components", "examples", "tests"];
 const ALGORITHMS_AND_EXAMPLES: [&str; 2] = ["algorithms", "examples"];
 
-/// Where cargo writes components.
+/// The folder into which cargo writes components.
 pub(crate) const COMPONENTS: &str = "target/wasm32-wasip2/release";
 
 const PKGID_TIMEOUT: Duration = Duration::from_secs(60);

@@ -170,7 +170,8 @@ pub(crate) fn capture(name: &str, command: &mut Command, limit: Duration) -> Res
     Ok(output.trim().to_owned())
 }
 
-/// Whether `command` ends with success within half a minute. Its output is dropped.
+/// Returns whether `command` ends with success within half a minute. Its output is
+/// dropped.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
     command.stderr(Stdio::null());
     capture("", command, PROBE_TIMEOUT).is_ok()

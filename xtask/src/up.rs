@@ -324,7 +324,7 @@ impl Plan {
         children.add(child, || check_ok(address, "/healthz"))
     }
 
-    /// Where the app's log is kept, and how far it was followed.
+    /// Returns the folder with the app's log and the position up to which it was followed.
     fn log_folder(&self) -> Result<PathBuf> {
         command::data_folder("app", self.up.listen.port())
     }

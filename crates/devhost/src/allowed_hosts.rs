@@ -15,7 +15,7 @@ use url::Host;
 
 use crate::variables::{Template, Variables};
 
-/// Where a connection goes.
+/// The destination of a connection.
 ///
 /// Made of the host and the port that the client library would open, and the library
 /// then opens these. So no second reading of an address can differ from the one that

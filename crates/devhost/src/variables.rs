@@ -12,7 +12,7 @@ use crate::manifest::{Manifest, Variable};
 
 const PREFIX: &str = "SPIN_VARIABLE_";
 
-/// Why a variable has no value: the cases of the error of `spin:variables`.
+/// The reason why a variable has no value, as an error of `spin:variables`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum VariableError {
     #[error("invalid variable name: {0}")]

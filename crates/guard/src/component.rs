@@ -134,8 +134,8 @@ fn module_sections(component: &[u8], nested: u32) -> Result<Vec<ModuleSection>, 
     Ok(sections)
 }
 
-/// Where the contents of a section are that starts here. The component may be cut off,
-/// which the parser does not check.
+/// Returns the range of a section's contents. The component may be cut off, which the
+/// parser does not check.
 fn contents(
     component: &[u8],
     start: usize,

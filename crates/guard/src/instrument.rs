@@ -166,7 +166,7 @@ struct State {
     area: i32,
     /// The 8 bytes that were there before.
     covered: u32,
-    /// What is left of the native stack.
+    /// The bytes that are left of the native stack.
     stack: u32,
     /// The instructions that are left. Outside `run` they are not limited, because
     /// nothing would catch the exception.
@@ -291,7 +291,7 @@ impl State {
             .local_tee(size);
         sink.i64_const(i64::from(most_pages)).i64_gt_u();
         refuse(&mut sink);
-        // What an earlier call grew is still there, up to `end`.
+        // Memory that an earlier call grew is still there, up to `end`.
         sink.local_get(size)
             .memory_size(0)
             .local_tee(end)
@@ -561,7 +561,7 @@ fn shadow_stack(module: &Module<'_>) -> Result<Option<ShadowStack>, GuardError> 
     }))
 }
 
-/// What the guard was, and did.
+/// Returns the text of the custom section that describes the guard and its settings.
 fn mark(budget: Option<i64>, options: &Options) -> Vec<u8> {
     let text = |number: Option<String>| number.unwrap_or_else(|| "none".to_owned());
     let budget = text(budget.map(|budget| budget.to_string()));

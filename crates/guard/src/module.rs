@@ -260,7 +260,7 @@ fn is_function(kind: ExternalKind) -> bool {
     matches!(kind, ExternalKind::Func | ExternalKind::FuncExact)
 }
 
-/// What is added to a module.
+/// Items to add to a module.
 pub(crate) struct Additions<'m, 'a> {
     module: &'m Module<'a>,
     types: Vec<FuncType>,

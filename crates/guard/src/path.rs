@@ -148,7 +148,7 @@ impl Path {
             .map(|length| length.saturating_add(instructions));
     }
 
-    /// Where the block of a label is. The operators are valid, so there is one.
+    /// Returns the index of a label's block. The operators are valid, so there is one.
     fn position(&self, depth: u32) -> usize {
         self.blocks.len().saturating_sub(index(depth) + 1)
     }

@@ -20,7 +20,7 @@ const MOST_LOCALS: u32 = 50_000;
 /// Bulk operations handle 16 bytes in the time of an instruction, or more.
 const BULK_SHIFT: i64 = 4;
 
-/// What functions of the guarded module use.
+/// Functions and globals that the guarded functions use.
 pub(crate) struct Guarded<'m, 'a> {
     pub(crate) module: &'m Module<'a>,
     pub(crate) calls: Calls,
@@ -237,7 +237,7 @@ impl<'g, 'm, 'a> Rewriter<'g, 'm, 'a> {
         }
     }
 
-    /// Where the function returns, at the end of a path of this length.
+    /// Emits the accounting at a return, at the end of a path of this length.
     fn leave(&mut self, length: u64, depth: u32) {
         if let Some(budget) = self.guarded.budget.filter(|_| self.call.charges_path) {
             self.get_left(budget);

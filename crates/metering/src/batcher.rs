@@ -88,7 +88,7 @@ pub(crate) struct Batcher {
     logged_batches: u64,
 }
 
-/// What was recorded, before it is encoded as cells.
+/// Recorded counts that are not encoded as cells yet.
 #[derive(Debug, Default)]
 struct Pending {
     /// Requests and executions without a lease.
@@ -285,7 +285,7 @@ impl Batcher {
         self.refusal.as_deref()
     }
 
-    /// Whether something is not stored yet.
+    /// Returns whether something is not stored yet.
     pub(crate) fn has_unstored(&self) -> bool {
         self.frozen.is_some() || !self.pending.is_empty() || self.custom.has_news()
     }
@@ -327,13 +327,13 @@ impl Batcher {
         Ticket(self.frozen_batches + 1)
     }
 
-    /// Whether the ticket's batch was acknowledged or logged.
+    /// Returns whether the ticket's batch was acknowledged or logged.
     pub(crate) fn is_resolved(&self, ticket: Ticket) -> bool {
         self.resolved_batches >= ticket.0
     }
 
-    /// Whether Redis acknowledged every increment of the ticket's batch. May be false
-    /// if it acknowledged that batch but not a later one.
+    /// Returns whether Redis acknowledged every increment of the ticket's batch. May be
+    /// false if it acknowledged that batch but not a later one.
     pub(crate) fn is_acknowledged(&self, ticket: Ticket) -> bool {
         self.is_resolved(ticket) && self.unacknowledged_batch < ticket.0
     }
@@ -711,7 +711,7 @@ mod tests {
         id
     }
 
-    /// What goes to Redis: id, total and leases.
+    /// Freezes a batch and returns what is sent to Redis: id, total and leases.
     fn as_sent(batcher: &mut Batcher) -> Option<(BatchId, Batch, Vec<EncodedLease>)> {
         let frozen = batcher.freeze(NOW)?;
         let leases = frozen.leases().cloned().collect();

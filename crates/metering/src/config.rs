@@ -105,7 +105,7 @@ pub(crate) struct PushgatewayConfig {
 }
 
 impl Config {
-    /// Whether anything is counted.
+    /// Returns whether anything is counted.
     pub(crate) fn counts(&self) -> bool {
         self.backend != Backend::Off
     }

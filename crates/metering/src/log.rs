@@ -50,7 +50,7 @@ pub fn set_level(level: Level) {
     LEAST_SEVERE.set(level);
 }
 
-/// Whether lines of this level are written.
+/// Returns whether lines of this level are written.
 #[must_use]
 pub fn enabled(level: Level) -> bool {
     level <= LEAST_SEVERE.get()

@@ -236,7 +236,7 @@ impl Meter {
         }
     }
 
-    /// Whether this instance serves its own metrics.
+    /// Returns whether this instance serves its own metrics.
     #[must_use]
     pub fn has_exposition(&self) -> bool {
         matches!(self.0.sink, Sink::Pull(_)) && self.0.metrics_endpoint

@@ -86,7 +86,7 @@ pub(crate) struct OutboundResponse {
     pub(crate) text: String,
 }
 
-/// Why there is no response.
+/// The reason why there is no response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SendError {
     /// The manifest's `allowed_outbound_hosts` does not allow the server.

@@ -17,7 +17,7 @@ use crate::outbound_http::Origin;
 pub struct VariableError {
     /// The variable's name.
     pub name: &'static str,
-    /// What is wrong, with the offending value unless it may hold a secret.
+    /// The reason, with the offending value unless it may hold a secret.
     pub reason: String,
 }
 

@@ -28,7 +28,7 @@ pub fn unavailable(detail: &str, request_id: &str) -> Result<Response, ErrorCode
     http::response(UNAVAILABLE, headers, problem.to_string().into())
 }
 
-/// Whether a request asks for this instance's own metrics.
+/// Returns whether a request asks for this instance's own metrics.
 #[must_use]
 pub fn is_scrape(request: &Request) -> bool {
     let path = request.get_path_with_query();

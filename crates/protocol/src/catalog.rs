@@ -173,14 +173,14 @@ pub struct Catalog {
     latency_les: Vec<String>,
 }
 
-/// What is counted in a catalog.
+/// The kinds of metrics that a catalog counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scope {
     /// Requests, and the executions of an algorithm.
     Algorithm,
     /// Requests.
     Requests,
-    /// What the component's author declares.
+    /// Families that the component's author declares.
     Custom,
 }
 
@@ -609,7 +609,7 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// Whether nothing has been recorded.
+    /// Returns whether nothing has been recorded.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.requests.is_empty() && self.executions == [0; ExecutionStatus::ALL.len()]

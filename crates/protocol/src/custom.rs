@@ -49,7 +49,7 @@ pub fn limited_field(family: &str) -> String {
     field
 }
 
-/// What a batch says about these families, beside its increments.
+/// The parts of a batch about these families that increments cannot express.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CustomWrites {
     /// Writes of gauges.
@@ -81,7 +81,7 @@ impl Default for CustomWrites {
 }
 
 impl CustomWrites {
-    /// Whether a log line needs nothing of it.
+    /// Returns whether it can be left out of a log line.
     #[must_use]
     pub fn is_default(&self) -> bool {
         self.gauges.is_empty() && self.families.is_empty() && self.max_series == DEFAULT_MAX_SERIES
@@ -123,7 +123,7 @@ pub struct Gauges {
     writes: Vec<(String, String, GaugeWrite)>,
 }
 
-/// What happened to a gauge, in stored units.
+/// The pending changes of a gauge, in stored units.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GaugeWrite {
     /// The value that it was set to last; `None` if it was not set.
@@ -187,7 +187,7 @@ impl Gauges {
         }
     }
 
-    /// Whether nothing happened.
+    /// Returns whether there are no writes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()

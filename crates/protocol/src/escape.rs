@@ -9,8 +9,8 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use serde::Serialize;
 
-/// Whether a character ends a line, controls a terminal, is invisible, or changes the
-/// direction of text.
+/// Returns whether a character ends a line, controls a terminal, is invisible, or changes
+/// the direction of text.
 #[must_use]
 pub fn is_unsafe(character: char) -> bool {
     character.is_control()

@@ -129,8 +129,8 @@ impl Family {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Whether cells of `other` may be stored in this family's hash: type, scale and
-    /// bounds are the same. Help may differ.
+    /// Returns whether cells of `other` may be stored in this family's hash: type, scale
+    /// and bounds are the same. Help may differ.
     #[must_use]
     pub fn same_layout(&self, other: &Self) -> bool {
         self.kind == other.kind && self.scale == other.scale && self.bounds == other.bounds

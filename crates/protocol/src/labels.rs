@@ -99,7 +99,7 @@ pub fn check_labels(text: &str) -> Result<(), LabelsError> {
     Ok(())
 }
 
-/// Whether a text is a metric name without colons, which are for recording rules:
+/// Returns whether a text is a metric name without colons, which are for recording rules:
 /// `[a-zA-Z_][a-zA-Z0-9_]*`.
 #[must_use]
 pub fn is_metric_name(name: &str) -> bool {
@@ -110,7 +110,7 @@ pub fn is_metric_name(name: &str) -> bool {
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// Whether a series may have a label of this name: a metric name that is not
+/// Returns whether a series may have a label of this name: a metric name that is not
 /// reserved.
 #[must_use]
 pub fn is_label_name(name: &str) -> bool {

@@ -39,7 +39,7 @@ pub fn group_path<'a>(
     path
 }
 
-/// Whether a value needs no encoding: it has only unreserved characters of
+/// Returns whether a value needs no encoding: it has only unreserved characters of
 /// [RFC 3986](https://www.rfc-editor.org/rfc/rfc3986#section-2.3), and is not a dot
 /// segment, which proxies remove.
 fn is_plain(value: &str) -> bool {

@@ -41,7 +41,7 @@ impl Series {
         }
     }
 
-    /// Whether there are no series.
+    /// Returns whether there are no series.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -88,7 +88,7 @@ impl Runtime {
         }
     }
 
-    /// Whether it is Spin itself.
+    /// Returns whether it is Spin itself.
     #[must_use]
     pub fn is_spin(&self) -> bool {
         matches!(self, Self::Spin(_))

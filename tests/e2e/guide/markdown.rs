@@ -10,13 +10,13 @@ use crate::Result;
 /// A page.
 #[derive(Debug, Default)]
 pub(crate) struct Document {
-    /// What stands below each `##`; what is before the first is one, too.
+    /// The text below each `##`. The text before the first is a chapter, too.
     pub(crate) chapters: Vec<Chapter>,
     /// The levels of all headings, in order.
     pub(crate) levels: Vec<usize>,
-    /// What a link may name after `#`.
+    /// The names that a link may have after `#`.
     pub(crate) anchors: BTreeSet<String>,
-    /// Where links lead, other sites left out.
+    /// The targets of links within the repository.
     pub(crate) links: Vec<String>,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// Whether another one, in a translation, does the same.
+    /// Returns whether it equals a block of a translation.
     pub(crate) fn says_the_same(&self, other: &Self) -> bool {
         self.info == other.info && self.text == other.text
     }

@@ -11,7 +11,7 @@ use crate::Result;
 /// An expression and its place.
 #[derive(Debug, Clone)]
 pub(super) struct Expression {
-    /// Where a reader finds it.
+    /// The document or panel that has it.
     pub(super) place: String,
     /// Grafana's name of the panel's unit.
     pub(super) unit: String,

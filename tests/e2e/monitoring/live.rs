@@ -69,7 +69,7 @@ impl Way {
         matches!(self, Self::Exporters | Self::Relay)
     }
 
-    /// Whether a metric, or a series recorded from it, does not exist here.
+    /// Returns whether a metric, or a series recorded from it, does not exist here.
     fn lacks(self, metric: &str) -> bool {
         const OF_EXPORTER: [&str; 14] = [
             "functional_scaffold_redis_up",
@@ -265,8 +265,8 @@ impl World {
         Ok(Some((before, tally)))
     }
 
-    /// Whether a second instance served a request in the pull scheme, which shows one.
-    /// A pause of a busy machine during an execution is enough for that.
+    /// Returns whether a second instance served a request in the pull scheme, which shows
+    /// one. A pause of a busy machine during an execution is enough for that.
     fn has_lost_its_only_instance(&self) -> Result<bool> {
         let log = self.app.output()?;
         let ids = log.split("\"request_id\":\"").skip(1);

@@ -23,8 +23,7 @@ const LIMIT: u64 = 4;
 /// More than the limit.
 const SERIES: usize = 8;
 
-/// What happens to a gauge: its series, its new value and how long ago it got that, and
-/// what is added.
+/// A write to a gauge: its series, a new value with its age, and an addition.
 type Write = (usize, Option<(i64, u16)>, i64);
 
 /// Something that happens to the three families.
@@ -327,7 +326,7 @@ fn series_beyond_the_limit_are_few_whatever_their_label_names() -> Result {
     Ok(())
 }
 
-/// What a batch costs Redis: the commands of its script.
+/// The cost of a batch is the number of commands of its script.
 #[test]
 fn the_limit_costs_no_command_below_it_and_few_above() -> Result {
     let server = RedisServer::start()?;

@@ -93,7 +93,8 @@ impl Model {
         !self.closed.contains_key(&lease.id)
     }
 
-    /// Whether an open lease may have been closed and forgotten before it arrived.
+    /// Returns whether an open lease may have been closed and forgotten before it
+    /// arrived.
     pub(crate) fn is_uncertain(&self, due: i64) -> bool {
         self.forgotten
             .is_some_and(|forgotten| due + REMEMBERED_MS <= forgotten)

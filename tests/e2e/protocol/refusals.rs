@@ -283,7 +283,7 @@ fn a_missing_right_loses_no_batch_in_silence() -> Result {
                 assert_eq!(fixture.store.dump()?, before, "{command}");
                 assert_eq!(fixture.apply(&batch)?, STORED);
             }
-            // What failed is named, and the rest is done.
+            // Failed writes are named, and the others are done.
             Ok(ApplyReply::Stored { refused, .. }) => {
                 let named = format!(" {}: ", command.to_uppercase());
                 let is_named = |text: &String| text.contains(&named) || command == "hincrby";

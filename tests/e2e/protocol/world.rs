@@ -253,7 +253,7 @@ fn take<T>(items: &mut Vec<T>, index: usize) -> Option<T> {
     (!items.is_empty()).then(|| items.swap_remove(index % items.len()))
 }
 
-// What instances do.
+// Instances and their actions.
 
 #[derive(Debug)]
 struct Instance {
@@ -457,7 +457,7 @@ impl World {
     }
 }
 
-// What instances send, and its effect in the store and in the model.
+// Messages of instances, and their effect in the store and in the model.
 
 /// The time after which a logged batch that was never sent is too old to replay.
 const REPLAYED_MS: i64 = REMEMBERED_MS / 2;
@@ -667,7 +667,7 @@ fn execution_of(lease: &str) -> Result<usize> {
     Ok(number.parse()?)
 }
 
-// What must hold after each step.
+// Invariants after each step.
 
 impl World {
     /// Compares the store with the model.

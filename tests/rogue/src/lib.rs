@@ -105,7 +105,7 @@ impl Guest for Rogue {
                 true
             }
             "work" => work(argument),
-            // What only the guard should return.
+            // Errors that only the guard should return.
             "claim-crash" => return Err(Error::Crashed),
             "claim-limit" => return Err(Error::LimitExceeded),
             "fail" => return Err(Error::Failed("asked to fail".into())),

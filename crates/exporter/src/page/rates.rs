@@ -218,7 +218,7 @@ fn is_users(labels: &str) -> bool {
         .any(|endpoint| has(labels, "endpoint", endpoint))
 }
 
-/// Whether a label has this value, which must not need escaping.
+/// Returns whether a label has this value, which must not need escaping.
 fn has(labels: &str, name: &str, value: &str) -> bool {
     let quoted = label(labels, name).and_then(|label| label.split_once("=\""));
     quoted.is_some_and(|(_, quoted)| quoted.strip_suffix('"') == Some(value))

@@ -38,7 +38,7 @@ impl AllowedHosts {
         }
     }
 
-    /// Whether every `Host` is allowed. Browsers always send one.
+    /// Returns whether every `Host` is allowed. Browsers always send one.
     pub(crate) fn allow(&self, headers: &HeaderMap) -> bool {
         headers
             .get_all(header::HOST)

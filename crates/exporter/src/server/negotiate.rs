@@ -41,7 +41,7 @@ pub(crate) fn format(headers: &HeaderMap) -> Format {
     }
 }
 
-/// Whether `Accept-Encoding` prefers gzip to no compression.
+/// Returns whether `Accept-Encoding` prefers gzip to no compression.
 pub(crate) fn prefers_gzip(headers: &HeaderMap) -> bool {
     let elements: Vec<_> = elements(headers, &header::ACCEPT_ENCODING).collect();
     let quality_of = |coding: &str| {
@@ -57,7 +57,7 @@ pub(crate) fn prefers_gzip(headers: &HeaderMap) -> bool {
     gzip > 0.0 && gzip >= quality_of("identity")
 }
 
-/// Whether `If-None-Match` has this entity tag, by the weak comparison.
+/// Returns whether `If-None-Match` has this entity tag, by the weak comparison.
 pub(crate) fn is_cached(headers: &HeaderMap, etag: &str) -> bool {
     elements(headers, &header::IF_NONE_MATCH)
         .any(|element| element.name == "*" || element.name.trim_start_matches("W/") == etag)

@@ -301,7 +301,7 @@ fn redis_with_a_file() -> Redis {
     redis
 }
 
-/// What survives a power cut.
+/// A copy of the files that survive a power cut.
 struct PowerCut(TempDir);
 
 impl PowerCut {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use arbitrary::Unstructured;
 use wasm_smith::{Config, Module};
 
-/// What each module exports. It imports nothing.
+/// The exports of each module. It imports nothing.
 const EXPORTS: &str = r#"
     (module
       (memory (export "memory") 1)

@@ -137,7 +137,7 @@ fn an_algorithm_brings_its_own_budget() {
     );
 }
 
-/// What this body does, as `run`.
+/// Runs this body as `run`, and returns how it ends.
 fn ends(functions: &str, body: &str) -> End {
     let module = format!(
         r#"

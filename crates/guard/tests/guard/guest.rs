@@ -12,7 +12,7 @@ pub(crate) enum End {
     Returns(i32),
     Crashes,
     ExceedsLimit,
-    /// What the guard does not catch.
+    /// A trap that the guard does not catch.
     Traps,
 }
 

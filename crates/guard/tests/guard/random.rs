@@ -18,7 +18,7 @@ const MODULES: (u64, u64) = (0, 400);
 
 const CALLS: i32 = 5;
 
-/// What happened to the modules of a run.
+/// Counts the outcomes of the modules of a run.
 #[derive(Debug, Default)]
 struct Tally {
     refused: BTreeMap<String, u64>,
@@ -81,7 +81,7 @@ fn check(seed: u64, module: &[u8], tally: &mut Tally) {
         }
         Err(error) => panic!("{seed}: {error}"),
     };
-    // What cannot even start, starts no better with the guard.
+    // A module that does not start does not start with the guard either.
     let Ok(mut plain) = Guest::try_new(module) else {
         assert!(Guest::try_new(&guarded).is_err(), "{seed} starts");
         return tally.other_traps += 1;
@@ -127,7 +127,7 @@ fn check(seed: u64, module: &[u8], tally: &mut Tally) {
     }
 }
 
-/// What memory holds beyond its size is zeroed when it grows.
+/// Compares only memory within its size: the rest is zeroed when memory grows.
 fn compare(seed: u64, plain: &mut Guest, guarded: &mut Guest) {
     let memory = plain.memory();
     let used = &guarded.memory()[..memory.len()];

@@ -95,7 +95,7 @@ fn a_module_without_post_return_needs_a_shadow_stack() {
     assert!(error.contains("does not export none"), "{error}");
 }
 
-/// What these bytes are, if they are no component that can be guarded.
+/// Returns the error with which the guard refuses these bytes.
 fn refused(component: &[u8]) -> GuardError {
     guard(component, &Options::default()).expect_err("it is refused")
 }

@@ -71,7 +71,7 @@ enum Series {
 }
 
 impl Series {
-    /// Whether the author's code holds no handle.
+    /// Returns whether the author's code holds no handle.
     fn is_unused(&self) -> bool {
         match self {
             Self::Counter(counter) => Arc::strong_count(counter) == 1,
@@ -81,7 +81,7 @@ impl Series {
     }
 }
 
-/// What a handle recorded, and whether it was misused.
+/// Values that a handle recorded, and how it was misused.
 struct Recorded<T> {
     value: Mutex<(T, Option<&'static str>)>,
     has_news: Arc<AtomicBool>,
@@ -591,7 +591,7 @@ fn with_key(prefix: &str, family: &Family) -> Family {
     }
 }
 
-/// Whether a family of this library has series of the same name.
+/// Returns whether a family of this library has series of the same name.
 fn is_own_name(name: &str, kind: Kind) -> bool {
     let catalog = Catalog::new("");
     let families = catalog.families().into_iter();
@@ -670,7 +670,7 @@ mod tests {
         catalog
     }
 
-    /// What was refused so far, each once.
+    /// Returns the refused metrics with their reasons, each once.
     fn refused(registry: &Registry) -> Vec<&str> {
         registry.refused.iter().map(String::as_str).collect()
     }

@@ -46,7 +46,7 @@ pub async fn respond_on_fresh_poll<T>(response: impl Future<Output = T>) -> T {
     output
 }
 
-/// Whether the request has not waited for anything yet.
+/// Returns whether the request has not waited for anything yet.
 pub(super) fn is_first_poll() -> bool {
     CURRENT.get() == PollStart::First
 }
