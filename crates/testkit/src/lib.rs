@@ -10,6 +10,7 @@
 //! - [`program`]: looks for programs and says how to install a missing one
 //! - [`http`]: one HTTP request over a new connection
 //! - [`redis`], [`sentinel`], [`prometheus`], [`pushgateway`], [`exporter`]: the servers
+//! - `redis_cluster` (feature `client`): a Redis Cluster
 //! - [`runtime`]: the application on the dev host or on Spin
 //! - [`manifest`]: adapts a manifest to a run
 //! - `load` (feature): concurrent requests, and a tally of the responses
@@ -32,6 +33,8 @@ pub mod program;
 pub mod prometheus;
 pub mod pushgateway;
 pub mod redis;
+#[cfg(feature = "client")]
+pub mod redis_cluster;
 pub mod runtime;
 pub mod sentinel;
 

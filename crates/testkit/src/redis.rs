@@ -26,7 +26,7 @@ pub const REDIS: Program = Program {
 
 /// The user of the launcher and of the tests. Whatever a test does to the default
 /// user, which the programs under test are, does not lock the test out.
-const TESTER: &str = "tester";
+pub(crate) const TESTER: &str = "tester";
 
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -72,6 +72,13 @@ impl RedisOptions {
         let values = values.iter().map(|value| quote(value));
         let words: Vec<_> = [name.to_owned()].into_iter().chain(values).collect();
         self.lines.push(words.join(" "));
+        self
+    }
+
+    /// Adds the lines of `others`.
+    #[must_use]
+    pub(crate) fn lines_of(mut self, others: &Self) -> Self {
+        self.lines.extend(others.lines.iter().cloned());
         self
     }
 
@@ -220,8 +227,7 @@ impl RedisServer {
     /// # Errors
     /// There is no program.
     pub fn restart_with(&mut self, options: &RedisOptions) -> anyhow::Result<()> {
-        let mut once = self.options.clone();
-        once.lines.extend(options.lines.iter().cloned());
+        let once = self.options.clone().lines_of(options);
         self.process
             .replace(&mut once.program()?, &once.configuration())
     }
