@@ -97,7 +97,8 @@ pub(crate) enum Command {
     /// Reads the logs across rotation and restarts, in the formats of the app itself, of
     /// Docker (json-file) and of Kubernetes (CRI), and stores each batch that Redis does
     /// not have, once. While Redis does not respond it waits: the log keeps the batches.
-    /// The exporter does the same beside serving with --follow.
+    /// With --listen it serves metrics about that. The exporter does the same beside
+    /// serving with --follow.
     #[command(after_help = FOLLOW_EXAMPLES)]
     Follow(FollowOptions),
     /// Relay the families to a Pushgateway, as one group.
@@ -135,6 +136,7 @@ const FOLLOW_EXAMPLES: &str = "\
 Examples:
   export REPLAY_KEY_FILE=/run/secrets/replay_key
   functional-scaffold-exporter follow --positions /var/lib/exporter/positions /var/log/app
+  functional-scaffold-exporter follow --listen 0.0.0.0:8001 --positions positions app.log
   functional-scaffold-exporter --follow /var/log/app --positions /var/lib/exporter/positions";
 
 #[derive(Args)]
@@ -202,6 +204,11 @@ pub(crate) struct FollowOptions {
     /// File that remembers how far each log was read.
     #[arg(long, env = "EXPORTER_POSITIONS", value_name = "FILE")]
     positions: PathBuf,
+
+    /// Address and port on which to serve /metrics (about following only), /healthz and
+    /// /readyz. Without it, nothing is served.
+    #[arg(long, env = "EXPORTER_LISTEN", value_name = "HOST:PORT")]
+    listen: Option<String>,
 
     #[command(flatten)]
     trust: TrustOptions,
@@ -413,12 +420,22 @@ struct ServeOptions {
 struct SecurityOptions {
     /// File with bearer tokens, one per line. Every route but /healthz and /readyz
     /// then requires one.
-    #[arg(long, env = "EXPORTER_AUTH_BEARER_FILE", value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "EXPORTER_AUTH_BEARER_FILE",
+        value_name = "FILE"
+    )]
     auth_bearer_file: Option<PathBuf>,
 
     /// File with credentials for basic authentication, one user:password per line.
     /// With a token file as well, either is accepted.
-    #[arg(long, env = "EXPORTER_AUTH_BASIC_FILE", value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "EXPORTER_AUTH_BASIC_FILE",
+        value_name = "FILE"
+    )]
     auth_basic_file: Option<PathBuf>,
 
     /// Further host names by which clients may address the exporter, separated by commas.
@@ -428,6 +445,7 @@ struct SecurityOptions {
     /// name resolves to its address.
     #[arg(
         long,
+        global = true,
         env = "EXPORTER_ALLOWED_HOSTS",
         value_name = "NAMES",
         value_delimiter = ','
@@ -436,11 +454,21 @@ struct SecurityOptions {
 
     /// PEM file with the TLS certificate and its intermediates. It is read at the
     /// start: a new certificate needs a restart.
-    #[arg(long, env = "EXPORTER_TLS_CERT_FILE", value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "EXPORTER_TLS_CERT_FILE",
+        value_name = "FILE"
+    )]
     tls_cert_file: Option<PathBuf>,
 
     /// PEM file with the certificate's private key.
-    #[arg(long, env = "EXPORTER_TLS_KEY_FILE", value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "EXPORTER_TLS_KEY_FILE",
+        value_name = "FILE"
+    )]
     tls_key_file: Option<PathBuf>,
 }
 
@@ -682,6 +710,11 @@ impl RedisOptions {
 }
 
 impl FollowOptions {
+    /// The address to serve on, if there is one.
+    pub(crate) fn listen(&self) -> Option<String> {
+        set(&self.listen).map(str::to_owned)
+    }
+
     pub(crate) fn check(self) -> FollowConfig {
         FollowConfig {
             trust: self.trust.check(),

@@ -95,7 +95,10 @@ async fn execute(command: Option<Command>, mut config: Config) -> anyhow::Result
                 follow.stop();
             }
         }
-        Some(Command::Follow(options)) => follow::follow(&config, options.check()).await?,
+        Some(Command::Follow(options)) => {
+            let listen = options.listen();
+            follow::follow(config, options.check(), listen).await?;
+        }
         Some(Command::Replay(options)) => {
             let report = replay::replay(config, &options).await?;
             print!("{report}");

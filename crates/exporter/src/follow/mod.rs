@@ -36,7 +36,7 @@ use crate::{
         replay::Replayer,
     },
     scrape::self_metrics::FollowMetrics,
-    server::stop_signal,
+    server::{serve_follower, stop_signal},
 };
 
 /// Between two looks at files that have nothing to read. Polling works on every volume.
@@ -52,17 +52,29 @@ const GRACE: Duration = Duration::from_secs(15);
 /// Lines that are left out and logged between two looks. More are only counted.
 const MAX_SHOWN: usize = 10;
 
-/// Follows until SIGTERM or SIGINT.
-pub(crate) async fn follow(config: &Config, follow: FollowConfig) -> anyhow::Result<()> {
+/// Follows until SIGTERM or SIGINT. If there is an address to `listen` on, serves the
+/// metrics of that, to its end.
+pub(crate) async fn follow(
+    mut config: Config,
+    follow: FollowConfig,
+    listen: Option<String>,
+) -> anyhow::Result<()> {
     let stop = stop_signal().context("cannot receive signals")?;
     let trust = follow.trust?;
     let logs = Logs::new(follow.paths, follow.positions);
-    let mut follower = Follower::new(config, logs, trust, Arc::default())?;
-    let stop = async {
+    let metrics = Arc::default();
+    let mut follower = Follower::new(&config, logs, trust, Arc::clone(&metrics))?;
+    let following = follower.run_until(async {
         let name = stop.await;
         tracing::info!("stopping on {name}");
-    };
-    follower.run_until(stop).await;
+    });
+    match listen {
+        None => following.await,
+        Some(listen) => {
+            config.listen = listen;
+            serve_follower(config, metrics, following).await?;
+        }
+    }
     Ok(())
 }
 

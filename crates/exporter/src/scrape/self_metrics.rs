@@ -9,7 +9,7 @@ use std::{
 };
 
 use functional_scaffold_protocol::{
-    exposition::{Exposition, Metadata},
+    exposition::{Exposition, Format, Metadata},
     family::Kind,
     labels::write_labels,
 };
@@ -104,7 +104,7 @@ const PERSISTENCE_OK: Metric = gauge(
 );
 const FOLLOW_UP: Metric = gauge(
     "functional_scaffold_follow_up",
-    "Whether the app's logs are read, and batches in them stored (1), or something keeps the exporter from it (0). Absent, like all of functional_scaffold_follow, without --follow.",
+    "Whether the app's logs are read, and batches in them stored (1), or something keeps the exporter from it (0). Absent, like all of functional_scaffold_follow, if no log is followed.",
 );
 const FOLLOW_FILES: Metric = gauge(
     "functional_scaffold_follow_files",
@@ -248,10 +248,8 @@ pub(crate) fn write(
     reading: &Reading,
     duration: Duration,
 ) {
-    let version = concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"");
     let series: usize = reading.families.iter().map(|one| one.series.len()).sum();
-    write_metadata(out, &BUILD_INFO);
-    out.write_sample(BUILD_INFO.name, version, 1.0);
+    write_build_info(out);
     write_value(out, &REDIS_UP, f64::from(u8::from(up)));
     write_value(out, &SCRAPE_DURATION, duration.as_secs_f64());
     write_value(out, &FAMILIES, reading.families.len() as f64);
@@ -263,7 +261,6 @@ pub(crate) fn write(
         write_labels(&mut labels, &[("family", family), ("reason", reason)]);
         out.write_sample(DECODE_ERRORS.name, &labels, count as f64);
     }
-    let load = |count: &AtomicU64| count.load(Ordering::Relaxed) as f64;
     write_value(out, &REDIS_READS, load(&metrics.reads));
     for (metric, counts) in [
         (&REDIS_READ_FAILURES, &metrics.read_failures),
@@ -276,7 +273,7 @@ pub(crate) fn write(
         }
     }
     write_value(out, &SETTLE_REFUSED, load(&metrics.settle_refused));
-    write_value(out, &REGRESSIONS, load(&metrics.regressions));
+    write_regressions(out, metrics.regressions.load(Ordering::Relaxed));
     if let Some(age) = reading.oldest_lease_age_seconds {
         write_value(out, &OLDEST_LEASE_AGE, age);
     }
@@ -303,20 +300,47 @@ pub(crate) fn write(
         }
     }
     if let Some(follow) = &metrics.follow {
-        write_value(out, &FOLLOW_UP, load(&follow.up));
-        write_value(out, &FOLLOW_FILES, load(&follow.files));
-        write_value(out, &FOLLOW_LAG, load(&follow.lag_bytes));
-        write_metadata(out, &FOLLOW_BATCHES);
-        for (outcome, count) in OUTCOMES.into_iter().zip(&follow.batches) {
-            let labels = format!("outcome=\"{outcome}\"");
-            out.write_sample(FOLLOW_BATCHES.name, &labels, load(count));
-        }
-        write_metadata(out, &FOLLOW_REFUSED);
-        for (reason, count) in LINE_REASONS.into_iter().zip(&follow.lines_refused) {
-            let labels = format!("reason=\"{reason}\"");
-            out.write_sample(FOLLOW_REFUSED.name, &labels, load(count));
-        }
+        write_follow(out, follow);
     }
+}
+
+/// Appends the regressions that an exporter or a relay has counted.
+pub(crate) fn write_regressions(out: &mut Exposition, count: u64) {
+    write_value(out, &REGRESSIONS, count as f64);
+}
+
+/// The metrics of a follower that does not read families.
+pub(crate) fn of_follower(format: Format, follow: &FollowMetrics) -> String {
+    let mut out = Exposition::begin(format, [], 4096);
+    write_build_info(&mut out);
+    write_follow(&mut out, follow);
+    out.finish()
+}
+
+fn write_build_info(out: &mut Exposition) {
+    let version = concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"");
+    write_metadata(out, &BUILD_INFO);
+    out.write_sample(BUILD_INFO.name, version, 1.0);
+}
+
+fn write_follow(out: &mut Exposition, follow: &FollowMetrics) {
+    write_value(out, &FOLLOW_UP, load(&follow.up));
+    write_value(out, &FOLLOW_FILES, load(&follow.files));
+    write_value(out, &FOLLOW_LAG, load(&follow.lag_bytes));
+    write_metadata(out, &FOLLOW_BATCHES);
+    for (outcome, count) in OUTCOMES.into_iter().zip(&follow.batches) {
+        let labels = format!("outcome=\"{outcome}\"");
+        out.write_sample(FOLLOW_BATCHES.name, &labels, load(count));
+    }
+    write_metadata(out, &FOLLOW_REFUSED);
+    for (reason, count) in LINE_REASONS.into_iter().zip(&follow.lines_refused) {
+        let labels = format!("reason=\"{reason}\"");
+        out.write_sample(FOLLOW_REFUSED.name, &labels, load(count));
+    }
+}
+
+fn load(count: &AtomicU64) -> f64 {
+    count.load(Ordering::Relaxed) as f64
 }
 
 fn write_metadata(out: &mut Exposition, metric: &Metric) {
@@ -340,7 +364,6 @@ mod tests {
     use std::{fs, path::Path};
 
     use functional_scaffold_protocol::{
-        exposition::Format,
         family::Family,
         series::{FamilySeries, Series},
     };

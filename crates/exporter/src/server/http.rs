@@ -1,24 +1,30 @@
 //! The routes of the exporter, and which of them need credentials.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
+    body::Bytes,
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state, map_response},
     response::{IntoResponse, Response},
     routing::get,
 };
+use flate2::Compression;
+use functional_scaffold_protocol::exposition::Format;
 use tokio::task::spawn_blocking;
 
 use crate::{
     page::{self, PageState},
     redis_client::RedisClient,
-    scrape::Scraper,
+    scrape::{
+        Scraper,
+        self_metrics::{FollowMetrics, of_follower},
+    },
     server::{
         auth::Auth,
-        body::{ScrapeLimit, TooManyScrapes},
+        body::{ScrapeLimit, TooManyScrapes, gzip},
         hosts::AllowedHosts,
         negotiate,
     },
@@ -27,7 +33,7 @@ use crate::{
 /// The state of the routes.
 #[derive(Clone)]
 pub(crate) struct AppState {
-    pub(crate) scraper: Scraper,
+    pub(crate) source: Source,
     pub(crate) redis: Arc<RedisClient>,
     pub(crate) auth: Option<Arc<Auth>>,
     /// Checked instead of credentials.
@@ -35,12 +41,22 @@ pub(crate) struct AppState {
     pub(crate) limit: ScrapeLimit,
 }
 
-/// Every route. `GET` routes also respond to `HEAD`. Health checks need no
-/// credentials, because load balancers and kubelets have none.
-pub(crate) fn router(state: AppState, page: PageState) -> Router {
+/// What `/metrics` serves.
+#[derive(Clone)]
+pub(crate) enum Source {
+    /// The families in Redis, and the exporter's own metrics.
+    Redis(Scraper),
+    /// The metrics of a follower.
+    Follower(Arc<FollowMetrics>),
+}
+
+/// Every route, those of the page only if there is one. `GET` routes also respond to
+/// `HEAD`. Health checks need no credentials, because load balancers and kubelets have
+/// none.
+pub(crate) fn router(state: AppState, page: Option<PageState>) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
-        .merge(page::router(page))
+        .merge(page.map_or_else(Router::new, page::router))
         .fallback(not_found)
         .layer(from_fn_with_state(state.clone(), authorize));
     let open = Router::new()
@@ -81,6 +97,32 @@ async fn authorize(State(state): State<AppState>, request: Request, next: Next) 
     response
 }
 
+impl Source {
+    /// The response's body; None if encoding it panicked.
+    async fn encode(
+        self,
+        format: Format,
+        compress: bool,
+        timeout: Option<Duration>,
+    ) -> Option<Bytes> {
+        match self {
+            Self::Redis(scraper) => {
+                let snapshot = scraper.scrape(timeout).await;
+                // Encoding and compressing many series takes a while.
+                let encoded = spawn_blocking(move || snapshot.encode(format, compress));
+                encoded.await.ok()
+            }
+            Self::Follower(metrics) => {
+                let text = of_follower(format, &metrics);
+                Some(match compress {
+                    true => gzip(text.as_bytes(), Compression::fast()),
+                    false => text.into(),
+                })
+            }
+        }
+    }
+}
+
 /// Responds 200 even if Redis is down, with a sample that says so. After an error,
 /// Prometheus would have no samples at all, and an alert could not tell Redis from
 /// the exporter.
@@ -92,9 +134,7 @@ async fn metrics(
     let format = negotiate::format(&request);
     let gzip = negotiate::prefers_gzip(&request);
     let timeout = negotiate::scrape_timeout(&request);
-    let snapshot = state.scraper.scrape(timeout).await;
-    // Encoding and compressing many series takes a while.
-    let Ok(body) = spawn_blocking(move || snapshot.encode(format, gzip)).await else {
+    let Some(body) = state.source.encode(format, gzip, timeout).await else {
         return Ok(StatusCode::INTERNAL_SERVER_ERROR.into_response());
     };
     let mut headers = HeaderMap::new();
@@ -131,6 +171,7 @@ async fn readyz(State(state): State<AppState>, request: HeaderMap) -> (StatusCod
 async fn not_found() -> (StatusCode, &'static str) {
     (
         StatusCode::NOT_FOUND,
-        "not found; the routes are /metrics, /healthz, /readyz, /api/recent and /\n",
+        "not found; the routes are /metrics, /healthz, /readyz, and of a serving exporter \
+         /api/recent and /\n",
     )
 }

@@ -7,7 +7,7 @@ mod http;
 pub(crate) mod listen;
 pub(crate) mod negotiate;
 
-use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -25,12 +25,12 @@ use crate::{
         Scraper,
         leases::{Settler, settle_loop},
         scan::ReadOptions,
-        self_metrics::SelfMetrics,
+        self_metrics::{FollowMetrics, SelfMetrics},
     },
     server::{
         body::ScrapeLimit,
         hosts::AllowedHosts,
-        http::{AppState, router},
+        http::{AppState, Source, router},
         listen::Server,
     },
 };
@@ -45,15 +45,7 @@ pub(crate) async fn serve(config: Config, metrics: SelfMetrics) -> anyhow::Resul
     // Before listening: a client that finds the port open may send a signal at once.
     let stop = stop_signal().context("cannot receive signals")?;
     let redis = Arc::new(RedisClient::new(&config).context("unusable address of Redis")?);
-    let listener = TcpListener::bind(&config.listen).await.with_context(|| {
-        format!(
-            "cannot listen on {} (--listen, EXPORTER_LISTEN)",
-            config.listen
-        )
-    })?;
-    let address = listener
-        .local_addr()
-        .context("the listener has no address")?;
+    let (listener, address) = bind(&config.listen).await?;
     let options = ReadOptions::new(&config);
     let metrics = Arc::new(metrics);
     let settler = Arc::new(Settler::new(options.clone(), Arc::clone(&metrics)));
@@ -72,28 +64,77 @@ pub(crate) async fn serve(config: Config, metrics: SelfMetrics) -> anyhow::Resul
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         "serving {}://{address}/metrics from Redis at {}",
-        if config.tls.is_some() {
-            "https"
-        } else {
-            "http"
-        },
+        url_scheme(&config),
         redis.address()
     );
-    warn_about_plain_credentials(&config, address);
-
-    let limit = ScrapeLimit::new(config.max_scrapes, config.client_timeout);
     let page = PageState {
         recorder,
-        links: config.links,
-        limit: limit.clone(),
+        links: config.links.clone(),
+        limit: ScrapeLimit::new(config.max_scrapes, config.client_timeout),
     };
+    let end = async {
+        let name = stop.await;
+        tracing::info!("stopping on {name}");
+    };
+    let source = Source::Redis(scraper);
+    respond_until(end, config, (listener, address), redis, source, Some(page)).await;
+    Ok(())
+}
+
+/// Serves the metrics of a follower while it is `following`.
+pub(crate) async fn serve_follower(
+    config: Config,
+    metrics: Arc<FollowMetrics>,
+    following: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let redis = Arc::new(RedisClient::new(&config).context("unusable address of Redis")?);
+    let (listener, address) = bind(&config.listen).await?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        "serving {}://{address}/metrics about following",
+        url_scheme(&config)
+    );
+    let source = Source::Follower(metrics);
+    respond_until(following, config, (listener, address), redis, source, None).await;
+    Ok(())
+}
+
+async fn bind(listen: &str) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("cannot listen on {listen} (--listen, EXPORTER_LISTEN)"))?;
+    let address = listener
+        .local_addr()
+        .context("the listener has no address")?;
+    Ok((listener, address))
+}
+
+fn url_scheme(config: &Config) -> &'static str {
+    match config.tls {
+        Some(_) => "https",
+        None => "http",
+    }
+}
+
+/// Responds to requests until `end`, and then until running requests are finished or
+/// aborted.
+async fn respond_until(
+    end: impl Future<Output = ()>,
+    config: Config,
+    (listener, address): (TcpListener, SocketAddr),
+    redis: Arc<RedisClient>,
+    source: Source,
+    page: Option<PageState>,
+) {
+    warn_about_plain_credentials(&config, address);
     let hosts = AllowedHosts::new(&config.listen, address, &config.allowed_hosts);
+    let limit = page.as_ref().map(|page| page.limit.clone());
     let state = AppState {
-        scraper,
+        source,
         redis,
         auth: config.auth.map(Arc::new),
         hosts: Arc::new(hosts),
-        limit,
+        limit: limit.unwrap_or_else(|| ScrapeLimit::new(config.max_scrapes, config.client_timeout)),
     };
     let server = Server {
         listener,
@@ -102,20 +143,17 @@ pub(crate) async fn serve(config: Config, metrics: SelfMetrics) -> anyhow::Resul
         client_timeout: config.client_timeout,
     };
     let (shut_down, shutdown) = oneshot::channel::<()>();
-    let mut server = pin!(server.serve(async move {
+    // A task of its own: reading logs would delay it.
+    let mut server = tokio::spawn(server.serve(async move {
         let _ = shutdown.await;
     }));
-    tokio::select! {
-        // It does not end before the shutdown.
-        () = &mut server => {}
-        name = stop => tracing::info!("stopping on {name}"),
-    }
+    end.await;
     // The receiver lives as long as the server.
     let _ = shut_down.send(());
-    if timeout(SHUTDOWN_GRACE, server).await.is_err() {
+    if timeout(SHUTDOWN_GRACE, &mut server).await.is_err() {
         tracing::warn!("running requests were aborted after {SHUTDOWN_GRACE:?}");
+        server.abort();
     }
-    Ok(())
 }
 
 fn warn_about_plain_credentials(config: &Config, address: SocketAddr) {

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::Write as _,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -12,6 +13,7 @@ use functional_scaffold_protocol::{
     calls::DEFAULT_PREFIX,
 };
 use functional_scaffold_testkit::{
+    http::Response,
     process::{Process, Signal},
     redis::RedisOptions,
 };
@@ -19,7 +21,9 @@ use tempfile::TempDir;
 
 use crate::{
     replay::{KEY, ago, batch, jobs, line, register, start_redis, unsigned_line},
-    support::{Exporter, PATIENCE, Redis, exporter_command, free_port, sample, wait_for},
+    support::{
+        Exporter, PATIENCE, Redis, exporter_command, free_port, request, sample, text, wait_for,
+    },
 };
 
 /// Logs, and where their positions are remembered.
@@ -72,13 +76,46 @@ impl Logs {
 
     /// The command `follow` for the whole directory.
     fn follower(&self, redis_port: u16) -> Process {
+        self.follower_with(redis_port, &[])
+    }
+
+    fn follower_with(&self, redis_port: u16, options: &[&str]) -> Process {
         let mut command = exporter_command();
         command
             .env("REDIS_PORT", redis_port.to_string())
             .env("REPLAY_KEY", KEY)
             .args(["follow", "--positions"])
-            .args([self.positions(), self.directory()]);
+            .args([self.positions(), self.directory()])
+            .args(options);
         Process::start(&mut command).expect("it starts")
+    }
+}
+
+/// The command `follow` while it serves.
+struct ServingFollower {
+    process: Process,
+    address: SocketAddr,
+}
+
+impl ServingFollower {
+    fn start(logs: &Logs, redis_port: u16, options: &[&str]) -> Self {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let listen = address.to_string();
+        let options = [&["--listen", &listen], options].concat();
+        let mut process = logs.follower_with(redis_port, &options);
+        process
+            .wait_for_output("serving http://", PATIENCE)
+            .expect("it serves");
+        Self { process, address }
+    }
+
+    fn get(&self, path: &str, headers: &[(&str, &str)]) -> Response {
+        request(self.address, &format!("GET {path}"), headers)
+    }
+
+    fn sample(&self, name: &str) -> Option<f64> {
+        let response = self.get("/metrics", &[]);
+        sample(&text(&response), &format!("functional_scaffold_{name}"))
     }
 }
 
@@ -426,6 +463,100 @@ fn the_file_of_positions_is_no_log_whatever_it_is_called() {
     wait_for_batches(&exporter, 2);
     let files = sample(&exporter.metrics(), "functional_scaffold_follow_files");
     assert_eq!(files, Some(1.0));
+}
+
+/// The chart runs it beside the app. An alert must see that it stops, lags, or leaves
+/// lines out.
+#[test]
+fn the_command_serves_metrics_about_following_and_nothing_else() {
+    let mut redis = Redis::start_with(RedisOptions::new().append_only("always"));
+    register(&redis, DEFAULT_PREFIX);
+    let logs = Logs::new();
+    logs.append(
+        "app.log",
+        &(one(1) + &unsigned_line(&ago(1), &batch(2, 100))),
+    );
+    let mut follower = ServingFollower::start(&logs, redis.port(), &[]);
+    wait_for("both lines", || {
+        let applied = follower.sample("follow_batches_total{outcome=\"applied\"}");
+        let refused = follower.sample("follow_lines_refused_total{reason=\"refused\"}");
+        let is_done = (applied, refused) == (Some(1.0), Some(1.0));
+        (is_done && follower.sample("follow_lag_bytes") == Some(0.0)).then_some(())
+    });
+    assert_eq!(follower.sample("follow_up"), Some(1.0));
+    assert_eq!(follower.get("/readyz", &[]).status, 200);
+    // As the serving exporter has it, in either format.
+    for accept in ["text/plain", "application/openmetrics-text"] {
+        let response = follower.get("/metrics", &[("accept", accept)]);
+        assert!(
+            response
+                .header("content-type")
+                .is_some_and(|it| it.contains(accept))
+        );
+        assert!(response.header("x-content-type-options").is_some());
+        let text = text(&response);
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let mut others = samples.filter(|line| !line.starts_with("functional_scaffold_follow_"));
+        let version = others.next();
+        assert!(version.is_some_and(|it| it.starts_with("functional_scaffold_build_info{")));
+        assert_eq!(others.next(), None);
+    }
+    assert_eq!(follower.get("/", &[]).status, 404);
+
+    redis.kill();
+    logs.append("app.log", &one(3));
+    wait_for("lag", || {
+        let lag = follower.sample("follow_lag_bytes");
+        let is_behind = lag == Some(one(3).len() as f64);
+        (is_behind && follower.sample("follow_up") == Some(0.0)).then_some(())
+    });
+    // A restart would not help.
+    assert_eq!(follower.get("/healthz", &[]).status, 200);
+    assert_eq!(follower.get("/readyz", &[]).status, 503);
+    redis.restart().expect("it starts");
+    wait_for("recovery", || {
+        (follower.sample("follow_up") == Some(1.0)).then_some(())
+    });
+    follower.process.signal(Signal::TERM).expect("it runs");
+    let status = follower.process.wait(PATIENCE).expect("it ends");
+    assert!(status.success());
+    assert_eq!(jobs(&redis), "2");
+}
+
+#[test]
+fn the_command_serves_under_the_same_protection_as_the_exporter() {
+    let redis = start_redis();
+    let logs = Logs::new();
+    let plain = ServingFollower::start(&logs, redis.port(), &[]);
+    let rebound = [("host", "evil.example")];
+    assert_eq!(plain.get("/metrics", &rebound).status, 421);
+    assert_eq!(plain.get("/metrics", &[]).status, 200);
+    drop(plain);
+
+    let token = logs.0.path().join("token");
+    fs::write(&token, "t0ken\n").expect("written");
+    let token = token.to_str().expect("UTF-8");
+    let guarded = ServingFollower::start(&logs, redis.port(), &["--auth-bearer-file", token]);
+    assert_eq!(guarded.get("/metrics", &[]).status, 401);
+    let authorized = [("authorization", "Bearer t0ken")];
+    assert_eq!(guarded.get("/metrics", &authorized).status, 200);
+    assert_eq!(guarded.get("/healthz", &[]).status, 200);
+    drop(guarded);
+
+    // Also before the command, where it must not be ignored.
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let mut command = exporter_command();
+    command
+        .env("REDIS_PORT", redis.port().to_string())
+        .env("EXPORTER_LISTEN", address.to_string())
+        .env("REPLAY_KEY", KEY)
+        .args(["--auth-bearer-file", token, "follow", "--positions"])
+        .args([logs.positions(), logs.directory()]);
+    let mut before = Process::start(&mut command).expect("it starts");
+    before
+        .wait_for_output("serving http://", PATIENCE)
+        .expect("it serves");
+    assert_eq!(request(address, "GET /metrics", &[]).status, 401);
 }
 
 #[test]
