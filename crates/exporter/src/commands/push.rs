@@ -40,6 +40,7 @@ use crate::{
         leases::{Settler, settle_loop},
         reader::Reader,
         scan::ReadOptions,
+        self_metrics::write_regressions,
     },
     server::stop_signal,
 };
@@ -76,6 +77,8 @@ pub(crate) async fn push(config: Config, options: &PushOptions) -> anyhow::Resul
         groups,
         timeout: options.interval,
         decode_errors: DecodeErrorLog::default(),
+        regressions: 0,
+        shown_regressions: 0,
     };
     if options.once {
         return tokio::select! {
@@ -133,11 +136,17 @@ struct Relay {
     /// For one push with its retries.
     timeout: Duration,
     decode_errors: DecodeErrorLog,
+    /// Since the start. Readers share what they know of lost counts, so that only the one
+    /// that sees a regression first counts it.
+    regressions: u64,
+    /// Those of them that a group of the relay's own shows: as many as had been counted at
+    /// the last push. A group whose first value is above 0 would not show an increase.
+    shown_regressions: u64,
 }
 
 impl Relay {
-    /// Reads Redis and pushes the families, until the Pushgateway accepts them. The
-    /// exporter's own metrics are about scrapes, and are left out.
+    /// Reads Redis and pushes the families and the regressions, until the Pushgateway
+    /// accepts them. The exporter's other metrics are about scrapes, and are left out.
     async fn push(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + self.timeout;
         let mut pause = BACKOFF;
@@ -145,6 +154,7 @@ impl Relay {
             let exposition = self.read().await?;
             let error = match self.groups.current.put(&exposition).await {
                 Ok(()) => {
+                    self.shown_regressions = self.regressions;
                     self.groups.delete_abandoned().await;
                     return Ok(());
                 }
@@ -169,8 +179,14 @@ impl Relay {
         let reading =
             read.with_context(|| format!("cannot read Redis ({})", self.redis.address()))?;
         self.decode_errors.log(&reading.decode_errors);
+        self.regressions += reading.regressions;
+        let regressions = match self.groups.own {
+            Some(_) => self.shown_regressions,
+            None => self.regressions,
+        };
         let families = reading.exposed().map(|family| &family.family);
         let mut exposition = Exposition::begin(Format::Text, families, 0);
+        write_regressions(&mut exposition, regressions);
         reading.write_to(&mut exposition);
         Ok(Bytes::from(exposition.finish()))
     }
