@@ -223,9 +223,26 @@
             'FunctionalScaffoldFollowFailing',
             'warning',
             '5m',
-            'job_scheme:functional_scaffold_follow_up:min == 0',
+            isDown('job_scheme:functional_scaffold_follow_up:min'),
             'batches in the log of {{ $labels.job }} are not stored',
-            'An exporter with --follow cannot read a log, reach Redis, or find the key for five minutes. Its own log says which. Batches wait in the log of the app.',
+            'For five minutes, an exporter or container that follows a log has been down, or could not read a log, reach Redis, or find the key. Its own log says which. Batches wait in the log of the app.',
+          ),
+          // Rotation deletes what is not read in time, whatever the reason.
+          alert(
+            'FunctionalScaffoldFollowLagging',
+            'warning',
+            '1m',
+            'job_scheme:functional_scaffold_follow_lag_bytes:max > %d' % config.followLagBytes,
+            '{{ $value | humanize1024 }}B of a log of {{ $labels.job }} wait to be read',
+            'Rotation deletes the oldest file of the log, and the batches in it are then lost. The default keeps 160 MiB.',
+          ),
+          alert(
+            'FunctionalScaffoldFollowSkipping',
+            'warning',
+            null,
+            'job_scheme:functional_scaffold_follow_skipped:increase15m > 0',
+            'batches in the log of {{ $labels.job }} are left out ({{ $labels.reason }})',
+            'About {{ $value | printf "%.0f" }} batches or lines were left out in the last 15 minutes, and no total contains them. The log of the exporter or container that follows names each.',
           ),
           // A failed attempt is retried, so it matters only if failures continue.
           alert(
@@ -261,7 +278,7 @@
             'FunctionalScaffoldRegressions',
             'warning',
             null,
-            'increase(job_scheme:functional_scaffold_regressions_total:max[%s]) > 0' % d('15m'),
+            'job_scheme:functional_scaffold_regressions:increase15m > 0',
             'Redis has lost counts of {{ $labels.job }}',
             'About {{ $value | printf "%.0f" }} series went backwards: a failover, a restart without the last writes, or an old backup. They are served from their highest value on.',
           ),

@@ -35,6 +35,8 @@
     noTrafficFloor: '1 / 60',
     // Fraction of Redis's maxmemory that is in use.
     redisMemoryRatio: 0.9,
+    // Bytes of an app's log that wait to be read. The container files keep 160 MiB.
+    followLagBytes: 64 * 1024 * 1024,
     // Age of a relay's last push. Relays push every 15 s.
     relayStaleAfter: '2m',
 

@@ -337,8 +337,8 @@
       ),
       stat(
         'Regressions',
-        'Series that decreased because Redis lost writes, since the exporter started. They are served from their highest value on.',
-        [query(of('job_scheme:functional_scaffold_regressions_total:max'), 'series')],
+        'Series that decreased because Redis lost writes, since the exporters and relays started. They are served from their highest value on.',
+        [query(of('job_scheme:functional_scaffold_regressions_total:sum'), 'series')],
         size=[4, 5],
         colours=redFrom(1),
         alert='FunctionalScaffoldRegressions',
@@ -386,11 +386,11 @@
       ),
       graph(
         'Followed logs',
-        "Bytes of the app's logs that an exporter with `--follow` has not dealt with. No data without `--follow`.",
+        "Bytes of the app's logs that wait to be read, by exporters with `--follow` and containers that follow. No data without any.",
         [query(of('job_scheme:functional_scaffold_follow_lag_bytes:sum'), 'lag')],
         size=[24, 5],
         unit='bytes',
-        alert='FunctionalScaffoldFollowFailing',
+        alert=['FunctionalScaffoldFollowFailing', 'FunctionalScaffoldFollowLagging', 'FunctionalScaffoldFollowSkipping'],
       ),
       graph(
         'Memory of Redis',

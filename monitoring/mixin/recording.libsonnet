@@ -46,6 +46,21 @@
   local max(metric, selector=scraped(metric)) =
     ['job_scheme:%s:max' % metric, 'max without (instance) (%s)' % selector],
 
+  // A follower (`follow --listen`) is scraped with the scheme `follow`, so that its `up`
+  // does not count as an exporter's. What it stores belongs to redis.
+  local ofRedis(expr) = 'label_replace(%s, "scheme", "redis", "", "")' % std.strReplace(expr, '\n', ' '),
+
+  // What a counter of a process counted in a time. Of one that is new, because its
+  // process is, all that it has counted.
+  local counted(counter, window) = '((%s unless last_over_time(%s[%s] offset %s)) or increase(%s[%s]))' % [
+    counter,
+    counter,
+    lib.duration(window),
+    lib.duration(window),
+    counter,
+    lib.duration(window),
+  ],
+
   // The fraction of requests that a part of them is. There is no series without
   // traffic, and 0 without any of the part.
   local ratio(part, whole, window) = '%s\n  /\n(%s > 0)\n' % (
@@ -186,7 +201,12 @@
             'job_scheme:functional_scaffold_settle_failures:rate5m',
             'sum without (instance) (%s)' % rate5m(scraped('functional_scaffold_settle_failures_total')),
           ],
-          max('functional_scaffold_regressions_total'),
+          // Only the exporter or relay that sees a regression first counts it.
+          ['job_scheme:functional_scaffold_regressions_total:sum', 'sum without (instance) (%s)' % scraped('functional_scaffold_regressions_total')],
+          [
+            'job_scheme:functional_scaffold_regressions:increase15m',
+            'sum without (instance) (increase(%s[%s]))' % [scraped('functional_scaffold_regressions_total'), lib.duration('15m')],
+          ],
           max('functional_scaffold_redis_memory_used_bytes'),
           max('functional_scaffold_redis_memory_max_bytes'),
           max('functional_scaffold_redis_maxmemory_policy'),
@@ -195,9 +215,27 @@
             'min without (instance) (%s)' % scraped('functional_scaffold_redis_persistence_ok'),
           ],
           max('functional_scaffold_build_info'),
-          // Of exporters that follow logs, each has logs of its own.
-          ['job_scheme:functional_scaffold_follow_up:min', 'min without (instance) (%s)' % scraped('functional_scaffold_follow_up')],
-          ['job_scheme:functional_scaffold_follow_lag_bytes:sum', 'sum without (instance) (%s)' % scraped('functional_scaffold_follow_lag_bytes')],
+          // Of exporters and followers, each has logs of its own. One that is down is not up.
+          ['job_scheme:functional_scaffold_follow_up:min', 'min without (instance) (%s)' % ofRedis(
+            '%s or %s' % [scraped('functional_scaffold_follow_up'), scraped('up', 'scheme="follow"')],
+          )],
+          ['job_scheme:functional_scaffold_follow_lag_bytes:sum', 'sum without (instance) (%s)' % ofRedis(scraped('functional_scaffold_follow_lag_bytes'))],
+          ['job_scheme:functional_scaffold_follow_lag_bytes:max', 'max without (instance) (%s)' % ofRedis(scraped('functional_scaffold_follow_lag_bytes'))],
+          ['job_scheme:functional_scaffold_follow_skipped:increase15m', |||
+            sum without (instance) (
+              %s
+            )
+              or
+            sum without (instance, outcome) (
+              label_replace(
+                %s,
+                "reason", "$1", "outcome", "(.*)"
+              )
+            )
+          ||| % [
+            ofRedis(counted(scraped('functional_scaffold_follow_lines_refused_total'), '15m')),
+            ofRedis(counted(scraped('functional_scaffold_follow_batches_total', 'outcome!~"applied|already_applied"'), '15m')),
+          ]],
         ]),
       },
     ],

@@ -70,7 +70,7 @@ fn every_alert_is_tested_to_fire_and_not_to_fire() -> Result {
         .lines()
         .filter_map(|line| line.trim().strip_prefix("- alert: "));
     let alerts: BTreeSet<_> = alerts.map(|name| name.trim_matches('"')).collect();
-    ensure!(alerts.len() == 22, "{alerts:?}");
+    ensure!(alerts.len() == 24, "{alerts:?}");
     for alert in alerts {
         let name = format!("- alertname: {alert}");
         let tests = lines.windows(3).filter(|test| test[0] == name);

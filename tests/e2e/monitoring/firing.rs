@@ -12,7 +12,8 @@ use std::{
     collections::BTreeSet,
     ffi::OsStr,
     fs,
-    path::PathBuf,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -21,14 +22,14 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use functional_scaffold_testkit::{
-    exporter::Exporter,
+    exporter::{self, Exporter},
     load::{RequestKind, Until, load},
-    process::{Process, poll_until},
+    process::{Process, on_free_port, poll_until},
     prometheus::{Prometheus, copy_tree},
     pushgateway::Pushgateway,
     redis::RedisServer,
     repository,
-    runtime::{App, AppOptions},
+    runtime::{App, AppOptions, REPLAY_KEY},
 };
 use functional_scaffold_tests::PATIENCE;
 use tempfile::TempDir;
@@ -41,6 +42,9 @@ use crate::{
 /// Windows and `for` are divided by this: five minutes become ten seconds.
 const SPEED: u32 = 30;
 
+/// Some ten seconds of requests log as much.
+const LAG_BYTES: u32 = 300_000;
+
 /// A copy of `monitoring/` whose rules have the windows of [`SPEED`].
 fn fast_monitoring() -> Result<(TempDir, PathBuf)> {
     let folder = TempDir::new()?;
@@ -51,7 +55,10 @@ fn fast_monitoring() -> Result<(TempDir, PathBuf)> {
     copy_tree(&repository().join("monitoring"), &monitoring)?;
     let mut jsonnet = Command::new("jsonnet");
     jsonnet
-        .args(["--tla-code", &format!("config={{speed: {SPEED}}}")])
+        .args([
+            "--tla-code",
+            &format!("config={{speed: {SPEED}, followLagBytes: {LAG_BYTES}}}"),
+        ])
         .args(["--string", "--multi", ".", "monitoring/mixin/files.jsonnet"]);
     let output = jsonnet.current_dir(folder.path()).output();
     let output = output.context("cannot start jsonnet; `apt-get install jsonnet`")?;
@@ -117,6 +124,40 @@ impl Transcript<'_> {
     }
 }
 
+/// The command `follow` with a key, and metrics.
+struct Follower {
+    process: Process,
+    command: Command,
+    address: SocketAddr,
+}
+
+impl Follower {
+    fn start(redis: &RedisServer, log: &Path, positions: &Path) -> Result<Self> {
+        fs::write(log, "")?;
+        on_free_port(|port| {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let mut command = exporter::command(&exporter::program()?);
+            command
+                .env("REDIS_PORT", redis.port().to_string())
+                .env("REPLAY_KEY", REPLAY_KEY)
+                .args(["follow", "--listen", &address.to_string(), "--positions"])
+                .args([positions, log]);
+            let mut process = Process::start(&mut command)?;
+            process.wait_for_output("serving http://", PATIENCE)?;
+            Ok(Self {
+                process,
+                command,
+                address,
+            })
+        })
+    }
+
+    fn restart(&mut self) -> Result {
+        self.process = Process::start(&mut self.command)?;
+        self.process.wait_for_output("serving http://", PATIENCE)
+    }
+}
+
 fn call(redis: &RedisServer, command: &[&str]) -> Result {
     redis.call::<redis::Value>(command).map(drop)
 }
@@ -170,6 +211,10 @@ fn every_alert_fires_when_its_cause_is_real() -> Result {
         ("EXPORTER_TRUST_UNAUTHENTICATED_LOG", OsStr::new("true")),
     ];
     let exporter = Exporter::start_with(redis.port(), &follow)?;
+    let follower_log = folder.path().join("follower.log");
+    let mut follower = Follower::start(&redis, &follower_log, &folder.path().join("positions2"))?;
+    let target = format!("- targets: [\"{}\"]\n", follower.address);
+    fs::write(monitoring.join("followers.yml"), target)?;
     let pushgateway = Pushgateway::start()?;
     let mut relay: Process = start_relay(&redis, &pushgateway, &[])?;
     let targets = [
@@ -302,11 +347,27 @@ fn every_alert_fires_when_its_cause_is_real() -> Result {
         &["SeriesLimited"],
     )?;
 
+    fs::write(
+        &follower_log,
+        "{\"time\":\"2026-01-01T00:00:00Z\",\"level\":\"error\",\"event\":\"batch_not_stored\",\"nonce\":1}\n",
+    )?;
+    transcript.wait_for(
+        "a line in a followed log that the key has not signed",
+        &["FollowSkipping"],
+    )?;
+    follower.process.kill();
+    transcript.wait_for("a container that follows is killed", &["FollowFailing"])?;
+    follower.restart()?;
+    poll_until(PATIENCE, || {
+        let firing = transcript.firing()?;
+        let is_over = !firing.contains("FunctionalScaffoldFollowFailing");
+        ensure!(is_over, "FollowFailing does not end");
+        Ok(())
+    })?;
+
     pull.terminate()?;
     transcript.wait_for("the app that is pulled ends", &["PullTargetDown"])?;
-    relay.kill();
-    transcript.wait_for("the relay is killed", &["RelayStale"])?;
-    // The relay would count it, in metrics that it does not push.
+    // The relay or the exporter sees it first.
     let cells = redis.cells("metrics:request_counter")?;
     let largest = cells.iter().max_by_key(|(_, count)| **count);
     let (largest, _) = largest.context("a cell")?;
@@ -315,13 +376,15 @@ fn every_alert_fires_when_its_cause_is_real() -> Result {
         &["HINCRBY", "metrics:request_counter", largest, "-5"],
     )?;
     transcript.wait_for("a cell is decreased by 5", &["Regressions"])?;
+    relay.kill();
+    transcript.wait_for("the relay is killed", &["RelayStale"])?;
     drop(pushgateway);
     transcript.wait_for("the Pushgateway ends", &["PushgatewayDown"])?;
     redis.kill();
     transcript.wait_for("Redis is killed", &["RedisDown"])?;
     transcript.wait_during(
         "requests while Redis is down: their batches are in the log",
-        &["FollowFailing"],
+        &["FollowLagging", "FollowFailing"],
         || {
             send(&app, &good);
             Ok(())

@@ -71,7 +71,7 @@ impl Way {
 
     /// Returns whether a metric, or a series recorded from it, does not exist here.
     fn lacks(self, metric: &str) -> bool {
-        const OF_EXPORTER: [&str; 14] = [
+        const OF_EXPORTER: [&str; 13] = [
             "functional_scaffold_redis_up",
             "functional_scaffold_scrape_duration_seconds",
             "functional_scaffold_series",
@@ -81,20 +81,23 @@ impl Way {
             "functional_scaffold_last_flush_timestamp_seconds",
             "functional_scaffold_redis_read_failures",
             "functional_scaffold_settle_failures",
-            "functional_scaffold_regressions",
             "functional_scaffold_redis_memory_max_bytes",
             "functional_scaffold_redis_maxmemory_policy",
             "functional_scaffold_redis_memory_used_bytes",
             "functional_scaffold_redis_persistence_ok",
         ];
         /// Absent while all is well, or without `--follow`.
-        const ABSENT: [&str; 4] = [
+        const ABSENT: [&str; 7] = [
             "functional_scaffold_decode_errors",
             "functional_scaffold_series_limited",
             "functional_scaffold_follow_up",
             "functional_scaffold_follow_lag_bytes",
+            "functional_scaffold_follow_batches",
+            "functional_scaffold_follow_lines_refused",
+            "functional_scaffold_follow_skipped",
         ];
-        const OF_LEASES: [&str; 4] = [
+        const OF_LEASES: [&str; 5] = [
+            "functional_scaffold_regressions",
             "functional_scaffold_unleased_executions",
             "functional_scaffold_late_results",
             "functional_scaffold_leases_settled",
