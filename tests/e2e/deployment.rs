@@ -167,6 +167,10 @@ fn settings_reach_app_and_exporter_under_names_that_they_read() -> Result {
     let declared = spin_variables()?;
     let app = &compose["services"]["app"]["environment"];
     for name in keys(app) {
+        // The entry point's.
+        if name == "KEEP_LOG_BYTES" {
+            continue;
+        }
         let variable = name
             .strip_prefix("SPIN_VARIABLE_")
             .context("not for Spin")?
@@ -397,6 +401,9 @@ fn the_exporter_follows_the_log_of_the_app() -> Result {
     mounts("app", "app-log:/log:rw")?;
     mounts("redis-exporter", "app-log:/log:ro")?;
     mounts("redis-exporter", "exporter-data:/data:rw")?;
+    let kept = self::compose(&[("KEEP_LOG_BYTES", "1000000")])?;
+    let kept = &kept["services"]["app"]["environment"]["KEEP_LOG_BYTES"];
+    assert_eq!(*kept, "1000000");
     let exporter = &compose["services"]["redis-exporter"]["environment"];
     assert_eq!(exporter["EXPORTER_FOLLOW"], "/log");
     assert_eq!(exporter["EXPORTER_POSITIONS"], "/data/positions");
@@ -425,6 +432,42 @@ fn logs_are_kept_and_limited() -> Result {
         let options = &compose["services"][service]["logging"]["options"];
         ensure!(options["max-size"].is_string(), "{service}: {options}");
     }
+    Ok(())
+}
+
+#[test]
+fn alerts_in_compose_link_to_runbooks_only_where_a_team_reads_them() -> Result {
+    let prometheus = &compose(&[])?["services"]["prometheus"];
+    assert_eq!(prometheus["environment"]["RUNBOOK_BASE_URL"], "");
+    assert_eq!(prometheus["tmpfs"][1], "/etc/prometheus/alerts");
+    let script = prometheus["command"][0].as_str().context("no script")?;
+    let folder = tempfile::tempdir()?;
+    let original = repository().join("monitoring/alerts/rules.yaml");
+    let script = script
+        .replace("$$", "$")
+        .replace("/etc/prometheus/alerts", &folder.path().to_string_lossy())
+        .replace("/alerts/rules.yaml >", &format!("{} >", original.display()))
+        .replace("exec prometheus ", "exit 0 # ");
+    let rules = folder.path().join("rules.yaml");
+    let links = |base: &str| -> Result<Vec<String>> {
+        let mut shell = Command::new("sh");
+        shell.args(["-ec", &script]).env("RUNBOOK_BASE_URL", base);
+        run(&mut shell, "apt-get install dash sed")?;
+        let mut promtool = Command::new("promtool");
+        promtool.args(["check", "rules", "--lint=all", "--lint-fatal"]);
+        run(promtool.arg(&rules), "apt-get install prometheus")?;
+        let text = fs::read_to_string(&rules)?;
+        let links = text.lines().filter(|line| line.contains("runbook"));
+        Ok(links.map(|line| line.trim().to_owned()).collect())
+    };
+    let alerts = fs::read_to_string(&original)?.matches("- alert: ").count();
+    let found = links("https://wiki.example.org/a?b&c")?;
+    assert_eq!(found.len(), alerts);
+    for link in found {
+        let begin = "runbook_url: \"https://wiki.example.org/a?b&c#runbook-";
+        ensure!(link.starts_with(begin), "{link}");
+    }
+    assert_eq!(links("")?, [""; 0]);
     Ok(())
 }
 
@@ -548,6 +591,30 @@ fn a_kept_log_has_every_line_and_continues_after_a_restart() -> Result {
     let logs = fs::read_dir(folder.path())?.map(|entry| Ok(fs::read_to_string(entry?.path())?));
     let logs: Result<Vec<_>> = logs.collect();
     assert_eq!(logs?, ["ab\nwhole\ncut off\n".repeat(2)]);
+    Ok(())
+}
+
+#[test]
+fn a_kept_log_takes_five_files_of_the_size_that_is_set() -> Result {
+    let folder = tempfile::tempdir()?;
+    let mut keep = Command::new(deployment().join("keep-log"));
+    keep.env("KEEP_LOG_BYTES", "1000").arg(folder.path());
+    run(
+        keep.args(["seq", "-w", "2000"]),
+        "apt-get install bash mawk",
+    )?;
+    let sizes = fs::read_dir(folder.path())?.map(|entry| Ok(entry?.metadata()?.len()));
+    let sizes: Vec<u64> = sizes.collect::<Result<_>>()?;
+    assert_eq!(sizes.len(), 5, "{sizes:?}");
+    ensure!(sizes.iter().all(|size| *size <= 1005), "{sizes:?}");
+    // The same number as the defaults of compose and chart.
+    let keep_log = fs::read_to_string(deployment().join("keep-log"))?;
+    let (_, default) = keep_log.split_once("{KEEP_LOG_BYTES:-").context("none")?;
+    let default = default.split_once('}').context("none")?.0;
+    for file in ["docker-compose.yml", "chart/values.yaml"] {
+        let text = fs::read_to_string(deployment().join(file))?;
+        ensure!(text.contains(default), "{file} does not have {default}");
+    }
     Ok(())
 }
 

@@ -173,3 +173,55 @@ spec:
         path: redis-ca/ca.crt
 {{- end }}
 {{- end }}
+
+{{/* Credentials and TLS of what the exporter's program serves, as environment variables. */}}
+{{- define "fs.exporterProtection" -}}
+{{- if .Values.exporter.bearerSecret }}
+- name: EXPORTER_AUTH_BEARER_FILE
+  value: /etc/exporter/bearer/token
+{{- end }}
+{{- if .Values.exporter.basicSecret }}
+- name: EXPORTER_AUTH_BASIC_FILE
+  value: /etc/exporter/basic/users
+{{- end }}
+{{- if .Values.exporter.tlsSecret }}
+- name: EXPORTER_TLS_CERT_FILE
+  value: /etc/exporter/tls/tls.crt
+- name: EXPORTER_TLS_KEY_FILE
+  value: /etc/exporter/tls/tls.key
+{{- end }}
+{{- end }}
+
+{{/* The files that these name, as sources of a volume at /etc/exporter. */}}
+{{- define "fs.exporterProtectionFiles" -}}
+{{- with .Values.exporter.bearerSecret }}
+- secret:
+    name: {{ . }}
+    items:
+      - key: token
+        path: bearer/token
+{{- end }}
+{{- with .Values.exporter.basicSecret }}
+- secret:
+    name: {{ . }}
+    items:
+      - key: users
+        path: basic/users
+{{- end }}
+{{- with .Values.exporter.tlsSecret }}
+- secret:
+    name: {{ . }}
+    items:
+      - key: tls.crt
+        path: tls/tls.crt
+      - key: tls.key
+        path: tls/tls.key
+{{- end }}
+{{- end }}
+
+{{- define "fs.exporterProbe" -}}
+httpGet:
+  path: /healthz
+  port: metrics
+  scheme: {{ ternary "HTTPS" "HTTP" (ne .Values.exporter.tlsSecret "") }}
+{{- end }}

@@ -164,6 +164,12 @@ fn contradictory_values_are_refused() -> Result {
             "/exporter/bearerSecret",
         ),
         ("app.followLog=true", "/app/replayKeySecret"),
+        ("app.keepLogBytes=32", "/app/keepLogBytes"),
+        ("networkPolicy.redisCidrs={10.0.0.0/8}", "/redis/host"),
+        (
+            "monitoring.runbookBaseUrl=guide.md",
+            "/monitoring/runbookBaseUrl",
+        ),
         ("app.variables.redis_password=secret", "redis_password"),
         ("exporter.env.REDIS_URL=redis://a", "REDIS_URL"),
         ("replicas=3", "replicas"),
@@ -303,6 +309,35 @@ fn the_rule_resource_has_the_rules_of_monitoring() -> Result {
     Ok(())
 }
 
+#[test]
+fn alerts_link_to_runbooks_only_where_a_team_reads_them() -> Result {
+    let alerts = |values: &Path| -> Result<Vec<Value>> {
+        let resources = resources(Some(values))?;
+        let rules = spec(&resources, "PrometheusRule", "").context("no rules")?;
+        let groups = rules["groups"].as_array().context("no groups")?;
+        let rules = groups.iter().flat_map(|group| group["rules"].as_array());
+        let mut rules: Vec<_> = rules.flatten().cloned().collect();
+        rules.retain(|rule| rule["alert"].is_string());
+        ensure!(rules.len() > 20, "{rules:?}");
+        Ok(rules)
+    };
+    for alert in alerts(&chart().join("ci/redis-values.yaml"))? {
+        let name = alert["alert"].as_str().unwrap_or_default();
+        let anchor = name.to_ascii_lowercase();
+        let url = format!("https://wiki.example.org/functional-scaffold#runbook-{anchor}");
+        assert_eq!(alert["annotations"]["runbook_url"], url);
+    }
+    // The mixin's own address is a placeholder.
+    let folder = tempfile::tempdir()?;
+    let values = folder.path().join("values.yaml");
+    fs::write(&values, "monitoring: {rules: true}\n")?;
+    for alert in alerts(&values)? {
+        let annotations = keys(&alert["annotations"]);
+        assert_eq!(annotations, BTreeSet::from(["description", "summary"]));
+    }
+    Ok(())
+}
+
 /// A workload of the chart.
 struct Workload<'a> {
     kind: &'a str,
@@ -316,16 +351,14 @@ impl<'a> Workload<'a> {
     fn read(resource: &'a Value) -> Option<Self> {
         let spec = &resource["spec"];
         let pod = &spec["template"]["spec"]["containers"][0];
-        let names = |list: &'a Value| {
-            let list = list.as_array().into_iter().flatten();
-            list.filter_map(|it| it["name"].as_str()).collect()
-        };
+        let beside = &spec["template"]["spec"]["initContainers"][0];
+        let names = |list: &'a Value| named(list, "name");
         let kind = kind(resource);
         Some(match kind {
             "Deployment" | "StatefulSet" => Self {
                 kind,
                 labels: spec["template"]["metadata"]["labels"].as_object()?,
-                ports: names(&pod["ports"]),
+                ports: [names(&pod["ports"]), names(&beside["ports"])].concat(),
                 variables: names(&pod["env"]),
             },
             "SpinApp" => Self {
@@ -453,6 +486,115 @@ fn check_variables(workload: &Workload) -> Result {
             _ => true,
         };
         ensure!(is_known, "{} has no variable {name}", workload.component());
+    }
+    Ok(())
+}
+
+#[test]
+fn the_container_that_follows_the_log_is_watched_and_protected() -> Result {
+    let values = chart().join("ci/follow-values.yaml");
+    let resources = resources(Some(&values))?;
+    let pod = &spec(&resources, "Deployment", "").context("no app")?["template"]["spec"];
+    let follow = &pod["initContainers"][0];
+    let port = &follow["ports"][0]["containerPort"];
+    let variables = follow["env"].as_array().context("no variables")?;
+    let variable = |name: &str| {
+        let mut variables = variables.iter();
+        variables
+            .find(|it| it["name"] == name)
+            .map(|it| &it["value"])
+    };
+    let listen = format!("0.0.0.0:{port}");
+    assert_eq!(variable("EXPORTER_LISTEN"), Some(&Value::from(listen)));
+    let known = exporter_variables()?;
+    for name in named(&follow["env"], "name") {
+        ensure!(known.contains(name), "the exporter has no variable {name}");
+    }
+    // It must restart, and must not take the app out of its Service.
+    let probe = &follow["livenessProbe"]["httpGet"];
+    let expected = serde_json::json!({"path": "/healthz", "port": "metrics", "scheme": "HTTPS"});
+    assert_eq!(*probe, expected);
+    ensure!(follow["readinessProbe"].is_null(), "{follow}");
+
+    // The same credentials and certificate as the exporter's.
+    let files = |pod: &Value, container: &Value| -> Result<BTreeSet<String>> {
+        let mounts = container["volumeMounts"].as_array().context("no mounts")?;
+        let mut mounts = mounts.iter();
+        let mount = mounts.find(|it| it["mountPath"] == "/etc/exporter");
+        let volumes = pod["volumes"].as_array().context("no volumes")?;
+        let name = &mount.context("no mount")?["name"];
+        let volume = volumes.iter().find(|it| it["name"] == *name);
+        let sources = volume.context("no volume")?["projected"]["sources"].as_array();
+        let items = sources.context("no sources")?.iter();
+        let items = items.flat_map(|source| named(&source["secret"]["items"], "path"));
+        Ok(items.map(|path| format!("/etc/exporter/{path}")).collect())
+    };
+    let of_follow = files(pod, follow)?;
+    for name in [
+        "EXPORTER_AUTH_BEARER_FILE",
+        "EXPORTER_TLS_CERT_FILE",
+        "EXPORTER_TLS_KEY_FILE",
+        "REDIS_PASSWORD_FILE",
+        "REPLAY_KEY_FILE",
+    ] {
+        let file = variable(name).and_then(Value::as_str);
+        ensure!(
+            file.is_some_and(|it| of_follow.contains(it)),
+            "{name}: {file:?}"
+        );
+    }
+    let monitor = spec(&resources, "PodMonitor", "-follow").context("no monitor")?;
+    let endpoint = &monitor["podMetricsEndpoints"][0];
+    let of_exporter = spec(&resources, "ServiceMonitor", "-exporter").context("no monitor")?;
+    for key in ["authorization", "scheme", "tlsConfig"] {
+        ensure!(
+            endpoint[key].is_object() || endpoint[key] == "https",
+            "{endpoint}"
+        );
+        assert_eq!(endpoint[key], of_exporter["endpoints"][0][key], "{key}");
+    }
+    let labels = endpoint["relabelings"].as_array().context("no labels")?;
+    for (label, value) in [("job", "functional_scaffold"), ("scheme", "follow")] {
+        let mut labels = labels.iter();
+        let set = labels.find(|it| it["targetLabel"] == label);
+        assert_eq!(set.context("not set")?["replacement"], value);
+    }
+    // Only Prometheus reaches it.
+    let policy = spec(&resources, "NetworkPolicy", "").context("no policy")?;
+    let ingress = policy["ingress"].as_array().context("no ingress")?;
+    for rule in ingress {
+        let ports = rule["ports"].as_array().context("every port is open")?;
+        let is_open = ports.iter().any(|it| it["port"] == *port);
+        assert_eq!(is_open, !rule["from"].is_null(), "{rule}");
+    }
+    assert_eq!(ingress.len(), 2, "{ingress:?}");
+    let app = &pod["containers"][0]["env"];
+    let app = app.as_array().context("no variables")?;
+    let kept = app.iter().find(|it| it["name"] == "KEEP_LOG_BYTES");
+    assert_eq!(kept.context("not set")?["value"], "134217728");
+    Ok(())
+}
+
+#[test]
+fn dns_and_the_network_of_an_external_redis_can_be_set() -> Result {
+    let values = chart().join("ci/follow-values.yaml");
+    let resources = resources(Some(&values))?;
+    for suffix in ["", "-exporter"] {
+        let policy = spec(&resources, "NetworkPolicy", suffix).context("no policy")?;
+        let egress = policy["egress"].as_array().context("no egress")?;
+        let dns = egress[0]["ports"].as_array().context("no ports")?.iter();
+        let dns: Vec<_> = dns
+            .map(|it| (it["port"].as_u64(), it["protocol"].as_str()))
+            .collect();
+        let expected = [53, 5353]
+            .into_iter()
+            .flat_map(|port| ["UDP", "TCP"].map(|protocol| (Some(port), Some(protocol))));
+        assert_eq!(dns, expected.collect::<Vec<_>>());
+        let redis = serde_json::json!({
+            "ports": [{"port": 6379}],
+            "to": [{"ipBlock": {"cidr": "10.0.7.0/24"}}],
+        });
+        assert_eq!(egress[1..], [redis], "{suffix}");
     }
     Ok(())
 }
