@@ -545,6 +545,7 @@ fn the_container_that_follows_the_log_is_watched_and_protected() -> Result {
     }
     let monitor = spec(&resources, "PodMonitor", "-follow").context("no monitor")?;
     let endpoint = &monitor["podMetricsEndpoints"][0];
+    assert_eq!(endpoint["port"], follow["ports"][0]["name"]);
     let of_exporter = spec(&resources, "ServiceMonitor", "-exporter").context("no monitor")?;
     for key in ["authorization", "scheme", "tlsConfig"] {
         ensure!(
