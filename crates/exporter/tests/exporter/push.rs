@@ -86,68 +86,52 @@ fn count_requests(redis: &Redis, requests: u64) {
 /// relay's count. A series shows an increase only after a first value.
 #[test]
 fn a_regression_that_a_relay_sees_first_is_an_increase_in_its_group() {
+    const REGRESSIONS: &str = "functional_scaffold_regressions_total";
     let redis = Redis::start();
     redis.register("a");
     count_requests(&redis, 100);
     let pushgateway = Pushgateway::start().expect("Pushgateway starts");
-    let state_file = tempfile::tempdir().expect("a directory");
-    let state_file = state_file.path().join("state");
-    let prometheus = start_prometheus(&[pushgateway.address()], "scheme: http");
-    // As many as one relay counts; the group's first value.
-    let values = |group: &str| {
-        let selector = format!("functional_scaffold_regressions_total{{instance='{group}'}}");
-        let first = format!("min_over_time({selector}[5m])");
-        (
-            instant_query(&prometheus, &first),
-            instant_query(&prometheus, &selector),
-        )
-    };
-    let group = || -> Option<String> {
-        let groups = prometheus
-            .get(
-                "query",
-                &[("query", "group by (instance) (http_requests_total)")],
-            )
-            .expect("a valid expression");
-        groups["result"][0]["metric"]["instance"]
-            .as_str()
-            .map(str::to_owned)
-    };
-    let start = || {
-        let mut command = push_command(redis.port(), &pushgateway.url(), &["--interval", "1500ms"]);
-        command.env("EXPORTER_STATE_FILE", &state_file);
+    let folder = tempfile::tempdir().expect("a directory");
+    let start = |interval| {
+        let mut command = push_command(redis.port(), &pushgateway.url(), &["--interval", interval]);
+        command.env("EXPORTER_STATE_FILE", folder.path().join("state"));
         Relay(Process::start(&mut command).expect("it starts"))
+    };
+    let pushed = || {
+        let text = pushgateway.scrape().expect("a scrape");
+        let mut lines = text.lines().filter(|line| line.starts_with(REGRESSIONS));
+        let value = lines.next()?.rsplit_once(' ')?.1.to_owned();
+        assert_eq!(lines.next(), None);
+        Some(value)
+    };
+    let wait_for_regressions = |count: &str| {
+        wait_for(count, || (pushed()? == count).then_some(()));
     };
     let decrease = || {
         let cells = redis.cells("metrics:request_counter").expect("cells");
         let (field, _) = cells.iter().next().expect("a cell");
         redis.cli(&["HINCRBY", "metrics:request_counter", field, "-5"]);
     };
-    let mut relay = start();
-    let first = wait_for("a group", group);
-    wait_for("no regression", || {
-        (values(&first) == (Some(0.0), Some(0.0))).then_some(())
-    });
+    let mut relay = start("200ms");
+    wait_for_regressions("0");
     decrease();
-    wait_for("a regression", || {
-        (values(&first) == (Some(0.0), Some(1.0))).then_some(())
-    });
+    wait_for_regressions("1");
     let exporter = Exporter::start(redis.port());
-    let of_exporter = sample(&exporter.metrics(), "functional_scaffold_regressions_total");
-    assert_eq!(of_exporter, Some(0.0));
-    drop(exporter);
+    assert_eq!(sample(&exporter.metrics(), REGRESSIONS), Some(0.0));
 
-    // The first read of another relay finds the next one.
+    // Another relay finds one at its first read.
     relay.0.signal(Signal::TERM).expect("it runs");
     relay.0.wait(PATIENCE).expect("it ends");
-    wait_for("no group", || group().is_none().then_some(()));
+    assert_eq!(pushed(), None);
+    drop(exporter);
     decrease();
-    let _relay = start();
-    let second = wait_for("a group", group);
-    assert_ne!(first, second);
-    wait_for("a regression", || {
-        (values(&second) == (Some(0.0), Some(1.0))).then_some(())
-    });
+    let mut relay = start("1h");
+    relay
+        .0
+        .wait_for_output("Redis lost writes", PATIENCE)
+        .expect("it finds it");
+    let first = wait_for("a push", pushed);
+    assert_eq!(first, "0");
 }
 
 #[test]
