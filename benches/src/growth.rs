@@ -264,14 +264,8 @@ impl Estimate {
 }
 
 const SHARDING: &str = "\
-Redis would be sharded by writers, not by series. Counts are added up, so an instance may write all \
-its counts to any one Redis; only the batch that closes a lease must go to the Redis of the lease. \
-Today that is a matter of deployment: each group of hosts has its own `redis_host`, each Redis has its \
-own exporter, and Prometheus adds them up with `sum without(instance)`. (The recording rules use `max`, \
-for several exporters on *one* Redis, and would have to be changed.) No instance chooses its shard by \
-itself, and no exporter adds up several Redis or prefixes. A Redis Cluster does not spread the load: \
-a script touches all keys of a prefix, so these share a slot, and neither the component nor the \
-exporter follows a cluster's redirections.";
+Redis is sharded by writers, not by series: with [`metrics_shards`](operations.md#shards), each \
+instance writes all its counts to one of several servers, or to one slot of a Redis Cluster.";
 
 #[cfg(test)]
 mod tests {

@@ -25,6 +25,7 @@ mod redis_tls;
 mod registry;
 mod sandbox;
 mod schemes;
+mod shards;
 mod templates;
 
 type Result<T = ()> = anyhow::Result<T>;

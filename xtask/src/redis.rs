@@ -26,7 +26,7 @@ const IMAGE: &str = "docker.io/library/redis:7";
 const DOCKER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Settings that app and exporter share, by the names that the exporter reads.
-const SHARED: [&str; 7] = [
+const SHARED: [&str; 8] = [
     "REDIS_HOST",
     "REDIS_PORT",
     "REDIS_TLS",
@@ -34,6 +34,7 @@ const SHARED: [&str; 7] = [
     "REDIS_USERNAME",
     "REDIS_PASSWORD",
     "METRICS_PREFIX",
+    "METRICS_SHARDS",
 ];
 
 /// The settings with which app and exporter reach Redis, as far as they are given.
@@ -46,9 +47,26 @@ impl RedisSettings {
         Self(given.flatten().collect())
     }
 
-    /// The host that the user named.
+    /// The host that the user named; a list with shards.
     pub(crate) fn host(&self) -> Option<&str> {
         self.get("REDIS_HOST")
+    }
+
+    /// The servers that the user named.
+    fn servers(&self) -> Result<Vec<(&str, u16)>> {
+        let default = self.port()?;
+        let hosts = self.host().into_iter().flat_map(|hosts| hosts.split(','));
+        let servers = hosts.map(|host| match host.trim().rsplit_once(':') {
+            Some((name, port)) if !name.contains(':') || name.ends_with(']') => {
+                let wrong = || format!("REDIS_HOST has {host:?}; its port must be a port");
+                Ok((
+                    name.trim_matches(['[', ']']),
+                    port.parse().with_context(wrong)?,
+                ))
+            }
+            _ => Ok((host.trim().trim_matches(['[', ']']), default)),
+        });
+        servers.collect()
     }
 
     /// The port, 6379 unless it is given.
@@ -72,9 +90,13 @@ impl RedisSettings {
         env::var_os("REDIS_CA_FILE").filter(|file| !file.is_empty())
     }
 
-    /// The prefix of every key.
-    pub(crate) fn metrics_prefix(&self) -> &str {
-        self.get("METRICS_PREFIX").unwrap_or("metrics:")
+    /// The prefix of every key, with shards of those of the first one.
+    pub(crate) fn metrics_prefix(&self) -> String {
+        let prefix = self.get("METRICS_PREFIX").unwrap_or("metrics:");
+        match self.get("METRICS_SHARDS") {
+            Some(_) => format!("{prefix}{{0}}:"),
+            None => prefix.to_owned(),
+        }
     }
 
     fn username(&self) -> Option<&str> {
@@ -137,13 +159,14 @@ pub(crate) enum RedisServer {
 impl RedisServer {
     /// Checks the one that the user named, or finds a way to start one.
     pub(crate) fn find(settings: &RedisSettings, install: InstallOptions) -> Result<Self> {
-        if let Some(host) = settings.host() {
-            let port = settings.port()?;
+        for (host, port) in settings.servers()? {
             resolve(host, port)
                 .and_then(|address| settings.check(address))
                 .with_context(|| {
                     format!("REDIS_HOST names the Redis at {host}:{port}, which does not respond")
                 })?;
+        }
+        if settings.host().is_some() {
             return Ok(Self::Named);
         }
         ensure!(
@@ -204,11 +227,14 @@ impl RedisServer {
 
     /// The `redis-cli` command that reaches it.
     pub(crate) fn cli(&self, settings: &RedisSettings) -> Result<String> {
-        let port = settings.port()?;
+        let mut port = settings.port()?;
         let mut words = vec!["redis-cli".to_owned()];
-        match (self, settings.host()) {
+        match (self, settings.servers()?.first()) {
             (Self::Docker, _) => words.insert(0, format!("docker exec {}", container(port))),
-            (Self::Named, Some(host)) => words.push(format!("-h {host}")),
+            (Self::Named, Some((host, own_port))) => {
+                port = *own_port;
+                words.push(format!("-h {host}"));
+            }
             _ => {}
         }
         words.push(format!("-p {port}"));
@@ -307,6 +333,21 @@ mod tests {
         assert_eq!(settings.host(), None);
         assert_eq!(settings.port().expect("the default"), 6379);
         assert_eq!(settings.metrics_prefix(), "metrics:");
+    }
+
+    #[test]
+    fn hosts_of_shards_may_have_ports() {
+        let hosts = "a, b:7000,::1,[::1]:7001";
+        let settings = Settings::of(&[("REDIS_HOST", hosts), ("METRICS_SHARDS", "4")], &[]);
+        let settings = RedisSettings::read(&settings);
+        let servers = settings.servers().expect("ports");
+        let expected = [("a", 6379), ("b", 7000), ("::1", 6379), ("::1", 7001)];
+        assert_eq!(servers, expected);
+        assert_eq!(settings.metrics_prefix(), "metrics:{0}:");
+        let settings = Settings::of(&[("REDIS_HOST", "a:x")], &[]);
+        RedisSettings::read(&settings)
+            .servers()
+            .expect_err("no port");
     }
 
     #[test]

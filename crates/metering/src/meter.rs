@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::{
     batcher::{Batcher, Execution, Leasing, Workload},
     check::{Check, SharedCheck},
-    config::{Config, Durability},
+    config::{Config, Durability, Shard},
     custom::source::Custom,
     flusher::Flusher,
     sinks::{Sink, error::Unacknowledged},
@@ -65,22 +65,23 @@ impl Meter {
     /// distinguishes this instance from all others, in Redis and in the log.
     #[must_use]
     pub fn new(config: &Config, workload: Workload, nonce: u64) -> Self {
-        Self::with(config, Batcher::new(&config.prefix, workload, nonce))
+        let shard = config.shard(nonce);
+        Self::with(config, &shard, Batcher::new(&shard.prefix, workload, nonce))
     }
 
     /// Makes a meter of what the author of the component measures. It takes no leases.
     pub(crate) fn of_custom(config: &Config, custom: Custom, nonce: u64) -> Self {
-        let config = &config.batched();
-        let batcher = Batcher::of_custom(&config.prefix, custom, nonce);
-        Self::with(config, batcher)
+        let (config, shard) = (&config.batched(), config.shard(nonce));
+        let batcher = Batcher::of_custom(&shard.prefix, custom, nonce);
+        Self::with(config, &shard, batcher)
     }
 
-    fn with(config: &Config, batcher: Batcher) -> Self {
+    fn with(config: &Config, shard: &Shard, batcher: Batcher) -> Self {
         Self(Rc::new(State {
             durability: config.durability,
             metrics_endpoint: config.metrics_endpoint,
             batcher: RefCell::new(batcher),
-            sink: Sink::new(config),
+            sink: Sink::new(config, shard),
             flusher: Flusher::new(config.flush_interval, config.replay_key.clone()),
             store_check: SharedCheck::default(),
         }))

@@ -133,15 +133,14 @@ impl Reader {
         Duration::from_millis(self.integer(name, default, range))
     }
 
-    /// Reads a number of milliseconds within `range`, `None` if it is unset.
-    pub fn optional_millis(
-        &mut self,
-        name: &'static str,
-        range: RangeInclusive<u64>,
-    ) -> Option<Duration> {
+    /// Reads an integer within `range`, `None` if it is unset.
+    pub(crate) fn optional<T>(&mut self, name: &'static str, range: RangeInclusive<T>) -> Option<T>
+    where
+        T: Copy + PartialOrd + Display + FromStr,
+    {
         let text = self.text(name, "");
         let is_set = !text.is_empty();
-        is_set.then(|| Duration::from_millis(self.parse_integer(name, &text, range)))
+        is_set.then(|| self.parse_integer(name, &text, range))
     }
 
     /// Reads `true` or `false`.
@@ -168,21 +167,6 @@ impl Reader {
             },
             |(_, value)| *value,
         )
-    }
-
-    /// Reads a host name or address. Refuses an empty one: see
-    /// [`Self::port`].
-    pub fn host(&mut self, name: &'static str, default: &'static str) -> String {
-        let host = self.outbound_text(name, default);
-        let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
-        if !host.bytes().all(is_host_byte) {
-            let shown = without_user_info(&host);
-            self.refuse(
-                name,
-                format!("{shown:?} is not a host name or address without a port"),
-            );
-        }
-        host
     }
 
     /// Reads a port. Refuses an empty one: `allowed_outbound_hosts` is built
@@ -230,7 +214,8 @@ impl Reader {
             .ok()
     }
 
-    fn outbound_text(&mut self, name: &'static str, default: &'static str) -> String {
+    /// Reads a part of an address. Refuses an empty one: see [`Self::port`].
+    pub(crate) fn outbound_text(&mut self, name: &'static str, default: &'static str) -> String {
         match self.get(name, default) {
             Some(value) if value.is_empty() => {
                 let reason = "must not be empty: allowed_outbound_hosts is built from it";
@@ -262,13 +247,13 @@ impl Reader {
         }
     }
 
-    fn refuse(&mut self, name: &'static str, reason: String) {
+    pub(crate) fn refuse(&mut self, name: &'static str, reason: String) {
         self.errors.push(VariableError { name, reason });
     }
 }
 
 /// The part of an address that is no secret: what is before an `@` may be a password.
-fn without_user_info(address: &str) -> &str {
+pub(crate) fn without_user_info(address: &str) -> &str {
     address.rsplit('@').next().unwrap_or_default()
 }
 

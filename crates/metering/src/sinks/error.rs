@@ -28,12 +28,22 @@ pub(crate) enum StoreError {
     /// Spin does not let the component reach this host.
     #[error("the manifest's allowed_outbound_hosts does not allow {0}")]
     Denied(String),
+    /// Spin does not let the component reach this node of a Redis Cluster, which has
+    /// the keys.
+    #[error(
+        "the manifest's allowed_outbound_hosts does not allow {0}, the node of the Redis \
+         Cluster that has the keys"
+    )]
+    DeniedNode(String),
     /// No reply arrived in time.
     #[error("no reply within {} ms", .0.as_millis())]
     Timeout(Duration),
     /// An error of Redis or of the connection to it.
     #[error("{}", redis_error::explain(.0))]
     Redis(String),
+    /// Redis Cluster names another node, which the client asks next.
+    #[error("{}", redis_error::explain(.0))]
+    Moved(String),
     /// Redis may have forgotten whether it stored the batch.
     #[error("it is too old: Redis may have stored it and forgotten that")]
     TooOld,

@@ -18,7 +18,7 @@ use functional_scaffold_protocol::{
 
 use crate::{
     batcher::Batcher,
-    config::{Backend, Config},
+    config::{Backend, Config, Shard},
     time::Deadline,
 };
 
@@ -48,9 +48,9 @@ pub(crate) enum Sink {
 
 impl Sink {
     /// Makes the configured sink without connecting.
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, shard: &Shard) -> Self {
         match config.backend {
-            Backend::Redis => Self::Redis(Box::new(RedisSink::new(config))),
+            Backend::Redis => Self::Redis(Box::new(RedisSink::new(config, shard))),
             Backend::Pushgateway => {
                 Self::Pushgateway(PushgatewaySink::new(config.pushgateway.clone()))
             }
@@ -135,7 +135,12 @@ impl Sink {
                     shard: None,
                 }
             }
-            Self::Redis(_) | Self::Pull(_) | Self::Off => LoggedBatch {
+            Self::Redis(redis) => LoggedBatch {
+                batch,
+                group: None,
+                shard: redis.shard(),
+            },
+            Self::Pull(_) | Self::Off => LoggedBatch {
                 batch,
                 group: None,
                 shard: None,

@@ -1,8 +1,12 @@
 //! The Redis scheme: a batch is one script call, applied once under its id.
 //!
 //! Each instance registers the families once, before its first lease or batch,
-//! so that a crash is counted under a name that readers know. A lease is acknowledged by Redis before its execution starts,
-//! so that an execution which dies with its instance is still counted.
+//! so that a crash is counted under a name that readers know. A lease is acknowledged by
+//! Redis before its execution starts, so that an execution which dies with its instance is
+//! still counted.
+//!
+//! In Redis Cluster all keys of an instance are in one slot, so one node has them. The
+//! client follows the slot: the error `MOVED` names the node that has it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -31,7 +35,7 @@ use spin_sdk::{
 
 use crate::{
     batcher::{Batcher, FrozenBatch, Leasing},
-    config::{Config, Durability, LINGER, RedisConfig},
+    config::{Config, Durability, LINGER, RedisConfig, Server, Shard},
     denied::turn_off,
     log::{self, Level},
     single_flight::SingleFlight,
@@ -41,6 +45,8 @@ use crate::{
 
 /// Writes leases and batches of one instance to Redis.
 pub(crate) struct RedisSink {
+    /// The number of the shard; `None` without shards.
+    shard: Option<u32>,
     /// The longest wait for one reply.
     timeout: Duration,
     /// Absent if executions have no leases.
@@ -65,7 +71,7 @@ const MAX_UNAWAITED: usize = 16;
 
 impl RedisSink {
     /// Makes a sink without connecting.
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, shard: &Shard) -> Self {
         let limit = config.execution_limit.as_millis();
         let is_strict = config.durability == Durability::Strict;
         let leases = LeaseOptions {
@@ -77,12 +83,18 @@ impl RedisSink {
             is_strict,
         };
         Self {
+            shard: shard.number,
             timeout: config.redis.timeout,
             leases: (config.durability != Durability::Batched).then_some(leases),
-            client: Rc::new(RedisClient::new(&config.redis)),
+            client: Rc::new(RedisClient::new(&config.redis, &shard.server)),
             registering: SingleFlight::default(),
             lease_time: Cell::new(None),
         }
+    }
+
+    /// The number of the shard; `None` without shards.
+    pub(super) fn shard(&self) -> Option<u32> {
+        self.shard
     }
 
     /// The longest wait for one reply.
@@ -95,11 +107,14 @@ impl RedisSink {
     /// would still reply to `PING`. Then tries every other command. Returns Redis's
     /// address, or what is wrong with it.
     pub(crate) async fn check(&self, batcher: &RefCell<Batcher>) -> Result<String, String> {
-        let address = &self.client.address;
         let deadline = Deadline::after(self.timeout);
         let checked = self.try_commands(batcher, deadline).await;
         if matches!(checked, Err(StoreError::Timeout(_))) {
             self.client.close();
+        }
+        let mut address = self.client.address();
+        if let Some(shard) = self.shard {
+            address += &format!(" (shard {shard})");
         }
         match checked {
             Ok(Eviction::Never) => Ok(format!("{address} accepts writes")),
@@ -483,8 +498,11 @@ impl LeaseTime {
     }
 }
 
-/// A call that may outlive the request that makes it.
-type BoxedCall = Pin<Box<dyn Future<Output = Result<Vec<String>, StoreError>>>>;
+/// A call, boxed so that it is compiled once.
+type BoxedCall<'a> = Pin<Box<dyn Future<Output = Result<Vec<String>, StoreError>> + 'a>>;
+
+/// How often one call follows `MOVED`. More says that the nodes disagree.
+const MAX_REDIRECTS: usize = 3;
 
 /// Calls Redis on one connection, with a deadline for each call.
 ///
@@ -492,56 +510,84 @@ type BoxedCall = Pin<Box<dyn Future<Output = Result<Vec<String>, StoreError>>>>;
 /// than the work done on it. Spin sets no time-outs. A call that times out here may
 /// still be executed when Redis comes back.
 struct RedisClient {
-    /// With the password.
-    url: String,
-    /// Without it.
-    address: String,
+    config: RedisConfig,
+    /// As configured; in Redis Cluster, any node.
+    entry: Server,
     /// What no error may show.
     secrets: [String; 2],
-    connection: RefCell<Option<Rc<Connection>>>,
+    connection: RefCell<Option<Rc<Open>>>,
+    /// Where the next connection goes instead of to the entry, if `MOVED` says so.
+    redirect: RefCell<Option<Server>>,
     opening: SingleFlight,
 }
 
+/// An open connection.
+struct Open {
+    connection: Connection,
+    server: Server,
+}
+
+/// A message to Redis.
+enum Message<'a> {
+    Script(&'a Script, &'a Call),
+    Command(&'a Command),
+}
+
+impl Message<'_> {
+    /// The command and its parameters. A script is named by its digest or has its source.
+    fn encode(&self, by_source: bool) -> (&'static str, Vec<RedisParameter>) {
+        match self {
+            Self::Script(script, call) => {
+                let (command, text) = match by_source {
+                    true => ("EVAL", script.source),
+                    false => ("EVALSHA", script.sha),
+                };
+                let parts = [text.as_bytes().to_vec()].into_iter().chain(call.parts());
+                (command, parts.map(RedisParameter::Binary).collect())
+            }
+            Self::Command(command) => {
+                let words = command.arguments.iter();
+                let words = words.map(|word| RedisParameter::Binary(word.clone().into_bytes()));
+                (command.name, words.collect())
+            }
+        }
+    }
+}
+
 impl RedisClient {
-    fn new(config: &RedisConfig) -> Self {
+    fn new(config: &RedisConfig, entry: &Server) -> Self {
         Self {
-            url: config.url(),
-            address: config.address(),
+            config: config.clone(),
+            entry: entry.clone(),
             secrets: config.secrets(),
             connection: RefCell::new(None),
+            redirect: RefCell::new(None),
             opening: SingleFlight::default(),
         }
     }
 
+    /// The address of the server that is connected, or else of the entry.
+    fn address(&self) -> String {
+        let connection = self.connection.borrow();
+        let server = connection.as_ref().map_or(&self.entry, |open| &open.server);
+        self.config.address(server)
+    }
+
     /// Calls a script by its digest, or by its source if Redis does not know the
-    /// digest: after a restart, and at the very first call.
+    /// digest: after a restart, and at the very first call. Sends the same call again to
+    /// the node that `MOVED` names: a node that replies so has not executed it.
     ///
     /// An error closes the connection, so that the next call opens another, unless
     /// it is `NOSCRIPT`. After a time-out the caller decides.
-    async fn call(
-        self: &Rc<Self>,
-        script: &Script,
-        call: &Call,
-        deadline: Deadline,
-    ) -> Result<Vec<String>, StoreError> {
-        let parameters = |script| parameters(script, call);
-        let by_digest = self
-            .execute("EVALSHA", parameters(script.sha), deadline)
-            .await;
-        match by_digest {
-            Err(StoreError::Redis(reason)) if is_noscript(&reason) => {
-                self.execute("EVAL", parameters(script.source), deadline)
-                    .await
-            }
-            other => other,
-        }
+    fn call<'a>(&'a self, script: &'a Script, call: &'a Call, deadline: Deadline) -> BoxedCall<'a> {
+        self.send(Message::Script(script, call), deadline)
     }
 
-    /// Calls a plain command, like [`Self::call`].
-    fn command(self: &Rc<Self>, command: Command, deadline: Deadline) -> BoxedCall {
-        let arguments = command.arguments.into_iter();
-        let parameters = arguments.map(|word| RedisParameter::Binary(word.into_bytes()));
-        self.execute(command.name, parameters.collect(), deadline)
+    /// Calls a plain command, like [`Self::call`]. The call may outlive the request that
+    /// makes it.
+    fn command(self: &Rc<Self>, command: Command, deadline: Deadline) -> BoxedCall<'static> {
+        let client = Rc::clone(self);
+        Box::pin(async move { client.send(Message::Command(&command), deadline).await })
     }
 
     /// Closes the connection, so that the next call opens another.
@@ -549,79 +595,104 @@ impl RedisClient {
         self.connection.take();
     }
 
-    /// Boxed, so that it is compiled once, and can be handed to another task.
-    fn execute(
-        self: &Rc<Self>,
-        command: &'static str,
-        parameters: Vec<RedisParameter>,
-        deadline: Deadline,
-    ) -> BoxedCall {
-        let client = Rc::clone(self);
+    fn send<'a>(&'a self, message: Message<'a>, deadline: Deadline) -> BoxedCall<'a> {
         Box::pin(async move {
-            let connection = client.connection(deadline).await?;
-            let reply = deadline.timeout(connection.execute(command, parameters));
-            let reply = reply.await;
-            match reply {
-                Some(Ok(results)) => Ok(results.into_iter().map(text_of_result).collect()),
-                Some(Err(error)) => {
-                    let error = client.store_error(error);
-                    let is_healthy =
-                        matches!(&error, StoreError::Redis(reason) if is_noscript(reason));
-                    if !is_healthy {
-                        client.discard(&connection);
+            let (mut by_source, mut redirects) = (false, 0);
+            loop {
+                let open = self.connection(deadline).await?;
+                let (command, parameters) = message.encode(by_source);
+                let reply = deadline.timeout(open.connection.execute(command, parameters));
+                let error = match reply.await {
+                    Some(Ok(results)) => {
+                        return Ok(results.into_iter().map(text_of_result).collect());
                     }
-                    Err(error)
+                    Some(Err(error)) => self.failed(&open, error),
+                    None => return Err(StoreError::Timeout(deadline.limit())),
+                };
+                match error {
+                    StoreError::Redis(reason) if !by_source && is_noscript(&reason) => {
+                        by_source = true;
+                    }
+                    StoreError::Moved(_) if redirects < MAX_REDIRECTS => redirects += 1,
+                    error => return Err(error),
                 }
-                None => Err(StoreError::Timeout(deadline.limit())),
             }
         })
     }
 
+    /// Closes a connection after an error, unless the connection is as good as before,
+    /// or another has already replaced it. So of several calls that `MOVED` redirects
+    /// at the same time, the first decides.
+    fn failed(&self, open: &Rc<Open>, error: Error) -> StoreError {
+        let redirect = match &error {
+            Error::Other(reason) => open.server.of_redirect(reason),
+            _ => None,
+        };
+        let error = self.store_error(error, &open.server);
+        if matches!(&error, StoreError::Redis(reason) if is_noscript(reason)) {
+            return error;
+        }
+        let mut current = self.connection.borrow_mut();
+        if current
+            .as_ref()
+            .is_some_and(|current| Rc::ptr_eq(current, open))
+        {
+            *current = None;
+            self.redirect.replace(redirect.clone());
+        }
+        match (error, redirect) {
+            (StoreError::Redis(reason), Some(_)) => StoreError::Moved(reason),
+            (error, _) => error,
+        }
+    }
+
     /// Returns the open connection, or opens one. One task opens at a time, or
     /// every flush during an outage would open one more.
-    async fn connection(&self, deadline: Deadline) -> Result<Rc<Connection>, StoreError> {
+    async fn connection(&self, deadline: Deadline) -> Result<Rc<Open>, StoreError> {
         let timed_out = || StoreError::Timeout(deadline.limit());
         loop {
-            if let Some(connection) = self.connection.borrow().as_ref() {
-                return Ok(Rc::clone(connection));
+            if let Some(open) = self.connection.borrow().as_ref() {
+                return Ok(Rc::clone(open));
             }
             let Some(_flight) = self.opening.begin() else {
                 let ended = deadline.timeout(self.opening.ended()).await;
                 ended.ok_or_else(timed_out)?;
                 continue;
             };
-            let opened = deadline.timeout(Connection::open(&self.url)).await;
+            // Taken: if that node does not respond, the next attempt asks the entry.
+            let server = self.redirect.take().unwrap_or_else(|| self.entry.clone());
+            let url = self.config.url(&server);
+            let opened = deadline.timeout(Connection::open(url)).await;
             let opened = opened.ok_or_else(timed_out)?;
-            let connection = Rc::new(opened.map_err(|error| self.store_error(error))?);
-            *self.connection.borrow_mut() = Some(Rc::clone(&connection));
-            return Ok(connection);
+            let connection = opened.map_err(|error| self.store_error(error, &server))?;
+            let open = Rc::new(Open { connection, server });
+            *self.connection.borrow_mut() = Some(Rc::clone(&open));
+            return Ok(open);
         }
     }
 
-    /// Closes `connection`, unless another has already replaced it.
-    fn discard(&self, connection: &Rc<Connection>) {
-        let mut open = self.connection.borrow_mut();
-        if open
-            .as_ref()
-            .is_some_and(|open| Rc::ptr_eq(open, connection))
-        {
-            *open = None;
-        }
-    }
-
-    fn store_error(&self, error: Error) -> StoreError {
+    fn store_error(&self, error: Error, server: &Server) -> StoreError {
+        let is_entry = *server == self.entry;
+        let address = || self.config.address(server);
         match error {
             // Spin reports a host that is not allowed as an invalid address. The
             // address itself is valid: it is built from checked parts.
-            Error::InvalidAddress => StoreError::Denied(self.address.clone()),
+            Error::InvalidAddress if is_entry => StoreError::Denied(address()),
+            Error::InvalidAddress => StoreError::DeniedNode(address()),
             // Of Spin, to a middleware that inherits no configuration.
-            Error::Other(reason) if reason.ends_with("is not permitted") => {
-                StoreError::Denied(self.address.clone())
+            Error::Other(reason) if is_entry && reason.ends_with("is not permitted") => {
+                StoreError::Denied(address())
             }
             Error::TooManyConnections => StoreError::Redis("too many connections".to_owned()),
             Error::TypeError => StoreError::Redis("unexpected type".to_owned()),
             Error::Other(reason) if is_noscript(&reason) => StoreError::Redis(reason),
-            Error::Other(reason) => StoreError::Redis(hide(&self.secrets, reason)),
+            Error::Other(reason) => {
+                let reason = hide(&self.secrets, reason);
+                StoreError::Redis(match is_entry {
+                    true => reason,
+                    false => format!("{}: {reason}", address()),
+                })
+            }
         }
     }
 }
@@ -631,14 +702,6 @@ impl RedisClient {
 fn hide(secrets: &[String], text: String) -> String {
     let secrets = secrets.iter().filter(|secret| !secret.is_empty());
     secrets.fold(text, |text, secret| text.replace(secret, "***"))
-}
-
-fn parameters(script: &str, call: &Call) -> Vec<RedisParameter> {
-    [script.as_bytes().to_vec()]
-        .into_iter()
-        .chain(call.parts())
-        .map(RedisParameter::Binary)
-        .collect()
 }
 
 /// Whether Redis does not know the script's digest. Spin passes on the Redis
@@ -663,8 +726,7 @@ mod tests {
     #[test]
     fn secrets_are_hidden_in_texts() {
         let config = RedisConfig {
-            host: "h".to_owned(),
-            port: 1,
+            servers: Vec::new(),
             tls: false,
             database: 0,
             username: String::new(),

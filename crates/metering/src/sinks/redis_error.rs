@@ -4,7 +4,7 @@
 //! in its own way and names no remedy.
 
 /// Parts of the client's texts, and what they mean. The first match counts.
-const EXPLANATIONS: [(&[&str], &str); 19] = [
+const EXPLANATIONS: [(&[&str], &str); 20] = [
     (
         &["BusyLoadingError", "LOADING"],
         "Redis is loading its data",
@@ -51,11 +51,16 @@ const EXPLANATIONS: [(&[&str], &str); 19] = [
     (&["WRONGTYPE"], "Redis holds a key of another type"),
     (
         &["CrossSlot", "CROSSSLOT"],
-        "Redis is a cluster, and the keys are in several slots: metrics_prefix needs a {hash tag}",
+        "Redis is a cluster, and the keys are in several slots: metrics_prefix needs a {hash tag}, \
+         or set metrics_shards",
     ),
     (
         &["Moved", "MOVED"],
-        "Redis is a cluster, and the keys are on another node",
+        "Redis Cluster redirects too often, or to no usable address",
+    ),
+    (
+        &["- Ask:", "TryAgain", "TRYAGAIN"],
+        "Redis Cluster is moving the keys to another node",
     ),
     (
         &["ClusterDown", "CLUSTERDOWN"],

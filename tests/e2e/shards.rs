@@ -1,0 +1,369 @@
+//! Instances that are divided among shards: on several Redis servers, and in a Redis
+//! Cluster whose slots move and whose masters die.
+
+use std::{collections::BTreeMap, fs, thread, time::Duration};
+
+use anyhow::{Context as _, bail, ensure};
+use functional_scaffold_protocol::{
+    batch::{Joiner, LoggedBatch, LoggedPart},
+    calls::{ApplyReply, Script, apply_call},
+    shard::{shard_of, shard_prefix},
+};
+use functional_scaffold_testkit::{
+    http,
+    load::{RequestKind, Tally, Until},
+    process::poll_until,
+    redis::{RedisOptions, RedisServer},
+    redis_cluster::RedisCluster,
+    repository,
+    runtime::{App, AppOptions},
+};
+use functional_scaffold_tests::{
+    PATIENCE,
+    batch_log::EVENT,
+    service::{NEGATIVE, PRIME, load_all, readiness},
+};
+use tempfile::TempDir;
+
+use crate::Result;
+
+const SHARDS: u32 = 4;
+const CONNECTIONS: usize = 8;
+
+/// The servers of the shards.
+type Servers<'a> = &'a dyn Fn(u32) -> Result<&'a RedisServer>;
+
+/// The application in `SHARDS` shards. It may reach all of loopback.
+struct Sharded {
+    app: App,
+    _folder: TempDir,
+}
+
+impl Sharded {
+    /// `hosts` is the variable `redis_host`.
+    fn start(hosts: &str, change: impl FnOnce(AppOptions) -> AppOptions) -> Result<Self> {
+        let text = fs::read_to_string(repository().join("spin.toml"))?;
+        let configured = "\"redis://{{ redis_host }}:{{ redis_port }}\", \
+                          \"rediss://{{ redis_host }}:{{ redis_port }}\"";
+        ensure!(
+            text.contains(configured),
+            "{configured} is not in spin.toml"
+        );
+        let text = text.replace(configured, "\"redis://127.0.0.1:*\"");
+        let root = repository().canonicalize()?;
+        let text = text.replace("\"target/", &format!("\"{}/target/", root.display()));
+        let folder = tempfile::tempdir()?;
+        let manifest = folder.path().join("spin.toml");
+        fs::write(&manifest, text)?;
+        let options = AppOptions {
+            component: Some("prime-check"),
+            ..AppOptions::with_redis(6379).manifest(manifest)
+        };
+        let options = options
+            .variable("metrics_shards", &SHARDS.to_string())
+            .variable("redis_host", hosts)
+            // So there are many instances.
+            .arguments(&["--max-instance-reuse-count", "8"]);
+        Ok(Self {
+            app: App::start(&change(options))?,
+            _folder: folder,
+        })
+    }
+
+    fn send(&self, until: Until) -> Result<Tally> {
+        let kinds = [RequestKind::invoke(PRIME), RequestKind::invoke(NEGATIVE)];
+        load_all(&self.app, &kinds, CONNECTIONS, until)
+    }
+
+    /// Waits until the shards together have counted exactly these responses. Replays
+    /// what is in the log.
+    fn wait_for_counts(&self, expected: &Tally, servers: Servers<'_>) -> Result {
+        poll_until(PATIENCE, || {
+            for logged in logged(&self.app)? {
+                let shard = logged.shard.context("a line without a shard")?;
+                replay(&logged, &shard_prefix("metrics:", shard), servers(shard)?)?;
+            }
+            let mut counted = BTreeMap::new();
+            for shard in 0..SHARDS {
+                for (labels, count) in requests(shard, servers(shard)?)? {
+                    *counted.entry(labels).or_insert(0) += count;
+                }
+            }
+            let expected = &expected.responses;
+            ensure!(counted == *expected, "{counted:#?} is not {expected:#?}");
+            Ok(())
+        })
+    }
+}
+
+/// What a shard has counted.
+fn requests(shard: u32, server: &RedisServer) -> Result<BTreeMap<String, i64>> {
+    server.cells(&format!(
+        "{}request_counter",
+        shard_prefix("metrics:", shard)
+    ))
+}
+
+/// The whole batches in the log.
+fn logged(app: &App) -> Result<Vec<LoggedBatch>> {
+    let mut joiner = Joiner::default();
+    let mut batches = Vec::new();
+    for line in app.output()?.lines().filter(|line| line.contains(EVENT)) {
+        let part: LoggedPart = serde_json::from_str(line)?;
+        batches.extend(joiner.push(part)?);
+    }
+    Ok(batches)
+}
+
+/// Stores a batch of the log, unless it is stored.
+fn replay(logged: &LoggedBatch, prefix: &str, server: &RedisServer) -> Result {
+    let mut batch = logged.batch.clone();
+    // A batch that was never sent gets the time of the first reply.
+    let is_new = batch.frozen_ms.is_none();
+    for _attempt in 0..2 {
+        let mut eval = redis::cmd("EVAL");
+        eval.arg(Script::APPLY.source);
+        for part in apply_call(prefix, &batch).parts() {
+            eval.arg(part);
+        }
+        let reply = eval.query(&mut server.connect()?)?;
+        match ApplyReply::decode(reply)? {
+            ApplyReply::TooOld { lease_time_millis } if is_new => {
+                batch.frozen_ms = Some(lease_time_millis);
+            }
+            ApplyReply::Stored { .. } | ApplyReply::Duplicate => return Ok(()),
+            reply => bail!("{batch:?} is refused: {reply:?}"),
+        }
+    }
+    bail!("{batch:?} is too old")
+}
+
+/// Fails if a batch is in the log for another reason than a busy machine, unless its
+/// shard is `down`.
+fn nothing_is_refused(app: &App, down: Option<u32>) -> Result {
+    for line in app.log(EVENT)? {
+        let reason = line["reason"].as_str().unwrap_or_default();
+        let is_down = down.is_some_and(|shard| line["shard"] == shard);
+        ensure!(is_down || reason.contains("no reply within"), "{line}");
+    }
+    Ok(())
+}
+
+/// The nonces of the instances that wrote to a shard.
+fn writers(shard: u32, server: &RedisServer) -> Result<Vec<u64>> {
+    const PAIR_SHIFT: u32 = 51;
+    let applied = format!("{}applied:", shard_prefix("metrics:", shard));
+    let keys: Vec<String> = server.call(&["KEYS", &format!("{applied}*")])?;
+    let mut nonces = Vec::new();
+    for key in keys {
+        let pair = key[applied.len()..].split(':').next().context("a pair")?;
+        let pair = u64::from_str_radix(pair, 16)? << PAIR_SHIFT;
+        let fields: Vec<String> = server.call(&["HKEYS", &key])?;
+        for field in fields.iter().filter(|field| *field != "turn") {
+            nonces.push(pair | u64::from_str_radix(field, 16)?);
+        }
+    }
+    Ok(nonces)
+}
+
+#[test]
+fn instances_are_divided_among_servers_and_an_outage_of_one_is_its_own() -> Result {
+    const DOWN: u32 = 2;
+    let start = |_| RedisOptions::new().append_only("always").start();
+    let mut redis = (0..SHARDS).map(start).collect::<Result<Vec<_>>>()?;
+    let hosts = redis
+        .iter()
+        .map(|redis| format!("127.0.0.1:{}", redis.port()));
+    let hosts = hosts.collect::<Vec<_>>().join(",");
+    let sharded = Sharded::start(&hosts, |options| options)?;
+
+    let mut tally = sharded.send(Until::Requests(400))?;
+    sharded.wait_for_counts(&tally, &|shard| Ok(&redis[shard as usize]))?;
+    nothing_is_refused(&sharded.app, None)?;
+    for shard in 0..SHARDS {
+        let server = &redis[shard as usize];
+        assert!(
+            !requests(shard, server)?.is_empty(),
+            "shard {shard} has none"
+        );
+        let prefix = shard_prefix("metrics:", shard);
+        let keys: Vec<String> = server.call(&["KEYS", "*"])?;
+        let others: Vec<_> = keys
+            .iter()
+            .filter(|key| !key.starts_with(&prefix))
+            .collect();
+        assert_eq!(others, Vec::<&String>::new());
+        let writers = writers(shard, server)?;
+        assert!(!writers.is_empty());
+        for writer in writers {
+            assert_eq!(shard_of(writer, SHARDS), shard, "{writer:x}");
+        }
+    }
+
+    redis[DOWN as usize].kill();
+    tally.add(&sharded.send(Until::Requests(400))?);
+    poll_until(PATIENCE, || {
+        ensure!(!logged(&sharded.app)?.is_empty(), "nothing is logged");
+        Ok(())
+    })?;
+    redis[DOWN as usize].restart()?;
+    sharded.wait_for_counts(&tally, &|shard| Ok(&redis[shard as usize]))?;
+    nothing_is_refused(&sharded.app, Some(DOWN))?;
+    let lines = sharded.app.log(EVENT)?;
+    assert!(lines.iter().any(|line| line["shard"] == DOWN), "{lines:?}");
+    Ok(())
+}
+
+/// No node fails because the machine is busy.
+fn start_cluster() -> Result<RedisCluster> {
+    let options = RedisOptions::new().line("cluster-node-timeout", &["30000"]);
+    RedisCluster::start_with(3, &options)
+}
+
+fn server(cluster: &RedisCluster, shard: u32) -> Result<&RedisServer> {
+    let master = cluster.master_of(&shard_prefix("metrics:", shard))?;
+    Ok(cluster.node(master))
+}
+
+#[test]
+fn a_cluster_counts_exactly_while_slots_move_and_a_master_dies() -> Result {
+    let mut cluster = start_cluster()?;
+    let [moved, killed] = [0, 1];
+    let [moved_prefix, killed_prefix] = [moved, killed].map(|n| shard_prefix("metrics:", n));
+    let (from, old) = (
+        cluster.master_of(&moved_prefix)?,
+        cluster.master_of(&killed_prefix)?,
+    );
+    // A master that has neither.
+    let entry = (0..3).find(|master| ![from, old].contains(master));
+    let entry = entry.context("the shards are on two masters")?;
+    let entry = format!("127.0.0.1:{}", cluster.node(entry).port());
+    let sharded = Sharded::start(&entry, |options| options)?;
+
+    let mut tally = sharded.send(Until::Requests(200))?;
+    sharded.wait_for_counts(&tally, &|shard| server(&cluster, shard))?;
+    nothing_is_refused(&sharded.app, None)?;
+    for shard in 0..SHARDS {
+        assert!(!requests(shard, server(&cluster, shard)?)?.is_empty());
+    }
+
+    let during = |event: &mut dyn FnMut() -> Result| {
+        thread::scope(|scope| {
+            let load = scope.spawn(|| sharded.send(Until::Elapsed(Duration::from_secs(3))));
+            let happened = event();
+            let tally = load.join().expect("no panic")?;
+            happened.map(|()| tally)
+        })
+    };
+    tally.add(&during(&mut || cluster.move_slot(&moved_prefix, old))?);
+    sharded.wait_for_counts(&tally, &|shard| server(&cluster, shard))?;
+    assert_eq!(cluster.master_of(&moved_prefix)?, old);
+
+    let mut new = old;
+    tally.add(&during(&mut || {
+        // What a master has not replicated is lost with it. So that the sum is exact,
+        // clients wait for it when it dies.
+        let master = cluster.node(old);
+        master.call::<()>(&["CLIENT", "PAUSE", "60000", "WRITE"])?;
+        poll_until(PATIENCE, || {
+            let [sent, received] = [old, old + 3].map(|number| -> Result<String> {
+                let info: String = cluster.node(number).call(&["INFO", "replication"])?;
+                let mut lines = info.lines();
+                let offset = lines.find_map(|line| line.strip_prefix("master_repl_offset:"));
+                Ok(offset.context("no offset")?.to_owned())
+            });
+            let (sent, received) = (sent?, received?);
+            ensure!(sent == received, "{received} of {sent} are replicated");
+            Ok(())
+        })?;
+        cluster.kill(old);
+        cluster
+            .node(old + 3)
+            .call::<()>(&["CLUSTER", "FAILOVER", "FORCE"])?;
+        new = cluster.wait_for_failover(&killed_prefix, old)?;
+        Ok(())
+    })?);
+    assert_eq!(new, old + 3, "its replica");
+    tally.add(&sharded.send(Until::Requests(100))?);
+    sharded.wait_for_counts(&tally, &|shard| server(&cluster, shard))
+}
+
+/// Middleware whose store is denied counts nothing any more. A denied node is no such
+/// store: its slots may move.
+#[test]
+fn a_node_that_the_manifest_does_not_allow_is_named_and_turns_nothing_off() -> Result {
+    const PREFIX: &str = "metrics:{0}:";
+    let cluster = start_cluster()?;
+    let denied = cluster.master_of(PREFIX)?;
+    let entry = (denied + 1) % 3;
+    let [denied_port, port] = [denied, entry].map(|node| cluster.node(node).port());
+    let reason = format!(
+        "the manifest's allowed_outbound_hosts does not allow redis://127.0.0.1:{denied_port}, \
+         the node of the Redis Cluster that has the keys"
+    );
+    let options = AppOptions::with_redis(port).variable("metrics_shards", "1");
+    let service = App::start(&options.clone().lasting())?;
+    let plain = options.manifest(repository().join("tests/plain/spin.toml"));
+    let plain = App::start(&plain.lasting())?;
+
+    let tally = load_all(
+        &service,
+        &[RequestKind::invoke(PRIME)],
+        1,
+        Until::Requests(5),
+    )?;
+    http::get(plain.address(), "/")?;
+    let apps = [&service, &plain];
+    for app in apps {
+        poll_until(PATIENCE, || {
+            let lines = app.log(EVENT)?;
+            let mut lines = lines.iter();
+            let is_named = lines.any(|line| line["reason"] == *reason && line["shard"] == 0);
+            ensure!(is_named, "{}", app.output()?);
+            Ok(())
+        })?;
+        assert_eq!(app.log("misconfigured")?, Vec::<serde_json::Value>::new());
+    }
+    let (code, text) = readiness(&service)?;
+    assert!(code == 503 && text.contains(&reason), "{code} {text}");
+
+    cluster.move_slot(PREFIX, entry)?;
+    let more = load_all(
+        &service,
+        &[RequestKind::invoke(PRIME)],
+        1,
+        Until::Requests(5),
+    )?;
+    http::get(plain.address(), "/")?;
+    let expected = tally.total() + more.total() + 2;
+    poll_until(PATIENCE, || {
+        for app in apps {
+            for batch in logged(app)? {
+                replay(&batch, PREFIX, cluster.node(entry))?;
+            }
+        }
+        let counted = requests(0, cluster.node(entry))?;
+        let invoked = counted
+            .iter()
+            .filter(|(labels, _)| !labels.contains("readyz"));
+        let count: i64 = invoked.map(|(_, count)| count).sum();
+        ensure!(count == expected, "{counted:?} are not {expected}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_database_in_a_cluster_and_hosts_without_shards_are_named() -> Result {
+    let cluster = start_cluster()?;
+    let entry = format!("127.0.0.1:{}", cluster.node(0).port());
+    let sharded = Sharded::start(&entry, |options| options.variable("redis_metrics_db", "1"))?;
+    let (code, text) = readiness(&sharded.app)?;
+    let words = "redis_metrics_db";
+    assert!(code == 503 && text.contains(words), "{code} {text}");
+    let hosts = "127.0.0.1:1,127.0.0.1:2";
+    let sharded = Sharded::start(hosts, |options| options)?;
+    let (code, text) = readiness(&sharded.app)?;
+    let words = "redis_host: 2 hosts for 4 shards";
+    assert!(code == 503 && text.contains(words), "{code} {text}");
+    Ok(())
+}
