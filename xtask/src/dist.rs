@@ -92,6 +92,7 @@ impl Dist {
                 let mut build = command::cargo("zigbuild");
                 build.args(["--release", "--locked", "--target", target]);
                 build.args(["--package", "functional-scaffold-exporter"]);
+                toolchain::set_flags(&mut build, target, Vec::new());
                 process::run("cargo zigbuild", &mut build, None)
             }),
             Err(error) if error.is::<Interrupted>() => Err(error),

@@ -19,8 +19,6 @@ use crate::install::{self, InstallOptions};
 use crate::process::{self, Interrupted};
 
 const TARGET: &str = "wasm32-wasip2";
-/// Flags for the target alone: those of RUSTFLAGS would also apply to the user's programs.
-const FLAGS_VARIABLE: &str = "CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS";
 const CHOICE_VARIABLE: &str = "SCAFFOLD_WASM_TOOLCHAIN";
 
 /// The folder of the `cargo` for a shell.
@@ -172,11 +170,7 @@ impl WasmToolchain {
 
     /// Lets a command and the cargo that it runs use this toolchain.
     fn set_environment(&self, command: &mut Command) {
-        // The user's flags for native code (a CPU, a linker) are wrong here.
-        command
-            .env_remove("RUSTFLAGS")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS");
-        let mut flags = without_home();
+        let mut flags = Vec::new();
         if let Self::Debian { path } = self {
             flags.push(format!("-Lnative={DEBIAN_WASI_LIBC}"));
             command
@@ -189,7 +183,7 @@ impl WasmToolchain {
                 .env_remove("RUSTUP_TOOLCHAIN")
                 .env_remove("RUSTDOC");
         }
-        command.env(FLAGS_VARIABLE, flags.join(" "));
+        set_flags(command, TARGET, flags);
     }
 
     /// The command that installs clippy for this toolchain, if it is missing.
@@ -199,17 +193,28 @@ impl WasmToolchain {
     }
 }
 
-/// The flags that keep the folder of the crates' sources out of the messages of panics,
-/// so that every machine builds the same bytes.
-fn without_home() -> Vec<String> {
+/// Lets a cargo build the same bytes for a target in every folder and for every user.
+/// Only for this target: RUSTFLAGS would also apply to the user's programs.
+pub(crate) fn set_flags(command: &mut Command, target: &str, flags: Vec<String>) {
+    // The user's flags (a CPU, a linker) are for programs of this machine.
+    command
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    let flags: Vec<_> = without_home().into_iter().chain(flags).collect();
+    let target = target.to_uppercase().replace('-', "_");
+    let variable = format!("CARGO_TARGET_{target}_RUSTFLAGS");
+    command.env(variable, flags.join(" "));
+}
+
+/// The flag that keeps the folder of the crates' sources out of the messages of panics.
+fn without_home() -> Option<String> {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(env::home_dir()?.join(".cargo")));
     let sources = home.map(|home| home.join("registry/src"));
     let sources = sources.and_then(|sources| sources.into_os_string().into_string().ok());
     // The variable separates flags by spaces.
     let sources = sources.filter(|sources| !sources.contains(char::is_whitespace));
-    let remap = |sources| format!("--remap-path-prefix={sources}=crates");
-    sources.map(remap).into_iter().collect()
+    sources.map(|sources| format!("--remap-path-prefix={sources}=crates"))
 }
 
 fn choice(variable: Option<OsString>) -> Result<Choice> {
