@@ -41,6 +41,25 @@ const RUST_SDK: [&str; 3] = [
     "functional-scaffold-algorithm-macros",
     "functional-scaffold-guard",
 ];
+/// Folders of a package that another project does not build, and its own files about
+/// this repository: its commit, and what cargo rewrote.
+const NOT_PACKAGED: [&str; 4] = [
+    "tests",
+    "examples",
+    ".cargo_vcs_info.json",
+    "Cargo.toml.orig",
+];
+/// Tables of a package's manifest for these. The lock file of another project would name
+/// all of wasmtime, which tests the guard.
+const NOT_DECLARED: [&str; 3] = ["[dev-dependencies.", "[[test]]", "[[example]]"];
+
+/// Files of this repository, and their names in the output.
+const DOCUMENTS: [(&str, &str); 3] = [
+    ("docs/release.md", "README.md"),
+    ("LICENSE-APACHE", "LICENSE-APACHE"),
+    ("LICENSE-MIT", "LICENSE-MIT"),
+];
+
 /// The folders in `sdk/`, which have the names of templates.
 const OTHER_LANGUAGES: [&str; 2] = ["javascript", "python"];
 
@@ -51,7 +70,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Lay out what a user needs without this repository: the service component, the
 /// middleware, the exporter, the guard, the SDKs, templates for `spin new` and `spin add`, the Helm
-/// chart, and software bills of materials.
+/// chart, software bills of materials, and a README.md that says how to use them.
 #[derive(Args)]
 pub(crate) struct Dist {
     /// The folder, which is replaced.
@@ -82,7 +101,7 @@ impl Dist {
     }
 
     /// Builds the exporter for another machine. Where the tools for that are missing,
-    /// it says so and removes what an older run has built.
+    /// it says which and removes what an older run has built.
     fn build_static_exporter(&self, steps: &mut Steps, target: &str) -> Result<()> {
         let tools = which::which(CROSS_BUILD)
             .context("no cargo-zigbuild on PATH (pip install cargo-zigbuild ziglang)")
@@ -97,7 +116,7 @@ impl Dist {
             }),
             Err(error) if error.is::<Interrupted>() => Err(error),
             Err(error) => {
-                eprintln!("\nLEFT OUT: the exporter for {target}: {error:#}");
+                eprintln!("\ncannot build the exporter for {target}: {error:#}");
                 match fs::remove_file(static_exporter(target)) {
                     Err(error) if error.kind() != ErrorKind::NotFound => {
                         Err(error).context("cannot remove the last build")
@@ -129,10 +148,14 @@ fn lay_out(output: &Path, install: InstallOptions) -> Result<()> {
     }
     for target in STATIC_TARGETS {
         let exporter = static_exporter(target);
-        if exporter.is_file() {
-            let name = format!("{}-{target}", EXPORTER.file);
-            copy(&exporter, &output.join(name))?;
+        let name = format!("{}-{target}", EXPORTER.file);
+        match exporter.is_file() {
+            true => copy(&exporter, &output.join(name))?,
+            false => eprintln!("LEFT OUT: {name}, which is not built"),
         }
+    }
+    for (document, name) in DOCUMENTS {
+        copy(Path::new(document), &output.join(name))?;
     }
     copy_folder(Path::new("deployment/chart"), &output.join("chart"), &copy)?;
     let sdk = output.join("sdk");
@@ -195,15 +218,23 @@ fn package_rust_sdk(parent: &Path) -> Result<()> {
             .arg(Path::new(command::TARGET_DIR).join(file))
             .arg("--directory")
             .arg(&folder)
-            // Of this repository: its commit, what cargo rewrote, and tests.
-            .args([
-                "--exclude=.cargo_vcs_info.json",
-                "--exclude=Cargo.toml.orig",
-                "--exclude=tests",
-            ]);
+            .args(NOT_PACKAGED.map(|name| format!("--exclude={name}")));
         process::run("tar", &mut tar, Some(TIMEOUT))?;
+        let manifest = folder.join("Cargo.toml");
+        let declared = fs::read_to_string(&manifest)
+            .with_context(|| format!("cannot read {}", manifest.display()))?;
+        fs::write(&manifest, without_tests(&declared))
+            .with_context(|| format!("cannot write {}", manifest.display()))?;
     }
     Ok(())
+}
+
+/// A manifest that cargo has normalised, in which each table is a paragraph, without
+/// those that are [`NOT_DECLARED`].
+fn without_tests(manifest: &str) -> String {
+    let tables = manifest.split("\n\n");
+    let kept = tables.filter(|table| NOT_DECLARED.iter().all(|name| !table.starts_with(name)));
+    kept.collect::<Vec<_>>().join("\n\n")
 }
 
 type Copy = dyn Fn(&Path, &Path) -> Result<()>;
