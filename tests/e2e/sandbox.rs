@@ -22,7 +22,7 @@ use crate::Result;
 fn the_service_is_small() -> Result {
     let wasm = repository().join("target/wasm32-wasip2/release/functional_scaffold.wasm");
     let bytes = std::fs::metadata(wasm)?.len();
-    assert!(bytes < 510_000, "{bytes} bytes");
+    assert!(bytes < 500_000, "{bytes} bytes");
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //! release profile, which users, tests and benchmarks share.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use clap::Args;
 use crate::command;
 use crate::install::InstallOptions;
 use crate::languages;
+use crate::names;
 use crate::process;
 use crate::steps::Steps;
 use crate::toolchain::WasmToolchain;
@@ -122,6 +123,9 @@ pub(crate) fn build_components(
             build.args(["--package", &package]).args(linker);
             process::run("cargo rustc", &mut build, None)?;
             let name = package_name(&package);
+            if PRODUCTS.contains(&name) {
+                names::remove(&component(name))?;
+            }
             if !PRODUCTS.contains(&name) && !UNGUARDED.contains(&name) {
                 guard(name)?;
             }
@@ -131,11 +135,15 @@ pub(crate) fn build_components(
     languages::build(steps, algorithms)
 }
 
+/// The component of a package.
+fn component(package: &str) -> PathBuf {
+    Path::new(COMPONENTS).join(package.replace('-', "_") + ".wasm")
+}
+
 /// Writes the guarded component of an algorithm beside the one that cargo built,
 /// unless it is up to date.
 fn guard(algorithm: &str) -> Result<()> {
-    let file = algorithm.replace('-', "_");
-    let component = Path::new(COMPONENTS).join(file + ".wasm");
+    let component = component(algorithm);
     let guarded = component.with_extension("guarded.wasm");
     let program = command::built(GUARD.file);
     let modified = |path: &Path| {

@@ -7,6 +7,7 @@
 //! - `settings`, `manifest`: the app's settings and `spin.toml`
 //! - `toolchain`, `install`, `cargo_tool`, `requirements`: the compiler for wasm (and
 //!   `env`), packages from Debian and of Rust, and the programs that the tests need
+//! - `names`: what is left out of a component
 //! - `dependencies`, `sbom`: the rules of `deny.toml`, and what `dist` says about them
 //! - `command`, `process`, `net`, `steps`: commands, processes,
 //!   connections, progress
@@ -26,6 +27,7 @@ mod install;
 mod languages;
 mod manifest;
 mod monitoring;
+mod names;
 mod net;
 mod new;
 mod process;
