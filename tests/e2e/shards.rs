@@ -243,6 +243,8 @@ fn a_cluster_counts_exactly_while_slots_move_and_a_master_dies() -> Result {
     let mut tally = sharded.send(Until::Requests(200))?;
     sharded.wait_for_counts(&tally, &|shard| server(&cluster, shard))?;
     nothing_is_refused(&sharded.app, None)?;
+    // A redirection is followed at once, and costs no attempt.
+    assert!(!sharded.app.output()?.contains("Redis Cluster redirects"));
     for shard in 0..SHARDS {
         assert!(!requests(shard, server(&cluster, shard)?)?.is_empty());
     }

@@ -227,6 +227,7 @@ mod tests {
     use functional_scaffold_protocol::{
         batch::LoggedBatch,
         catalog::{ExecutionStatus, FinishedRequest, RequestLabels},
+        shard::{MAX_SHARDS, shard_prefix},
     };
 
     use super::*;
@@ -239,7 +240,8 @@ mod tests {
     fn what_cannot_be_split_fits_into_a_line() {
         let algorithm = "a".repeat(64);
         let endpoint: &'static str = format!("/invoke/{algorithm}").leak();
-        let prefix = "p".repeat(MAX_PREFIX_BYTES);
+        let shard = MAX_SHARDS - 1;
+        let prefix = shard_prefix(&"p".repeat(MAX_PREFIX_BYTES), shard);
         let workload = Workload {
             algorithm,
             endpoints: &[],
@@ -264,7 +266,7 @@ mod tests {
         let parts = LoggedBatch {
             batch,
             group: None,
-            shard: None,
+            shard: Some(shard),
         }
         .into_parts(room);
         assert!(parts.len() > 1);
