@@ -14,7 +14,10 @@ use clap::{
     value_parser,
 };
 use functional_scaffold_protocol::{
-    calls::DEFAULT_PREFIX, labels::is_label_name, replay_key::ReplayKey,
+    calls::DEFAULT_PREFIX,
+    labels::is_label_name,
+    replay_key::ReplayKey,
+    shard::{MAX_SHARDS, shard_prefix},
 };
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 use serde::Serialize;
@@ -310,7 +313,9 @@ pub(crate) struct PushOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Redis")]
 struct RedisOptions {
-    /// Host name or IP address of Redis.
+    /// Host name or IP address of Redis. With --metrics-shards also a list, separated by
+    /// commas, of one host per shard; each may have its own port, as in redis-0:6380. A
+    /// single host has every shard: a Redis Cluster, of which it is any node.
     #[arg(long, global = true, env, value_name = "HOST", default_value = "127.0.0.1", value_parser = NonEmptyStringValueParser::new())]
     redis_host: String,
 
@@ -365,6 +370,11 @@ struct RedisOptions {
     /// Prefix of every key.
     #[arg(long, global = true, env, value_name = "PREFIX", default_value = DEFAULT_PREFIX)]
     metrics_prefix: String,
+
+    /// Number of shards, as the app's variable metrics_shards has it. Their counts are
+    /// added up. While one cannot be read, none is served.
+    #[arg(long, global = true, env, value_name = "NUMBER", value_parser = shards)]
+    metrics_shards: Option<NumberOfShards>,
 }
 
 #[derive(Args)]
@@ -545,13 +555,14 @@ pub(crate) enum LogFormat {
 /// The options of the exporter, checked. It has no `Debug`, because it holds secrets.
 pub(crate) struct Config {
     pub(crate) listen: String,
-    /// Address, database and credentials.
-    pub(crate) redis: ConnectionInfo,
+    /// At least one.
+    pub(crate) stores: Vec<StoreConfig>,
+    /// The prefix of every key where there are no shards.
+    pub(crate) prefix: String,
     /// Certificate authorities (PEM) to trust instead of the system's.
     pub(crate) redis_ca: Option<Vec<u8>>,
     pub(crate) redis_timeout: Duration,
     pub(crate) scrape_timeout: Duration,
-    pub(crate) prefix: String,
     pub(crate) scan_count: u32,
     pub(crate) max_samples: usize,
     pub(crate) settle_interval: Duration,
@@ -569,6 +580,27 @@ pub(crate) struct Config {
     pub(crate) links: Links,
     /// Without it, no log is followed.
     pub(crate) follow: Option<FollowConfig>,
+}
+
+/// One store: the only one, or a shard. It has no `Debug`, because it holds a password.
+#[derive(Clone)]
+pub(crate) struct StoreConfig {
+    /// The number of the shard; `None` without shards.
+    pub(crate) shard: Option<u32>,
+    /// Address, database and credentials.
+    pub(crate) redis: ConnectionInfo,
+    /// The prefix of every key.
+    pub(crate) prefix: String,
+}
+
+impl StoreConfig {
+    /// The label of the shard, as metrics have it; empty without shards.
+    pub(crate) fn labels(&self) -> String {
+        match self.shard {
+            Some(shard) => format!("shard=\"{shard}\""),
+            None => String::new(),
+        }
+    }
 }
 
 /// The logs to follow.
@@ -592,15 +624,15 @@ impl Cli {
     /// Combines the options, and reads the files that they name. No error shows a
     /// secret.
     pub(crate) fn check(self) -> anyhow::Result<Config> {
-        let redis = self.redis.connection_info()?;
+        let stores = self.redis.stores()?;
         let page_interval = Duration::from_millis(self.page.page_interval_ms);
         Ok(Config {
             listen: self.serve.listen,
-            redis_ca: self.redis.certificate_authority(&redis)?,
-            redis,
+            redis_ca: self.redis.certificate_authority(&stores)?,
+            stores,
+            prefix: self.redis.metrics_prefix.clone(),
             redis_timeout: Duration::from_millis(self.redis.redis_timeout_ms),
             scrape_timeout: Duration::from_millis(self.serve.scrape_timeout_ms),
-            prefix: self.redis.metrics_prefix,
             scan_count: self.serve.scan_count,
             max_samples: self.serve.max_samples as usize,
             settle_interval: Duration::from_millis(self.serve.settle_interval_ms),
@@ -624,25 +656,74 @@ impl Cli {
 }
 
 impl RedisOptions {
-    fn connection_info(&self) -> anyhow::Result<ConnectionInfo> {
-        let mut info = match set(&self.redis_url) {
-            Some(url) => self.info_from_url(url)?,
-            None => {
-                let mut info = (self.redis_host.as_str(), self.redis_port)
-                    .into_connection_info()
-                    .context("unusable host or port of Redis")?;
-                if self.redis_tls {
-                    info.addr = ConnectionAddr::TcpTls {
-                        host: self.redis_host.clone(),
-                        port: self.redis_port,
-                        insecure: false,
-                        tls_params: None,
-                    };
-                }
-                info.redis.db = self.redis_db;
-                info
-            }
+    /// The only store, or every shard.
+    fn stores(&self) -> anyhow::Result<Vec<StoreConfig>> {
+        let servers = self.servers()?;
+        let shards = self
+            .metrics_shards
+            .and_then(|NumberOfShards(number)| number);
+        let Some(shards) = shards else {
+            ensure!(
+                servers.len() == 1,
+                "REDIS_HOST has {} hosts: set METRICS_SHARDS to their number",
+                servers.len()
+            );
+            let one = servers.into_iter().map(|redis| StoreConfig {
+                shard: None,
+                redis,
+                prefix: self.metrics_prefix.clone(),
+            });
+            return Ok(one.collect());
         };
+        ensure!(
+            servers.len() == 1 || servers.len() == shards as usize,
+            "REDIS_HOST has {} hosts, and METRICS_SHARDS is {shards}: name one host for each \
+             shard, or one for all",
+            servers.len()
+        );
+        ensure!(
+            !self.metrics_prefix.contains(['{', '}']),
+            "METRICS_PREFIX contains a brace, and METRICS_SHARDS adds braces of its own"
+        );
+        // The only host, if there is one, is repeated.
+        let servers = servers.iter().cycle().cloned();
+        let stores = (0..shards).zip(servers).map(|(shard, redis)| StoreConfig {
+            shard: Some(shard),
+            redis,
+            prefix: shard_prefix(&self.metrics_prefix, shard),
+        });
+        Ok(stores.collect())
+    }
+
+    /// Every server that the options name.
+    fn servers(&self) -> anyhow::Result<Vec<ConnectionInfo>> {
+        let Some(url) = set(&self.redis_url) else {
+            let hosts = self.redis_host.split(',');
+            return hosts.map(|host| self.server(host.trim())).collect();
+        };
+        let server = self.info_from_url(url)?;
+        Ok(vec![self.with_credentials(server)?])
+    }
+
+    /// The server at a host, which may have a port.
+    fn server(&self, text: &str) -> anyhow::Result<ConnectionInfo> {
+        let (host, port) = host_and_port(text, self.redis_port)?;
+        let mut info = (host.as_str(), port)
+            .into_connection_info()
+            .context("unusable host or port of Redis")?;
+        if self.redis_tls {
+            info.addr = ConnectionAddr::TcpTls {
+                host,
+                port,
+                insecure: false,
+                tls_params: None,
+            };
+        }
+        info.redis.db = self.redis_db;
+        self.with_credentials(info)
+    }
+
+    fn with_credentials(&self, mut info: ConnectionInfo) -> anyhow::Result<ConnectionInfo> {
         if info.redis.username.is_none() {
             info.redis.username = set(&self.redis_username).map(str::to_owned);
         }
@@ -680,12 +761,14 @@ impl RedisOptions {
         Ok(info)
     }
 
-    fn certificate_authority(&self, redis: &ConnectionInfo) -> anyhow::Result<Option<Vec<u8>>> {
+    fn certificate_authority(&self, stores: &[StoreConfig]) -> anyhow::Result<Option<Vec<u8>>> {
         let Some(file) = set_path(&self.redis_ca_file) else {
             return Ok(None);
         };
+        let is_tls =
+            |store: &StoreConfig| matches!(store.redis.addr, ConnectionAddr::TcpTls { .. });
         ensure!(
-            matches!(redis.addr, ConnectionAddr::TcpTls { .. }),
+            stores.iter().all(is_tls),
             "REDIS_CA_FILE needs TLS: set REDIS_TLS=true, or use a rediss:// REDIS_URL"
         );
         let authority = std::fs::read_to_string(file)
@@ -848,6 +931,46 @@ fn port(text: &str) -> Result<u16, String> {
             "not a port from 1 to 65535".to_owned()
         }
     })
+}
+
+/// The number of shards; `None` if the variable is empty, as Compose files make it.
+#[derive(Debug, Clone, Copy)]
+struct NumberOfShards(Option<u32>);
+
+fn shards(text: &str) -> Result<NumberOfShards, String> {
+    if text.is_empty() {
+        return Ok(NumberOfShards(None));
+    }
+    let number = text.parse().ok();
+    let number = number.filter(|number| (1..=MAX_SHARDS).contains(number));
+    match number {
+        Some(number) => Ok(NumberOfShards(Some(number))),
+        None => Err(format!("not a number from 1 to {MAX_SHARDS}")),
+    }
+}
+
+/// Splits `host`, `host:port`, `[address]` or `[address]:port`. A text with several colons
+/// and no brackets is an IPv6 address.
+fn host_and_port(text: &str, default_port: u16) -> anyhow::Result<(String, u16)> {
+    let (host, port_text) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest
+                .split_once(']')
+                .with_context(|| format!("{text:?} in REDIS_HOST has no closing bracket"))?;
+            (host, rest.strip_prefix(':'))
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) if !port.contains(':') => (host, Some(port)),
+            _ => (text, None),
+        },
+    };
+    ensure!(!host.is_empty(), "REDIS_HOST contains an empty host");
+    let port = match port_text {
+        None => default_port,
+        Some(text) => port(text)
+            .map_err(|why| anyhow::anyhow!("the port of {host:?} in REDIS_HOST is {why}"))?,
+    };
+    Ok((host.to_owned(), port))
 }
 
 fn page_interval(text: &str) -> Result<u64, String> {

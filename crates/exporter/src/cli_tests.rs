@@ -19,7 +19,8 @@ fn refusal(arguments: &[&str]) -> String {
 }
 
 fn redis(arguments: &[&str]) -> (String, i64, Option<String>, Option<String>) {
-    let info = check(arguments).expect("valid options").redis;
+    let config = check(arguments).expect("valid options");
+    let info = config.stores[0].redis.clone();
     let redis = info.redis;
     (
         info.addr.to_string(),
@@ -71,9 +72,64 @@ fn a_url_replaces_host_and_port_and_other_options_complete_it() {
 }
 
 #[test]
+fn each_shard_has_a_prefix_and_a_host() {
+    let stores = |arguments: &[&str]| {
+        let config = check(arguments).expect("valid options");
+        let stores = config.stores.into_iter();
+        let stores = stores.map(|store| (store.shard, store.prefix, store.redis.addr.to_string()));
+        stores.collect::<Vec<_>>()
+    };
+    let shard = |shard: u32, address: &str| {
+        let prefix = format!("metrics:{{{shard}}}:");
+        (Some(shard), prefix, address.to_owned())
+    };
+    assert_eq!(
+        stores(&[]),
+        [(None, "metrics:".into(), "127.0.0.1:6379".into())]
+    );
+    // As Compose makes it.
+    assert_eq!(stores(&["--metrics-shards", ""]), stores(&[]));
+    assert_eq!(
+        stores(&["--metrics-shards", "2", "--redis-host", "h"]),
+        [shard(0, "h:6379"), shard(1, "h:6379")]
+    );
+    let list = "a, b:7,[::1]:8,::1";
+    let shards = stores(&["--metrics-shards", "4", "--redis-host", list]);
+    let expected = ["a:6379", "b:7", "::1:8", "::1:6379"];
+    assert_eq!(
+        shards,
+        [0, 1, 2, 3].map(|number| shard(number, expected[number as usize]))
+    );
+    for (arguments, part) in [
+        (vec!["--redis-host", "a,b"], "set METRICS_SHARDS"),
+        (
+            vec!["--redis-host", "a,b", "--metrics-shards", "3"],
+            "has 2 hosts, and METRICS_SHARDS is 3",
+        ),
+        (vec!["--metrics-shards", "0"], "not a number from 1 to 256"),
+        (
+            vec!["--metrics-shards", "2", "--metrics-prefix", "{m}:"],
+            "contains a brace",
+        ),
+        (
+            vec!["--metrics-shards", "2", "--redis-host", "a,"],
+            "an empty host",
+        ),
+        (
+            vec!["--metrics-shards", "2", "--redis-host", "a:x,b"],
+            "the port of \"a\" in REDIS_HOST is not a port",
+        ),
+    ] {
+        let text = refusal(&arguments);
+        assert!(text.contains(part), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
 fn tls_is_an_option_or_a_url() {
     let over_tls = |arguments: &[&str]| {
-        let addr = check(arguments).expect("valid options").redis.addr;
+        let config = check(arguments).expect("valid options");
+        let addr = &config.stores[0].redis.addr;
         matches!(
             addr,
             ConnectionAddr::TcpTls {

@@ -28,7 +28,6 @@ use crate::{
     cli::{Cli, Command, Config, LogFormat, LogOptions, SeriesCommand},
     commands::{health, push, replay, series, wipe},
     follow::Following,
-    scrape::self_metrics::SelfMetrics,
 };
 
 mod cli;
@@ -90,7 +89,7 @@ async fn execute(command: Option<Command>, mut config: Config) -> anyhow::Result
             let follow = follow.map(|follow| Following::start(&config, follow));
             let follow = follow.transpose()?;
             let metrics = follow.as_ref().map(|follow| Arc::clone(&follow.metrics));
-            server::serve(config, SelfMetrics::with_follower(metrics)).await?;
+            server::serve(config, metrics).await?;
             if let Some(follow) = follow {
                 follow.stop();
             }

@@ -1,5 +1,9 @@
 //! The connection to Redis: opened on first use, kept, and replaced when it breaks.
 //! Every wait is bounded, and no error shows the password.
+//!
+//! All keys of a store are in one slot of a Redis Cluster, so one connection is enough
+//! there, too. It moves to the node that `MOVED` names. The redis crate's cluster client
+//! would do the same, but holds each reply in memory as a whole (see `redis_transport`).
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -13,8 +17,8 @@ use std::{
 use functional_scaffold_protocol::calls::{Call, Script};
 use futures_util::future::BoxFuture;
 use redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisConnectionInfo, RedisError,
-    aio::MultiplexedConnection,
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
+    RedisConnectionInfo, RedisError, aio::MultiplexedConnection,
 };
 use thiserror::Error;
 use tokio::{
@@ -23,7 +27,14 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{cli::Config, redis_transport::Transport};
+use crate::{
+    cli::{Config, StoreConfig},
+    redis_transport::{Node, Transport},
+};
+
+/// Attempts of [`RedisClient::run`]: a broken connection, a slot that moved twice, and
+/// back to the configured node.
+const MAX_ATTEMPTS: usize = 5;
 
 /// Why Redis could not be used.
 ///
@@ -36,6 +47,9 @@ pub(crate) struct Failure {
     /// The error code of Redis's reply, such as `READONLY`.
     code: Option<String>,
     text: String,
+    /// The node that has the keys, if this one of a cluster has not: host (empty for the
+    /// same host) and port.
+    moved_to: Option<Node>,
 }
 
 /// The class of a failure: a bounded set, fit for a label.
@@ -51,18 +65,21 @@ pub(crate) enum Reason {
     Loading,
     /// Any other error reply.
     Server,
+    /// The shards are being changed, or were read while they changed.
+    Closed,
     /// A defect of the exporter.
     Internal,
 }
 
 impl Reason {
     /// Every reason, at the index `reason as usize`.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Connection,
         Self::Timeout,
         Self::Auth,
         Self::Loading,
         Self::Server,
+        Self::Closed,
         Self::Internal,
     ];
 
@@ -74,6 +91,7 @@ impl Reason {
             Self::Auth => "auth",
             Self::Loading => "loading",
             Self::Server => "server",
+            Self::Closed => "closed",
             Self::Internal => "internal",
         }
     }
@@ -107,9 +125,12 @@ const TRANSIENT_CODES: [&str; 8] = [
 impl Failure {
     /// A failure that did not come from the Redis client.
     pub(crate) fn new(reason: Reason, text: impl Into<String>) -> Self {
-        let text = text.into();
-        let code = None;
-        Self { reason, code, text }
+        Self {
+            reason,
+            code: None,
+            text: text.into(),
+            moved_to: None,
+        }
     }
 
     pub(crate) fn timeout(limit: Duration) -> Self {
@@ -128,7 +149,16 @@ impl Failure {
             reason: Reason::of(error),
             code: error.code().map(str::to_owned),
             text,
+            moved_to: moved_to(error),
         }
+    }
+
+    /// The same failure of one of several stores, which the text names.
+    pub(crate) fn of_store(mut self, name: &str) -> Self {
+        if !name.is_empty() {
+            self.text = format!("{name}: {}", self.text);
+        }
+        self
     }
 
     /// The error code of Redis's reply, if the failure is one.
@@ -148,6 +178,19 @@ impl Failure {
     }
 }
 
+/// The node that a `MOVED` names.
+fn moved_to(error: &RedisError) -> Option<Node> {
+    if error.code() != Some("MOVED") {
+        return None;
+    }
+    let (address, _slot) = error.redirect_node()?;
+    let (host, port) = address.rsplit_once(':')?;
+    Some(Node {
+        host: host.trim_matches(['[', ']']).to_owned(),
+        port: port.parse().ok()?,
+    })
+}
+
 /// One Redis and at most one connection to it.
 pub(crate) struct RedisClient {
     transport: Transport,
@@ -159,7 +202,14 @@ pub(crate) struct RedisClient {
     opened: AtomicU64,
     // A tokio Mutex, held while a connection is opened, so that concurrent callers
     // wait for the same one.
-    kept: Mutex<Option<Connection>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    connection: Option<Connection>,
+    /// The node of a cluster that has the keys, if another than the configured one has.
+    node: Option<Node>,
 }
 
 /// A connection to Redis. Clones share it, and may send commands concurrently.
@@ -185,14 +235,14 @@ impl Drop for Driver {
 
 impl RedisClient {
     /// Checks the address; connects on first use.
-    pub(crate) fn new(config: &Config) -> Result<Self, Failure> {
-        let password: Option<Arc<str>> = config.redis.redis.password.as_deref().map(Arc::from);
-        let address = config.redis.addr.clone();
-        let transport = Transport::new(address, config.redis_ca.as_deref())
+    pub(crate) fn new(config: &Config, store: &StoreConfig) -> Result<Self, Failure> {
+        let ConnectionInfo { addr, redis } = store.redis.clone();
+        let password: Option<Arc<str>> = redis.password.as_deref().map(Arc::from);
+        let transport = Transport::new(addr, config.redis_ca.as_deref())
             .map_err(|error| Failure::new(Reason::Connection, error.to_string()))?;
         Ok(Self {
             transport,
-            info: config.redis.redis.clone(),
+            info: redis,
             timeout: config.redis_timeout,
             password,
             opened: AtomicU64::default(),
@@ -203,41 +253,71 @@ impl RedisClient {
     /// Returns the kept connection, or opens one.
     pub(crate) async fn connection(&self) -> Result<Connection, Failure> {
         let mut kept = self.kept.lock().await;
-        if let Some(connection) = &*kept {
+        if let Some(connection) = &kept.connection {
             return Ok(connection.clone());
         }
-        let options = AsyncConnectionConfig::new().set_response_timeout(self.timeout);
-        let opening = async {
-            let stream = self.transport.connect().await?;
-            MultiplexedConnection::new_with_config(&self.info, stream, options).await
+        let opened = match self.open(kept.node.clone()).await {
+            // The configured node knows which one replaces it.
+            Err(_unreachable) if kept.node.take().is_some() => self.open(None).await,
+            opened => opened,
         };
-        let (inner, driver) = timeout(self.timeout, opening)
-            .await
-            .map_err(|_elapsed| Failure::timeout(self.timeout))?
-            .map_err(|error| Failure::of(&error, self.password.as_deref()))?;
-        let connection = Connection {
-            inner,
-            _driver: Arc::new(Driver(tokio::spawn(driver))),
-            password: self.password.clone(),
-            number: self.opened.fetch_add(1, Ordering::Relaxed),
-            is_new: false,
-        };
-        *kept = Some(connection.clone());
+        let connection = opened?;
+        kept.connection = Some(connection.clone());
         Ok(Connection {
             is_new: true,
             ..connection
         })
     }
 
-    /// Closes a connection, unless another has taken its place.
-    async fn discard(&self, connection: &Connection) {
+    /// Opens a connection to a node, or to the configured one.
+    async fn open(&self, node: Option<Node>) -> Result<Connection, Failure> {
+        let options = AsyncConnectionConfig::new().set_response_timeout(self.timeout);
+        let opening = async {
+            let stream = self.transport.connect(node).await?;
+            MultiplexedConnection::new_with_config(&self.info, stream, options).await
+        };
+        let (inner, driver) = timeout(self.timeout, opening)
+            .await
+            .map_err(|_elapsed| Failure::timeout(self.timeout))?
+            .map_err(|error| Failure::of(&error, self.password.as_deref()))?;
+        Ok(Connection {
+            inner,
+            _driver: Arc::new(Driver(tokio::spawn(driver))),
+            password: self.password.clone(),
+            number: self.opened.fetch_add(1, Ordering::Relaxed),
+            is_new: false,
+        })
+    }
+
+    /// Closes a connection, unless another has taken its place. The next one goes to the
+    /// node that has the keys now, if another has.
+    async fn discard(&self, connection: &Connection, moved_to: Option<Node>) {
         let mut kept = self.kept.lock().await;
-        kept.take_if(|kept| kept.number == connection.number);
+        let is_kept = |kept: &mut Connection| kept.number == connection.number;
+        if kept.connection.take_if(is_kept).is_some()
+            && let Some(mut node) = moved_to
+        {
+            if node.host.is_empty() {
+                node.host = self.host(kept.node.as_ref());
+            }
+            kept.node = Some(node);
+        }
+    }
+
+    /// The host of a node, or the configured one.
+    fn host(&self, node: Option<&Node>) -> String {
+        match (node, self.transport.address()) {
+            (Some(node), _) => node.host.clone(),
+            (None, ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. }) => {
+                host.clone()
+            }
+            (None, ConnectionAddr::Unix(_)) => "localhost".to_owned(),
+        }
     }
 
     /// Runs commands over the kept connection, and again over a new one if the kept
-    /// one turns out to be broken, as it is after a restart of Redis. The commands
-    /// must be safe to repeat.
+    /// one turns out to be broken, as it is after a restart of Redis, or if another node
+    /// of the cluster has the keys. The commands must be safe to repeat.
     //
     // The future is boxed, because the compiler cannot prove that the future of an async
     // closure which borrows is `Send`, as a spawned task requires.
@@ -248,7 +328,9 @@ impl RedisClient {
         commands: impl Fn(&mut S, Connection) -> BoxFuture<'_, Result<T, Failure>>,
     ) -> Result<T, Failure> {
         let deadline = Instant::now() + limit;
+        let mut attempts_left = MAX_ATTEMPTS;
         loop {
+            attempts_left -= 1;
             let connection = timeout_at(deadline, self.connection())
                 .await
                 .unwrap_or_else(|_elapsed| Err(Failure::timeout(limit)))?;
@@ -259,10 +341,12 @@ impl RedisClient {
             };
             // Also after a time-out: if the peer is gone without a word, TCP takes a
             // quarter of an hour to notice.
-            if failure.reason != Reason::Server {
-                self.discard(&connection).await;
+            let has_moved = failure.moved_to.is_some();
+            if has_moved || failure.reason != Reason::Server {
+                self.discard(&connection, failure.moved_to.clone()).await;
             }
-            if connection.is_new || failure.reason != Reason::Connection {
+            let is_broken = failure.reason == Reason::Connection && !connection.is_new;
+            if !(has_moved || is_broken) || attempts_left == 0 {
                 return Err(failure);
             }
         }

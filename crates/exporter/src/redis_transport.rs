@@ -50,6 +50,13 @@ pub(crate) struct Transport {
     tls: Option<TlsConnector>,
 }
 
+/// A node of a Redis Cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
 impl Transport {
     /// `authority` are the certificates (PEM) to trust instead of the system's.
     pub(crate) fn new(address: ConnectionAddr, authority: Option<&[u8]>) -> io::Result<Self> {
@@ -58,8 +65,16 @@ impl Transport {
         Ok(Self { address, tls })
     }
 
-    pub(crate) async fn connect(&self) -> io::Result<CutStrings<Box<dyn Stream>>> {
-        let stream: Box<dyn Stream> = match (&self.address, &self.tls) {
+    /// Connects to the address, or to another node of its cluster.
+    pub(crate) async fn connect(
+        &self,
+        node: Option<Node>,
+    ) -> io::Result<CutStrings<Box<dyn Stream>>> {
+        let address = match node {
+            None => self.address.clone(),
+            Some(node) => self.address_of(node),
+        };
+        let stream: Box<dyn Stream> = match (&address, &self.tls) {
             (ConnectionAddr::Unix(path), _) => Box::new(UnixStream::connect(path).await?),
             (ConnectionAddr::TcpTls { host, port, .. }, Some(tls)) => {
                 let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
@@ -71,6 +86,23 @@ impl Transport {
             }
         };
         Ok(CutStrings::new(stream))
+    }
+
+    /// The address of a node, with the TLS settings of this one.
+    fn address_of(&self, Node { host, port }: Node) -> ConnectionAddr {
+        match &self.address {
+            ConnectionAddr::TcpTls {
+                insecure,
+                tls_params,
+                ..
+            } => ConnectionAddr::TcpTls {
+                host,
+                port,
+                insecure: *insecure,
+                tls_params: tls_params.clone(),
+            },
+            ConnectionAddr::Tcp(..) | ConnectionAddr::Unix(_) => ConnectionAddr::Tcp(host, port),
+        }
     }
 
     /// Where Redis is.

@@ -472,6 +472,8 @@ pub enum PartError {
 pub struct Incomplete {
     /// The batch's id.
     pub id: BatchId,
+    /// The batch's shard.
+    pub shard: Option<u32>,
     /// Number of missing parts.
     pub missing: usize,
     /// Number of parts.
@@ -569,6 +571,7 @@ impl PartKey {
     fn incomplete(&self, open: &Parts) -> Incomplete {
         Incomplete {
             id: self.id.clone(),
+            shard: self.shard,
             missing: (self.of as usize).saturating_sub(open.parts.len()),
             of: self.of,
         }

@@ -212,6 +212,7 @@ fn without_one_part_nothing_is_joined_and_the_batch_is_reported() {
         let (joined, joiner) = join(some.iter().chain(&some).cloned());
         assert_eq!(joined, []);
         let expected = Incomplete {
+            shard: None,
             id: id(),
             missing: 1,
             of,

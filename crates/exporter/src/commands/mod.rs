@@ -7,4 +7,5 @@ pub(crate) mod replay;
 pub(crate) mod selector;
 pub(crate) mod series;
 mod spool;
+mod stores;
 pub(crate) mod wipe;

@@ -34,13 +34,12 @@ use url::Url;
 
 use crate::{
     cli::{Config, PushOptions},
-    redis_client::{self, RedisClient},
+    redis_client,
     scrape::{
         decode_errors::DecodeErrorLog,
-        leases::{Settler, settle_loop},
         reader::Reader,
-        scan::ReadOptions,
         self_metrics::write_regressions,
+        store::{Store, addresses},
     },
     server::stop_signal,
 };
@@ -61,19 +60,14 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_ERROR_BYTES: usize = 1000;
 
 /// Pushes at an interval until SIGTERM or SIGINT, or once.
-pub(crate) async fn push(config: Config, options: &PushOptions) -> anyhow::Result<()> {
+pub(crate) async fn push(mut config: Config, options: &PushOptions) -> anyhow::Result<()> {
     let mut stop = pin!(stop_signal().context("cannot receive signals")?);
     let groups = Groups::new(options)?;
-    let redis = Arc::new(RedisClient::new(&config).context("unusable address of Redis")?);
-    let read_options = ReadOptions {
-        timeout: config.scrape_timeout.min(options.interval),
-        ..ReadOptions::new(&config)
-    };
-    let settler = Settler::new(read_options.clone(), Arc::default());
-    let settler = Arc::new(settler);
+    config.scrape_timeout = config.scrape_timeout.min(options.interval);
+    let stores = Store::all(&config, &Arc::default())?;
     let mut relay = Relay {
-        redis: Arc::clone(&redis),
-        reader: Reader::new(Arc::clone(&redis), Arc::clone(&settler), read_options),
+        addresses: addresses(stores.iter().map(|store| &**store)),
+        reader: Reader::new(&stores, config.scrape_timeout, config.state_file.clone()),
         groups,
         timeout: options.interval,
         decode_errors: DecodeErrorLog::default(),
@@ -86,17 +80,15 @@ pub(crate) async fn push(config: Config, options: &PushOptions) -> anyhow::Resul
             name = stop => bail!("stopped on {name} before the push"),
         };
     }
-    // The relay may be the only reader of the store. The task ends with the runtime.
-    tokio::spawn(settle_loop(
-        Arc::clone(&redis),
-        settler,
-        config.settle_interval,
-    ));
+    // The relay may be the only reader. The tasks end with the runtime.
+    for store in &stores {
+        tokio::spawn(Arc::clone(store).settle_loop(config.settle_interval));
+    }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         "pushing to {} from Redis at {}, every {}",
         relay.groups.current,
-        redis.address(),
+        relay.addresses,
         humantime::format_duration(options.interval)
     );
     let mut ticks = interval(options.interval);
@@ -130,7 +122,8 @@ pub(crate) async fn push(config: Config, options: &PushOptions) -> anyhow::Resul
 }
 
 struct Relay {
-    redis: Arc<RedisClient>,
+    /// Of Redis.
+    addresses: String,
     reader: Reader,
     groups: Groups,
     /// For one push with its retries.
@@ -175,9 +168,8 @@ impl Relay {
     }
 
     async fn read(&mut self) -> anyhow::Result<Bytes> {
-        let read = self.reader.read().await;
-        let reading =
-            read.with_context(|| format!("cannot read Redis ({})", self.redis.address()))?;
+        let read = self.reader.read().await.map_err(|unread| unread.failure);
+        let reading = read.with_context(|| format!("cannot read Redis ({})", self.addresses))?;
         self.decode_errors.log(&reading.decode_errors);
         self.regressions += reading.regressions;
         let regressions = match self.groups.own {

@@ -22,7 +22,7 @@ use std::{
     collections::HashSet,
     fmt,
     pin::pin,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -48,10 +48,10 @@ use crate::{
         log_lines::{Batches, Event, LoggedLine, Rejection},
         push::Group,
     },
-    redis_client::{Connection, Failure, Reason, RedisClient},
+    redis_client::{Connection, Failure, Reason},
     scrape::{
         decode_errors::DecodeErrors, labels::value, leases, registry::registered_families,
-        scan::ReadOptions, self_metrics::is_own_name,
+        self_metrics::is_own_name, store::Store,
     },
     server::stop_signal,
 };
@@ -90,8 +90,11 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    fn add_incomplete(&mut self, Incomplete { id, missing, of }: Incomplete) {
+    fn add_incomplete(&mut self, incomplete: Incomplete) {
         self.incomplete += 1;
+        let Incomplete {
+            id, missing, of, ..
+        } = incomplete;
         let id = String::from(id);
         tracing::error!(
             "{missing} of the {of} parts of batch {id} are missing: it is not stored; replay it with the whole log"
@@ -172,21 +175,28 @@ pub(crate) async fn replay(config: Config, options: &ReplayOptions) -> anyhow::R
 
 /// Stores batches one after the other.
 pub(crate) struct Replayer {
-    redis: RedisClient,
+    stores: Vec<BatchStore>,
+    options: ReplayPolicy,
+    /// The service's families in a Pushgateway.
+    catalog: Catalog,
+    joiner: Joiner,
+    /// The batch that made room for the parts of others last.
+    pub(crate) given_up: Option<BatchId>,
+    pub(crate) report: Report,
+}
+
+/// Stores the batches of one store.
+struct BatchStore {
+    store: Arc<Store>,
     prefix: String,
     catalog: Catalog,
     /// The keys of the service's families, and of the registered ones that were read.
     keys: HashSet<String>,
-    read_options: ReadOptions,
     options: ReplayPolicy,
     /// Since when Redis has been unavailable.
     down_since: Option<Instant>,
     /// Since when an app's own families have been missing in Redis.
     unregistered_since: Option<Instant>,
-    joiner: Joiner,
-    /// The batch that made room for the parts of others last.
-    pub(crate) given_up: Option<BatchId>,
-    pub(crate) report: Report,
 }
 
 enum Stored {
@@ -226,18 +236,12 @@ impl From<Failure> for NotStored {
 
 impl Replayer {
     pub(crate) fn new(config: &Config, options: ReplayPolicy) -> anyhow::Result<Self> {
-        let redis = RedisClient::new(config).context("unusable address of Redis")?;
-        let catalog = Catalog::new(&config.prefix);
-        let families = catalog.families().into_iter();
+        let stores = Store::all(config, &Arc::default())?.into_iter();
+        let stores = stores.map(|store| BatchStore::new(store, options.clone()));
         Ok(Self {
-            redis,
-            keys: families.map(|family| family.key.clone()).collect(),
-            read_options: ReadOptions::new(config),
-            catalog,
-            prefix: config.prefix.clone(),
+            stores: stores.collect(),
             options,
-            down_since: None,
-            unregistered_since: None,
+            catalog: Catalog::new(&config.prefix),
             joiner: Joiner::default(),
             given_up: None,
             report: Report::default(),
@@ -286,10 +290,35 @@ impl Replayer {
         let Some(incomplete) = self.joiner.remove(id) else {
             return;
         };
-        match self.lease_time_unless_stored(id).await {
-            Ok(None) => self.report.already_applied += 1,
-            Ok(Some(_)) | Err(_) => self.report.add_incomplete(incomplete),
+        let store = self.store(incomplete.shard);
+        let is_stored = match store {
+            Ok(store) => store
+                .lease_time_unless_stored(id)
+                .await
+                .is_ok_and(|time| time.is_none()),
+            Err(_) => false,
+        };
+        match is_stored {
+            true => self.report.already_applied += 1,
+            false => self.report.add_incomplete(incomplete),
         }
+    }
+
+    /// The store of a shard's batches.
+    fn store(&mut self, shard: Option<u32>) -> Result<&mut BatchStore, NotStored> {
+        let number = self.stores.len();
+        let mut stores = self.stores.iter_mut();
+        let found = stores.find(|known| known.store.shard == shard);
+        found.ok_or_else(|| {
+            NotStored::refused(match shard {
+                Some(shard) => format!(
+                    "its shard is {shard}: with shards from 0 to {shard} or more, METRICS_SHARDS has to be their number"
+                ),
+                None => format!(
+                    "it names no shard, and METRICS_SHARDS is {number}: replay it without METRICS_SHARDS"
+                ),
+            })
+        })
     }
 
     /// Stores the batch that is complete with this line, if there is one.
@@ -303,11 +332,15 @@ impl Replayer {
         let Some(logged) = batch.map_err(NotStored::unreadable)? else {
             return Ok(None);
         };
-        let LoggedBatch { batch, group, .. } = logged;
+        let LoggedBatch {
+            batch,
+            group,
+            shard,
+        } = logged;
         // Totals of a group in Redis, or increments in a Pushgateway, would be counted
         // twice or not at all.
         match (&self.options.to, group) {
-            (None, None) => self.apply(time, batch).await.map(Some),
+            (None, None) => self.store(shard)?.apply(time, batch).await.map(Some),
             (Some(url), Some(path)) => {
                 self.restore_group(url, &path, &batch).await?;
                 Ok(Some(Stored::Now {
@@ -327,6 +360,52 @@ impl Replayer {
     fn report_incomplete(&mut self) {
         for incomplete in self.joiner.incomplete() {
             self.report.add_incomplete(incomplete);
+        }
+    }
+
+    /// Puts the totals of a group back into the Pushgateway at `url`. Doing so again
+    /// changes nothing, so the age does not matter.
+    async fn restore_group(
+        &self,
+        url: &str,
+        path: &str,
+        batch: &SentBatch,
+    ) -> Result<(), NotStored> {
+        let retry = Duration::from_secs(self.options.retry_seconds);
+        let prepare = || -> anyhow::Result<_> {
+            let custom = batch.custom.families()?;
+            let families: Vec<_> = self.catalog.families().into_iter().chain(&custom).collect();
+            let families = families_with_gauges(&families, &batch.total(), &batch.custom.gauges)?;
+            Ok((Group::at(url, path)?, expose(Format::Text, &families)))
+        };
+        let (group, exposition) = prepare().map_err(NotStored::unreadable)?;
+        let exposition = exposition.into();
+        let started = Instant::now();
+        loop {
+            match group.put(&exposition).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_transient() && started.elapsed() + BACKOFF < retry => {
+                    sleep(BACKOFF).await;
+                }
+                Err(error) => return Err(NotStored::failed(error.to_string())),
+            }
+        }
+    }
+}
+
+impl BatchStore {
+    fn new(store: Arc<Store>, options: ReplayPolicy) -> Self {
+        let prefix = store.options.prefix.clone();
+        let catalog = Catalog::new(&prefix);
+        let families = catalog.families().into_iter();
+        Self {
+            keys: families.map(|family| family.key.clone()).collect(),
+            catalog,
+            prefix,
+            store,
+            options,
+            down_since: None,
+            unregistered_since: None,
         }
     }
 
@@ -511,7 +590,7 @@ impl Replayer {
 
     /// Adds the keys of the families that are registered.
     async fn read_keys(&mut self) -> Result<(), Failure> {
-        let mut options = self.read_options.clone();
+        let mut options = self.store.options.clone();
         let read = self.retry_until(&mut options, |options, connection| {
             Box::pin(async move {
                 let mut errors = DecodeErrors::default();
@@ -558,8 +637,9 @@ impl Replayer {
         let mut pause = BACKOFF;
         loop {
             let started = Instant::now();
-            let limit = 2 * self.redis.round_trip_limit();
-            let failure = match self.redis.run(limit, state, &commands).await {
+            let redis = &self.store.redis;
+            let limit = 2 * redis.round_trip_limit();
+            let failure = match redis.run(limit, state, &commands).await {
                 Ok(value) => {
                     self.down_since = None;
                     return Ok(value);
@@ -586,35 +666,6 @@ impl Replayer {
                 return Err(failure);
             }
             sleep(BACKOFF).await;
-        }
-    }
-
-    /// Puts the totals of a group back into the Pushgateway at `url`. Doing so again
-    /// changes nothing, so the age does not matter.
-    async fn restore_group(
-        &self,
-        url: &str,
-        path: &str,
-        batch: &SentBatch,
-    ) -> Result<(), NotStored> {
-        let retry = Duration::from_secs(self.options.retry_seconds);
-        let prepare = || -> anyhow::Result<_> {
-            let custom = batch.custom.families()?;
-            let families: Vec<_> = self.catalog.families().into_iter().chain(&custom).collect();
-            let families = families_with_gauges(&families, &batch.total(), &batch.custom.gauges)?;
-            Ok((Group::at(url, path)?, expose(Format::Text, &families)))
-        };
-        let (group, exposition) = prepare().map_err(NotStored::unreadable)?;
-        let exposition = exposition.into();
-        let started = Instant::now();
-        loop {
-            match group.put(&exposition).await {
-                Ok(()) => return Ok(()),
-                Err(error) if error.is_transient() && started.elapsed() + BACKOFF < retry => {
-                    sleep(BACKOFF).await;
-                }
-                Err(error) => return Err(NotStored::failed(error.to_string())),
-            }
         }
     }
 }

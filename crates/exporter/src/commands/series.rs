@@ -1,5 +1,5 @@
 //! The command `series`: lists stored series, and removes them. A removal is one script
-//! call, so that no reader sees half of it.
+//! call, so that no reader sees half of it; with shards, readers are shut out meanwhile.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,15 +15,19 @@ use functional_scaffold_protocol::{
     family::Family,
     removal::{remove_family_call, remove_series_call},
 };
+use futures_util::future::try_join_all;
 
 use crate::{
     cli::{Config, ListOptions, RemoveOptions},
-    commands::selector::Selector,
-    redis_client::{self, Connection, Failure, RedisClient},
+    commands::{
+        selector::Selector,
+        stores::{OpenStore, change_all},
+    },
+    redis_client::{self, Failure},
     scrape::{
         decode_errors::DecodeErrors,
-        registry::{RegisteredFamily, family_name, read_registrations, served_families},
-        scan::{ReadOptions, Scanner},
+        registry::{RegisteredFamily, family_name, read_registrations},
+        scan::Scanner,
     },
 };
 
@@ -33,27 +37,33 @@ const FIELDS_PER_CALL: usize = 1000;
 
 /// Prints the selected series in the syntax of selectors, or the families.
 pub(crate) async fn list(config: &Config, options: &ListOptions) -> anyhow::Result<()> {
-    let store = Store::open(config).await?;
-    let families = store.families().await?;
+    let stores = OpenStore::all(config).await?;
+    let families = families(&stores).await?;
     for selector in &options.selectors {
-        find(&families, selector)?;
+        check_family(&families, selector)?;
+    }
+    // By the name of the family: its type, and its series in any store.
+    let mut listed: BTreeMap<&str, (&str, BTreeSet<String>)> = BTreeMap::new();
+    for (store, families) in stores.iter().zip(&families) {
+        for RegisteredFamily { name, layouts } in families {
+            let selectors = options.selectors.iter();
+            let selectors = selectors.filter(|selector| selector.family == *name);
+            let selectors: Vec<&Selector> = selectors.collect();
+            if selectors.is_empty() && !options.selectors.is_empty() {
+                continue;
+            }
+            let kind = layouts.first().map_or("", |layout| layout.kind.name());
+            let (_, series) = listed
+                .entry(name)
+                .or_insert_with(|| (kind, BTreeSet::new()));
+            for layout in layouts {
+                series.extend(store.fields(layout, &selectors).await?.into_keys());
+            }
+        }
     }
     let mut out = String::new();
-    for RegisteredFamily { name, layouts } in &families {
-        let selectors: Vec<&Selector> = options
-            .selectors
-            .iter()
-            .filter(|selector| selector.family == *name)
-            .collect();
-        if selectors.is_empty() && !options.selectors.is_empty() {
-            continue;
-        }
-        let mut series = BTreeSet::new();
-        for layout in layouts {
-            series.extend(store.fields(layout, &selectors).await?.into_keys());
-        }
+    for (name, (kind, series)) in listed {
         if options.families {
-            let kind = layouts.first().map_or("", |layout| layout.kind.name());
             out.push_str(&format!("{name}\t{kind}\t{}\n", series.len()));
         } else {
             for labels in series {
@@ -67,21 +77,36 @@ pub(crate) async fn list(config: &Config, options: &ListOptions) -> anyhow::Resu
 
 /// Prints what is selected, and removes it if that is confirmed.
 pub(crate) async fn remove(config: &Config, options: &RemoveOptions) -> anyhow::Result<()> {
-    let mut store = Store::open(config).await?;
-    let families = store.families().await?;
-    let mut removals = Vec::new();
+    let mut stores = OpenStore::all(config).await?;
+    let families = families(&stores).await?;
+    // An interrupted removal may have left nothing but closed shards.
+    let mut is_closed = false;
+    for store in &mut stores {
+        is_closed |= store.is_closed().await?;
+    }
+    let mut removals: Vec<Vec<Removal>> = stores.iter().map(|_| Vec::new()).collect();
     for selector in &options.selectors {
-        let selected = if selector.labels.is_none() {
-            store.select_family(selector).await?
-        } else {
-            let family = find(&families, selector)?;
-            store.select_series(family, selector).await?
-        };
-        ensure!(!selected.is_empty(), "no series matches {selector}");
-        removals.extend(selected);
+        if selector.labels.is_some() && !is_closed {
+            check_family(&families, selector)?;
+        }
+        let mut is_found = false;
+        for ((store, families), removals) in stores.iter().zip(&families).zip(&mut removals) {
+            let selected = if selector.labels.is_none() {
+                store.select_family(selector).await?
+            } else {
+                match find(families, selector) {
+                    Some(family) => store.select_series(family, selector).await?,
+                    None => Vec::new(),
+                }
+            };
+            is_found |= !selected.is_empty();
+            removals.extend(selected);
+        }
+        ensure!(is_found || is_closed, "no series matches {selector}");
     }
     let names: BTreeSet<&str> = removals
         .iter()
+        .flatten()
         .flat_map(|removal| removal.names.iter().map(String::as_str))
         .collect();
     print(
@@ -98,21 +123,36 @@ pub(crate) async fn remove(config: &Config, options: &RemoveOptions) -> anyhow::
         "nothing was removed; --yes removes these {}",
         names.len()
     );
-    for removal in &removals {
-        store.remove(removal).await?;
-    }
+    let mut of_store = removals.iter();
+    change_all(&mut stores, "series remove", async |store| {
+        for removal in of_store.next().into_iter().flatten() {
+            store.remove(removal).await?;
+        }
+        Ok(())
+    })
+    .await?;
     eprintln!("removed {}", names.len());
     Ok(())
 }
 
-fn find<'a>(
-    families: &'a [RegisteredFamily],
-    selector: &Selector,
-) -> anyhow::Result<&'a RegisteredFamily> {
+/// The families that each store serves.
+async fn families(stores: &[OpenStore]) -> Result<Vec<Vec<RegisteredFamily>>, Failure> {
+    try_join_all(stores.iter().map(OpenStore::families)).await
+}
+
+/// Fails unless some store serves the family of a selector.
+fn check_family(stores: &[Vec<RegisteredFamily>], selector: &Selector) -> anyhow::Result<()> {
+    let is_served = stores
+        .iter()
+        .any(|families| find(families, selector).is_some());
+    ensure!(is_served, "no family {:?} is served", selector.family);
+    Ok(())
+}
+
+fn find<'a>(families: &'a [RegisteredFamily], selector: &Selector) -> Option<&'a RegisteredFamily> {
     families
         .iter()
         .find(|family| family.name == selector.family)
-        .with_context(|| format!("no family {:?} is served", selector.family))
 }
 
 /// Ignores EPIPE (`… | head`).
@@ -144,34 +184,7 @@ enum Target {
     },
 }
 
-/// The store, for commands.
-pub(crate) struct Store {
-    pub(crate) redis: RedisClient,
-    pub(crate) connection: Connection,
-    options: ReadOptions,
-}
-
-impl Store {
-    /// Connects to Redis.
-    pub(crate) async fn open(config: &Config) -> anyhow::Result<Self> {
-        let redis = RedisClient::new(config).context("unusable address of Redis")?;
-        let connection = redis.connection().await;
-        let connection =
-            connection.with_context(|| format!("cannot reach Redis ({})", redis.address()))?;
-        Ok(Self {
-            redis,
-            connection,
-            options: ReadOptions::new(config),
-        })
-    }
-
-    /// The families that are served. Scrapes report why others are not.
-    pub(crate) async fn families(&self) -> Result<Vec<RegisteredFamily>, Failure> {
-        let errors = &mut DecodeErrors::default();
-        let registrations = read_registrations(&self.connection, &self.options, errors).await?;
-        Ok(served_families(registrations, errors))
-    }
-
+impl OpenStore {
     /// The fields of each series of a hash, by label set, that any of the selectors
     /// matches, or of every series if there are no selectors. Includes series that
     /// Redis lost, of which only lost counts are left: they are served.
@@ -184,11 +197,8 @@ impl Store {
         let is_selected = |labels: &str| {
             selectors.is_empty() || selectors.iter().any(|selector| selector.matches(labels))
         };
-        let scanner = Scanner::new(self.connection.clone(), &self.options);
-        for key in [
-            &layout.key,
-            &lost_counts_key(&self.options.prefix, &layout.key),
-        ] {
+        let scanner = Scanner::new(self.connection.clone(), &self.store.options);
+        for key in [&layout.key, &lost_counts_key(self.prefix(), &layout.key)] {
             let scan = scanner.scan("HSCAN", key, |page| {
                 for (field, _value) in page {
                     if let Ok(cell) = decode_field(layout, field)
@@ -246,7 +256,8 @@ impl Store {
     /// Selects every registration of a name, including invalid ones.
     async fn select_family(&self, selector: &Selector) -> anyhow::Result<Vec<Removal>> {
         let errors = &mut DecodeErrors::default();
-        let registrations = read_registrations(&self.connection, &self.options, errors).await?;
+        let registrations =
+            read_registrations(&self.connection, &self.store.options, errors).await?;
         let all: Vec<(String, Option<String>)> = registrations
             .into_iter()
             .filter_map(|(field, json)| {
@@ -271,12 +282,10 @@ impl Store {
                     field,
                     why: format!("{other} has the same key {key:?}"),
                 },
-                (Some(key), None) if is_own_key(&self.options.prefix, key) => {
-                    Target::Registration {
-                        field,
-                        why: format!("the key {key:?} is reserved"),
-                    }
-                }
+                (Some(key), None) if is_own_key(self.prefix(), key) => Target::Registration {
+                    field,
+                    why: format!("the key {key:?} is reserved"),
+                },
                 (Some(key), None) => Target::Family {
                     field,
                     key: key.clone(),
@@ -289,7 +298,7 @@ impl Store {
     }
 
     async fn remove(&mut self, removal: &Removal) -> Result<(), Failure> {
-        let (prefix, random) = (&self.options.prefix, redis_client::random());
+        let (prefix, random) = (self.prefix(), redis_client::random());
         let call = match &removal.target {
             Target::Series {
                 key,

@@ -1,5 +1,7 @@
-//! The command `wipe`: starts a new epoch of the store, with every count gone.
-//! Registrations, leases and the ids of applied batches stay.
+//! The command `wipe`: starts a new epoch, with every count gone. Registrations, leases and
+//! the ids of applied batches stay.
+
+use std::collections::BTreeSet;
 
 use anyhow::ensure;
 use functional_scaffold_protocol::{
@@ -9,29 +11,40 @@ use functional_scaffold_protocol::{
 
 use crate::{
     cli::{Config, WipeOptions},
-    commands::series::Store,
+    commands::stores::{OpenStore, change_all},
     redis_client,
+    scrape::store::addresses,
 };
 
-/// Wipes the store.
+/// Wipes every store. All of them get the same epoch.
 pub(crate) async fn wipe(config: &Config, options: &WipeOptions) -> anyhow::Result<()> {
-    let mut store = Store::open(config).await?;
-    let families = store.families().await?;
+    let mut stores = OpenStore::all(config).await?;
+    let mut names = BTreeSet::new();
+    for store in &stores {
+        let families = store.families().await?;
+        names.extend(families.into_iter().map(|family| family.name));
+    }
     ensure!(
         options.yes,
         "nothing was wiped; --yes wipes the {} families in Redis at {}",
-        families.len(),
-        store.redis.address()
+        names.len(),
+        addresses(stores.iter().map(|store| &*store.store))
     );
-    let prefix = &config.prefix;
-    let keys = families
-        .iter()
-        .flat_map(|family| family.layouts.iter().map(|layout| layout.key.as_str()))
-        .filter(|key| !is_own_key(prefix, key));
-    let call = wipe_call(prefix, redis_client::random(), keys);
-    for key in store.connection.call(&Script::WIPE, &call).await? {
-        eprintln!("the key {key:?} does not hold a hash, and was left alone");
-    }
-    eprintln!("wiped {} families", families.len());
+    let epoch = redis_client::random();
+    change_all(&mut stores, "wipe", async |store| {
+        let families = store.families().await?;
+        let prefix = store.prefix();
+        let keys = families
+            .iter()
+            .flat_map(|family| family.layouts.iter().map(|layout| layout.key.as_str()))
+            .filter(|key| !is_own_key(prefix, key));
+        let call = wipe_call(prefix, epoch, keys);
+        for key in store.connection.call(&Script::WIPE, &call).await? {
+            eprintln!("the key {key:?} does not hold a hash, and was left alone");
+        }
+        Ok(())
+    })
+    .await?;
+    eprintln!("wiped {} families", names.len());
     Ok(())
 }

@@ -117,7 +117,7 @@ impl Recorder {
                     pause = pause.max(PAUSE_PER_READ * snapshot.duration);
                     Ok(Sample::new(reading))
                 }
-                Err(failure) => Err(failure.reason),
+                Err(unread) => Err(unread.failure.reason),
             };
             {
                 let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);

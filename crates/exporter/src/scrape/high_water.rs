@@ -62,8 +62,6 @@ pub(crate) struct HighWaterMarks {
     removals: HashMap<Removal, i64>,
     /// The bytes of these removals, or more.
     removal_bytes: usize,
-    /// Whether the lost counts may be in Redis by now.
-    handed_over: bool,
 }
 
 /// The values that were served last, as cells of the hashes that they come from.
@@ -80,14 +78,7 @@ impl HighWaterMarks {
     /// Forgets every mark if this is another epoch. Stores without an epoch cannot be
     /// told apart, and have no marks.
     pub(crate) fn enter(&mut self, epoch: Option<&str>) {
-        for hash in self.hashes.values_mut() {
-            hash.is_read = false;
-        }
-        if mem::take(&mut self.handed_over) {
-            for hash in self.hashes.values_mut() {
-                hash.series.rebase();
-            }
-        }
+        self.begin_read();
         if self.epoch.as_deref() == epoch {
             return;
         }
@@ -98,6 +89,41 @@ impl HighWaterMarks {
             epoch: epoch.map(str::to_owned),
             ..Self::default()
         };
+    }
+
+    /// The epoch that the marks are of.
+    pub(crate) fn epoch(&self) -> Option<&str> {
+        self.epoch.as_deref()
+    }
+
+    /// Enters the next read of a shard, whatever its epoch. If it is another one, or none
+    /// yet, the shard has lost all of its data. The other shards count on, so the sum of
+    /// all shards must not step back: everything that this one counted is lost counts from
+    /// now on.
+    pub(crate) fn continue_in(&mut self, epoch: Option<&str>) {
+        self.begin_read();
+        let Some(epoch) = epoch else {
+            return;
+        };
+        let before = self.epoch.replace(epoch.to_owned());
+        if let Some(before) = before.filter(|before| before != epoch) {
+            tracing::warn!(
+                "a shard lost its data (epoch {before}, now {epoch}): its counters stay at their \
+                 highest values"
+            );
+            for hash in self.hashes.values_mut() {
+                hash.is_of_earlier_epoch = true;
+            }
+        }
+    }
+
+    fn begin_read(&mut self) {
+        for hash in self.hashes.values_mut() {
+            hash.is_read = false;
+            if mem::take(&mut hash.is_handed_over) {
+                hash.series.rebase();
+            }
+        }
     }
 
     /// The number of the last removal that was processed in this epoch, or 0.
@@ -143,9 +169,15 @@ impl HighWaterMarks {
     }
 
     /// Raises the values read from one hash to their marks, and restores missing
-    /// series. Those of the label sets in `corrupt` are not taken for lost. Returns how
-    /// many series stepped back. Gauges may fall.
-    pub(crate) fn clamp(&mut self, layout: &mut FamilySeries, corrupt: &LabelSets) -> u64 {
+    /// series. Those of the label sets in `corrupt` are not taken for lost. `has_lost` says
+    /// whether Redis has lost counts of the hash. Returns how many series stepped back.
+    /// Gauges may fall.
+    pub(crate) fn clamp(
+        &mut self,
+        layout: &mut FamilySeries,
+        corrupt: &LabelSets,
+        has_lost: bool,
+    ) -> u64 {
         let FamilySeries { family, series } = layout;
         if self.epoch.is_none() || family.kind == Kind::Gauge {
             return 0;
@@ -160,7 +192,11 @@ impl HighWaterMarks {
             *hash = HashMarks::new(family);
         }
         hash.is_read = true;
-        let regressions = hash.series.clamp(series, family, corrupt);
+        // With lost counts in Redis, another reader has done it.
+        let is_all_lost = mem::take(&mut hash.is_of_earlier_epoch) && !has_lost;
+        let lost = if is_all_lost { hash.series.lose() } else { 0 };
+        let mut regressions = hash.series.clamp(series, family, corrupt);
+        regressions.series += lost;
         let name = &family.name;
         if self.logged.len() > MAX_REGISTRATIONS {
             self.logged.clear();
@@ -175,6 +211,17 @@ impl HighWaterMarks {
             );
         }
         regressions.series
+    }
+
+    /// The last values of the hashes that were not read since the read began, because
+    /// their registrations are lost as well.
+    pub(crate) fn unread(&self) -> Vec<FamilySeries> {
+        let hashes = self.hashes.values().filter(|hash| !hash.is_read);
+        let unread = hashes.map(|hash| FamilySeries {
+            family: hash.family.clone(),
+            series: hash.series.values(),
+        });
+        unread.collect()
     }
 
     /// Forgets marks until they take no more memory than this number of samples: first of
@@ -213,19 +260,23 @@ impl HighWaterMarks {
     /// another step back.
     pub(crate) fn hand_over(&mut self) -> Option<Batch> {
         let mut lost = Batch::default();
-        for ((_, key), hash) in &self.hashes {
+        // The next read would not show those of an unregistered family.
+        let read = self.hashes.iter_mut().filter(|(_, hash)| hash.is_read);
+        for ((_, key), hash) in read {
             let cells = hash.series.lost_counts(&hash.family).into_iter();
             for (field, by) in cells.filter(|&(_, by)| by > 0) {
                 lost.inc(key, &field, by);
+                hash.is_handed_over = true;
             }
         }
-        self.handed_over = !lost.is_empty();
-        self.handed_over.then_some(lost)
+        (!lost.is_empty()).then_some(lost)
     }
 
     /// Keeps the lost counts here, because Redis refused them.
     pub(crate) fn take_back(&mut self) {
-        self.handed_over = false;
+        for hash in self.hashes.values_mut() {
+            hash.is_handed_over = false;
+        }
     }
 
     /// The values that were served last; None without an epoch.
@@ -260,7 +311,7 @@ impl HighWaterMarks {
             for (_, field, value) in cells.filter(|(key, _, _)| *key == family.key) {
                 series.push(field.as_bytes(), value.to_string().as_bytes())?;
             }
-            marks.clamp(&mut series.finish(), &LabelSets::new());
+            marks.clamp(&mut series.finish(), &LabelSets::new(), false);
         }
         Ok(marks)
     }
@@ -276,6 +327,10 @@ struct HashMarks {
     series: Box<dyn SeriesMarks>,
     /// True if the last read had it.
     is_read: bool,
+    /// Whether its lost counts may be in Redis by now.
+    is_handed_over: bool,
+    /// Whether the store has lost everything since the hash was read.
+    is_of_earlier_epoch: bool,
 }
 
 impl HashMarks {
@@ -287,6 +342,8 @@ impl HashMarks {
                 Kind::Histogram => Box::new(Marks::<Histogram>(Vec::new())),
             },
             is_read: true,
+            is_handed_over: false,
+            is_of_earlier_epoch: false,
         }
     }
 
@@ -326,6 +383,11 @@ impl Regressions {
 trait SeriesMarks: Debug + Send + Sync {
     fn clamp(&mut self, series: &mut Series, family: &Family, corrupt: &LabelSets) -> Regressions;
     fn forget(&mut self, removed: &HashSet<&str>);
+    /// Treats everything that was served as lost, so that what is read next counts from 0.
+    /// Returns the number of series.
+    fn lose(&mut self) -> u64;
+    /// The values that were served last.
+    fn values(&self) -> Series;
     /// What is added to each cell.
     fn lost_counts(&self, family: &Family) -> Cells;
     /// What was served last of each cell.
@@ -390,6 +452,21 @@ impl<V: Value> SeriesMarks for Marks<V> {
 
     fn forget(&mut self, removed: &HashSet<&str>) {
         self.0.retain(|(labels, _)| !removed.contains(&**labels));
+    }
+
+    fn lose(&mut self) -> u64 {
+        for (_, mark) in &mut self.0 {
+            let zero = mark.last.zero();
+            mark.lost = Some(Box::new(mark.served()));
+            mark.last = zero;
+        }
+        self.0.len() as u64
+    }
+
+    fn values(&self) -> Series {
+        let marks = self.0.iter();
+        let served = marks.map(|(labels, mark)| (labels.clone(), mark.served()));
+        V::series_of(served.collect())
     }
 
     fn lost_counts(&self, family: &Family) -> Cells {
@@ -482,6 +559,7 @@ type Cells = Vec<(String, u64)>;
 /// The value of a series.
 trait Value: Clone + Debug + Send + Sync + 'static {
     fn values_of(series: &mut Series) -> Option<&mut Vec<(Box<str>, Self)>>;
+    fn series_of(values: Vec<(Box<str>, Self)>) -> Series;
     /// The value of a missing series of the same form.
     fn zero(&self) -> Self;
     fn add(&mut self, other: &Self);
@@ -504,6 +582,10 @@ impl Value for i64 {
             Series::Values(values) => Some(values),
             Series::Histograms(_) => None,
         }
+    }
+
+    fn series_of(values: Vec<(Box<str>, Self)>) -> Series {
+        Series::Values(values)
     }
 
     fn zero(&self) -> Self {
@@ -548,6 +630,10 @@ impl Value for Histogram {
             Series::Values(_) => None,
             Series::Histograms(values) => Some(values),
         }
+    }
+
+    fn series_of(values: Vec<(Box<str>, Self)>) -> Series {
+        Series::Histograms(values)
     }
 
     fn zero(&self) -> Self {
@@ -707,47 +793,47 @@ fn split(lost: &Batch) -> impl Iterator<Item = Batch> {
 }
 
 /// The file with the values that were served last, for an exporter that stops
-/// together with Redis, as in a power cut.
+/// together with Redis, as in a power cut. It has an entry for each store.
 pub(crate) struct StateFile {
     path: PathBuf,
     /// The content of the file.
-    saved: Option<Served>,
+    saved: Vec<Option<Served>>,
     failing: bool,
 }
 
 impl StateFile {
     /// Restores the marks from the file, if it exists. An invalid file is logged, and
     /// replaced later.
-    pub(crate) fn open(path: PathBuf) -> (Self, HighWaterMarks) {
+    pub(crate) fn open(path: PathBuf) -> (Self, Vec<HighWaterMarks>) {
         let restored = read(&path).unwrap_or_else(|error| {
             tracing::error!("cannot restore the values that were served last: {error:#}");
-            None
+            Vec::new()
         });
-        let (saved, marks) = restored.unzip();
+        let (saved, marks) = restored.into_iter().unzip();
         let failing = false;
         let file = Self {
             path,
             saved,
             failing,
         };
-        (file, marks.unwrap_or_default())
+        (file, marks)
     }
 
     /// Saves the values that were served last, if they changed, and waits until they
     /// are on the disk: Redis may lose them in a power cut after the response. A
     /// failure is logged when it starts.
-    pub(crate) async fn save(&mut self, marks: &HighWaterMarks) {
-        let served = marks.served();
-        let Some(served) = served.filter(|served| Some(served) != self.saved.as_ref()) else {
+    pub(crate) async fn save(&mut self, marks: impl Iterator<Item = &HighWaterMarks>) {
+        let served: Vec<_> = marks.map(HighWaterMarks::served).collect();
+        if served == self.saved || served.iter().all(Option::is_none) {
             return;
-        };
+        }
         let path = self.path.clone();
         let writing = spawn_blocking(move || {
             replace_file(&path, &serde_json::to_vec(&served)?).map(|()| served)
         });
         match writing.await.context("the task was aborted").flatten() {
             Ok(served) => {
-                self.saved = Some(served);
+                self.saved = served;
                 if mem::take(&mut self.failing) {
                     tracing::info!("saving to {} works again", self.path.display());
                 }
@@ -761,15 +847,18 @@ impl StateFile {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Option<(Served, HighWaterMarks)>> {
+fn read(path: &Path) -> anyhow::Result<Vec<(Option<Served>, HighWaterMarks)>> {
     let text = match fs::read(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         read => read.with_context(|| format!("cannot read {}", path.display()))?,
     };
     let invalid = || format!("{} is not a state file", path.display());
-    let served: Served = serde_json::from_slice(&text).with_context(invalid)?;
-    let marks = HighWaterMarks::restore(&served).with_context(invalid)?;
-    Ok(Some((served, marks)))
+    let stores: Vec<Option<Served>> = serde_json::from_slice(&text).with_context(invalid)?;
+    let restored = stores.into_iter().map(|served| {
+        let marks = served.as_ref().map(HighWaterMarks::restore).transpose();
+        Ok((served, marks.with_context(invalid)?.unwrap_or_default()))
+    });
+    restored.collect()
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ fn histogram(bounds: &[f64], buckets: &[u64], sum: i128) -> FamilySeries {
 
 /// Clamps what was read without a corrupt cell.
 fn clamp(marks: &mut HighWaterMarks, read: &mut FamilySeries) -> u64 {
-    marks.clamp(read, &LabelSets::new())
+    marks.clamp(read, &LabelSets::new(), false)
 }
 
 /// Serves one read after the other, in one epoch.
@@ -92,7 +92,7 @@ fn a_corrupt_series_is_held_and_has_lost_nothing() {
     clamp(&mut marks, &mut counter(&[("a", 100), ("b", 5)]));
     // Corrupt cells are missing.
     let mut read = counter(&[("b", 6)]);
-    assert_eq!(marks.clamp(&mut read, &corrupt("a")), 0);
+    assert_eq!(marks.clamp(&mut read, &corrupt("a"), false), 0);
     assert_eq!(read, counter(&[("a", 100), ("b", 6)]));
     assert_eq!(marks.hand_over(), None);
     // Repaired.
@@ -101,14 +101,14 @@ fn a_corrupt_series_is_held_and_has_lost_nothing() {
     assert_eq!(read, counter(&[("a", 101), ("b", 6)]));
     // A series that is only missing is lost, whatever else is corrupt.
     let mut read = counter(&[("a", 101)]);
-    assert_eq!(marks.clamp(&mut read, &corrupt("a")), 1);
+    assert_eq!(marks.clamp(&mut read, &corrupt("a"), false), 1);
     assert_eq!(read, counter(&[("a", 101), ("b", 6)]));
 
     let mut marks = in_epoch();
     clamp(&mut marks, &mut histogram(&bounds, &[5, 5, 5], 100));
     let mut read = histogram(&bounds, &[5, 0, 7], 110);
     let corrupt = LabelSets::from(["".into()]);
-    assert_eq!(marks.clamp(&mut read, &corrupt), 0);
+    assert_eq!(marks.clamp(&mut read, &corrupt, false), 0);
     assert_eq!(read, histogram(&bounds, &[5, 5, 7], 110));
     assert_eq!(marks.hand_over(), None);
 }
@@ -280,6 +280,7 @@ fn lost_counts_are_handed_over_by_field() {
     // Refused: the mark keeps it, and hands it over again.
     marks.take_back();
     marks.enter(Some("e"));
+    clamp(&mut marks, &mut histogram(&[0.5], &[3, 5], 2));
     assert_eq!(marks.hand_over(), Some(handed));
     // Accepted: it is part of the next read.
     marks.enter(Some("e"));

@@ -8,17 +8,7 @@ use std::{
     hash::{BuildHasher as _, RandomState},
     ops::ControlFlow,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
-
-use functional_scaffold_protocol::{
-    calls::{Script, SettleReply, is_own_key, leases_key, settle_call},
-    family::{Family, Kind},
-    labels::check_labels,
-    lease::Lease,
-    series::{FamilySeries, Series},
-};
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::{
     redis_client::{self, Connection, Failure, Reason, RedisClient},
@@ -29,6 +19,13 @@ use crate::{
         scan::{ReadOptions, Scanner, skip_unreadable},
         self_metrics::{IN_FLIGHT, SelfMetrics},
     },
+};
+use functional_scaffold_protocol::{
+    calls::{Script, SettleReply, is_own_key, leases_key, settle_call},
+    family::{Family, Kind},
+    labels::check_labels,
+    lease::Lease,
+    series::{FamilySeries, Series},
 };
 
 /// The family in which every lease counts a crash.
@@ -224,6 +221,29 @@ impl Settler {
         }
     }
 
+    /// Settles expired leases, between scrapes.
+    pub(crate) async fn settle_alone(&self, redis: &RedisClient) {
+        let mut settler = self;
+        let settled = redis.run(
+            self.options.timeout,
+            &mut settler,
+            |settler, mut connection| {
+                Box::pin(async move {
+                    match settler.call_script(&mut connection).await {
+                        // The connection may be broken, unlike after an error reply; or the keys
+                        // are on another node.
+                        Err(failure) if failure.code().is_none_or(|code| code == "MOVED") => {
+                            Err(failure)
+                        }
+                        settled => Ok(settled),
+                    }
+                })
+            },
+        );
+        let settled = settled.await.flatten();
+        self.log(&settled);
+    }
+
     /// Settles expired leases. Returns the lease time in milliseconds, or None on
     /// failure.
     pub(crate) async fn settle(&self, connection: &mut Connection) -> Option<i64> {
@@ -315,31 +335,6 @@ impl Settler {
                 }
             }
         }
-    }
-}
-
-/// Settles expired leases at an interval, forever.
-pub(crate) async fn settle_loop(
-    redis: Arc<RedisClient>,
-    mut settler: Arc<Settler>,
-    interval: Duration,
-) {
-    let mut ticks = interval_at(Instant::now() + interval, interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let timeout = settler.options.timeout;
-        let settled = redis.run(timeout, &mut settler, |settler, mut connection| {
-            Box::pin(async move {
-                match settler.call_script(&mut connection).await {
-                    // The connection may be broken, unlike after an error reply.
-                    Err(failure) if failure.code().is_none() => Err(failure),
-                    settled => Ok(settled),
-                }
-            })
-        });
-        let settled = settled.await.flatten();
-        settler.log(&settled);
     }
 }
 

@@ -6,14 +6,18 @@ mod info;
 pub(crate) mod labels;
 pub(crate) mod leases;
 pub(crate) mod limits;
+pub(crate) mod pass;
 pub(crate) mod reader;
 pub(crate) mod reading;
 pub(crate) mod registry;
 pub(crate) mod scan;
 pub(crate) mod self_metrics;
 mod snapshot;
+pub(crate) mod store;
+mod sum;
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,10 +28,14 @@ use tokio::{
 };
 
 use crate::{
-    redis_client::{Failure, Reason, RedisClient},
+    redis_client::{Failure, Reason},
     scrape::{
-        decode_errors::DecodeErrorLog, leases::Settler, reader::Reader, reading::Reading,
-        scan::ReadOptions, self_metrics::SelfMetrics, snapshot::Snapshot,
+        decode_errors::DecodeErrorLog,
+        reader::Reader,
+        reading::{Reading, Unread},
+        self_metrics::SelfMetrics,
+        snapshot::Snapshot,
+        store::{Store, addresses},
     },
 };
 
@@ -48,17 +56,21 @@ pub(crate) struct Scraper {
 }
 
 impl Scraper {
-    /// Starts the task that reads, which ends with the last clone of the scraper.
+    /// Starts the task that reads, which ends with the last clone of the scraper. A read
+    /// takes `timeout` at most.
     pub(crate) fn start(
-        redis: Arc<RedisClient>,
-        settler: Arc<Settler>,
-        options: ReadOptions,
+        stores: &[Arc<Store>],
+        timeout: Duration,
+        state_file: Option<PathBuf>,
         metrics: Arc<SelfMetrics>,
     ) -> Self {
         let (queue, waiting) = mpsc::channel(MAX_QUEUED);
-        let timeout = options.timeout;
-        let reader = Reader::new(Arc::clone(&redis), settler, options);
-        tokio::spawn(read_loop(redis, reader, waiting, Arc::clone(&metrics)));
+        let reader = Reader::new(stores, timeout, state_file);
+        let log = Log {
+            addresses: addresses(stores.iter().map(|store| &**store)),
+            ..Log::default()
+        };
+        tokio::spawn(read_loop(reader, log, waiting, Arc::clone(&metrics)));
         Self {
             queue,
             metrics,
@@ -85,7 +97,7 @@ impl Scraper {
             Ok(None) => Failure::new(Reason::Internal, "the reading task has ended"),
             Err(_elapsed) => Failure::timeout(limit),
         };
-        Snapshot::new(Err(failure), started, &self.metrics)
+        Snapshot::new(Err(failure.into()), started, &self.metrics)
     }
 }
 
@@ -98,12 +110,11 @@ fn limit(timeout: Duration, client_timeout: Option<Duration>) -> Duration {
 }
 
 async fn read_loop(
-    redis: Arc<RedisClient>,
     mut reader: Reader,
+    mut log: Log,
     mut queue: mpsc::Receiver<Waiting>,
     metrics: Arc<SelfMetrics>,
 ) {
-    let mut log = Log::default();
     let mut waiting = Vec::new();
     while queue.recv_many(&mut waiting, MAX_QUEUED).await > 0 {
         // A scrape that timed out meanwhile must not cause a read.
@@ -114,7 +125,7 @@ async fn read_loop(
         let started = Instant::now();
         let reading = reader.read().await;
         metrics.count_read(&reading);
-        log.log(&reading, &redis);
+        log.log(&reading);
         let snapshot = Snapshot::new(reading, started, &metrics);
         for sender in waiting.drain(..) {
             // The scrape may have timed out.
@@ -126,18 +137,20 @@ async fn read_loop(
 /// Logs changes of state: an exporter is scraped several times a minute.
 #[derive(Default)]
 struct Log {
+    addresses: String,
     decode_errors: DecodeErrorLog,
     down: Option<Reason>,
 }
 
 impl Log {
-    fn log(&mut self, reading: &Result<Reading, Failure>, redis: &RedisClient) {
-        let down = reading.as_ref().err().map(|failure| failure.reason);
+    fn log(&mut self, reading: &Result<Reading, Unread>) {
+        let Self { addresses, .. } = self;
+        let down = reading.as_ref().err().map(|unread| unread.failure.reason);
         let was_down = std::mem::replace(&mut self.down, down);
         match reading {
             Ok(reading) => {
                 if was_down.is_some() {
-                    tracing::info!("Redis ({}) can be read again", redis.address());
+                    tracing::info!("Redis ({addresses}) can be read again");
                 }
                 tracing::debug!(
                     families = reading.families.len(),
@@ -146,11 +159,10 @@ impl Log {
                 );
                 self.decode_errors.log(&reading.decode_errors);
             }
-            Err(failure) if was_down != down => {
+            Err(Unread { failure, .. }) if was_down != down => {
                 tracing::warn!(
                     reason = failure.reason.label(),
-                    "cannot read Redis ({}): {failure}",
-                    redis.address()
+                    "cannot read Redis ({addresses}): {failure}"
                 );
             }
             Err(_logged) => {}

@@ -1,621 +1,239 @@
-//! Reads every registered family and the open leases, and makes a [`Reading`] of them.
+//! Reads every store, and adds the shards up.
+//!
+//! A read of several shards takes time, in which a command may change all of them: a wipe,
+//! or a removal of series. Such a command closes every shard before it changes the first,
+//! and opens them after the last. A read looks at the state of every shard again at its
+//! end. If one is closed, or has changed since it was read, everything is read again. So
+//! no sum mixes shards from before and after.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    ops::ControlFlow,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use functional_scaffold_protocol::{
-    calls::{lost_counts_key, removed_key, state_key},
-    cell::{decode_field, decode_value},
-    family::{Family, Kind},
-    removal::Removal,
-    series::{FamilySeries, SeriesReader, merge_layouts},
-};
-use futures_util::future::try_join_all;
-use tokio::task::JoinSet;
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep};
 
 use crate::{
-    redis_client::{Connection, Failure, Reason, RedisClient},
-    redis_transport::{MAX_STRING_BYTES, TOO_LONG},
+    redis_client::{Failure, Reason},
     scrape::{
-        decode_errors::{DecodeErrors, REMOVED, STATE, reason},
-        high_water::{HandOver, HighWaterMarks, LabelSets, LostCountsWriter, StateFile},
-        info::{Memory, Persistence},
-        leases::{EXECUTIONS, OpenLeases, Settler},
-        limits::{MAX_REMOVAL_BYTES, MAX_REMOVALS, REMOVALS_PAGE, SampleLimit},
-        reading::{Began, Reading},
-        registry::{RegisteredFamily, registered_families},
-        scan::{Pair, ReadOptions, Scanner, skip_unreadable},
+        decode_errors::DecodeErrors,
+        high_water::{HandOver, HighWaterMarks, LostCountsWriter, StateFile},
+        pass::{RawReading, State, read_pass},
+        reading::{Reading, Unread},
+        store::Store,
+        sum::sum,
     },
 };
 
 /// Passes of one read over everything in Redis. After lost counts are added to Redis,
 /// another pass reads what other readers added and what was counted meanwhile.
 const MAX_PASSES: usize = 3;
+/// The pause before everything is read again.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Reads Redis, and remembers what the next read needs.
 pub(crate) struct Reader {
-    redis: Arc<RedisClient>,
-    options: ReadOptions,
-    settler: Arc<Settler>,
+    shards: Vec<Shard>,
+    timeout: Duration,
+    state_file: Option<StateFile>,
+    /// The epoch of a shard when the sum of all began.
+    epoch: Option<String>,
+}
+
+/// One store, and what is remembered of it.
+struct Shard {
+    store: Arc<Store>,
     marks: HighWaterMarks,
     lost_counts: LostCountsWriter,
-    state_file: Option<StateFile>,
 }
 
 impl Reader {
-    /// Restores the high-water marks from the state file, if one is configured.
+    /// Makes a reader of these stores, for reads of this duration at most. Restores the
+    /// high-water marks from the state file, if there is one.
     pub(crate) fn new(
-        redis: Arc<RedisClient>,
-        settler: Arc<Settler>,
-        options: ReadOptions,
+        stores: &[Arc<Store>],
+        timeout: Duration,
+        state_file: Option<PathBuf>,
     ) -> Self {
-        let (state_file, marks) = options.state_file.clone().map(StateFile::open).unzip();
+        let (state_file, marks) = state_file.map(StateFile::open).unzip();
+        let mut marks = marks.unwrap_or_default().into_iter();
+        let shards = stores.iter().map(|store| Shard {
+            marks: marks.next().unwrap_or_default(),
+            lost_counts: LostCountsWriter::new(&store.options.prefix),
+            store: Arc::clone(store),
+        });
         Self {
-            redis,
-            lost_counts: LostCountsWriter::new(&options.prefix),
-            options,
-            settler,
-            marks: marks.unwrap_or_default(),
+            shards: shards.collect(),
+            timeout,
             state_file,
+            epoch: None,
         }
     }
 
-    /// Settles expired leases and reads every registered family. A family, key or
-    /// field that cannot be served is a decode error of the reading.
-    pub(crate) async fn read(&mut self) -> Result<Reading, Failure> {
-        let (redis, timeout) = (Arc::clone(&self.redis), self.options.timeout);
-        let reading = redis.run(timeout, self, |reader, connection| {
-            Box::pin(reader.read_until_stable(connection))
-        });
-        let reading = reading.await?;
+    /// Settles expired leases and reads every registered family.
+    pub(crate) async fn read(&mut self) -> Result<Reading, Unread> {
+        let deadline = Instant::now() + self.timeout;
+        let reading = self.read_until_stable(deadline).await?;
         if let Some(file) = &mut self.state_file {
-            file.save(&self.marks).await;
+            file.save(self.shards.iter().map(|shard| &shard.marks))
+                .await;
         }
         Ok(reading)
     }
 
     /// Reads everything until there are no new lost counts, in [`MAX_PASSES`] at most.
-    async fn read_until_stable(&mut self, mut connection: Connection) -> Result<Reading, Failure> {
-        let memory = Memory::read(&mut connection).await?;
-        let persistence = Persistence::read(&mut connection).await?;
+    async fn read_until_stable(&mut self, deadline: Instant) -> Result<Reading, Unread> {
         let mut regressions = 0;
         let mut passes_left = MAX_PASSES;
         loop {
             passes_left -= 1;
-            let raw = self.read_pass(&mut connection).await?;
-            let State { epoch, version, .. } = raw.state.clone();
-            let mut reading = raw.into_reading(&mut self.marks, self.options.max_samples);
+            let raw = self.read_consistently(deadline).await?;
+            let states: Vec<_> = raw.iter().map(|raw| raw.state.clone()).collect();
+            let mut reading = self.sum(raw);
             regressions = reading.regressions.max(regressions);
             reading.regressions = regressions;
-            reading.memory = memory.clone();
-            reading.persistence = persistence.clone();
-            let Some(epoch) = epoch.filter(|_| passes_left > 0) else {
-                return Ok(reading);
-            };
-            let Some(lost) = self.marks.hand_over() else {
-                return Ok(reading);
-            };
-            let version = version.as_deref();
-            let adding = self
-                .lost_counts
-                .add(&mut connection, &epoch, version, &lost);
-            if adding.await? == HandOver::Refused {
-                self.marks.take_back();
+            if passes_left == 0 || !self.hand_over(&states, deadline).await? {
                 return Ok(reading);
             }
         }
     }
 
-    /// Makes one pass, and repeats it until epoch and version are the same before and
-    /// after. So it never mixes two epochs, counts with lost counts that another reader
-    /// added since, or values from before and after a removal.
-    async fn read_pass(&self, connection: &mut Connection) -> Result<RawReading, Failure> {
-        let options = &self.options;
+    /// Makes a pass over every store, and repeats all of them until none has changed
+    /// meanwhile.
+    async fn read_consistently(&self, deadline: Instant) -> Result<Vec<RawReading>, Unread> {
+        // Early enough for the reason to be served.
+        let give_up = deadline - self.timeout / 4;
         loop {
-            let mut raw = RawReading::default();
-            let registered = registered_families(connection, options, &mut raw.errors).await?;
-            raw.lease_time_millis = self.settler.settle(connection).await;
-            // Its errors are ignored here: the state is read again below, and they are
-            // recorded then.
-            let before = State::read(connection, options, &mut DecodeErrors::default()).await?;
-            let last_removal = self.marks.last_removal(before.epoch.as_deref());
-            raw.removals =
-                read_removals(connection, options, last_removal, &mut raw.errors).await?;
-            raw.read_families(connection, options, registered).await?;
-            raw.state = State::read(connection, options, &mut raw.errors).await?;
-            if raw.state.epoch == before.epoch && raw.state.version == before.version {
+            let passes = self.shards.iter().map(|shard| shard.read(deadline));
+            let raw = all(self, join_all(passes).await)?;
+            if raw.len() == 1 {
                 return Ok(raw);
             }
-        }
-    }
-}
-
-/// The result of one pass, before high-water marks are applied and layouts merged.
-#[derive(Default)]
-struct RawReading {
-    /// Each family's name and layouts.
-    families: Vec<(String, Vec<Layout>)>,
-    cells: u64,
-    leases: Option<OpenLeases>,
-    /// Lease time when leases were settled; `None` if that failed.
-    lease_time_millis: Option<i64>,
-    state: State,
-    /// Removals since the last read, with their numbers.
-    removals: Vec<(Removal, i64)>,
-    errors: DecodeErrors,
-}
-
-/// The contents of one layout's hashes.
-struct Layout {
-    series: FamilySeries,
-    /// The label sets of cells whose value cannot be decoded.
-    corrupt: LabelSets,
-}
-
-/// The state of the store as a whole.
-#[derive(Clone, Default)]
-struct State {
-    epoch: Option<String>,
-    /// Changes with every new lost count and every removal.
-    version: Option<String>,
-    flushed_millis: Option<i64>,
-    epoch_millis: Option<i64>,
-    /// Redis's clock less lease time.
-    shift_millis: i64,
-}
-
-impl State {
-    async fn read(
-        connection: &mut Connection,
-        options: &ReadOptions,
-        errors: &mut DecodeErrors,
-    ) -> Result<Self, Failure> {
-        let key = state_key(&options.prefix);
-        let mut command = redis::cmd("HMGET");
-        command.arg(&key).arg(&[
-            "epoch",
-            "lost_version",
-            "flushed_ms",
-            "epoch_ms",
-            "shift_ms",
-        ]);
-        let read: Result<[Option<Vec<u8>>; 5], _> = connection.query(&command).await;
-        let fields = skip_unreadable(read, STATE, &key, errors)?.unwrap_or_default();
-        let [epoch, version, flushed, began, shift] =
-            fields.map(|field| field.map(|text| String::from_utf8_lossy(&text).into_owned()));
-        Ok(Self {
-            epoch,
-            version,
-            flushed_millis: flushed.and_then(|text| text.parse().ok()),
-            epoch_millis: began.and_then(|text| text.parse().ok()),
-            shift_millis: shift.and_then(|text| text.parse().ok()).unwrap_or(0),
-        })
-    }
-}
-
-/// Reads the removals after the one with the number `last_removal`.
-async fn read_removals(
-    connection: &mut Connection,
-    options: &ReadOptions,
-    last_removal: i64,
-    errors: &mut DecodeErrors,
-) -> Result<Vec<(Removal, i64)>, Failure> {
-    let key = removed_key(&options.prefix);
-    let mut removals = Vec::new();
-    let mut bytes = 0;
-    for offset in (0..MAX_REMOVALS).step_by(REMOVALS_PAGE) {
-        let mut command = redis::cmd("ZRANGEBYSCORE");
-        command
-            .arg(&key)
-            .arg(format!("({last_removal}"))
-            .arg("+inf")
-            .arg("WITHSCORES")
-            .arg("LIMIT")
-            .arg(offset)
-            .arg(REMOVALS_PAGE);
-        let read: Result<Vec<Pair>, _> = connection.query(&command).await;
-        let members = skip_unreadable(read, REMOVED, &key, errors)?.unwrap_or_default();
-        let is_last = members.len() < REMOVALS_PAGE;
-        for (member, number) in members {
-            bytes += member.len();
-            if bytes > MAX_REMOVAL_BYTES {
-                errors.add(REMOVED, reason::TOO_MANY, || {
-                    format!("more than {MAX_REMOVAL_BYTES} bytes of removals")
-                });
-                // The next read begins here.
-                return Ok(removals);
+            let states = self.shards.iter().map(|shard| shard.state(deadline));
+            let states = all(self, join_all(states).await)?;
+            let mut read = raw.iter().zip(&states);
+            if read.all(|(raw, state)| state.closed.is_none() && state.is_same_as(&raw.state)) {
+                return Ok(raw);
             }
-            match (Removal::decode(&member), decode_value(&number)) {
-                (Ok(removed), Ok(number)) => removals.push((removed, number)),
-                _ => errors.add(REMOVED, reason::REMOVAL, || {
-                    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-                    format!("member {:?}, number {:?}", text(&member), text(&number))
-                }),
+            if Instant::now() >= give_up {
+                let closed = states.iter().find_map(|state| state.closed.as_deref());
+                return Err(changing(closed).into());
             }
-        }
-        if is_last {
-            return Ok(removals);
+            sleep(PAUSE).await;
         }
     }
-    errors.add(REMOVED, reason::TOO_MANY, || {
-        format!("more than {MAX_REMOVALS} removals")
-    });
-    Ok(removals)
-}
 
-/// The number of fields of each family's hashes, or 0 where it cannot be known: the read
-/// of the hash shows why.
-async fn count_fields(
-    connection: &Connection,
-    options: &ReadOptions,
-    registered: &[RegisteredFamily],
-) -> Result<Vec<usize>, Failure> {
-    let lengths = registered.iter().map(|family| async {
-        let mut fields = 0_usize;
-        for layout in &family.layouts {
-            for key in [&layout.key, &lost_counts_key(&options.prefix, &layout.key)] {
-                let mut command = redis::cmd("HLEN");
-                command.arg(key);
-                fields = fields.saturating_add(match connection.clone().query(&command).await {
-                    Err(failure) if failure.code().is_none() => return Err(failure),
-                    read => read.unwrap_or(0),
-                });
-            }
-        }
-        Ok(fields)
-    });
-    try_join_all(lengths).await
-}
-
-/// When the series of families with several layouts began is not known exactly: the sum
-/// of a series lacks what one layout lost. They seem to have begun before, because a
-/// series that seems to have begun later than it did is counted twice.
-fn began(epoch: Option<i64>, families: &[(String, Vec<Layout>)], marks: &HighWaterMarks) -> Began {
-    let mut began = Began {
-        epoch,
-        ..Began::default()
-    };
-    let mut removals = marks.removed_at().peekable();
-    if removals.peek().is_none() {
-        return began;
-    }
-    let names: HashMap<&str, &str> = families
-        .iter()
-        .filter_map(|(name, layouts)| match layouts.as_slice() {
-            [layout] => Some((layout.series.family.key.as_str(), name.as_str())),
-            _ => None,
-        })
-        .collect();
-    for (removal, millis) in removals {
-        let Some(&name) = names.get(removal.key.as_str()) else {
-            continue;
+    /// Applies the high-water marks of each shard, and adds the shards up.
+    fn sum(&mut self, raw: Vec<RawReading>) -> Reading {
+        let is_sharded = raw.len() > 1;
+        let has_changed = |(shard, raw): &(&Shard, &RawReading)| {
+            shard.marks.epoch() != raw.state.epoch.as_deref()
         };
-        match &removal.labels {
-            None => drop(began.families.insert(name.to_owned(), millis)),
-            Some(labels) => {
-                let series = began.series.entry(name.to_owned()).or_default();
-                series.insert(labels.as_str().into(), millis);
-            }
+        let known = self.shards.iter().zip(&raw);
+        let mut known = known.filter(|(shard, _)| shard.marks.epoch().is_some());
+        let all_have_changed = known.all(|shard| has_changed(&shard));
+        if all_have_changed {
+            self.epoch = raw.iter().find_map(|raw| raw.state.epoch.clone());
         }
-    }
-    began
-}
-
-/// This machine's clock, in milliseconds since 1970.
-fn clock_millis() -> i64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-    let millis = since_1970.unwrap_or_default().as_millis();
-    i64::try_from(millis).unwrap_or(i64::MAX)
-}
-
-/// Whether a node of a Redis Cluster does not serve the slot of the key.
-fn is_in_another_slot(failure: &Failure) -> bool {
-    matches!(
-        failure.code(),
-        Some("MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN")
-    )
-}
-
-/// One family's share of the limit on samples.
-struct FamilyLimit {
-    limit: Arc<SampleLimit>,
-    number: usize,
-    samples: usize,
-}
-
-impl FamilyLimit {
-    fn is_served(&self) -> bool {
-        self.limit.raise(self.number, self.samples)
-    }
-}
-
-/// Assembles the series in one hash, page by page.
-struct HashReader<'a> {
-    key: &'a str,
-    layout: &'a Family,
-    series: SeriesReader,
-    corrupt: LabelSets,
-    /// The fields' share of the limit on samples.
-    fields: usize,
-}
-
-impl<'a> HashReader<'a> {
-    fn new(key: &'a str, layout: &'a Family) -> Self {
-        Self {
-            key,
-            layout,
-            series: SeriesReader::new(layout.clone()),
-            corrupt: LabelSets::new(),
-            fields: 0,
-        }
-    }
-
-    /// Adds a page of fields, and counts them and their errors in a reading.
-    fn push(&mut self, page: &[Pair], raw: &mut RawReading) {
-        let Self { key, layout, .. } = *self;
-        let errors = &mut raw.errors;
-        for (field, value) in page {
-            let example = |error: &dyn fmt::Display| {
-                let field = String::from_utf8_lossy(field);
-                format!("key {key:?}, field {field:?}: {error}")
-            };
-            if field == TOO_LONG {
-                let error = format!("more than {MAX_STRING_BYTES} bytes");
-                errors.add(&layout.name, reason::TOO_LONG, || example(&error));
-            } else if let Err(error) = self.series.push(field, value) {
-                if let Ok(cell) = decode_field(layout, field) {
-                    self.fields += cell.labels().len() / 256;
-                    self.corrupt.insert(cell.labels().into());
-                }
-                errors.add(&layout.name, error.class(), || example(&error));
-            }
-        }
-        raw.cells += page.len() as u64;
-        self.fields += page.len();
-    }
-
-    fn samples(&self) -> usize {
-        self.series.size().max(self.fields)
-    }
-
-    fn finish(self) -> Layout {
-        Layout {
-            series: self.series.finish(),
-            corrupt: self.corrupt,
-        }
-    }
-}
-
-impl RawReading {
-    async fn read_families(
-        &mut self,
-        connection: &Connection,
-        options: &ReadOptions,
-        registered: Vec<RegisteredFamily>,
-    ) -> Result<(), Failure> {
-        let scanner = Arc::new(Scanner::new(connection.clone(), options));
-        let limit = Arc::new(SampleLimit::new(options.max_samples, registered.len()));
-        let prefix: Arc<str> = options.prefix.as_str().into();
-        let executions: Vec<String> = registered
-            .iter()
-            .filter(|family| family.name == EXECUTIONS)
-            .flat_map(|family| family.layouts.iter().map(|layout| layout.key.clone()))
-            .collect();
-        let names: Vec<_> = registered
-            .iter()
-            .map(|family| family.name.clone())
-            .collect();
-        for (number, fields) in count_fields(connection, options, &registered)
-            .await?
-            .into_iter()
-            .enumerate()
-        {
-            limit.raise(number, fields);
-        }
-        // One task per family, so that one is decoded while another waits for Redis.
-        // Dropping the set aborts the tasks.
-        let mut tasks = JoinSet::new();
-        for (number, family) in registered.into_iter().enumerate() {
-            let (scanner, limit) = (Arc::clone(&scanner), Arc::clone(&limit));
-            let prefix = Arc::clone(&prefix);
-            tasks.spawn(async move {
-                let taken = FamilyLimit {
-                    limit,
-                    number,
-                    samples: 0,
-                };
-                let mut part = Self::default();
-                part.read_family(&scanner, &prefix, family, taken).await?;
-                Ok(part)
-            });
-        }
-        tasks.spawn(async move {
-            let mut part = Self::default();
-            let errors = &mut part.errors;
-            part.leases = OpenLeases::read(&scanner, &prefix, &executions, errors).await?;
-            Ok(part)
-        });
-        while let Some(task) = tasks.join_next().await {
-            let part: Self =
-                task.map_err(|panic| Failure::new(Reason::Internal, panic.to_string()))??;
-            self.families.extend(part.families);
-            self.cells = self.cells.saturating_add(part.cells);
-            self.leases = self.leases.take().or(part.leases);
-            self.errors.merge(part.errors);
-        }
-        // One may have been left out after it was read.
-        let too_large = |name: &str| {
-            let number = names.binary_search_by(|other| other.as_str().cmp(name));
-            number.is_ok_and(|number| !limit.serves(number))
-        };
-        self.families.retain(|(name, _)| !too_large(name));
-        for name in names.iter().filter(|name| too_large(name)) {
-            self.errors.add(name, reason::TOO_MANY, || {
-                let most = options.max_samples;
-                format!("more than {most} samples, of which this family has the most")
-            });
-        }
-        Ok(())
-    }
-
-    /// Reads the hash of each layout, and its lost counts.
-    async fn read_family(
-        &mut self,
-        scanner: &Scanner,
-        prefix: &str,
-        family: RegisteredFamily,
-        mut taken: FamilyLimit,
-    ) -> Result<(), Failure> {
-        let RegisteredFamily { name, layouts } = family;
-        let mut read = Vec::with_capacity(layouts.len());
-        for layout in layouts {
-            let counted = self
-                .read_hash(scanner, &layout.key, &layout, &mut taken)
-                .await?;
-            if layout.kind == Kind::Gauge {
-                read.extend(counted);
-                continue;
-            }
-            let key = lost_counts_key(prefix, &layout.key);
-            let lost = self.read_hash(scanner, &key, &layout, &mut taken).await?;
-            // Without its lost counts, a counter would step back.
-            if let (Some(mut counted), Some(lost)) = (counted, lost) {
-                counted.corrupt.extend(lost.corrupt);
-                // They have the same layout, so none is refused.
-                let (sum, _refused) = merge_layouts(vec![counted.series, lost.series]);
-                let corrupt = counted.corrupt;
-                read.extend(sum.map(|series| Layout { series, corrupt }));
-            }
-        }
-        self.families.push((name, read));
-        Ok(())
-    }
-
-    /// Reads the series in a hash; None if the key cannot be read, or if the family has
-    /// too many samples.
-    async fn read_hash(
-        &mut self,
-        scanner: &Scanner,
-        key: &str,
-        layout: &Family,
-        taken: &mut FamilyLimit,
-    ) -> Result<Option<Layout>, Failure> {
-        if !taken.is_served() {
-            return Ok(None);
-        }
-        let mut hash = HashReader::new(key, layout);
-        let before = taken.samples;
-        let scan = scanner.scan("HSCAN", key, |page| {
-            hash.push(page, self);
-            taken.samples = before + hash.samples();
-            if taken.is_served() {
-                ControlFlow::Continue(())
+        let shards = self.shards.iter_mut().zip(raw);
+        let readings = shards.map(|(Shard { store, marks, .. }, raw)| {
+            let epoch = raw.state.epoch.as_deref();
+            // A wipe begins another epoch in every shard, a loss of data in one.
+            if all_have_changed || marks.epoch().is_none() {
+                marks.enter(epoch);
             } else {
-                ControlFlow::Break(())
+                marks.continue_in(epoch);
             }
+            raw.into_reading(marks, store.options.max_samples, is_sharded)
         });
-        let scan = match scan.await {
-            Err(failure) if is_in_another_slot(&failure) => {
-                self.errors.add(&layout.name, reason::OTHER_SLOT, || {
-                    format!("key {key:?}: {failure}")
-                });
-                return Ok(None);
-            }
-            scan => scan,
-        };
-        let read = skip_unreadable(scan, &layout.name, key, &mut self.errors)?;
-        Ok(read.filter(|()| taken.is_served()).map(|()| hash.finish()))
+        Reading {
+            epoch: self.epoch.clone(),
+            ..sum(readings.collect())
+        }
     }
 
-    /// Applies the high-water marks and merges layouts. The marks are kept by layout,
-    /// because the bounds that layouts have in common may become fewer.
-    fn into_reading(self, marks: &mut HighWaterMarks, max_samples: usize) -> Reading {
-        let mut reading = Reading {
-            cells: self.cells,
-            decode_errors: self.errors,
-            flushed_millis: self.state.flushed_millis,
-            ..Reading::default()
-        };
-        marks.enter(self.state.epoch.as_deref());
-        reading.epoch = self.state.epoch;
-        marks.forget(&self.removals);
-        reading.began = began(self.state.epoch_millis, &self.families, marks);
-        for (name, mut layouts) in self.families {
-            for Layout { series, corrupt } in &mut layouts {
-                reading.regressions += marks.clamp(series, corrupt);
-            }
-            let layouts = layouts.into_iter().map(|layout| layout.series);
-            let (merged, refused) = merge_layouts(layouts.collect());
-            reading.families.extend(merged);
-            for layout in refused {
-                reading.decode_errors.add(&name, reason::LAYOUT, || {
-                    format!(
-                        "layout with key {:?}: its type or scale differs from the first layout's",
-                        layout.key
-                    )
-                });
-            }
-        }
-        // As much again for families that are left out, or not registered now.
-        let most = max_samples.saturating_mul(2);
-        for name in marks.forget_beyond(most) {
-            reading.decode_errors.add(&name, reason::TOO_MANY, || {
-                format!("more than {most} samples with those that are gone from Redis")
-            });
-        }
-        reading
-            .families
-            .sort_unstable_by(|left, right| left.family.name.cmp(&right.family.name));
-        if let Some(leases) = self.leases {
-            reading.in_flight = leases.in_flight(&reading.families);
-            reading.oldest_lease_age_seconds = self
-                .lease_time_millis
-                .map(|time| leases.oldest_age_seconds(time));
-            // Where leases cannot be settled, the clock of this machine takes the place
-            // of Redis's: it needs no further right in Redis.
-            let time = self
-                .lease_time_millis
-                .unwrap_or_else(|| clock_millis().saturating_sub(self.state.shift_millis));
-            reading.lease_overdue_seconds = Some(leases.overdue_seconds(time));
-        }
-        reading
+    /// Adds lost counts to those in Redis. Returns whether everything has to be read
+    /// again.
+    async fn hand_over(&mut self, states: &[State], deadline: Instant) -> Result<bool, Unread> {
+        let shards = self.shards.iter_mut().zip(states);
+        let handed_over = shards.map(|(shard, state)| shard.hand_over(state, deadline));
+        let handed_over = join_all(handed_over).await;
+        Ok(all(self, handed_over)?.contains(&true))
     }
 }
 
-/// The contents of a store, for `fuzz/`.
-#[cfg(fuzzing)]
-#[derive(Debug)]
-pub(crate) struct Contents {
-    pub(crate) registrations: crate::scrape::registry::Registrations,
-    /// The fields of the families' hashes, in order of the families.
-    pub(crate) hashes: Vec<Vec<Pair>>,
-    pub(crate) removals: Vec<(Removal, i64)>,
+/// The values of all stores, or the first failure.
+fn all<T>(reader: &Reader, results: Vec<Result<T, Failure>>) -> Result<Vec<T>, Unread> {
+    let up = results.iter().map(Result::is_ok).collect();
+    let results = reader.shards.iter().zip(results);
+    let named = results
+        .map(|(shard, result)| result.map_err(|failure| failure.of_store(&shard.store.name())));
+    let values: Result<Vec<T>, Failure> = named.collect();
+    values.map_err(|failure| Unread { failure, up })
 }
 
-#[cfg(fuzzing)]
-impl Contents {
-    /// Reads the contents as a scrape does.
-    pub(crate) fn read(&self, marks: &mut HighWaterMarks) -> Reading {
-        let mut raw = RawReading::default();
-        raw.state.epoch = Some("1".to_owned());
-        raw.state.epoch_millis = Some(1);
-        raw.removals.clone_from(&self.removals);
-        let mut hashes = self.hashes.iter();
-        let registrations = self.registrations.clone();
-        for family in crate::scrape::registry::served_families(registrations, &mut raw.errors) {
-            let layouts = family.layouts.iter().map(|layout| {
-                let mut hash = HashReader::new(&layout.key, layout);
-                hash.push(hashes.next().map_or(&[][..], Vec::as_slice), &mut raw);
-                hash.finish()
+fn changing(closed: Option<&str>) -> Failure {
+    let text = match closed {
+        Some(by) => format!(
+            "the shards are closed by {by}: it is running, or was interrupted and has to be run again"
+        ),
+        None => "the shards changed during the read".to_owned(),
+    };
+    Failure::new(Reason::Closed, text)
+}
+
+impl Shard {
+    async fn read(&self, deadline: Instant) -> Result<RawReading, Failure> {
+        let limit = deadline.saturating_duration_since(Instant::now());
+        let mut shard = self;
+        let reading = self
+            .store
+            .redis
+            .run(limit, &mut shard, |shard, mut connection| {
+                Box::pin(
+                    async move { read_pass(&shard.store, &shard.marks, &mut connection).await },
+                )
             });
-            let layouts = layouts.collect();
-            raw.families.push((family.name, layouts));
+        reading.await
+    }
+
+    async fn state(&self, deadline: Instant) -> Result<State, Failure> {
+        let limit = deadline.saturating_duration_since(Instant::now());
+        let mut shard = self;
+        let state = self
+            .store
+            .redis
+            .run(limit, &mut shard, |shard, mut connection| {
+                Box::pin(async move {
+                    // Its errors are those of the pass.
+                    let errors = &mut DecodeErrors::default();
+                    State::read(&mut connection, &shard.store.options, errors).await
+                })
+            });
+        state.await
+    }
+
+    /// Adds lost counts to those in Redis, if there are any. Returns whether they may be
+    /// there.
+    async fn hand_over(&mut self, state: &State, deadline: Instant) -> Result<bool, Failure> {
+        let Some(epoch) = &state.epoch else {
+            return Ok(false);
+        };
+        let Some(lost) = self.marks.hand_over() else {
+            return Ok(false);
+        };
+        let limit = deadline.saturating_duration_since(Instant::now());
+        let mut writer = (&mut self.lost_counts, epoch, &state.version, &lost);
+        let redis = &self.store.redis;
+        let adding = redis.run(limit, &mut writer, |writer, mut connection| {
+            let (lost_counts, epoch, version, lost) = writer;
+            Box::pin(async move {
+                let version = version.as_deref();
+                lost_counts.add(&mut connection, epoch, version, lost).await
+            })
+        });
+        if adding.await? == HandOver::Refused {
+            self.marks.take_back();
+            return Ok(false);
         }
-        raw.into_reading(marks, 1_000_000)
+        Ok(true)
     }
 }

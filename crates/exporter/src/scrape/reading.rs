@@ -1,12 +1,15 @@
 //! The result of one read of Redis.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use functional_scaffold_protocol::{exposition::Exposition, series::FamilySeries};
 
-use crate::scrape::{
-    decode_errors::DecodeErrors,
-    info::{Memory, Persistence},
+use crate::{
+    redis_client::Failure,
+    scrape::{
+        decode_errors::DecodeErrors,
+        info::{Memory, Persistence},
+    },
 };
 
 /// The families of one read, ready to be served.
@@ -33,10 +36,40 @@ pub(crate) struct Reading {
     /// The number of series that stepped back since the previous read.
     pub(crate) regressions: u64,
     pub(crate) began: Began,
+    /// Families of which something could not be read. They are served nevertheless where
+    /// there is one store.
+    pub(crate) partial: BTreeSet<String>,
+    /// When the series of gauges were set, by family.
+    pub(crate) set_times: HashMap<String, SetTimes>,
+    /// About each store, in their order.
+    pub(crate) stores: Vec<StoreInfo>,
+}
+
+/// When gauges were set, in milliseconds, by label set.
+pub(crate) type SetTimes = HashMap<Box<str>, i64>;
+
+/// What Redis says about itself.
+#[derive(Debug, Default)]
+pub(crate) struct StoreInfo {
     /// None if it cannot be read.
     pub(crate) memory: Option<Memory>,
     /// None if it cannot be read.
     pub(crate) persistence: Option<Persistence>,
+}
+
+/// Why there is no reading.
+#[derive(Debug, Clone)]
+pub(crate) struct Unread {
+    pub(crate) failure: Failure,
+    /// Whether each store could be read; empty if that is not known.
+    pub(crate) up: Vec<bool>,
+}
+
+impl From<Failure> for Unread {
+    fn from(failure: Failure) -> Self {
+        let up = Vec::new();
+        Self { failure, up }
+    }
 }
 
 /// When series began to count from 0, in milliseconds since 1970, by Redis's clock.

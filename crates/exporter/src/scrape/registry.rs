@@ -192,7 +192,7 @@ fn compatible(layouts: Vec<Family>, errors: &mut DecodeErrors) -> Vec<Family> {
 
 /// Claims the names of a family's samples. Returns false if another family has one of
 /// them: a counter `x_count` beside a histogram `x` would expose the same series twice.
-fn claim_samples(
+pub(crate) fn claim_samples(
     claimed: &mut HashSet<String>,
     name: &str,
     kind: Kind,

@@ -1,12 +1,12 @@
 //! Reads one hash or sorted set page by page (HSCAN, ZSCAN), so that Redis is never
 //! blocked for long.
 
-use std::{ops::ControlFlow, path::PathBuf, time::Duration};
+use std::{ops::ControlFlow, time::Duration};
 
 use tokio::sync::Semaphore;
 
 use crate::{
-    cli::Config,
+    cli::{Config, StoreConfig},
     redis_client::{Connection, Failure},
     scrape::decode_errors::{DecodeErrors, reason},
 };
@@ -20,20 +20,17 @@ pub(crate) struct ReadOptions {
     pub(crate) scan_count: u32,
     /// For a whole read.
     pub(crate) timeout: Duration,
-    /// The samples of all families.
+    /// The samples of all families of one store.
     pub(crate) max_samples: usize,
-    /// Where to save the values that were served last.
-    pub(crate) state_file: Option<PathBuf>,
 }
 
 impl ReadOptions {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, store: &StoreConfig) -> Self {
         Self {
-            prefix: config.prefix.clone(),
+            prefix: store.prefix.clone(),
             scan_count: config.scan_count,
             timeout: config.scrape_timeout,
             max_samples: config.max_samples,
-            state_file: config.state_file.clone(),
         }
     }
 }

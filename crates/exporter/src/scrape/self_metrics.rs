@@ -15,8 +15,8 @@ use functional_scaffold_protocol::{
 };
 
 use crate::{
-    redis_client::{Failure, Reason},
-    scrape::reading::Reading,
+    redis_client::Reason,
+    scrape::reading::{Reading, Unread},
 };
 
 /// A metric about the exporter itself.
@@ -32,7 +32,7 @@ const BUILD_INFO: Metric = gauge(
 );
 const REDIS_UP: Metric = gauge(
     "functional_scaffold_redis_up",
-    "Whether this scrape could read Redis (1) or not (0).",
+    "Whether this scrape could read Redis (1) or not (0). With shards, of each; while one is 0, no families are served.",
 );
 const SCRAPE_DURATION: Metric = gauge(
     "functional_scaffold_scrape_duration_seconds",
@@ -173,6 +173,8 @@ pub(crate) fn is_own_name(name: &str) -> bool {
 /// Counts since the exporter started.
 #[derive(Debug, Default)]
 pub(crate) struct SelfMetrics {
+    /// The labels of each store: `shard="0"`, or none if there is one.
+    stores: Vec<String>,
     reads: AtomicU64,
     read_failures: ByReason,
     settle_failures: ByReason,
@@ -208,21 +210,23 @@ pub(crate) struct FollowMetrics {
 type ByReason = [AtomicU64; Reason::ALL.len()];
 
 impl SelfMetrics {
-    pub(crate) fn with_follower(follow: Option<Arc<FollowMetrics>>) -> Self {
+    /// Counts of an exporter with stores of these labels, and perhaps a follower.
+    pub(crate) fn new(stores: Vec<String>, follow: Option<Arc<FollowMetrics>>) -> Self {
         Self {
+            stores,
             follow,
             ..Self::default()
         }
     }
 
-    pub(crate) fn count_read(&self, reading: &Result<Reading, Failure>) {
+    pub(crate) fn count_read(&self, reading: &Result<Reading, Unread>) {
         self.reads.fetch_add(1, Ordering::Relaxed);
         match reading {
             Ok(reading) => {
                 self.regressions
                     .fetch_add(reading.regressions, Ordering::Relaxed);
             }
-            Err(failure) => {
+            Err(Unread { failure, .. }) => {
                 self.read_failures[failure.reason as usize].fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -239,18 +243,22 @@ impl SelfMetrics {
     }
 }
 
-/// Appends the exporter's own metrics to an exposition. `reading` is empty unless
-/// Redis is `up`.
+/// Appends the exporter's own metrics to an exposition. `reading` is empty if Redis could
+/// not be read; then `up` says of each store whether it could, as far as that is known.
 pub(crate) fn write(
     out: &mut Exposition,
     metrics: &SelfMetrics,
-    up: bool,
+    up: Option<&[bool]>,
     reading: &Reading,
     duration: Duration,
 ) {
     let series: usize = reading.families.iter().map(|one| one.series.len()).sum();
     write_build_info(out);
-    write_value(out, &REDIS_UP, f64::from(u8::from(up)));
+    write_metadata(out, &REDIS_UP);
+    for (store, labels) in metrics.stores.iter().enumerate() {
+        let is_up = up.is_none_or(|up| up.get(store).copied().unwrap_or(false));
+        out.write_sample(REDIS_UP.name, labels, f64::from(u8::from(is_up)));
+    }
     write_value(out, &SCRAPE_DURATION, duration.as_secs_f64());
     write_value(out, &FAMILIES, reading.families.len() as f64);
     write_value(out, &SERIES, series as f64);
@@ -283,25 +291,50 @@ pub(crate) fn write(
     if let Some(millis) = reading.flushed_millis {
         write_value(out, &LAST_FLUSH, millis as f64 / 1000.0);
     }
-    if let Some(memory) = &reading.memory {
-        write_value(out, &MEMORY_USED, memory.used_bytes as f64);
-        write_value(out, &MEMORY_MAX, memory.max_bytes as f64);
-        write_metadata(out, &MEMORY_POLICY);
-        let labels = format!("policy=\"{}\"", memory.policy);
-        out.write_sample(MEMORY_POLICY.name, &labels, 1.0);
+    write_stores(out, metrics, reading);
+    if let Some(follow) = &metrics.follow {
+        write_follow(out, follow);
     }
-    if let Some(persistence) = &reading.persistence {
+}
+
+/// Appends what Redis says about itself.
+fn write_stores(out: &mut Exposition, metrics: &SelfMetrics, reading: &Reading) {
+    let stores = || metrics.stores.iter().zip(&reading.stores);
+    let memory = || stores().filter_map(|(labels, store)| Some((labels, store.memory.as_ref()?)));
+    if memory().next().is_some() {
+        write_metadata(out, &MEMORY_USED);
+        for (labels, memory) in memory() {
+            out.write_sample(MEMORY_USED.name, labels, memory.used_bytes as f64);
+        }
+        write_metadata(out, &MEMORY_MAX);
+        for (labels, memory) in memory() {
+            out.write_sample(MEMORY_MAX.name, labels, memory.max_bytes as f64);
+        }
+        write_metadata(out, &MEMORY_POLICY);
+        for (labels, memory) in memory() {
+            let labels = and_label(labels, "policy", memory.policy);
+            out.write_sample(MEMORY_POLICY.name, &labels, 1.0);
+        }
+    }
+    let persistence =
+        || stores().filter_map(|(labels, store)| Some((labels, store.persistence.as_ref()?)));
+    if persistence().next().is_some() {
         write_metadata(out, &PERSISTENCE_OK);
+    }
+    for (labels, persistence) in persistence() {
         for (kind, is_ok) in [("rdb", Some(persistence.rdb)), ("aof", persistence.aof)] {
             if let Some(is_ok) = is_ok {
-                let labels = format!("kind=\"{kind}\"");
+                let labels = and_label(labels, "kind", kind);
                 out.write_sample(PERSISTENCE_OK.name, &labels, f64::from(u8::from(is_ok)));
             }
         }
     }
-    if let Some(follow) = &metrics.follow {
-        write_follow(out, follow);
-    }
+}
+
+/// Adds a label, whose value needs no escaping.
+fn and_label(labels: &str, name: &str, value: &str) -> String {
+    let separator = if labels.is_empty() { "" } else { "," };
+    format!("{labels}{separator}{name}=\"{value}\"")
 }
 
 /// Appends the regressions that an exporter or a relay has counted.
@@ -369,14 +402,17 @@ mod tests {
     };
 
     use super::*;
-    use crate::scrape::info::{Memory, Persistence};
+    use crate::{
+        redis_client::Failure,
+        scrape::{
+            info::{Memory, Persistence},
+            reading::StoreInfo,
+        },
+    };
 
     #[test]
     fn writes_every_metric_with_help_and_type() {
-        let metrics = SelfMetrics {
-            follow: Some(Arc::default()),
-            ..SelfMetrics::default()
-        };
+        let metrics = SelfMetrics::new(vec![String::new()], Some(Arc::default()));
         let counter = |name: &str, labels: &[&str]| {
             let registration = br#"{"type":"counter","key":"k"}"#;
             let values = labels.iter().map(|&labels| (labels.into(), 1));
@@ -391,21 +427,23 @@ mod tests {
             oldest_lease_age_seconds: Some(0.5),
             lease_overdue_seconds: Some(0.25),
             flushed_millis: Some(1_753_000_000_250),
-            memory: Some(Memory {
-                used_bytes: 1_500_000,
-                max_bytes: 0,
-                policy: "volatile-lru",
-            }),
-            persistence: Some(Persistence {
-                rdb: false,
-                aof: Some(true),
-            }),
+            stores: vec![StoreInfo {
+                memory: Some(Memory {
+                    used_bytes: 1_500_000,
+                    max_bytes: 0,
+                    policy: "volatile-lru",
+                }),
+                persistence: Some(Persistence {
+                    rdb: false,
+                    aof: Some(true),
+                }),
+            }],
             ..Reading::default()
         };
         reading
             .decode_errors
             .add("jobs_total", "value", String::new);
-        metrics.count_read(&Err(Failure::new(Reason::Loading, "")));
+        metrics.count_read(&Err(Failure::new(Reason::Loading, "").into()));
         metrics.count_settle_failure(Reason::Auth);
         metrics.count_refused(3);
         metrics.count_read(&Ok(Reading {
@@ -414,7 +452,7 @@ mod tests {
         }));
         let mut out = Exposition::begin(Format::Text, [], 0);
         let duration = Duration::from_millis(1500);
-        write(&mut out, &metrics, true, &reading, duration);
+        write(&mut out, &metrics, None, &reading, duration);
         let out = out.finish();
         let samples: Vec<_> = out.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(
@@ -437,12 +475,14 @@ mod tests {
                 "functional_scaffold_redis_read_failures_total{reason=\"auth\"} 0",
                 "functional_scaffold_redis_read_failures_total{reason=\"loading\"} 1",
                 "functional_scaffold_redis_read_failures_total{reason=\"server\"} 0",
+                "functional_scaffold_redis_read_failures_total{reason=\"closed\"} 0",
                 "functional_scaffold_redis_read_failures_total{reason=\"internal\"} 0",
                 "functional_scaffold_settle_failures_total{reason=\"connection\"} 0",
                 "functional_scaffold_settle_failures_total{reason=\"timeout\"} 0",
                 "functional_scaffold_settle_failures_total{reason=\"auth\"} 1",
                 "functional_scaffold_settle_failures_total{reason=\"loading\"} 0",
                 "functional_scaffold_settle_failures_total{reason=\"server\"} 0",
+                "functional_scaffold_settle_failures_total{reason=\"closed\"} 0",
                 "functional_scaffold_settle_failures_total{reason=\"internal\"} 0",
                 "functional_scaffold_settle_refused_total 3",
                 "functional_scaffold_regressions_total 2",
@@ -475,6 +515,57 @@ mod tests {
         assert_eq!(names, METRICS.map(|metric| metric.name));
         assert!(names.iter().all(|name| is_own_name(name)));
         assert!(!is_own_name("functional_scaffold_late_results_total"));
+    }
+
+    #[test]
+    fn metrics_about_shards_name_them() {
+        let stores = ["shard=\"0\"", "shard=\"1\""];
+        let metrics = SelfMetrics::new(stores.map(str::to_owned).into(), None);
+        let samples = |up: Option<&[bool]>, reading: &Reading| {
+            let mut out = Exposition::begin(Format::Text, [], 0);
+            write(&mut out, &metrics, up, reading, Duration::ZERO);
+            let out = out.finish();
+            let lines = out.lines().filter(|line| !line.starts_with('#'));
+            let about_stores = lines.filter(|line| line.contains("shard="));
+            about_stores.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let down = [true, false];
+        assert_eq!(
+            samples(Some(&down), &Reading::default()),
+            [
+                "functional_scaffold_redis_up{shard=\"0\"} 1",
+                "functional_scaffold_redis_up{shard=\"1\"} 0",
+            ]
+        );
+        // A time-out of the whole read says nothing about one shard.
+        let unknown = samples(Some(&[]), &Reading::default());
+        assert!(
+            unknown.iter().all(|line| line.ends_with(" 0")),
+            "{unknown:?}"
+        );
+        let memory = |used_bytes| StoreInfo {
+            memory: Some(Memory {
+                used_bytes,
+                max_bytes: 9,
+                policy: "noeviction",
+            }),
+            persistence: None,
+        };
+        let reading = Reading {
+            stores: vec![memory(1), memory(2)],
+            ..Reading::default()
+        };
+        assert_eq!(
+            samples(None, &reading)[2..],
+            [
+                "functional_scaffold_redis_memory_used_bytes{shard=\"0\"} 1",
+                "functional_scaffold_redis_memory_used_bytes{shard=\"1\"} 2",
+                "functional_scaffold_redis_memory_max_bytes{shard=\"0\"} 9",
+                "functional_scaffold_redis_memory_max_bytes{shard=\"1\"} 9",
+                "functional_scaffold_redis_maxmemory_policy{shard=\"0\",policy=\"noeviction\"} 1",
+                "functional_scaffold_redis_maxmemory_policy{shard=\"1\",policy=\"noeviction\"} 1",
+            ]
+        );
     }
 
     #[test]

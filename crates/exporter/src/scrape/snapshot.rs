@@ -11,9 +11,8 @@ use flate2::Compression;
 use functional_scaffold_protocol::exposition::{Exposition, Format};
 
 use crate::{
-    redis_client::Failure,
     scrape::{
-        reading::Reading,
+        reading::{Reading, Unread},
         self_metrics::{self, SelfMetrics},
     },
     server::body,
@@ -23,7 +22,7 @@ use crate::{
 const LINE_BYTES: usize = 96;
 
 pub(crate) struct Snapshot {
-    pub(crate) reading: Result<Reading, Failure>,
+    pub(crate) reading: Result<Reading, Unread>,
     /// How long the read took, or was tried.
     pub(crate) duration: Duration,
     metrics: Arc<SelfMetrics>,
@@ -41,7 +40,7 @@ struct Encoded {
 impl Snapshot {
     /// A snapshot of a read that has just ended.
     pub(crate) fn new(
-        reading: Result<Reading, Failure>,
+        reading: Result<Reading, Unread>,
         started: Instant,
         metrics: &Arc<SelfMetrics>,
     ) -> Arc<Self> {
@@ -73,12 +72,14 @@ impl Snapshot {
 
     fn write(&self, format: Format) -> String {
         let nothing = Reading::default();
-        let reading = self.reading.as_ref().unwrap_or(&nothing);
+        let (reading, up) = match &self.reading {
+            Ok(reading) => (reading, None),
+            Err(unread) => (&nothing, Some(&unread.up[..])),
+        };
         let lines = usize::try_from(reading.cells).unwrap_or(0);
         let capacity = 4096 + lines.saturating_mul(LINE_BYTES);
         let families = reading.exposed().map(|family| &family.family);
         let mut exposition = Exposition::begin(format, families, capacity);
-        let up = self.reading.is_ok();
         self_metrics::write(&mut exposition, &self.metrics, up, reading, self.duration);
         reading.write_to(&mut exposition);
         exposition.finish()

@@ -13,14 +13,15 @@ use axum::{
 };
 use flate2::Compression;
 use functional_scaffold_protocol::exposition::Format;
+use futures_util::future::try_join_all;
 use tokio::task::spawn_blocking;
 
 use crate::{
     page::{self, PageState},
-    redis_client::RedisClient,
     scrape::{
         Scraper,
         self_metrics::{FollowMetrics, of_follower},
+        store::Store,
     },
     server::{
         auth::Auth,
@@ -34,7 +35,7 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct AppState {
     pub(crate) source: Source,
-    pub(crate) redis: Arc<RedisClient>,
+    pub(crate) stores: Arc<[Arc<Store>]>,
     pub(crate) auth: Option<Arc<Auth>>,
     /// Checked instead of credentials.
     pub(crate) hosts: Arc<AllowedHosts>,
@@ -153,8 +154,12 @@ async fn healthz() -> &'static str {
 }
 
 async fn readyz(State(state): State<AppState>, request: HeaderMap) -> (StatusCode, String) {
-    match state.redis.ping().await {
-        Ok(()) => (StatusCode::OK, "redis: ok\n".into()),
+    let pings = state.stores.iter().map(|store| async {
+        let ping = store.redis.ping().await;
+        ping.map_err(|failure| failure.of_store(&store.name()))
+    });
+    match try_join_all(pings).await {
+        Ok(_all) => (StatusCode::OK, "redis: ok\n".into()),
         Err(failure) => {
             let reason = failure.reason.label();
             // The text may name hosts and users, and this route needs no credentials.

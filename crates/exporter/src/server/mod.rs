@@ -18,14 +18,12 @@ use tokio::{
 };
 
 use crate::{
-    cli::Config,
+    cli::{Config, StoreConfig},
     page::{PageState, history::Recorder},
-    redis_client::RedisClient,
     scrape::{
         Scraper,
-        leases::{Settler, settle_loop},
-        scan::ReadOptions,
         self_metrics::{FollowMetrics, SelfMetrics},
+        store::{Store, addresses},
     },
     server::{
         body::ScrapeLimit,
@@ -41,21 +39,26 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 
 /// Serves until SIGTERM or SIGINT. Redis may be down: the first scrape connects to
 /// it, and every later one reconnects if necessary.
-pub(crate) async fn serve(config: Config, metrics: SelfMetrics) -> anyhow::Result<()> {
+pub(crate) async fn serve(
+    config: Config,
+    follower: Option<Arc<FollowMetrics>>,
+) -> anyhow::Result<()> {
     // Before listening: a client that finds the port open may send a signal at once.
     let stop = stop_signal().context("cannot receive signals")?;
-    let redis = Arc::new(RedisClient::new(&config).context("unusable address of Redis")?);
+    let labels = config.stores.iter().map(StoreConfig::labels);
+    let metrics = Arc::new(SelfMetrics::new(labels.collect(), follower));
+    let stores = Store::all(&config, &metrics)?;
     let (listener, address) = bind(&config.listen).await?;
-    let options = ReadOptions::new(&config);
-    let metrics = Arc::new(metrics);
-    let settler = Arc::new(Settler::new(options.clone(), Arc::clone(&metrics)));
-    // This task and the recorder end with the runtime.
-    tokio::spawn(settle_loop(
-        Arc::clone(&redis),
-        Arc::clone(&settler),
-        config.settle_interval,
-    ));
-    let scraper = Scraper::start(Arc::clone(&redis), settler, options, metrics);
+    // These tasks and the recorder end with the runtime.
+    for store in &stores {
+        tokio::spawn(Arc::clone(store).settle_loop(config.settle_interval));
+    }
+    let scraper = Scraper::start(
+        &stores,
+        config.scrape_timeout,
+        config.state_file.clone(),
+        metrics,
+    );
     let recorder = config.page_interval.map(Recorder::new).map(Arc::new);
     if let Some(recorder) = recorder.clone() {
         let scraper = scraper.clone();
@@ -65,7 +68,7 @@ pub(crate) async fn serve(config: Config, metrics: SelfMetrics) -> anyhow::Resul
         version = env!("CARGO_PKG_VERSION"),
         "serving {}://{address}/metrics from Redis at {}",
         url_scheme(&config),
-        redis.address()
+        addresses(stores.iter().map(|store| &**store))
     );
     let page = PageState {
         recorder,
@@ -77,7 +80,7 @@ pub(crate) async fn serve(config: Config, metrics: SelfMetrics) -> anyhow::Resul
         tracing::info!("stopping on {name}");
     };
     let source = Source::Redis(scraper);
-    respond_until(end, config, (listener, address), redis, source, Some(page)).await;
+    respond_until(end, config, (listener, address), stores, source, Some(page)).await;
     Ok(())
 }
 
@@ -87,7 +90,7 @@ pub(crate) async fn serve_follower(
     metrics: Arc<FollowMetrics>,
     following: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let redis = Arc::new(RedisClient::new(&config).context("unusable address of Redis")?);
+    let stores = Store::all(&config, &Arc::default())?;
     let (listener, address) = bind(&config.listen).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -95,7 +98,7 @@ pub(crate) async fn serve_follower(
         url_scheme(&config)
     );
     let source = Source::Follower(metrics);
-    respond_until(following, config, (listener, address), redis, source, None).await;
+    respond_until(following, config, (listener, address), stores, source, None).await;
     Ok(())
 }
 
@@ -122,7 +125,7 @@ async fn respond_until(
     end: impl Future<Output = ()>,
     config: Config,
     (listener, address): (TcpListener, SocketAddr),
-    redis: Arc<RedisClient>,
+    stores: Vec<Arc<Store>>,
     source: Source,
     page: Option<PageState>,
 ) {
@@ -131,7 +134,7 @@ async fn respond_until(
     let limit = page.as_ref().map(|page| page.limit.clone());
     let state = AppState {
         source,
-        redis,
+        stores: stores.into(),
         auth: config.auth.map(Arc::new),
         hosts: Arc::new(hosts),
         limit: limit.unwrap_or_else(|| ScrapeLimit::new(config.max_scrapes, config.client_timeout)),

@@ -457,9 +457,12 @@ fn a_family_in_another_slot_of_a_cluster_is_left_out() {
     }
     let log = exporter.stop();
     assert!(log.contains("Moved") && log.contains("refused"), "{log}");
-    // A node that has none of it is down.
+    // A node that has none of it leads to the one that has.
     let other = Exporter::start_with(nodes[1].port(), &[("METRICS_PREFIX", prefix.as_str())]);
-    assert_eq!(sample(&other.metrics(), UP), Some(0.0));
+    let text = other.metrics();
+    assert_eq!(sample(&text, UP), Some(1.0), "{text}");
+    assert_eq!(sample(&text, "good_total{a=\"1\"}"), Some(5.0));
+    assert_eq!(errors(&text, "bad_total", "other_slot"), Some(1.0));
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! - [`hostile`]: whatever someone else writes to Redis
 //! - [`losses`]: Redis lost writes, or was wiped
 //! - [`removals`]: series that exporters remember are removed
+//! - [`shards`]: several stores, which are added up
 //! - [`leases`]: executions in flight, and expired leases
 //! - [`clients`]: credentials, TLS, and slow clients
 //! - [`page`]: the page, its files and its data
@@ -35,5 +36,6 @@ mod removals;
 mod replay;
 mod series;
 mod serving;
+mod shards;
 mod support;
 mod written_by_hand;

@@ -1,0 +1,144 @@
+//! The stores that a command reads and changes.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use functional_scaffold_protocol::calls::{
+    CLOSED, Command, close_command, open_command, state_key,
+};
+
+use crate::{
+    cli::Config,
+    redis_client::{Connection, Failure},
+    scrape::{
+        decode_errors::DecodeErrors,
+        registry::{RegisteredFamily, read_registrations, served_families},
+        store::Store,
+    },
+};
+
+/// A store that responds.
+pub(crate) struct OpenStore {
+    pub(crate) store: Arc<Store>,
+    pub(crate) connection: Connection,
+}
+
+impl OpenStore {
+    /// Connects to every store.
+    pub(crate) async fn all(config: &Config) -> anyhow::Result<Vec<Self>> {
+        let mut open = Vec::new();
+        for store in Store::all(config, &Arc::default())? {
+            let unreachable = || format!("cannot reach Redis ({})", store.redis.address());
+            let connection = Self::connect(&store).await.with_context(unreachable)?;
+            open.push(Self { store, connection });
+        }
+        Ok(open)
+    }
+
+    /// Connects to the node that has the keys.
+    async fn connect(store: &Store) -> Result<Connection, Failure> {
+        let redis = &store.redis;
+        let mut key = state_key(&store.options.prefix);
+        let finding = redis.run(redis.round_trip_limit(), &mut key, |key, mut connection| {
+            Box::pin(async move {
+                let mut exists = redis::cmd("HGET");
+                exists.arg(&*key).arg(CLOSED);
+                match connection.query::<Option<Vec<u8>>>(&exists).await {
+                    // The command will show which of its commands Redis refuses.
+                    Err(failure) if failure.code().is_some_and(|code| code != "MOVED") => {
+                        Ok(connection)
+                    }
+                    found => found.map(|_closed| connection),
+                }
+            })
+        });
+        finding.await
+    }
+
+    pub(crate) fn prefix(&self) -> &str {
+        &self.store.options.prefix
+    }
+
+    /// The families that are served. Scrapes report why others are not.
+    pub(crate) async fn families(&self) -> Result<Vec<RegisteredFamily>, Failure> {
+        let errors = &mut DecodeErrors::default();
+        let options = &self.store.options;
+        let registrations = read_registrations(&self.connection, options, errors).await?;
+        Ok(served_families(registrations, errors))
+    }
+
+    /// Whether a command has closed the store to readers. The only store never is.
+    pub(crate) async fn is_closed(&mut self) -> Result<bool, Failure> {
+        if self.store.shard.is_none() {
+            return Ok(false);
+        }
+        let mut command = redis::cmd("HGET");
+        command.arg(state_key(self.prefix())).arg(CLOSED);
+        let closed: Option<Vec<u8>> = self.connection.query(&command).await?;
+        Ok(closed.is_some())
+    }
+
+    async fn run(&mut self, command: &Command) -> Result<(), Failure> {
+        let mut words = redis::cmd(command.name);
+        words.arg(&command.arguments);
+        self.connection.query(&words).await
+    }
+}
+
+/// Changes every store. Of several, each is closed to readers before the first is changed,
+/// and opened after the last, so that no reader adds up shards from before and after.
+/// `name` is that of the command.
+///
+/// If a change fails, the shards stay closed: running the command again completes it.
+pub(crate) async fn change_all(
+    stores: &mut [OpenStore],
+    name: &str,
+    mut change: impl AsyncFnMut(&mut OpenStore) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let is_sharded = stores.len() > 1;
+    if is_sharded {
+        close_all(stores, name).await?;
+    }
+    for store in &mut *stores {
+        change(store).await.with_context(|| match is_sharded {
+            true => format!(
+                "{} could not be changed; nothing is served until the same command succeeds",
+                store.store.name()
+            ),
+            false => format!(
+                "Redis ({}) could not be changed",
+                store.store.redis.address()
+            ),
+        })?;
+    }
+    if is_sharded {
+        for store in &mut *stores {
+            let command = open_command(store.prefix());
+            store.run(&command).await.with_context(|| {
+                format!(
+                    "everything is changed, but {} is still closed to readers: run the same command again",
+                    store.store.name()
+                )
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Closes every shard, or none.
+async fn close_all(stores: &mut [OpenStore], name: &str) -> anyhow::Result<()> {
+    for number in 0..stores.len() {
+        let command = close_command(stores[number].prefix(), name);
+        let Err(failure) = stores[number].run(&command).await else {
+            continue;
+        };
+        for store in &mut stores[..number] {
+            let command = open_command(store.prefix());
+            // The error below is shown in any case.
+            let _ = store.run(&command).await;
+        }
+        let name = stores[number].store.name();
+        return Err(failure).with_context(|| format!("nothing was changed: {name}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,509 @@
+//! Several stores, which are added up.
+
+use std::{
+    process::Output,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use functional_scaffold_protocol::{batch::LoggedBatch, calls::CLOSED, shard::shard_prefix};
+use functional_scaffold_testkit::{pushgateway::Pushgateway, redis_cluster::RedisCluster};
+
+use crate::{
+    losses::all,
+    replay::{KEY, ago, batch, line},
+    support::{Exporter, Redis, exporter_command, sample, wait_for},
+};
+
+const JOBS: &str = "jobs_total{k=\"a\"}";
+const COUNT: &str = "job_seconds_count";
+const QUEUED: &str = "queued";
+const REGRESSIONS: &str = "functional_scaffold_regressions_total";
+
+/// A redis-server for each shard.
+struct Shards(Vec<Redis>);
+
+impl Shards {
+    /// Starts empty ones.
+    fn start(number: usize) -> Self {
+        Self((0..number).map(|_| Redis::start()).collect())
+    }
+
+    /// Starts some with three families, whose counter is 100, 200, …
+    fn with_families(number: usize) -> Self {
+        let shards = Self::start(number);
+        for shard in 0..number {
+            shards.register(shard, &format!("e{shard}"), "[1]");
+            let jobs = format!("{}", 100 * (shard + 1));
+            shards.hset(shard, "jobs", &["k=\"a\"", &jobs]);
+            shards.hset(shard, "time", &["|1", "5", "|+Inf", "2", "|sum", "9"]);
+        }
+        shards
+    }
+
+    /// Begins an epoch, and registers the families, a histogram with these bounds.
+    fn register(&self, shard: usize, epoch: &str, bounds: &str) {
+        let prefix = prefix(shard);
+        let family = |kind: &str, key: &str, more: &str| {
+            format!("{{\"type\":\"{kind}\",\"key\":\"{prefix}{key}\"{more}}}")
+        };
+        let bounds = format!(",\"bounds\":{bounds}");
+        self.hset(shard, "state", &["epoch", epoch, "epoch_ms", "1000"]);
+        self.hset(
+            shard,
+            "families",
+            &[
+                "jobs_total",
+                &family("counter", "jobs", ""),
+                QUEUED,
+                &family("gauge", "queued", ""),
+                "job_seconds",
+                &family("histogram", "time", &bounds),
+            ],
+        );
+    }
+
+    fn hset(&self, shard: usize, key: &str, pairs: &[&str]) {
+        let key = format!("{}{key}", prefix(shard));
+        self.0[shard].cli(&[&["HSET", &key], pairs].concat());
+    }
+
+    fn hget(&self, shard: usize, key: &str, field: &str) -> String {
+        let key = format!("{}{key}", prefix(shard));
+        self.0[shard].cli(&["HGET", &key, field]).trim().to_owned()
+    }
+
+    /// Counts jobs in a shard.
+    fn count(&self, shard: usize, by: &str) {
+        let key = format!("{}jobs", prefix(shard));
+        self.0[shard].cli(&["HINCRBY", &key, "k=\"a\"", by]);
+    }
+
+    fn variables(&self) -> [(&'static str, String); 2] {
+        let hosts = self
+            .0
+            .iter()
+            .map(|redis| format!("127.0.0.1:{}", redis.port()));
+        [
+            ("REDIS_HOST", hosts.collect::<Vec<_>>().join(",")),
+            ("METRICS_SHARDS", self.0.len().to_string()),
+        ]
+    }
+
+    fn exporter(&self) -> Exporter {
+        let variables = self.variables();
+        let variables = variables
+            .each_ref()
+            .map(|(name, value)| (*name, value.as_str()));
+        Exporter::start_with(self.0[0].port(), &variables)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = exporter_command();
+        command
+            .envs(self.variables())
+            .env("REPLAY_KEY", KEY)
+            .args(arguments);
+        command.output().expect("it runs")
+    }
+
+    fn output_of(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {errors}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+}
+
+fn prefix(shard: usize) -> String {
+    shard_prefix("metrics:", u32::try_from(shard).expect("few"))
+}
+
+fn served(exporter: &Exporter, names: &[&str]) -> Vec<Option<f64>> {
+    let text = exporter.metrics();
+    names.iter().map(|name| sample(&text, name)).collect()
+}
+
+fn up(shard: usize) -> String {
+    format!("functional_scaffold_redis_up{{shard=\"{shard}\"}}")
+}
+
+#[test]
+fn shards_are_added_up() {
+    let shards = Shards::with_families(3);
+    // A shard in which another version of the app registered first.
+    shards.register(2, "e2", "[0.5,1]");
+    shards.hset(2, "time", &["|0.5", "3", "|1", "4"]);
+    let exporter = shards.exporter();
+    let names = [
+        JOBS,
+        COUNT,
+        "job_seconds_bucket{le=\"1.0\"}",
+        "job_seconds_sum",
+    ];
+    // 5 + 2 in two shards, and 3 + 4 + 2 in the third.
+    assert_eq!(served(&exporter, &names), all(&[600.0, 23.0, 17.0, 27.0]));
+    assert_eq!(
+        served(&exporter, &[&up(0), &up(1), &up(2)]),
+        all(&[1.0, 1.0, 1.0])
+    );
+    let text = exporter.metrics();
+    assert!(!text.contains("job_seconds_bucket{le=\"0.5\"}"), "{text}");
+    let listed = shards.output_of(&["series", "list", "--families"]);
+    assert_eq!(
+        listed,
+        "job_seconds\thistogram\t1\njobs_total\tcounter\t1\nqueued\tgauge\t0\n"
+    );
+    // A shard without writers yet has nothing to add.
+    shards.0[1].cli(&["FLUSHALL"]);
+    assert_eq!(served(&shards.exporter(), &[JOBS]), all(&[400.0]));
+}
+
+#[test]
+fn a_gauge_is_the_sum_of_its_additions_or_the_value_that_was_set_last() {
+    let shards = Shards::with_families(2);
+    let exporter = shards.exporter();
+    shards.hset(0, "queued", &["", "5"]);
+    shards.hset(1, "queued", &["", "-2"]);
+    assert_eq!(served(&exporter, &[QUEUED]), all(&[3.0]));
+    // By Redis's clock: lease times of shards cannot be compared.
+    shards.hset(0, "state", &["shift_ms", "7000"]);
+    shards.hset(0, "queued", &["", "40", "|set_ms", "1000"]);
+    assert_eq!(served(&exporter, &[QUEUED]), all(&[40.0]));
+    shards.hset(1, "queued", &["", "50", "|set_ms", "7500"]);
+    assert_eq!(served(&exporter, &[QUEUED]), all(&[40.0]));
+    shards.hset(1, "queued", &["", "60", "|set_ms", "8500"]);
+    assert_eq!(served(&exporter, &[QUEUED]), all(&[60.0]));
+}
+
+#[test]
+fn two_exporters_and_a_relay_serve_the_same_through_a_shards_outage() {
+    let mut shards = Shards::with_families(4);
+    let exporters = [(); 2].map(|()| shards.exporter());
+    let pushgateway = Pushgateway::start().expect("Pushgateway starts");
+    let to = format!("http://{}", pushgateway.address());
+    let push = |shards: &Shards| {
+        let relay = shards.run(&["push", "--once", "--to", &to]);
+        let page = pushgateway.scrape().expect("a scrape");
+        let served = "jobs_total{instance=\"\",job=\"functional_scaffold\",k=\"a\"}";
+        (relay.status.success(), sample(&page, served))
+    };
+    for exporter in &exporters {
+        assert_eq!(served(exporter, &[JOBS, COUNT]), all(&[1000.0, 28.0]));
+    }
+    assert_eq!(push(&shards), (true, Some(1000.0)));
+    shards.0[2].cli(&["SAVE"]);
+    shards.0[2].kill();
+    shards.count(1, "7");
+    for exporter in &exporters {
+        let names = [JOBS, COUNT, &up(1), &up(2)];
+        let expected = [None, None, Some(1.0), Some(0.0)];
+        assert_eq!(served(exporter, &names), expected, "never a partial sum");
+        let ready = exporter.get("/readyz");
+        let text = String::from_utf8_lossy(&ready.body).into_owned();
+        assert!(ready.status == 503 && text.contains("shard 2"), "{text}");
+    }
+    // The last push stays.
+    assert_eq!(push(&shards), (false, Some(1000.0)));
+    shards.0[2].restart().expect("it restarts");
+    for exporter in &exporters {
+        let names = [JOBS, COUNT, &up(2), REGRESSIONS];
+        assert_eq!(served(exporter, &names), all(&[1007.0, 28.0, 1.0, 0.0]));
+    }
+    assert_eq!(push(&shards), (true, Some(1007.0)));
+}
+
+#[test]
+fn a_shard_that_loses_its_data_takes_nothing_from_the_sum() {
+    let shards = Shards::with_families(3);
+    let [exporter, other] = [(); 2].map(|()| shards.exporter());
+    assert_eq!(served(&exporter, &[JOBS, COUNT]), all(&[600.0, 21.0]));
+    assert_eq!(served(&other, &[JOBS, COUNT]), all(&[600.0, 21.0]));
+    shards.0[1].cli(&["FLUSHALL"]);
+    // Nobody has written there since, so that it has no epoch and no families.
+    assert_eq!(served(&exporter, &[JOBS, COUNT]), all(&[600.0, 21.0]));
+    shards.count(0, "1");
+    shards.register(1, "another", "[1]");
+    shards.count(1, "2");
+    assert_eq!(served(&exporter, &[JOBS, COUNT]), all(&[603.0, 21.0]));
+    assert_eq!(shards.hget(1, "lost:metrics:{1}:jobs", "k=\"a\""), "200");
+    // What was counted before the read is not taken for what was lost.
+    shards.0[2].cli(&["FLUSHALL"]);
+    shards.register(2, "third", "[1]");
+    shards.count(2, "50");
+    assert_eq!(served(&other, &[JOBS, COUNT]), all(&[653.0, 21.0]));
+    assert_eq!(served(&exporter, &[JOBS, COUNT]), all(&[653.0, 21.0]));
+    // One that never saw them.
+    assert_eq!(
+        served(&shards.exporter(), &[JOBS, COUNT]),
+        all(&[653.0, 21.0])
+    );
+    let log = exporter.stop();
+    assert!(
+        log.contains("a shard lost its data (epoch e1, now "),
+        "{log}"
+    );
+}
+
+#[test]
+fn when_all_shards_have_lost_their_data_counters_are_reset() {
+    let shards = Shards::with_families(2);
+    let exporter = shards.exporter();
+    assert_eq!(served(&exporter, &[JOBS]), all(&[300.0]));
+    for shard in 0..2 {
+        shards.0[shard].cli(&["FLUSHALL"]);
+        shards.register(shard, &format!("f{shard}"), "[1]");
+        shards.count(shard, "4");
+    }
+    assert_eq!(served(&exporter, &[JOBS, REGRESSIONS]), all(&[8.0, 0.0]));
+}
+
+#[test]
+fn a_family_that_one_shard_cannot_serve_is_not_served() {
+    let shards = Shards::with_families(2);
+    let exporter = shards.exporter();
+    shards.0[1].cli(&["SET", "metrics:{1}:lost:metrics:{1}:jobs", "x"]);
+    let error = "functional_scaffold_decode_errors{family=\"jobs_total\",reason=\"wrong_type\"}";
+    let names = [JOBS, COUNT, error];
+    assert_eq!(served(&exporter, &names), [None, Some(14.0), Some(1.0)]);
+    shards.0[1].cli(&["DEL", "metrics:{1}:lost:metrics:{1}:jobs"]);
+    // Another type.
+    let gauge = "{\"type\":\"gauge\",\"key\":\"metrics:{1}:jobs\"}";
+    shards.hset(1, "families", &["jobs_total", gauge]);
+    let error = error.replace("wrong_type", "layout");
+    assert_eq!(served(&exporter, &[JOBS, &error]), [None, Some(1.0)]);
+}
+
+/// Scrapes while `change` runs, and returns every value of the counter.
+fn scraped_during(exporter: &Exporter, change: impl FnOnce()) -> Vec<Option<f64>> {
+    let is_done = AtomicBool::new(false);
+    thread::scope(|threads| {
+        let scraping = threads.spawn(|| {
+            let mut values = Vec::new();
+            while !is_done.load(Ordering::Relaxed) {
+                values.push(served(exporter, &[JOBS])[0]);
+            }
+            values
+        });
+        change();
+        is_done.store(true, Ordering::Relaxed);
+        scraping.join().expect("no panic")
+    })
+}
+
+#[test]
+fn no_scrape_shows_half_of_a_wipe_or_removal() {
+    let shards = Shards::with_families(8);
+    let exporter = shards.exporter();
+    let mut total: f64 = 3600.0;
+    for turn in 0..10 {
+        let expected = total;
+        let values = scraped_during(&exporter, || {
+            if turn % 2 == 0 {
+                shards.output_of(&["wipe", "--yes"]);
+            } else {
+                shards.output_of(&["series", "remove", "--yes", JOBS]);
+            }
+        });
+        let is_whole = |value: &Option<f64>| value.is_none() || *value == Some(expected);
+        assert!(values.iter().all(is_whole), "{expected}: {values:?}");
+        total = 0.0;
+        for shard in 0..8 {
+            shards.count(shard, "3");
+            total += 3.0;
+        }
+        assert_eq!(served(&exporter, &[JOBS, REGRESSIONS]), all(&[total, 0.0]));
+    }
+}
+
+#[test]
+fn shards_that_an_interrupted_command_closed_are_not_read_until_it_is_repeated() {
+    let shards = Shards::with_families(2);
+    let variables = [("EXPORTER_SCRAPE_TIMEOUT_MS", "300".to_owned())];
+    let variables: Vec<_> = shards.variables().into_iter().chain(variables).collect();
+    let variables: Vec<_> = variables
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let exporter = Exporter::start_with(1, &variables);
+    assert_eq!(served(&exporter, &[JOBS]), all(&[300.0]));
+    let failures = "functional_scaffold_redis_read_failures_total{reason=\"closed\"}";
+    shards.hset(1, "state", &[CLOSED, "series remove"]);
+    assert_eq!(
+        served(&exporter, &[JOBS, &up(1), failures]),
+        [None, Some(0.0), Some(1.0)]
+    );
+    let log = exporter.log();
+    assert!(
+        log.contains("the shards are closed by series remove"),
+        "{log}"
+    );
+    // The first attempt had removed it in the first shard.
+    shards.output_of(&["series", "remove", "--yes", JOBS]);
+    assert_eq!(
+        served(&exporter, &[JOBS, COUNT, &up(1)]),
+        [None, Some(14.0), Some(1.0)]
+    );
+    // It had removed everything.
+    shards.hset(0, "state", &[CLOSED, "series remove"]);
+    shards.output_of(&["series", "remove", "--yes", JOBS]);
+    assert_eq!(served(&exporter, &[COUNT]), all(&[14.0]));
+    let unknown = shards.run(&["series", "remove", "--yes", JOBS]);
+    assert!(!unknown.status.success());
+}
+
+#[test]
+fn a_command_that_cannot_close_every_shard_changes_nothing() {
+    let shards = Shards::with_families(2);
+    shards.0[1].cli(&["ACL", "SETUSER", "default", "-hset"]);
+    let output = shards.run(&["wipe", "--yes"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && errors.contains("nothing was changed: shard 1"),
+        "{errors}"
+    );
+    assert_eq!(served(&shards.exporter(), &[JOBS]), all(&[300.0]));
+}
+
+#[test]
+fn a_further_shard_adds_to_the_counts_of_the_others() {
+    let mut shards = Shards::with_families(2);
+    let exporter = shards.exporter();
+    assert_eq!(served(&exporter, &[JOBS]), all(&[300.0]));
+    exporter.stop();
+    shards.0.push(Redis::start());
+    let exporter = shards.exporter();
+    assert_eq!(served(&exporter, &[JOBS]), all(&[300.0]));
+    shards.register(2, "e2", "[1]");
+    shards.count(2, "5");
+    assert_eq!(served(&exporter, &[JOBS, REGRESSIONS]), all(&[305.0, 0.0]));
+}
+
+#[test]
+fn the_values_that_each_shard_served_last_survive_a_restart() {
+    let shards = Shards::with_families(2);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("state").display().to_string();
+    let variables = shards
+        .variables()
+        .into_iter()
+        .chain([("EXPORTER_STATE_FILE", file)]);
+    let variables: Vec<_> = variables.collect();
+    let variables: Vec<_> = variables
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let mut exporter = Exporter::start_with(1, &variables);
+    assert_eq!(served(&exporter, &[JOBS]), all(&[300.0]));
+    shards.count(1, "-50");
+    exporter.kill_and_restart();
+    assert_eq!(served(&exporter, &[JOBS, REGRESSIONS]), all(&[300.0, 1.0]));
+}
+
+#[test]
+fn a_batch_is_replayed_in_its_shard() {
+    let shards = Shards::with_families(2);
+    let line_of = |sequence: u64, shard: Option<u32>| {
+        let mut batch = batch(sequence, 3);
+        batch
+            .increments
+            .rename_key("metrics:jobs", "metrics:{1}:jobs");
+        let logged = LoggedBatch {
+            batch,
+            group: None,
+            shard,
+        };
+        line(&ago(1), &logged)
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let replay = |text: &str| {
+        let log = folder.path().join("log");
+        std::fs::write(&log, text).expect("written");
+        let output = shards.run(&["replay", &log.display().to_string()]);
+        let streams = [output.stdout, output.stderr].concat();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&streams).into_owned(),
+        )
+    };
+    let (is_stored, text) = replay(&line_of(1, Some(1)));
+    assert!(is_stored && text.contains("applied: 1"), "{text}");
+    assert_eq!(shards.hget(1, "jobs", "k=\"a\""), "203");
+    let (_, text) = replay(&line_of(1, Some(1)));
+    assert!(text.contains("already applied: 1"), "{text}");
+    for (line, why) in [
+        // Its keys are not in the shard that it names.
+        (line_of(2, Some(0)), "has the key \"metrics:{1}:jobs\""),
+        (line_of(3, Some(2)), "its shard is 2"),
+        (line_of(4, None), "it names no shard"),
+    ] {
+        let (is_stored, text) = replay(&line);
+        assert!(!is_stored && text.contains(why), "{text}");
+        assert!(text.contains("refused: 1"), "{text}");
+    }
+    assert_eq!(shards.hget(1, "jobs", "k=\"a\""), "203");
+}
+
+#[test]
+fn shards_in_a_cluster_are_found_through_any_node_and_after_a_failover() {
+    const SHARDS: usize = 5;
+    let mut cluster = RedisCluster::start(3).expect("a cluster");
+    let call = |cluster: &RedisCluster, shard: usize, words: &[&str]| {
+        let master = cluster.master_of(&prefix(shard)).expect("one");
+        let node = cluster.node(master);
+        node.call::<redis::Value>(words).expect("a reply");
+        // So that a failover loses nothing.
+        let replicas: u64 = node.call(&["WAIT", "1", "5000"]).expect("a reply");
+        assert_eq!(replicas, 1);
+    };
+    for shard in 0..SHARDS {
+        let key = |name: &str| format!("{}{name}", prefix(shard));
+        let family = format!("{{\"type\":\"counter\",\"key\":\"{}\"}}", key("jobs"));
+        let epoch = format!("e{shard}");
+        call(&cluster, shard, &["HSET", &key("state"), "epoch", &epoch]);
+        call(
+            &cluster,
+            shard,
+            &["HSET", &key("families"), "jobs_total", &family],
+        );
+        call(&cluster, shard, &["HSET", &key("jobs"), "k=\"a\"", "10"]);
+    }
+    let killed = cluster.master_of(&prefix(2)).expect("one");
+    // A replica, which has no slot.
+    let entry = 3 + (killed + 1) % 3;
+    let port = cluster.node(entry).port();
+    let exporter = Exporter::start_with(port, &[("METRICS_SHARDS", "5")]);
+    assert_eq!(served(&exporter, &[JOBS]), all(&[50.0]));
+    for to in [0, 1, 2] {
+        cluster.move_slot(&prefix(1), to).expect("it moves");
+        call(
+            &cluster,
+            1,
+            &["HINCRBY", "metrics:{1}:jobs", "k=\"a\"", "1"],
+        );
+        let expected = 51.0 + f64::from(u8::try_from(to).expect("small"));
+        assert_eq!(
+            served(&exporter, &[JOBS, REGRESSIONS]),
+            all(&[expected, 0.0])
+        );
+    }
+    let is_lost = cluster.master_of(&prefix(2)).expect("one");
+    cluster.kill(is_lost);
+    cluster
+        .wait_for_failover(&prefix(2), is_lost)
+        .expect("a failover");
+    let whole = wait_for("sum of all shards", || served(&exporter, &[JOBS])[0]);
+    assert!((whole - 53.0).abs() < 1e-9, "{whole}");
+    assert_eq!(served(&exporter, &[REGRESSIONS]), all(&[0.0]));
+    // Commands as well.
+    let mut wipe = exporter_command();
+    wipe.env("REDIS_PORT", port.to_string())
+        .env("METRICS_SHARDS", "5");
+    let wiped = wipe.args(["wipe", "--yes"]).output().expect("it runs");
+    assert!(
+        wiped.status.success(),
+        "{}",
+        String::from_utf8_lossy(&wiped.stderr)
+    );
+    assert_eq!(served(&exporter, &[JOBS]), [None]);
+}
