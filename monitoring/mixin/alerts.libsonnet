@@ -68,7 +68,7 @@
       %(series)s offset %(window)s
     )
       and %(on)s
-    job_scheme:functional_scaffold_redis_up:max offset %(window)s == 1
+    min without (shard) (job_scheme:functional_scaffold_redis_up:max offset %(window)s) == 1
   ||| % { series: series, window: d(window), on: lib.on },
 
   // The target does not respond, or service discovery lost one that it had.
@@ -207,7 +207,7 @@
             'critical',
             '1m',
             'job_scheme:functional_scaffold_redis_up:max == 0',
-            'no exporter of {{ $labels.job }} can read Redis',
+            'no exporter of {{ $labels.job }} can read Redis{{ with $labels.shard }} (shard {{ . }}){{ end }}',
             'The app goes on serving. Counts that it cannot store within a second go to its log; replay them once Redis is back.',
           ),
           // A logged batch stays out of Redis until it is replayed.
@@ -300,7 +300,7 @@
               (job_scheme:functional_scaffold_redis_memory_max_bytes:max > 0)
                 > %g
             ||| % config.redisMemoryRatio,
-            'the Redis of {{ $labels.job }} uses {{ $value | humanizePercentage }} of its memory',
+            'the Redis of {{ $labels.job }} uses {{ $value | humanizePercentage }} of its memory{{ with $labels.shard }} (shard {{ . }}){{ end }}',
             'When its memory is full, Redis refuses writes (noeviction) or deletes data (any other policy).',
           ),
           alert(
@@ -308,7 +308,7 @@
             'critical',
             '2m',
             'job_scheme:functional_scaffold_redis_persistence_ok:min == 0',
-            'the Redis of {{ $labels.job }} cannot write to disk ({{ $labels.kind }})',
+            'the Redis of {{ $labels.job }} cannot write to disk ({{ $labels.kind }}{{ with $labels.shard }}, shard {{ . }}{{ end }})',
             'Redis refuses writes (MISCONF), unless stop-writes-on-bgsave-error is off: then a restart loses what was counted since.',
           ),
           // Without a limit on memory, nothing is evicted.
@@ -318,10 +318,10 @@
             '5m',
             |||
               job_scheme:functional_scaffold_redis_maxmemory_policy:max{policy!="noeviction"} == 1
-                and %s
+                and ignoring (policy)
               job_scheme:functional_scaffold_redis_memory_max_bytes:max > 0
-            ||| % lib.on,
-            'the Redis of {{ $labels.job }} deletes data when its memory is full',
+            |||,
+            'the Redis of {{ $labels.job }} deletes data when its memory is full{{ with $labels.shard }} (shard {{ . }}){{ end }}',
             'maxmemory-policy is {{ $labels.policy }}. Redis may delete counts, the ids of stored batches, or the record of removed series.',
           ),
         ],
