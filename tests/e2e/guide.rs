@@ -1,6 +1,7 @@
 //! Runs the commands of `docs/guide.md`, `docs/coming-from-python.md` and of README's
-//! "Add an algorithm", block by block, and compares their output with the page's. The
-//! Chinese pages have the same commands, and links and settings are right.
+//! "Add an algorithm", block by block, and compares their output with the page's. With
+//! `SPIN_BIN`, also those of `docs/release.md`, in a folder without a clone. The Chinese
+//! pages have the same commands, and links and settings are right.
 //!
 //! The info string of a block says after the language what is done with it:
 //!
@@ -24,7 +25,7 @@ use std::{collections::BTreeSet, env, fs, path::Path, process::Command, sync::Mu
 use anyhow::{Context as _, bail, ensure};
 use functional_scaffold_testkit::repository;
 
-use crate::Result;
+use crate::{Result, templates::Dist};
 use markdown::{Block, Chapter, Document};
 use shell::{Shell, shows};
 
@@ -77,6 +78,22 @@ fn an_algorithm_is_added_as_readme_says() -> Result {
     let chapter = chapter.context("README.md does not say how to add an algorithm")?;
     ensure!(chapter.blocks.len() > 5, "{chapter:?}");
     run(chapter, Shell::in_a_copy)
+}
+
+/// With `SPIN_BIN`.
+#[test]
+fn a_folder_with_nothing_but_dist_serves_a_function_as_its_readme_says() -> Result {
+    if env::var_os("SPIN_BIN").is_none_or(|name| name.is_empty()) {
+        return Ok(());
+    }
+    let dist = Dist::shared()?;
+    let readme = fs::read_to_string(dist.folder().join("README.md"))?;
+    let readme = Document::parse(&readme)?;
+    let mut chapters = readme.chapters.iter();
+    let chapter = chapters.find(|chapter| chapter.heading == "Serve a function");
+    let chapter = chapter.context("README.md does not say how to serve a function")?;
+    ensure!(chapter.blocks.len() > 5, "{chapter:?}");
+    run(chapter, || Shell::without_a_clone(&dist.folder()))
 }
 
 #[test]
@@ -251,7 +268,7 @@ fn step(info: &str) -> Result<Step<'_>> {
 
 /// Runs every block of a chapter, up to the first that fails or prints something
 /// else.
-fn run(chapter: &Chapter, new_shell: fn() -> Result<Shell>) -> Result {
+fn run(chapter: &Chapter, new_shell: impl Fn() -> Result<Shell>) -> Result {
     let mut shell = None;
     let mut blocks = chapter.blocks.iter().peekable();
     while let Some(block) = blocks.next() {

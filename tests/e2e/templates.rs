@@ -9,10 +9,12 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
+    sync::{Arc, Mutex, Weak},
 };
 
 use anyhow::{Context as _, ensure};
 use functional_scaffold_testkit::{
+    exporter::{EXPORTER, Exporter},
     http,
     process::{Process, on_free_port},
     program,
@@ -39,9 +41,10 @@ const BUILT: [&str; 2] = ["rust", "javascript"];
 #[test]
 fn the_checksums_are_right_and_the_same_build_gives_the_same_files() -> Result {
     let folder = TempDir::new()?;
-    let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
-    lay_out(&one)?;
+    let other = folder.path().join("other");
     lay_out(&other)?;
+    let dist = Dist::shared()?;
+    let one = dist.folder();
     assert_eq!(contents(&one)?, contents(&other)?);
     // Also if the repository has a link there.
     let rules = one.join("chart/files/rules.yaml");
@@ -55,10 +58,38 @@ fn the_checksums_are_right_and_the_same_build_gives_the_same_files() -> Result {
 }
 
 #[test]
-fn each_program_has_a_bill_of_materials() -> Result {
+fn its_readme_names_everything_and_only_static_exporters_are_left_out() -> Result {
     let folder = TempDir::new()?;
     let dist = folder.path().join("dist");
-    lay_out(&dist)?;
+    let said = lay_out(&dist)?;
+    let readme = fs::read_to_string(dist.join("README.md"))?;
+    let table = readme.lines().filter(|line| line.starts_with('|'));
+    let files = table.filter_map(|line| line.split('|').nth(1));
+    let quoted = files.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let named: BTreeSet<&str> = quoted.collect();
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(&dist)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        ensure!(
+            named.contains(&*name) || name == "README.md",
+            "no {name} in\n{readme}"
+        );
+        found.insert(name);
+    }
+    let mut left_out = 0;
+    for name in named.iter().filter(|name| !found.contains(**name)) {
+        ensure!(name.ends_with("-unknown-linux-musl"), "no {name}");
+        ensure!(said.contains(&format!("LEFT OUT: {name}")), "{said}");
+        left_out += 1;
+    }
+    assert_eq!(said.matches("LEFT OUT").count(), left_out, "{said}");
+    Ok(())
+}
+
+#[test]
+fn each_program_has_a_bill_of_materials() -> Result {
+    let dist = Dist::shared()?;
+    let dist = dist.folder();
     for (built, crates) in [
         ("functional_scaffold.wasm", ["spin-sdk", "subtle"]),
         (
@@ -82,6 +113,21 @@ fn each_program_has_a_bill_of_materials() -> Result {
         assert!(strange.is_empty(), "{built} contains no {strange:?}");
         let place = repository().canonicalize()?;
         ensure!(!text.contains(&place.display().to_string()), "{built}");
+    }
+    let crates = |target| {
+        let mut tree = Command::new(env::var_os("CARGO").context("cargo runs the tests")?);
+        tree.args(["tree", "--quiet", "--locked", "--offline", "--edges=normal"]);
+        tree.args(["--prefix=none", "--package", EXPORTER, "--target", target]);
+        let tree = run(tree.current_dir(repository()))?;
+        let crates = tree
+            .lines()
+            .map(|line| line.trim_end_matches(" (*)").to_owned());
+        Ok::<BTreeSet<_>, anyhow::Error>(crates.collect())
+    };
+    let described = crates("x86_64-unknown-linux-gnu")?;
+    ensure!(described.len() > 100, "{described:?}");
+    for target in ["x86_64-unknown-linux-musl", "aarch64-unknown-linux-musl"] {
+        assert_eq!(described, crates(target)?, "{target}");
     }
     Ok(())
 }
@@ -143,8 +189,7 @@ fn spin_add_meters_an_app() -> Result {
         return Ok(());
     }
     let folder = TempDir::new()?;
-    let dist = folder.path().join("dist");
-    lay_out(&dist)?;
+    let dist = Dist::shared()?;
     let app = folder.path().join("app");
     fs::create_dir(&app)?;
     let component = repository().join("target/wasm32-wasip2/release/http_rust.wasm");
@@ -160,7 +205,7 @@ fn spin_add_meters_an_app() -> Result {
          allowed_outbound_hosts = [\"redis://127.0.0.1:{{ redis_port }}\"]\n\
          [component.hello.variables]\nredis_port = \"{{ redis_port }}\"\n",
     )?;
-    let spin = Spin::new(&dist, folder.path())?;
+    let spin = Spin::new(&dist.folder(), folder.path())?;
     run(&mut spin.command(&app, "add -t functional-scaffold-meter metrics")?)?;
     let service = start(manifest)?;
     for path in ["/other", "/hello"] {
@@ -175,8 +220,8 @@ fn spin_add_meters_an_app() -> Result {
 
 fn is_served_outside_the_repository(language: &str) -> Result {
     let folder = TempDir::new()?;
-    let dist = folder.path().join("dist");
-    lay_out(&dist)?;
+    let shared = Dist::shared()?;
+    let dist = shared.folder();
     let project = folder.path().join(NAME);
     let mut new = new(folder.path(), NAME, language)?;
     new.arg("--dist").arg(&dist).arg("--project").arg(&project);
@@ -188,6 +233,17 @@ fn is_served_outside_the_repository(language: &str) -> Result {
     let service = start(project.join("spin.toml"))?;
     let expected = serves(&service, "/invoke", NAME, language)?;
     service.wait_for("metrics:algorithm_counter", &expected)?;
+    let exporter = Exporter::start_program(&dist.join(EXPORTER), service.redis.port(), &[])?;
+    let scraped = exporter.scrape()?;
+    for (labels, count) in expected {
+        let line = format!("algorithm_executions_total{{{labels}}} {count}\n");
+        ensure!(scraped.contains(&line), "no {line} in\n{scraped}");
+    }
+    if language == "rust" {
+        // What tests the guard is no dependency of a project.
+        let lock = fs::read_to_string(project.join("Cargo.lock"))?;
+        ensure!(lock.contains("\"wasmparser\"") && !lock.contains("\"wasmtime\""));
+    }
 
     if env::var_os("SPIN_BIN").is_some_and(|name| !name.is_empty()) {
         let project = folder.path().join("by-spin").join(NAME);
@@ -386,10 +442,32 @@ fn build_and_test(copy: &Path, name: &str, language: &str) -> Result {
     Ok(())
 }
 
-/// Lays out what was built, as `cargo xtask dist` does.
-fn lay_out(folder: &Path) -> Result {
+/// Lays out what was built, as `cargo xtask dist` does. Returns what it says.
+fn lay_out(folder: &Path) -> Result<String> {
     let mut dist = Command::new(xtask()?);
-    run(dist.args(["dist", "--no-build", "--output"]).arg(folder)).map(drop)
+    run(dist.args(["dist", "--no-build", "--output"]).arg(folder))
+}
+
+/// What was built, laid out once for the tests that run at the same time: it takes 7 s
+/// of processor time.
+pub(crate) struct Dist(TempDir);
+
+impl Dist {
+    pub(crate) fn shared() -> Result<Arc<Self>> {
+        static SHARED: Mutex<Weak<Dist>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().expect("no panic while it is held");
+        if let Some(dist) = shared.upgrade() {
+            return Ok(dist);
+        }
+        let dist = Arc::new(Self(TempDir::new()?));
+        lay_out(&dist.folder())?;
+        *shared = Arc::downgrade(&dist);
+        Ok(dist)
+    }
+
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.0.path().join("dist")
+    }
 }
 
 fn guard() -> Result<PathBuf> {

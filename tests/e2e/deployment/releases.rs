@@ -1,6 +1,11 @@
 //! The workflow that tests and publishes, and the notes of a release.
 
-use std::{fs, process::Command};
+use std::{
+    fs::{self, File, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    process::Command,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context as _, ensure};
 use functional_scaffold_testkit::repository;
@@ -58,5 +63,34 @@ fn release_notes_are_the_section_of_the_version() -> Result {
         .err()
         .context("a version without a section has notes")?;
     ensure!(none.to_string().contains("no section for 1.1"), "{none}");
+    Ok(())
+}
+
+#[test]
+fn an_archive_depends_on_nothing_but_the_files_in_it() -> Result {
+    let pack = |names: &[&str], mode, age| -> Result<_> {
+        let folder = tempfile::tempdir()?;
+        let dist = folder.path().join("dist");
+        fs::create_dir(&dist)?;
+        for name in names {
+            let file = File::create(dist.join(name))?;
+            file.set_permissions(Permissions::from_mode(mode))?;
+            file.set_modified(SystemTime::now() - Duration::from_secs(age))?;
+        }
+        let mut script = Command::new(repository().join(".github/archive"));
+        script.arg("1.2.3").current_dir(&folder);
+        run(script.env("SOURCE_DATE_EPOCH", "0"), "apt-get install tar")
+    };
+    let one = pack(&["a", "b", "c"], 0o755, 0)?.stdout;
+    assert_eq!(one, pack(&["c", "a", "b"], 0o700, 1000)?.stdout);
+    assert_ne!(one, pack(&["a", "b", "c"], 0o644, 0)?.stdout);
+    let folder = tempfile::tempdir()?;
+    let archive = folder.path().join("archive.tar.gz");
+    fs::write(&archive, one)?;
+    let mut tar = Command::new("tar");
+    tar.args(["--list", "--file"]).arg(archive);
+    let listed = run(&mut tar, "apt-get install tar")?.stdout;
+    let names = ["", "a", "b", "c"].map(|name| format!("functional-scaffold-1.2.3/{name}\n"));
+    assert_eq!(String::from_utf8(listed)?, names.concat());
     Ok(())
 }

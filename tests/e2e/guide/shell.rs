@@ -1,6 +1,7 @@
 //! A reader's folder and terminals. The folder is as a clone after `cargo xtask
-//! build`, or the parts of one that commands of the guide read; where the guide has the usual ports, free ones are put, so that it can
-//! be followed beside whatever else runs here.
+//! build`, the parts of one that commands of the guide read, or what `cargo xtask dist`
+//! laid out; where a page has the usual ports, free ones are put, so that it can be
+//! followed beside whatever else runs here.
 
 use std::{
     collections::BTreeMap,
@@ -56,6 +57,20 @@ for folder in algorithms/*/; do
 done
 "#;
 
+/// The Spin CLI of a reader who has no clone. A new project has what is built and
+/// downloaded here, as if its reader had built it before.
+const SPIN_WITHOUT_CLONE: &str = r#"
+PATH=$READERS_PATH
+eval "$($XTASK env)"
+export CARGO_NET_OFFLINE=true SPIN_DATA_DIR=$PWD/spin-data
+[ "$1" = new ] || exec "$SPIN" "$@"
+"$SPIN" "$@"
+for project; do :; done
+mkdir "$project/target"
+ln -s "$REPOSITORY/target/release" "$REPOSITORY/target/wasm32-wasip2" "$project/target"
+cp "$REPOSITORY/Cargo.lock" "$project"
+"#;
+
 /// The reader's folder, and what runs there. Stopped on drop.
 pub(super) struct Shell {
     ports: BTreeMap<&'static str, String>,
@@ -66,12 +81,30 @@ pub(super) struct Shell {
 impl Shell {
     /// A folder with what the guide's commands read.
     pub(super) fn new() -> Result<Self> {
-        Self::with(fill_folder)
+        let shell = Self::with(fill_folder)?;
+        shell.set_ports()?;
+        Ok(shell)
     }
 
     /// A folder with the whole repository.
     pub(super) fn in_a_copy() -> Result<Self> {
-        Self::with(copy_repository)
+        let shell = Self::with(copy_repository)?;
+        shell.set_ports()?;
+        Ok(shell)
+    }
+
+    /// A folder with nothing but what `cargo xtask dist` laid out, and the Spin CLI.
+    pub(super) fn without_a_clone(dist: &Path) -> Result<Self> {
+        let shell = Self::with(|folder| copy_tree(dist, folder))?;
+        let spin = Runtime::spin()?;
+        let variables = format!(
+            "SPIN={} SPIN_VARIABLE_REDIS_PORT={}",
+            spin.program().display(),
+            shell.ports["6379"]
+        );
+        let script = format!("export {variables}\n{SPIN_WITHOUT_CLONE}");
+        shell.put_command("spin", &script)?;
+        Ok(shell)
     }
 
     fn with(fill: impl FnOnce(&Path) -> Result) -> Result<Self> {
@@ -85,7 +118,6 @@ impl Shell {
             folder: TempDir::new()?,
         };
         fill(shell.folder.path())?;
-        shell.set_ports()?;
         shell.put_commands()?;
         Ok(shell)
     }
@@ -112,8 +144,7 @@ impl Shell {
         let runtime = Runtime::from_environment()?;
         let spin = runtime.program().display();
         let redis_cli = REDIS_CLI.find()?;
-        let commands = self.commands();
-        fs::create_dir(&commands)?;
+        fs::create_dir(self.commands())?;
         let port = |usual: &str| &self.ports[usual];
         for (name, script) in [
             (
@@ -138,10 +169,15 @@ impl Shell {
                 format!("exec {} -p {} \"$@\"", redis_cli.display(), port("6379")),
             ),
         ] {
-            let command = commands.join(name);
-            fs::write(&command, format!("#!/bin/sh\n{script}\n"))?;
-            fs::set_permissions(&command, fs::Permissions::from_mode(0o755))?;
+            self.put_command(name, &script)?;
         }
+        Ok(())
+    }
+
+    fn put_command(&self, name: &str, script: &str) -> Result {
+        let command = self.commands().join(name);
+        fs::write(&command, format!("#!/bin/sh\n{script}\n"))?;
+        fs::set_permissions(&command, fs::Permissions::from_mode(0o755))?;
         Ok(())
     }
 
