@@ -264,7 +264,7 @@ impl Estimate {
 }
 
 const SHARDING: &str = "\
-Redis is sharded by writers, not by series: with [`metrics_shards`](operations.md#shards), each \
+Redis is sharded by writers, not by series: with [`metrics_shards`](shards.md), each \
 instance writes all its counts to one of several servers, or to one slot of a Redis Cluster.";
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::{
     cli::{Config, ListOptions, RemoveOptions},
     commands::{
         selector::Selector,
-        stores::{OpenStore, change_all},
+        stores::{ConnectedStore, change_all},
     },
     redis_client::{self, Failure},
     scrape::{
@@ -37,7 +37,7 @@ const FIELDS_PER_CALL: usize = 1000;
 
 /// Prints the selected series in the syntax of selectors, or the families.
 pub(crate) async fn list(config: &Config, options: &ListOptions) -> anyhow::Result<()> {
-    let stores = OpenStore::all(config).await?;
+    let stores = ConnectedStore::all(config).await?;
     let families = families(&stores).await?;
     for selector in &options.selectors {
         check_family(&families, selector)?;
@@ -77,7 +77,7 @@ pub(crate) async fn list(config: &Config, options: &ListOptions) -> anyhow::Resu
 
 /// Prints what is selected, and removes it if that is confirmed.
 pub(crate) async fn remove(config: &Config, options: &RemoveOptions) -> anyhow::Result<()> {
-    let mut stores = OpenStore::all(config).await?;
+    let mut stores = ConnectedStore::all(config).await?;
     let families = families(&stores).await?;
     // An interrupted removal may have left nothing but closed shards.
     let mut is_closed = false;
@@ -136,8 +136,8 @@ pub(crate) async fn remove(config: &Config, options: &RemoveOptions) -> anyhow::
 }
 
 /// The families that each store serves.
-async fn families(stores: &[OpenStore]) -> Result<Vec<Vec<RegisteredFamily>>, Failure> {
-    try_join_all(stores.iter().map(OpenStore::families)).await
+async fn families(stores: &[ConnectedStore]) -> Result<Vec<Vec<RegisteredFamily>>, Failure> {
+    try_join_all(stores.iter().map(ConnectedStore::families)).await
 }
 
 /// Fails unless some store serves the family of a selector.
@@ -184,7 +184,7 @@ enum Target {
     },
 }
 
-impl OpenStore {
+impl ConnectedStore {
     /// The fields of each series of a hash, by label set, that any of the selectors
     /// matches, or of every series if there are no selectors. Includes series that
     /// Redis lost, of which only lost counts are left: they are served.

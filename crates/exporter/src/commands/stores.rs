@@ -17,13 +17,13 @@ use crate::{
     },
 };
 
-/// A store that responds.
-pub(crate) struct OpenStore {
+/// A store with a connection to it.
+pub(crate) struct ConnectedStore {
     pub(crate) store: Arc<Store>,
     pub(crate) connection: Connection,
 }
 
-impl OpenStore {
+impl ConnectedStore {
     /// Connects to every store.
     pub(crate) async fn all(config: &Config) -> anyhow::Result<Vec<Self>> {
         let mut open = Vec::new();
@@ -67,7 +67,7 @@ impl OpenStore {
         Ok(served_families(registrations, errors))
     }
 
-    /// Whether a command has closed the store to readers. The only store never is.
+    /// Whether a command has closed the store to readers. Without shards, none ever is.
     pub(crate) async fn is_closed(&mut self) -> Result<bool, Failure> {
         if self.store.shard.is_none() {
             return Ok(false);
@@ -91,9 +91,9 @@ impl OpenStore {
 ///
 /// If a change fails, the shards stay closed: running the command again completes it.
 pub(crate) async fn change_all(
-    stores: &mut [OpenStore],
+    stores: &mut [ConnectedStore],
     name: &str,
-    mut change: impl AsyncFnMut(&mut OpenStore) -> anyhow::Result<()>,
+    mut change: impl AsyncFnMut(&mut ConnectedStore) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let is_sharded = stores.len() > 1;
     if is_sharded {
@@ -125,8 +125,8 @@ pub(crate) async fn change_all(
     Ok(())
 }
 
-/// Closes every shard, or none.
-async fn close_all(stores: &mut [OpenStore], name: &str) -> anyhow::Result<()> {
+/// Closes every shard. If one cannot be closed, tries to open those before it again.
+async fn close_all(stores: &mut [ConnectedStore], name: &str) -> anyhow::Result<()> {
     for number in 0..stores.len() {
         let command = close_command(stores[number].prefix(), name);
         let Err(failure) = stores[number].run(&command).await else {

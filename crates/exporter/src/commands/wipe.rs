@@ -11,14 +11,14 @@ use functional_scaffold_protocol::{
 
 use crate::{
     cli::{Config, WipeOptions},
-    commands::stores::{OpenStore, change_all},
+    commands::stores::{ConnectedStore, change_all},
     redis_client,
     scrape::store::addresses,
 };
 
 /// Wipes every store. All of them get the same epoch.
 pub(crate) async fn wipe(config: &Config, options: &WipeOptions) -> anyhow::Result<()> {
-    let mut stores = OpenStore::all(config).await?;
+    let mut stores = ConnectedStore::all(config).await?;
     let mut names = BTreeSet::new();
     for store in &stores {
         let families = store.families().await?;

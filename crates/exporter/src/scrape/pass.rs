@@ -108,7 +108,7 @@ pub(crate) struct State {
     pub(crate) closed: Option<String>,
     flushed_millis: Option<i64>,
     epoch_millis: Option<i64>,
-    /// Redis's clock less lease time.
+    /// Redis's clock minus lease time.
     shift_millis: i64,
 }
 
@@ -529,8 +529,8 @@ impl RawReading {
 
     /// Applies the high-water marks, which have entered the epoch of this pass, and merges
     /// layouts. The marks are kept by layout, because the bounds that layouts have in
-    /// common may become fewer. `adds_unread` are families that are not registered any
-    /// more, but were counted.
+    /// common may become fewer. If `adds_unread`, adds the last values of families that are
+    /// not registered any more.
     pub(crate) fn into_reading(
         mut self,
         marks: &mut HighWaterMarks,

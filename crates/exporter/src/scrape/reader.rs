@@ -34,7 +34,7 @@ pub(crate) struct Reader {
     shards: Vec<Shard>,
     timeout: Duration,
     state_file: Option<StateFile>,
-    /// The epoch of a shard when the sum of all began.
+    /// The epoch reported for the sum: that of one shard at the last reset of all.
     epoch: Option<String>,
 }
 
@@ -211,8 +211,8 @@ impl Shard {
         state.await
     }
 
-    /// Adds lost counts to those in Redis, if there are any. Returns whether they may be
-    /// there.
+    /// Adds lost counts to those in Redis, if there are any. Returns whether they may have
+    /// been stored.
     async fn hand_over(&mut self, state: &State, deadline: Instant) -> Result<bool, Failure> {
         let Some(epoch) = &state.epoch else {
             return Ok(false);

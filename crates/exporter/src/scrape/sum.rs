@@ -16,7 +16,7 @@ use crate::scrape::{
     registry::claim_samples,
 };
 
-/// Returns the sum of the readings; the reading itself if there is one.
+/// Returns the sum of the readings, or the reading itself if there is only one.
 pub(crate) fn sum(mut readings: Vec<Reading>) -> Reading {
     if readings.len() == 1
         && let Some(only) = readings.pop()
