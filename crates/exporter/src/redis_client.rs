@@ -344,6 +344,10 @@ impl RedisClient {
             let has_moved = failure.moved_to.is_some();
             if has_moved || failure.reason != Reason::Server {
                 self.discard(&connection, failure.moved_to.clone()).await;
+            } else if matches!(failure.code(), Some("CLUSTERDOWN" | "MASTERDOWN")) {
+                // This node is cut off, but the configured one may know a better one.
+                self.discard(&connection, None).await;
+                self.kept.lock().await.node = None;
             }
             let is_broken = failure.reason == Reason::Connection && !connection.is_new;
             if !(has_moved || is_broken) || attempts_left == 0 {

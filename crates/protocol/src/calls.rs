@@ -69,7 +69,7 @@ pub fn lost_counts_key(prefix: &str, key: &str) -> String {
 /// Key of the state, a hash of `last_ms` and `shift_ms` (Redis's clock), `flushed_ms`
 /// (when a batch was last applied), `forgotten_ms` (when ids of closed leases were last
 /// deleted), `epoch` and `epoch_ms` (when it began), `lost_version` (of the lost
-/// counts), `closed` ([`close_command`]), and `series:<key>` (how many series a [limited](crate::custom) hash has).
+/// counts), `closed` ([`close_command`]), `wiped` ([`WIPED`]), and `series:<key>` (how many series a [limited](crate::custom) hash has).
 #[must_use]
 pub fn state_key(prefix: &str) -> String {
     format!("{prefix}state")
@@ -225,6 +225,10 @@ pub fn lease_command(prefix: &str, lease: &EncodedLease) -> Command {
 
 /// Field of the [state](state_key) of a shard that readers must not read.
 pub const CLOSED: &str = "closed";
+
+/// Field of the [state](state_key) with the epoch that the last wipe began. Another epoch
+/// began because the data was lost.
+pub const WIPED: &str = "wiped";
 
 /// The command that closes a shard to readers:
 /// [`HSET`](https://redis.io/docs/latest/commands/hset/).

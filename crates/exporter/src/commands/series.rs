@@ -82,7 +82,7 @@ pub(crate) async fn remove(config: &Config, options: &RemoveOptions) -> anyhow::
     // An interrupted removal may have left nothing but closed shards.
     let mut is_closed = false;
     for store in &mut stores {
-        is_closed |= store.is_closed().await?;
+        is_closed |= store.closed_by().await?.is_some();
     }
     let mut removals: Vec<Vec<Removal>> = stores.iter().map(|_| Vec::new()).collect();
     for selector in &options.selectors {
@@ -123,9 +123,16 @@ pub(crate) async fn remove(config: &Config, options: &RemoveOptions) -> anyhow::
         "nothing was removed; --yes removes these {}",
         names.len()
     );
-    let mut of_store = removals.iter();
-    change_all(&mut stores, "series remove", async |store| {
-        for removal in of_store.next().into_iter().flatten() {
+    let selectors = options.selectors.iter().map(ToString::to_string);
+    let command = format!("series remove {}", selectors.collect::<Vec<_>>().join(" "));
+    let prefixes = stores.iter().map(|store| store.prefix().to_owned());
+    let everywhere = in_all_stores(&prefixes.collect::<Vec<_>>(), &removals);
+    let mut of_store = removals.iter().zip(everywhere);
+    change_all(&mut stores, &command, async |store| {
+        let Some((own, of_others)) = of_store.next() else {
+            return Ok(());
+        };
+        for removal in own.iter().map(|removal| &removal.target).chain(&of_others) {
             store.remove(removal).await?;
         }
         Ok(())
@@ -133,6 +140,28 @@ pub(crate) async fn remove(config: &Config, options: &RemoveOptions) -> anyhow::
     .await?;
     eprintln!("removed {}", names.len());
     Ok(())
+}
+
+/// For each store, what is removed from others: it may have lost the same series, which
+/// readers serve from memory until the removal is recorded there as well.
+fn in_all_stores(prefixes: &[String], removals: &[Vec<Removal>]) -> Vec<Vec<Target>> {
+    let moved_to = |own: &str| {
+        let own_targets =
+            |target: &Target| removals.iter().flatten().any(|it| it.target == *target);
+        let mut moved: Vec<Target> = Vec::new();
+        for (prefix, removals) in prefixes.iter().zip(removals) {
+            let targets = removals
+                .iter()
+                .map(|removal| removal.target.moved(prefix, own));
+            for target in targets.flatten() {
+                if !own_targets(&target) && !moved.contains(&target) {
+                    moved.push(target);
+                }
+            }
+        }
+        moved
+    };
+    prefixes.iter().map(|own| moved_to(own)).collect()
 }
 
 /// The families that each store serves.
@@ -167,6 +196,7 @@ struct Removal {
     target: Target,
 }
 
+#[derive(Clone, PartialEq, Eq)]
 enum Target {
     Series {
         key: String,
@@ -182,6 +212,30 @@ enum Target {
         field: String,
         why: String,
     },
+}
+
+impl Target {
+    /// The same in another store. `None` for a registration, and for a key outside of the
+    /// store's prefix.
+    fn moved(&self, from: &str, to: &str) -> Option<Self> {
+        let moved = |key: &str| Some(format!("{to}{}", key.strip_prefix(from)?));
+        match self {
+            Self::Series {
+                key,
+                label_sets,
+                fields,
+            } => Some(Self::Series {
+                key: moved(key)?,
+                label_sets: label_sets.clone(),
+                fields: fields.clone(),
+            }),
+            Self::Family { field, key } => Some(Self::Family {
+                field: field.clone(),
+                key: moved(key)?,
+            }),
+            Self::Registration { .. } => None,
+        }
+    }
 }
 
 impl ConnectedStore {
@@ -297,9 +351,9 @@ impl ConnectedStore {
         Ok(removals.collect())
     }
 
-    async fn remove(&mut self, removal: &Removal) -> Result<(), Failure> {
+    async fn remove(&mut self, target: &Target) -> Result<(), Failure> {
         let (prefix, random) = (self.prefix(), redis_client::random());
-        let call = match &removal.target {
+        let call = match target {
             Target::Series {
                 key,
                 label_sets,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use functional_scaffold_protocol::calls::{
     CLOSED, Command, close_command, open_command, state_key,
 };
@@ -67,15 +67,15 @@ impl ConnectedStore {
         Ok(served_families(registrations, errors))
     }
 
-    /// Whether a command has closed the store to readers. Without shards, none ever is.
-    pub(crate) async fn is_closed(&mut self) -> Result<bool, Failure> {
+    /// The command that has closed the store to readers. Without shards, none ever has.
+    pub(crate) async fn closed_by(&mut self) -> Result<Option<String>, Failure> {
         if self.store.shard.is_none() {
-            return Ok(false);
+            return Ok(None);
         }
         let mut command = redis::cmd("HGET");
         command.arg(state_key(self.prefix())).arg(CLOSED);
         let closed: Option<Vec<u8>> = self.connection.query(&command).await?;
-        Ok(closed.is_some())
+        Ok(closed.map(|by| String::from_utf8_lossy(&by).into_owned()))
     }
 
     async fn run(&mut self, command: &Command) -> Result<(), Failure> {
@@ -87,17 +87,18 @@ impl ConnectedStore {
 
 /// Changes every store. Of several, each is closed to readers before the first is changed,
 /// and opened after the last, so that no reader adds up shards from before and after.
-/// `name` is that of the command.
+/// `command` names the command with its arguments.
 ///
-/// If a change fails, the shards stay closed: running the command again completes it.
+/// If a change fails, the shards stay closed: running the command again completes it, and
+/// no other can run before.
 pub(crate) async fn change_all(
     stores: &mut [ConnectedStore],
-    name: &str,
+    command: &str,
     mut change: impl AsyncFnMut(&mut ConnectedStore) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let is_sharded = stores.len() > 1;
     if is_sharded {
-        close_all(stores, name).await?;
+        close_all(stores, command).await?;
     }
     for store in &mut *stores {
         change(store).await.with_context(|| match is_sharded {
@@ -126,9 +127,17 @@ pub(crate) async fn change_all(
 }
 
 /// Closes every shard. If one cannot be closed, tries to open those before it again.
-async fn close_all(stores: &mut [ConnectedStore], name: &str) -> anyhow::Result<()> {
+async fn close_all(stores: &mut [ConnectedStore], command: &str) -> anyhow::Result<()> {
+    for store in &mut *stores {
+        let by = store.closed_by().await?;
+        if let Some(by) = by.filter(|by| by != command) {
+            bail!(
+                "`{by}` was interrupted, or is running: it has to be completed first, by running it again"
+            );
+        }
+    }
     for number in 0..stores.len() {
-        let command = close_command(stores[number].prefix(), name);
+        let command = close_command(stores[number].prefix(), command);
         let Err(failure) = stores[number].run(&command).await else {
             continue;
         };
@@ -138,7 +147,9 @@ async fn close_all(stores: &mut [ConnectedStore], name: &str) -> anyhow::Result<
             let _ = store.run(&command).await;
         }
         let name = stores[number].store.name();
-        return Err(failure).with_context(|| format!("nothing was changed: {name}"));
+        return Err(failure).with_context(|| {
+            format!("nothing was changed, but {name} may be closed to readers; if it is, run the same command again")
+        });
     }
     Ok(())
 }

@@ -52,6 +52,10 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct HighWaterMarks {
     epoch: Option<String>,
+    /// The version of the lost counts in Redis at the last read.
+    version: Option<String>,
+    /// When the counts began, in milliseconds since 1970, as far as that is known.
+    began_millis: Option<i64>,
     /// By the name of the family and the key of its hash.
     hashes: HashMap<(String, String), HashMarks>,
     /// Families whose regression was logged.
@@ -68,8 +72,9 @@ pub(crate) struct HighWaterMarks {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Served {
     epoch: String,
-    /// Name and registration of each hash's family.
-    families: Vec<(String, String)>,
+    began_millis: Option<i64>,
+    /// Name and registration of each hash's family, and the epochs in which it was read.
+    families: Vec<(String, String, Vec<String>)>,
     cells: Batch,
     last_removal: i64,
 }
@@ -77,8 +82,8 @@ pub(crate) struct Served {
 impl HighWaterMarks {
     /// Forgets every mark if this is another epoch. Stores without an epoch cannot be
     /// told apart, and have no marks.
-    pub(crate) fn enter(&mut self, epoch: Option<&str>) {
-        self.begin_read();
+    pub(crate) fn enter(&mut self, epoch: Option<&str>, version: Option<&str>) {
+        self.begin_read(version);
         if self.epoch.as_deref() == epoch {
             return;
         }
@@ -87,6 +92,7 @@ impl HighWaterMarks {
         }
         *self = Self {
             epoch: epoch.map(str::to_owned),
+            version: version.map(str::to_owned),
             ..Self::default()
         };
     }
@@ -97,11 +103,11 @@ impl HighWaterMarks {
     }
 
     /// Enters the next read of a shard, whatever its epoch. If it is another one, or none
-    /// yet, the shard has lost all of its data. The other shards count on, so the sum of
-    /// all shards must not step back: everything that this one counted is lost counts from
-    /// now on.
-    pub(crate) fn continue_in(&mut self, epoch: Option<&str>) {
-        self.begin_read();
+    /// yet, and did not begin with a wipe, the shard has lost its data. The other shards
+    /// count on, so the sum of all shards must not step back: what was served of this one
+    /// is lost counts from now on.
+    pub(crate) fn continue_in(&mut self, epoch: Option<&str>, version: Option<&str>) {
+        self.begin_read(version);
         let Some(epoch) = epoch else {
             return;
         };
@@ -111,19 +117,28 @@ impl HighWaterMarks {
                 "a shard lost its data (epoch {before}, now {epoch}): its counters stay at their \
                  highest values"
             );
-            for hash in self.hashes.values_mut() {
-                hash.is_of_earlier_epoch = true;
-            }
         }
     }
 
-    fn begin_read(&mut self) {
+    /// Lost counts that are kept here may be in Redis now: this reader or another one has
+    /// added them, if the version is another. If they are not, the next values step back
+    /// once more.
+    fn begin_read(&mut self, version: Option<&str>) {
+        let has_changed = self.version.as_deref() != version;
         for hash in self.hashes.values_mut() {
             hash.is_read = false;
-            if mem::take(&mut hash.is_handed_over) {
+            if has_changed {
                 hash.series.rebase();
             }
         }
+        self.version = version.map(str::to_owned);
+    }
+
+    /// When the counts began: the earliest time that was known since the last reset.
+    pub(crate) fn began(&mut self, epoch_millis: Option<i64>) -> Option<i64> {
+        let times = [self.began_millis, epoch_millis];
+        self.began_millis = times.into_iter().flatten().min();
+        self.began_millis
     }
 
     /// The number of the last removal that was processed in this epoch, or 0.
@@ -170,31 +185,43 @@ impl HighWaterMarks {
 
     /// Raises the values read from one hash to their marks, and restores missing
     /// series. Those of the label sets in `corrupt` are not taken for lost. `has_lost` says
-    /// whether Redis has lost counts of the hash. Returns how many series stepped back.
-    /// Gauges may fall.
+    /// whether Redis has lost counts of the hash. Gauges may fall.
     pub(crate) fn clamp(
         &mut self,
         layout: &mut FamilySeries,
         corrupt: &LabelSets,
         has_lost: bool,
-    ) -> u64 {
+    ) -> Clamped {
         let FamilySeries { family, series } = layout;
-        if self.epoch.is_none() || family.kind == Kind::Gauge {
-            return 0;
-        }
+        let Some(epoch) = self.epoch.as_ref().filter(|_| family.kind != Kind::Gauge) else {
+            return Clamped {
+                regressions: 0,
+                is_partial: !corrupt.is_empty(),
+            };
+        };
         let hash = (family.name.clone(), family.key.clone());
         let hash = self
             .hashes
             .entry(hash)
-            .or_insert_with(|| HashMarks::new(family));
+            .or_insert_with(|| HashMarks::new(family, epoch));
         if !hash.family.same_layout(family) {
             // Someone changed the registration: its cells have another meaning now.
-            *hash = HashMarks::new(family);
+            *hash = HashMarks::new(family, epoch);
         }
         hash.is_read = true;
-        // With lost counts in Redis, another reader has done it.
-        let is_all_lost = mem::take(&mut hash.is_of_earlier_epoch) && !has_lost;
-        let lost = if is_all_lost { hash.series.lose() } else { 0 };
+        let is_partial = corrupt.iter().any(|labels| !hash.series.has(labels));
+        let mut lost = 0;
+        if !hash.epochs.contains(epoch) {
+            // With lost counts in Redis, another reader has added them. If no value is
+            // lower, the store has lost its state only.
+            if !has_lost && hash.series.is_above(series, family) {
+                lost = hash.series.lose();
+            }
+            if hash.epochs.len() >= MAX_EPOCHS {
+                hash.epochs.remove(0);
+            }
+            hash.epochs.push(epoch.clone());
+        }
         let mut regressions = hash.series.clamp(series, family, corrupt);
         regressions.series += lost;
         let name = &family.name;
@@ -210,7 +237,10 @@ impl HighWaterMarks {
                  it stays at its highest values"
             );
         }
-        regressions.series
+        Clamped {
+            regressions: regressions.series,
+            is_partial,
+        }
     }
 
     /// The last values of the hashes that were not read since the read began, because
@@ -255,41 +285,33 @@ impl HighWaterMarks {
     }
 
     /// Returns the lost counts, to be added to those in Redis; None if there are none.
-    /// The next read is expected to contain them, unless [`Self::take_back`] is called.
-    /// If it does not (the write was lost together with its reply), that counts as
-    /// another step back.
-    pub(crate) fn hand_over(&mut self) -> Option<Batch> {
+    pub(crate) fn lost_counts(&self) -> Option<Batch> {
         let mut lost = Batch::default();
         // The next read would not show those of an unregistered family.
-        let read = self.hashes.iter_mut().filter(|(_, hash)| hash.is_read);
+        let read = self.hashes.iter().filter(|(_, hash)| hash.is_read);
         for ((_, key), hash) in read {
             let cells = hash.series.lost_counts(&hash.family).into_iter();
             for (field, by) in cells.filter(|&(_, by)| by > 0) {
                 lost.inc(key, &field, by);
-                hash.is_handed_over = true;
             }
         }
         (!lost.is_empty()).then_some(lost)
-    }
-
-    /// Keeps the lost counts here, because Redis refused them.
-    pub(crate) fn take_back(&mut self) {
-        for hash in self.hashes.values_mut() {
-            hash.is_handed_over = false;
-        }
     }
 
     /// The values that were served last; None without an epoch.
     pub(crate) fn served(&self) -> Option<Served> {
         let mut served = Served {
             epoch: self.epoch.clone()?,
+            began_millis: self.began_millis,
             families: Vec::with_capacity(self.hashes.len()),
             cells: Batch::default(),
             last_removal: self.last_removal,
         };
         for ((name, key), hash) in &self.hashes {
             let registration = hash.family.encode();
-            served.families.push((name.clone(), registration));
+            served
+                .families
+                .push((name.clone(), registration, hash.epochs.clone()));
             for (field, value) in hash.series.served(&hash.family) {
                 served.cells.inc(key, &field, value);
             }
@@ -302,9 +324,10 @@ impl HighWaterMarks {
     /// Restores the marks after a restart.
     pub(crate) fn restore(served: &Served) -> anyhow::Result<Self> {
         let mut marks = Self::default();
-        marks.enter(Some(&served.epoch));
+        marks.enter(Some(&served.epoch), None);
         marks.last_removal = served.last_removal;
-        for (name, registration) in &served.families {
+        marks.began_millis = served.began_millis;
+        for (name, registration, epochs) in &served.families {
             let family = Family::decode(name, registration.as_bytes())?;
             let mut series = SeriesReader::new(family.clone());
             let cells = served.cells.cells();
@@ -312,6 +335,9 @@ impl HighWaterMarks {
                 series.push(field.as_bytes(), value.to_string().as_bytes())?;
             }
             marks.clamp(&mut series.finish(), &LabelSets::new(), false);
+            if let Some(hash) = marks.hashes.get_mut(&(family.name, family.key)) {
+                hash.epochs.clone_from(epochs);
+            }
         }
         Ok(marks)
     }
@@ -327,23 +353,33 @@ struct HashMarks {
     series: Box<dyn SeriesMarks>,
     /// True if the last read had it.
     is_read: bool,
-    /// Whether its lost counts may be in Redis by now.
-    is_handed_over: bool,
-    /// Whether the store has lost everything since the hash was read.
-    is_of_earlier_epoch: bool,
+    /// The epochs of the store in which it was read, the last ones. A store may lose its
+    /// data and get it back, from a backup.
+    epochs: Vec<String>,
+}
+
+/// Epochs that are remembered of each hash.
+const MAX_EPOCHS: usize = 16;
+
+/// The result of [`HighWaterMarks::clamp`].
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Clamped {
+    /// How many series stepped back.
+    pub(crate) regressions: u64,
+    /// Whether a series has a corrupt cell, and no earlier value to serve instead.
+    pub(crate) is_partial: bool,
 }
 
 impl HashMarks {
-    fn new(family: &Family) -> Self {
+    fn new(family: &Family, epoch: &str) -> Self {
         Self {
             family: family.clone(),
+            epochs: vec![epoch.to_owned()],
             series: match family.kind {
                 Kind::Counter | Kind::Gauge => Box::new(Marks::<i64>(Vec::new())),
                 Kind::Histogram => Box::new(Marks::<Histogram>(Vec::new())),
             },
             is_read: true,
-            is_handed_over: false,
-            is_of_earlier_epoch: false,
         }
     }
 
@@ -383,6 +419,10 @@ impl Regressions {
 trait SeriesMarks: Debug + Send + Sync {
     fn clamp(&mut self, series: &mut Series, family: &Family, corrupt: &LabelSets) -> Regressions;
     fn forget(&mut self, removed: &HashSet<&str>);
+    /// Whether there is a mark of a label set.
+    fn has(&self, labels: &str) -> bool;
+    /// Whether a value is lower than its mark, or missing.
+    fn is_above(&self, series: &mut Series, family: &Family) -> bool;
     /// Treats everything that was served as lost, so that what is read next counts from 0.
     /// Returns the number of series.
     fn lose(&mut self) -> u64;
@@ -452,6 +492,25 @@ impl<V: Value> SeriesMarks for Marks<V> {
 
     fn forget(&mut self, removed: &HashSet<&str>) {
         self.0.retain(|(labels, _)| !removed.contains(&**labels));
+    }
+
+    fn has(&self, labels: &str) -> bool {
+        let found = self.0.binary_search_by(|(known, _)| (**known).cmp(labels));
+        found.is_ok()
+    }
+
+    fn is_above(&self, series: &mut Series, family: &Family) -> bool {
+        let Some(values) = V::values_of(series) else {
+            return false;
+        };
+        self.0.iter().any(|(labels, mark)| {
+            let found = values.binary_search_by(|(known, _)| known.cmp(labels));
+            let is_lower = |value: &V| value.lost_since(&mark.last, family).is_some();
+            found.map_or_else(
+                |_| is_lower(&mark.last.zero()),
+                |at| is_lower(&values[at].1),
+            )
+        })
     }
 
     fn lose(&mut self) -> u64 {

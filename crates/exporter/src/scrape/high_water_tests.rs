@@ -35,13 +35,13 @@ fn histogram(bounds: &[f64], buckets: &[u64], sum: i128) -> FamilySeries {
 
 /// Clamps what was read without a corrupt cell.
 fn clamp(marks: &mut HighWaterMarks, read: &mut FamilySeries) -> u64 {
-    marks.clamp(read, &LabelSets::new(), false)
+    marks.clamp(read, &LabelSets::new(), false).regressions
 }
 
 /// Serves one read after the other, in one epoch.
 fn served(reads: &[FamilySeries]) -> (Vec<Series>, u64) {
     let mut marks = HighWaterMarks::default();
-    marks.enter(Some("e"));
+    marks.enter(Some("e"), None);
     let mut back = 0;
     let served = reads.iter().map(|read| {
         let mut read = read.clone();
@@ -85,32 +85,32 @@ fn a_corrupt_series_is_held_and_has_lost_nothing() {
     let corrupt = |labels: &str| LabelSets::from([labels.into()]);
     let in_epoch = || {
         let mut marks = HighWaterMarks::default();
-        marks.enter(Some("e"));
+        marks.enter(Some("e"), None);
         marks
     };
     let mut marks = in_epoch();
     clamp(&mut marks, &mut counter(&[("a", 100), ("b", 5)]));
     // Corrupt cells are missing.
     let mut read = counter(&[("b", 6)]);
-    assert_eq!(marks.clamp(&mut read, &corrupt("a"), false), 0);
+    assert_eq!(marks.clamp(&mut read, &corrupt("a"), false).regressions, 0);
     assert_eq!(read, counter(&[("a", 100), ("b", 6)]));
-    assert_eq!(marks.hand_over(), None);
+    assert_eq!(marks.lost_counts(), None);
     // Repaired.
     let mut read = counter(&[("a", 101), ("b", 6)]);
     assert_eq!(clamp(&mut marks, &mut read), 0);
     assert_eq!(read, counter(&[("a", 101), ("b", 6)]));
     // A series that is only missing is lost, whatever else is corrupt.
     let mut read = counter(&[("a", 101)]);
-    assert_eq!(marks.clamp(&mut read, &corrupt("a"), false), 1);
+    assert_eq!(marks.clamp(&mut read, &corrupt("a"), false).regressions, 1);
     assert_eq!(read, counter(&[("a", 101), ("b", 6)]));
 
     let mut marks = in_epoch();
     clamp(&mut marks, &mut histogram(&bounds, &[5, 5, 5], 100));
     let mut read = histogram(&bounds, &[5, 0, 7], 110);
     let corrupt = LabelSets::from(["".into()]);
-    assert_eq!(marks.clamp(&mut read, &corrupt, false), 0);
+    assert_eq!(marks.clamp(&mut read, &corrupt, false).regressions, 0);
     assert_eq!(read, histogram(&bounds, &[5, 5, 7], 110));
-    assert_eq!(marks.hand_over(), None);
+    assert_eq!(marks.lost_counts(), None);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn marks_of_hashes_that_are_not_read_any_more_are_forgotten_beyond_the_bound() {
     };
     let mut marks = HighWaterMarks::default();
     let mut read = |hashes: &mut [FamilySeries]| {
-        marks.enter(Some("e"));
+        marks.enter(Some("e"), None);
         for hash in hashes {
             clamp(&mut marks, hash);
         }
@@ -237,7 +237,7 @@ fn another_epoch_resets_and_no_epoch_has_no_marks() {
         (None, 1, 1),
         (Some("e"), 1, 1),
     ] {
-        marks.enter(epoch);
+        marks.enter(epoch, None);
         let mut read = counter(&[("a", value)]);
         clamp(&mut marks, &mut read);
         assert_eq!(read, counter(&[("a", expected)]), "{epoch:?} {value}");
@@ -247,7 +247,7 @@ fn another_epoch_resets_and_no_epoch_has_no_marks() {
 #[test]
 fn gauges_fall_and_another_layout_is_another_hash() {
     let mut marks = HighWaterMarks::default();
-    marks.enter(Some("e"));
+    marks.enter(Some("e"), None);
     for value in [5, 3] {
         let mut gauge = counter(&[("a", value)]);
         gauge.family.kind = Kind::Gauge;
@@ -266,29 +266,28 @@ fn gauges_fall_and_another_layout_is_another_hash() {
 fn lost_counts_are_handed_over_by_field() {
     let carry = 1_i128 << 62;
     let mut marks = HighWaterMarks::default();
-    marks.enter(Some("e"));
-    assert_eq!(marks.hand_over(), None);
+    marks.enter(Some("e"), None);
+    assert_eq!(marks.lost_counts(), None);
     clamp(&mut marks, &mut histogram(&[0.5], &[5, 5], carry * 2 + 9));
     // Twice: the first time, the step is taken for a torn read.
     for _read in 0..2 {
         clamp(&mut marks, &mut histogram(&[0.5], &[3, 5], 2));
     }
-    let handed = marks.hand_over().expect("something is lost");
+    let handed = marks.lost_counts().expect("something is lost");
     let cells: Vec<_> = handed.cells().collect();
     let expected = [("|0.5", 2), ("|sum", 7), ("|sum_carry", 2)];
     assert_eq!(cells, expected.map(|(field, by)| ("k", field, by)));
     // Refused: the mark keeps it, and hands it over again.
-    marks.take_back();
-    marks.enter(Some("e"));
+    marks.enter(Some("e"), None);
     clamp(&mut marks, &mut histogram(&[0.5], &[3, 5], 2));
-    assert_eq!(marks.hand_over(), Some(handed));
-    // Accepted: it is part of the next read.
-    marks.enter(Some("e"));
+    assert_eq!(marks.lost_counts(), Some(handed));
+    // Accepted, or another reader has added the same: it is part of the next read.
+    marks.enter(Some("e"), Some("v"));
     let mut read = histogram(&[0.5], &[5, 5], carry * 2 + 9);
     let served = read.clone();
     assert_eq!(clamp(&mut marks, &mut read), 0);
     assert_eq!(read, served);
-    assert_eq!(marks.hand_over(), None);
+    assert_eq!(marks.lost_counts(), None);
 }
 
 #[test]
@@ -296,7 +295,7 @@ fn marks_are_restored_from_the_served_values() {
     let carry = 1_i128 << 62;
     let mut marks = HighWaterMarks::default();
     assert_eq!(marks.served(), None);
-    marks.enter(Some("e"));
+    marks.enter(Some("e"), None);
     let mut histograms = histogram(&[0.5], &[5, 0], carry + 9);
     histograms.family.name = "g".into();
     histograms.family.key = "h".into();
@@ -309,7 +308,7 @@ fn marks_are_restored_from_the_served_values() {
     let text = serde_json::to_string(&served).expect("it serialises");
     let read = serde_json::from_str(&text).expect("it reads back");
     let mut marks = HighWaterMarks::restore(&read).expect("it is whole");
-    marks.enter(Some("e"));
+    marks.enter(Some("e"), None);
     let (mut none, mut no_counter) = (histogram(&[0.5], &[], 0), counter(&[]));
     none.family = histograms.family.clone();
     none.series = Series::Histograms(Vec::new());
@@ -329,7 +328,7 @@ fn removed(key: &str, labels: Option<&str>, number: i64) -> (Removal, i64) {
 #[test]
 fn a_removed_series_starts_at_0() {
     let mut marks = HighWaterMarks::default();
-    marks.enter(Some("e"));
+    marks.enter(Some("e"), None);
     clamp(&mut marks, &mut counter(&[("a", 5), ("b", 5), ("c", 5)]));
     // Lost counts are forgotten, too.
     clamp(&mut marks, &mut counter(&[("a", 3), ("b", 5), ("c", 5)]));
@@ -353,4 +352,65 @@ fn a_removed_series_starts_at_0() {
     let served = marks.served().expect("there is an epoch");
     let marks = HighWaterMarks::restore(&served).expect("it is whole");
     assert_eq!(marks.last_removal(Some("e")), 9);
+}
+
+#[test]
+fn a_shard_that_lost_its_data_counts_from_0_and_an_old_epoch_may_return() {
+    let mut marks = HighWaterMarks::default();
+    marks.enter(Some("e"), None);
+    let read = |marks: &mut HighWaterMarks, value, has_lost| {
+        let mut read = counter(&[("x=\"1\"", value)]);
+        let clamped = marks.clamp(&mut read, &LabelSets::new(), has_lost);
+        let Series::Values(values) = read.series else {
+            panic!("a counter has values")
+        };
+        (values[0].1, clamped.regressions)
+    };
+    assert_eq!(read(&mut marks, 50, false), (50, 0));
+    // Its state alone is lost.
+    marks.continue_in(Some("f"), None);
+    assert_eq!(read(&mut marks, 50, false), (50, 0));
+    // The old epoch is back, as from a backup.
+    marks.continue_in(Some("e"), None);
+    assert_eq!(read(&mut marks, 40, false), (50, 1));
+    // Everything is lost.
+    marks.continue_in(Some("g"), Some("v"));
+    assert_eq!(read(&mut marks, 3, false), (53, 1));
+    // After a restart as well, in an epoch in which the hash was not read.
+    let mut served = marks.served().expect("there is an epoch");
+    served.epoch = "h".into();
+    let mut restored = HighWaterMarks::restore(&served).expect("valid");
+    restored.continue_in(Some("h"), Some("w"));
+    assert_eq!(read(&mut restored, 7, false), (60, 1));
+    // Another reader has added what was lost.
+    marks.continue_in(Some("i"), Some("x"));
+    assert_eq!(read(&mut marks, 53 + 4, true), (57, 0));
+}
+
+#[test]
+fn what_another_reader_has_added_is_not_added_twice() {
+    let mut marks = HighWaterMarks::default();
+    marks.enter(Some("e"), None);
+    clamp(&mut marks, &mut counter(&[("a", 100)]));
+    marks.enter(Some("e"), None);
+    let mut read = counter(&[("a", 60)]);
+    assert_eq!(clamp(&mut marks, &mut read), 1);
+    assert_eq!(read, counter(&[("a", 100)]));
+    // Redis refused it, and then another reader added it.
+    marks.enter(Some("e"), Some("v"));
+    let mut read = counter(&[("a", 100)]);
+    assert_eq!(clamp(&mut marks, &mut read), 0);
+    assert_eq!(read, counter(&[("a", 100)]));
+    assert_eq!(marks.lost_counts(), None);
+}
+
+#[test]
+fn a_corrupt_cell_without_an_earlier_value_is_a_partial_family() {
+    let mut marks = HighWaterMarks::default();
+    marks.enter(Some("e"), None);
+    let corrupt: LabelSets = ["b".into()].into();
+    let mut read = counter(&[("a", 1)]);
+    assert!(marks.clamp(&mut read, &corrupt, false).is_partial);
+    clamp(&mut marks, &mut counter(&[("a", 1), ("b", 1)]));
+    assert!(!marks.clamp(&mut read, &corrupt, false).is_partial);
 }

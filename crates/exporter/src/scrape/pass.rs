@@ -10,7 +10,7 @@ use std::{
 };
 
 use functional_scaffold_protocol::{
-    calls::{CLOSED, lost_counts_key, removed_key, state_key},
+    calls::{CLOSED, WIPED, lost_counts_key, removed_key, state_key},
     cell::{Cell, decode_field, decode_value},
     family::{Family, Kind},
     removal::Removal,
@@ -54,6 +54,9 @@ pub(crate) async fn read_pass(
             ..RawReading::default()
         };
         let registered = registered_families(connection, options, &mut raw.errors).await?;
+        // What cannot be registered cannot be read.
+        let names = raw.errors.counts().map(|(name, ..)| name.to_owned());
+        raw.partial = names.collect();
         raw.lease_time_millis = store.settler.settle(connection).await;
         // Its errors are ignored here: the state is read again below, and they are
         // recorded then.
@@ -106,6 +109,8 @@ pub(crate) struct State {
     pub(crate) version: Option<String>,
     /// The command that is changing all shards, if one is.
     pub(crate) closed: Option<String>,
+    /// The epoch that the last wipe began.
+    wiped: Option<String>,
     flushed_millis: Option<i64>,
     epoch_millis: Option<i64>,
     /// Redis's clock minus lease time.
@@ -116,6 +121,11 @@ impl State {
     /// Whether counts that were read with the two states belong together.
     pub(crate) fn is_same_as(&self, other: &Self) -> bool {
         self.epoch == other.epoch && self.version == other.version && self.closed == other.closed
+    }
+
+    /// Whether the epoch began with a wipe.
+    pub(crate) fn is_wiped(&self) -> bool {
+        self.epoch.is_some() && self.epoch == self.wiped
     }
 
     pub(crate) async fn read(
@@ -132,10 +142,11 @@ impl State {
             "epoch_ms",
             "shift_ms",
             CLOSED,
+            WIPED,
         ]);
-        let read: Result<[Option<Vec<u8>>; 6], _> = connection.query(&command).await;
+        let read: Result<[Option<Vec<u8>>; 7], _> = connection.query(&command).await;
         let fields = skip_unreadable(read, STATE, &key, errors)?.unwrap_or_default();
-        let [epoch, version, flushed, began, shift, closed] =
+        let [epoch, version, flushed, began, shift, closed, wiped] =
             fields.map(|field| field.map(|text| String::from_utf8_lossy(&text).into_owned()));
         Ok(Self {
             epoch,
@@ -144,6 +155,7 @@ impl State {
             epoch_millis: began.and_then(|text| text.parse().ok()),
             shift_millis: shift.and_then(|text| text.parse().ok()).unwrap_or(0),
             closed,
+            wiped,
         })
     }
 }
@@ -550,15 +562,22 @@ impl RawReading {
         };
         reading.epoch = self.state.epoch;
         marks.forget(&self.removals);
-        reading.began = began(self.state.epoch_millis, &self.families, marks);
-        for Layout {
-            series,
-            corrupt,
-            has_lost,
-            ..
-        } in self.families.iter_mut().flat_map(|(_, layouts)| layouts)
-        {
-            reading.regressions += marks.clamp(series, corrupt, *has_lost);
+        let epoch_millis = marks.began(self.state.epoch_millis);
+        reading.began = began(epoch_millis, &self.families, marks);
+        for (name, layouts) in &mut self.families {
+            for layout in layouts {
+                let Layout {
+                    series,
+                    corrupt,
+                    has_lost,
+                    ..
+                } = layout;
+                let clamped = marks.clamp(series, corrupt, *has_lost);
+                reading.regressions += clamped.regressions;
+                if clamped.is_partial {
+                    reading.partial.insert(name.clone());
+                }
+            }
         }
         if adds_unread {
             add_unread(&mut self.families, marks.unread());
@@ -590,6 +609,7 @@ impl RawReading {
         // As much again for families that are left out, or not registered now.
         let most = max_samples.saturating_mul(2);
         for name in marks.forget_beyond(most) {
+            reading.partial.insert(name.clone());
             reading.decode_errors.add(&name, reason::TOO_MANY, || {
                 format!("more than {most} samples with those that are gone from Redis")
             });
@@ -642,7 +662,7 @@ impl Contents {
             let layouts = layouts.collect();
             raw.families.push((family.name, layouts));
         }
-        marks.enter(raw.state.epoch.as_deref());
+        marks.enter(raw.state.epoch.as_deref(), None);
         raw.into_reading(marks, 1_000_000, false)
     }
 }

@@ -124,29 +124,27 @@ impl Reader {
     /// Applies the high-water marks of each shard, and adds the shards up.
     fn sum(&mut self, raw: Vec<RawReading>) -> Reading {
         let is_sharded = raw.len() > 1;
-        let has_changed = |(shard, raw): &(&Shard, &RawReading)| {
-            shard.marks.epoch() != raw.state.epoch.as_deref()
-        };
-        let known = self.shards.iter().zip(&raw);
-        let mut known = known.filter(|(shard, _)| shard.marks.epoch().is_some());
-        let all_have_changed = known.all(|shard| has_changed(&shard));
-        if all_have_changed {
-            self.epoch = raw.iter().find_map(|raw| raw.state.epoch.clone());
-        }
         let shards = self.shards.iter_mut().zip(raw);
+        let mut is_reset = false;
         let readings = shards.map(|(Shard { store, marks, .. }, raw)| {
             let epoch = raw.state.epoch.as_deref();
-            // A wipe begins another epoch in every shard, a loss of data in one.
-            if all_have_changed || marks.epoch().is_none() {
-                marks.enter(epoch);
+            let version = raw.state.version.as_deref();
+            // A single store that lost everything is a counter reset, as after a wipe.
+            if !is_sharded || raw.state.is_wiped() || marks.epoch().is_none() {
+                is_reset |= marks.epoch() != epoch;
+                marks.enter(epoch, version);
             } else {
-                marks.continue_in(epoch);
+                marks.continue_in(epoch, version);
             }
             raw.into_reading(marks, store.options.max_samples, is_sharded)
         });
+        let sum = sum(readings.collect());
+        if is_reset || self.epoch.is_none() {
+            self.epoch.clone_from(&sum.epoch);
+        }
         Reading {
             epoch: self.epoch.clone(),
-            ..sum(readings.collect())
+            ..sum
         }
     }
 
@@ -217,7 +215,7 @@ impl Shard {
         let Some(epoch) = &state.epoch else {
             return Ok(false);
         };
-        let Some(lost) = self.marks.hand_over() else {
+        let Some(lost) = self.marks.lost_counts() else {
             return Ok(false);
         };
         let limit = deadline.saturating_duration_since(Instant::now());
@@ -230,10 +228,6 @@ impl Shard {
                 lost_counts.add(&mut connection, epoch, version, lost).await
             })
         });
-        if adding.await? == HandOver::Refused {
-            self.marks.take_back();
-            return Ok(false);
-        }
-        Ok(true)
+        Ok(adding.await? == HandOver::Done)
     }
 }

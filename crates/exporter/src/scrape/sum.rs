@@ -11,7 +11,7 @@ use functional_scaffold_protocol::{
 };
 
 use crate::scrape::{
-    decode_errors::reason,
+    decode_errors::{OTHER_FAMILIES, REGISTRY, reason},
     reading::{Began, Reading, SetTimes},
     registry::claim_samples,
 };
@@ -32,6 +32,7 @@ pub(crate) fn sum(mut readings: Vec<Reading>) -> Reading {
     let mut families: BTreeMap<String, Vec<(FamilySeries, SetTimes)>> = BTreeMap::new();
     let mut in_flight = Vec::new();
     for mut reading in readings {
+        sum.epoch = sum.epoch.or(reading.epoch);
         sum.cells = sum.cells.saturating_add(reading.cells);
         sum.decode_errors.merge(reading.decode_errors);
         sum.flushed_millis = sum.flushed_millis.max(reading.flushed_millis);
@@ -45,9 +46,13 @@ pub(crate) fn sum(mut readings: Vec<Reading>) -> Reading {
             families.entry(name).or_default().push((family, set_times));
         }
     }
+    // Then it is not known which families cannot be read.
+    let names_are_missing = [REGISTRY, OTHER_FAMILIES]
+        .iter()
+        .any(|name| sum.partial.contains(*name));
     let mut sample_names = HashSet::new();
     for (name, shards) in families {
-        if sum.partial.contains(&name) {
+        if sum.partial.contains(&name) || names_are_missing {
             continue;
         }
         let (family, refused) = add_up(shards);
@@ -111,10 +116,11 @@ fn add_up(shards: Vec<(FamilySeries, SetTimes)>) -> (Option<FamilySeries>, Vec<F
 /// When the sum of each series began: when the first of its shards did, because a series
 /// that seems to have begun later than it did is counted twice.
 fn began(readings: &[Reading]) -> Began {
+    // A shard without families has not begun.
     let begun: Vec<_> = readings
         .iter()
+        .filter(|reading| !reading.families.is_empty())
         .map(|reading| &reading.began)
-        .filter(|began| began.epoch.is_some())
         .collect();
     let Some((first, others)) = begun.split_first() else {
         return Began::default();

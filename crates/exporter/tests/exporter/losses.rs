@@ -409,3 +409,25 @@ fn an_unusable_state_file_is_only_logged() {
     let written = std::fs::read_to_string(&corrupt).expect("it is there");
     assert!(written.contains("jobs_total"), "{written}");
 }
+
+#[test]
+fn a_loss_that_two_exporters_could_not_record_is_recorded_once() {
+    let redis = redis_with_families();
+    let exporters = [(); 2].map(|()| Exporter::start(redis.port()));
+    let names = ["jobs_total{k=\"a\"}"];
+    for exporter in &exporters {
+        assert_eq!(served(exporter, &names), all(&[100.0]));
+    }
+    add(&redis, "metrics:jobs", "k=\"a\"", "-40");
+    redis.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    for exporter in &exporters {
+        assert_eq!(served(exporter, &names), all(&[100.0]));
+    }
+    redis.cli(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    for _scrape in 0..2 {
+        for exporter in &exporters {
+            assert_eq!(served(exporter, &names), all(&[100.0]));
+        }
+    }
+    assert_eq!(lost_count(&redis, "metrics:jobs", "k=\"a\""), "40");
+}

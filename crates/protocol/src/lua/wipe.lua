@@ -25,7 +25,7 @@ local new_epoch = ARGV[1]
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 -- First, because a Redis whose memory is full refuses this write.
-redis.call('HSET', state_key, 'epoch', new_epoch, 'epoch_ms', now)
+redis.call('HSET', state_key, 'epoch', new_epoch, 'epoch_ms', now, 'wiped', new_epoch)
 redis.call('HDEL', state_key, 'lost_version')
 redis.call('UNLINK', removals_key)
 local foreign = {}
