@@ -111,7 +111,7 @@ impl Reason {
 
 /// Error codes of states that pass: a replica after a failover, a full memory or
 /// disk, a script that runs too long, a cluster under repair.
-const TRANSIENT_CODES: [&str; 8] = [
+const TRANSIENT_CODES: [&str; 10] = [
     "READONLY",
     "OOM",
     "MISCONF",
@@ -120,6 +120,10 @@ const TRANSIENT_CODES: [&str; 8] = [
     "NOREPLICAS",
     "TRYAGAIN",
     "CLUSTERDOWN",
+    // To a node that is gone, until its replica replaces it.
+    "MOVED",
+    // The slot is being moved.
+    "ASK",
 ];
 
 impl Failure {
@@ -455,6 +459,21 @@ mod tests {
         ] {
             assert_eq!(Reason::of(&error), reason, "{error}");
         }
+    }
+
+    #[test]
+    fn what_a_cluster_replies_while_a_slot_has_no_node_is_transient() {
+        for kind in [
+            ErrorKind::Moved,
+            ErrorKind::Ask,
+            ErrorKind::TryAgain,
+            ErrorKind::ClusterDown,
+        ] {
+            let error = RedisError::from((kind, "x", "1 127.0.0.1:7000".to_owned()));
+            assert!(Failure::of(&error, None).is_transient(), "{error}");
+        }
+        let error = RedisError::from((ErrorKind::ResponseError, "x"));
+        assert!(!Failure::of(&error, None).is_transient());
     }
 
     #[test]
