@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Context as _;
 use functional_scaffold_protocol::lease::Lease;
 use functional_scaffold_testkit::redis::RedisServer;
+use redis::cmd;
 
 /// Counts by key and field.
 pub(crate) type Cells = BTreeMap<(String, String), i64>;
@@ -45,23 +46,36 @@ pub(crate) struct Contents {
     pub(crate) closed: BTreeSet<String>,
     /// The sequence number of the last applied batch, by writer.
     pub(crate) applied: BTreeMap<String, u64>,
-    pub(crate) epoch: Option<String>,
+    /// The epoch, by key: of each shard.
+    pub(crate) epochs: BTreeMap<String, String>,
 }
 
 impl Contents {
     /// Reads everything in one step. Works on a replica, and while writes are paused.
     pub(crate) fn read(redis: &RedisServer) -> anyhow::Result<Self> {
-        let found: Vec<(String, Vec<String>)> = redis.call(&["EVAL_RO", READ, "0"])?;
         let mut contents = Self::default();
-        for (key, words) in found {
-            contents.add(&key, &words)?;
-        }
+        contents.add_server(redis)?;
         Ok(contents)
     }
 
-    fn add(&mut self, key: &str, words: &[String]) -> anyhow::Result<()> {
+    /// Adds what another server of a cluster holds.
+    pub(crate) fn add_server(&mut self, redis: &RedisServer) -> anyhow::Result<()> {
+        let mut connection = redis.connect()?;
+        // A replica in a cluster responds only then. Without a cluster it is an error.
+        let _: Result<(), _> = cmd("READONLY").query(&mut connection);
+        let mut read = cmd("EVAL_RO");
+        let found: Vec<(String, Vec<String>)> = read.arg(READ).arg(0).query(&mut connection)?;
+        for (key, words) in found {
+            self.add(&key, &words)?;
+        }
+        Ok(())
+    }
+
+    /// Adds what a key holds. The counts of all shards are added up.
+    fn add(&mut self, full_key: &str, words: &[String]) -> anyhow::Result<()> {
         let pairs = words.chunks_exact(2).map(|pair| (&pair[0], &pair[1]));
-        match key {
+        let key = without_shard(full_key);
+        match key.as_str() {
             "metrics:leases" => {
                 for member in words {
                     let lease = Lease::decode(member)?;
@@ -71,7 +85,9 @@ impl Contents {
             "metrics:closed_leases" => self.closed.extend(words.iter().cloned()),
             "metrics:state" => {
                 let mut epoch = pairs.filter(|(name, _)| *name == "epoch");
-                self.epoch = epoch.next().map(|(_, epoch)| epoch.clone());
+                let epoch = epoch.next().map(|(_, epoch)| epoch.clone());
+                self.epochs
+                    .extend(epoch.map(|epoch| (full_key.to_owned(), epoch)));
             }
             _ if key.starts_with("metrics:applied:") => {
                 // A writer may be in both hashes of its pair.
@@ -80,16 +96,26 @@ impl Contents {
                     *last = (*last).max(sequence.parse()?);
                 }
             }
-            _ if METRIC_KEYS.contains(&key) => {
+            _ if METRIC_KEYS.contains(&key.as_str()) => {
                 for (field, value) in pairs {
-                    let value = value.parse().with_context(|| format!("{key} {field}"))?;
-                    self.cells.insert((key.to_owned(), field.clone()), value);
+                    let value: i64 = value.parse().with_context(|| format!("{key} {field}"))?;
+                    let cell = (key.clone(), field.clone());
+                    *self.cells.entry(cell).or_default() += value;
                 }
             }
             _ => {}
         }
         Ok(())
     }
+}
+
+/// The key as it is without shards: `metrics:{3}:state` as `metrics:state`.
+pub(crate) fn without_shard(key: &str) -> String {
+    let parts = key.split_once(":{").and_then(|(prefix, rest)| {
+        let (_shard, name) = rest.split_once("}:")?;
+        Some(format!("{prefix}:{name}"))
+    });
+    parts.unwrap_or_else(|| key.to_owned())
 }
 
 /// The counts that faults took away from Redis.
@@ -110,7 +136,7 @@ pub(crate) struct Taken {
 impl Taken {
     /// Adds what the servers held before a fault, and not after it.
     pub(crate) fn add(&mut self, before: &Contents, after: &Contents) {
-        if before.epoch != after.epoch {
+        if before.epochs != after.epochs {
             self.held.clear();
         }
         let keys: BTreeSet<_> = before.cells.keys().chain(after.cells.keys()).collect();
@@ -119,7 +145,7 @@ impl Taken {
             let by = of(before) - of(after);
             if by != 0 {
                 *self.cells.entry(key.clone()).or_default() += by;
-                if before.epoch == after.epoch {
+                if before.epochs == after.epochs {
                     *self.held.entry(key.clone()).or_default() += by;
                 }
             }
@@ -196,7 +222,7 @@ mod tests {
         Contents {
             cells: cells.collect(),
             open: open.collect(),
-            epoch: Some(epoch.into()),
+            epochs: [("metrics:state".into(), epoch.into())].into(),
             ..Contents::default()
         }
     }
@@ -224,6 +250,23 @@ mod tests {
         assert!(taken.held.is_empty());
         let restored = taken.restore(&contents("2", &[], &[]), &again);
         assert_eq!(restored, [(cell("x"), 6), (cell("crash"), 1)].into());
+    }
+
+    #[test]
+    fn shards_are_added_up() -> anyhow::Result<()> {
+        let mut contents = Contents::default();
+        for (key, words) in [
+            ("metrics:{0}:request_counter", ["x", "3"]),
+            ("metrics:{1}:request_counter", ["x", "4"]),
+            ("metrics:{1}:state", ["epoch", "e"]),
+        ] {
+            contents.add(key, &words.map(str::to_owned))?;
+        }
+        let cell = ("metrics:request_counter".into(), "x".into());
+        assert_eq!(contents.cells, [(cell, 7)].into());
+        let epochs = [("metrics:{1}:state".to_owned(), "e".to_owned())];
+        assert_eq!(contents.epochs, epochs.into());
+        Ok(())
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{ops::RangeInclusive, time::Duration};
 use anyhow::Context as _;
 use functional_scaffold_testkit::{process::Signal, redis::RedisServer};
 
-use crate::{doubt::Span, readers, servers::Servers, watcher::Reset};
+use crate::{doubt::Span, plan::Schedule, readers, servers::Servers, watcher::Reset};
 
 /// A kind of fault.
 #[derive(Debug)]
@@ -52,7 +52,23 @@ impl Kind {
 /// The number of faults of the basic schedule, which are the first ones.
 pub(crate) const BASIC: usize = 6;
 
-/// Every fault. None of the basic ones lasts for the 5 s by which a lease outlives its
+/// The faults of a schedule, each of which a round has once.
+pub(crate) fn kinds(schedule: Schedule) -> Vec<&'static Kind> {
+    match schedule {
+        Schedule::Basic | Schedule::Overlapping => KINDS[..BASIC].iter().collect(),
+        Schedule::Wide => KINDS.iter().collect(),
+        Schedule::Cluster => {
+            let is_for_any =
+                |kind: &&Kind| !matches!(kind.target, Target::Redis | Target::Contents);
+            CLUSTER_KINDS
+                .iter()
+                .chain(KINDS.iter().filter(is_for_any))
+                .collect()
+        }
+    }
+}
+
+/// Every fault with one Redis, or a replica and Sentinel. None of the basic ones lasts for the 5 s by which a lease outlives its
 /// execution, so none of them makes a result late.
 pub(crate) static KINDS: [Kind; 28] = [
     // Starts it again on its append-only file. Redis refuses connections for at least this
@@ -64,7 +80,7 @@ pub(crate) static KINDS: [Kind; 28] = [
         begin: |servers| {
             // Connections end with Redis, not before.
             servers.refuse();
-            let lost_from = servers.redis.kill(servers.began)?;
+            let lost_from = servers.redis.set()?.kill(servers.began)?;
             if let Some(from) = lost_from {
                 let to = servers.began.elapsed();
                 servers.events.forgotten.push(Span { from, to });
@@ -72,7 +88,7 @@ pub(crate) static KINDS: [Kind; 28] = [
             Ok(())
         },
         end: |servers, from| {
-            servers.redis.restart()?;
+            servers.redis.set()?.restart()?;
             servers.reconnect();
             servers.note_outage(from);
             Ok(())
@@ -84,9 +100,9 @@ pub(crate) static KINDS: [Kind; 28] = [
         name: "stop Redis",
         millis: 100..=3_000,
         target: Target::Redis,
-        begin: |servers| servers.redis.master().suspend(),
+        begin: |servers| servers.redis.set()?.master().suspend(),
         end: |servers, from| {
-            servers.redis.master().resume()?;
+            servers.redis.set()?.master().resume()?;
             servers.note_outage(from);
             Ok(())
         },
@@ -249,7 +265,7 @@ pub(crate) static KINDS: [Kind; 28] = [
         name: "flush scripts",
         target: Target::Contents,
         is_cheap: true,
-        begin: |servers| servers.redis.master().call(&["SCRIPT", "FLUSH"]),
+        begin: |servers| servers.redis.set()?.master().call(&["SCRIPT", "FLUSH"]),
         ..NOTHING
     },
     // While a call that settles leases is under way: Redis executes it, and the exporter
@@ -330,11 +346,11 @@ pub(crate) static KINDS: [Kind; 28] = [
         millis: 200..=2_500,
         target: Target::Redis,
         begin: |servers| {
-            let redis = servers.redis.master();
+            let redis = servers.redis.set()?.master();
             redis.call(&["CONFIG", "SET", "maxmemory", "1mb"])
         },
         end: |servers, from| {
-            let redis = servers.redis.master();
+            let redis = servers.redis.set()?.master();
             let _: () = redis.call(&["CONFIG", "SET", "maxmemory", "0"])?;
             servers.note_outage(from);
             Ok(())
@@ -346,10 +362,10 @@ pub(crate) static KINDS: [Kind; 28] = [
         name: "fill the disk",
         millis: 200..=2_500,
         target: Target::Redis,
-        begin: |servers| servers.redis.fill_disk().map(drop),
+        begin: |servers| servers.redis.set()?.fill_disk().map(drop),
         end: |servers, from| {
             servers.refuse();
-            servers.redis.free_disk()?;
+            servers.redis.set()?.free_disk()?;
             servers.reconnect();
             servers.note_outage(from);
             Ok(())
@@ -359,23 +375,23 @@ pub(crate) static KINDS: [Kind; 28] = [
     // Jumps forwards, then backwards by as much.
     Kind {
         name: "clock ahead",
-        begin: |servers| servers.redis.set_clock("+1200"),
+        begin: |servers| servers.redis.set()?.set_clock("+1200"),
         ..CLOCK
     },
     Kind {
         name: "clock behind",
-        begin: |servers| servers.redis.set_clock("-1200"),
+        begin: |servers| servers.redis.set()?.set_clock("-1200"),
         ..CLOCK
     },
     // By more than ids are remembered, and than a logged batch may be old.
     Kind {
         name: "clock three hours ahead",
-        begin: |servers| servers.redis.set_clock("+10800"),
+        begin: |servers| servers.redis.set()?.set_clock("+10800"),
         ..CLOCK
     },
     Kind {
         name: "clock three hours behind",
-        begin: |servers| servers.redis.set_clock("-10800"),
+        begin: |servers| servers.redis.set()?.set_clock("-10800"),
         ..CLOCK
     },
     // The replica is cut off from the master for this time. Then the master dies.
@@ -383,11 +399,87 @@ pub(crate) static KINDS: [Kind; 28] = [
         name: "fail over to a stale replica",
         millis: 200..=2_000,
         target: Target::Redis,
-        begin: |servers| servers.redis.stop_replication(),
+        begin: |servers| servers.redis.set()?.stop_replication(),
         end: |servers, from| servers.fail_over(from),
         ..NOTHING
     },
 ];
+
+/// The faults of a Redis Cluster. Its nodes take a second to notice that one is gone, and
+/// the faults last until its replica has replaced it.
+static CLUSTER_KINDS: [Kind; 5] = [
+    // Its replica has all that it has executed.
+    Kind {
+        name: "kill a master",
+        begin: |servers| {
+            let failover = servers.redis.cluster()?.next_failover()?;
+            servers.kill_master(failover, false)
+        },
+        end: Servers::end_failover,
+        ..FAILOVER
+    },
+    // The replica executes nothing for this time. What the master executed is lost.
+    Kind {
+        name: "kill a master with a stale replica",
+        begin: |servers| servers.redis.cluster()?.make_stale(),
+        end: |servers, from| {
+            let failover = servers.redis.cluster()?.stale()?;
+            servers.kill_master(failover, true)?;
+            servers.end_failover(from)
+        },
+        ..FAILOVER
+    },
+    // SIGSTOP, and SIGCONT after it was replaced. What it executes until it knows that is
+    // lost.
+    Kind {
+        name: "suspend a master",
+        begin: Servers::suspend_master,
+        end: Servers::resume_master,
+        ..FAILOVER
+    },
+    Kind {
+        name: "move a slot",
+        begin: |servers| {
+            let from = servers.began.elapsed();
+            servers.redis.cluster()?.move_slot()?;
+            servers.note_outage(from);
+            Ok(())
+        },
+        target: Target::Redis,
+        ..NOTHING
+    },
+    // Which is a master or a replica. No connection can be opened until it is back.
+    Kind {
+        name: "kill the entry node",
+        begin: |servers| {
+            let cluster = servers.redis.cluster()?;
+            match cluster.failover_of_entry()? {
+                Some(failover) => servers.kill_master(failover, false),
+                None => {
+                    cluster.kill_entry();
+                    Ok(())
+                }
+            }
+        },
+        end: |servers, from| {
+            let cluster = servers.redis.cluster()?;
+            if cluster.has_failover() {
+                return servers.end_failover(from);
+            }
+            cluster.restart_entry()?;
+            servers.note_outage(from);
+            Ok(())
+        },
+        ..FAILOVER
+    },
+];
+
+/// A failover of a cluster.
+const FAILOVER: Kind = Kind {
+    millis: 200..=2_000,
+    target: Target::Redis,
+    ..NOTHING
+};
 
 /// A fault in the connections of the application that does nothing.
 const NOTHING: Kind = Kind {
@@ -418,7 +510,7 @@ const CLOCK: Kind = Kind {
     millis: 1_500..=3_000,
     target: Target::Redis,
     end: |servers, from| {
-        servers.redis.set_clock("+0")?;
+        servers.redis.set()?.set_clock("+0")?;
         servers.note_lateness(from);
         Ok(())
     },

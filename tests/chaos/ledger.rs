@@ -15,7 +15,7 @@ use std::{
 use functional_scaffold_protocol::{calls::Script, lease::Lease};
 use redis_protocol::resp2::{decode::decode, types::OwnedFrame};
 
-use crate::contents::{Again, Cells, Contents};
+use crate::contents::{Again, Cells, Contents, without_shard};
 
 /// Everything that passed on all connections.
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ pub(crate) struct Ledger {
     batches: Mutex<Batches>,
     /// Calls that Redis may still execute.
     unanswered: AtomicUsize,
+    /// A server whose data is lost from now on.
+    cut_off: Mutex<Option<usize>>,
 }
 
 impl Ledger {
@@ -45,6 +47,17 @@ impl Ledger {
     pub(crate) fn forget(&self, before: &Contents, after: &Contents) {
         lock(&self.batches).forget(before, after);
     }
+
+    /// Notes that what this server executes from now on is lost, or is no longer: it is a
+    /// master that has been replaced, and does not know it yet.
+    pub(crate) fn cut_off(&self, server: Option<usize>) {
+        *lock(&self.cut_off) = server;
+    }
+
+    /// Notes that a fault removed these closed leases.
+    pub(crate) fn reopen<'a>(&self, leases: impl Iterator<Item = &'a String>) {
+        lock(&self.batches).reopened.extend(leases.cloned());
+    }
 }
 
 /// The batches that Redis applied.
@@ -55,6 +68,8 @@ pub(crate) struct Batches {
     /// By writer, the sequence numbers that a fault removed from Redis after they had
     /// been applied.
     forgotten: HashMap<String, RangeInclusive<u64>>,
+    /// Batches that only a server that was cut off has applied.
+    astray: HashSet<(String, u64)>,
     /// The closed leases that a fault removed.
     reopened: BTreeSet<String>,
     /// Counts that Redis applied a second time because of that.
@@ -86,16 +101,24 @@ impl Batches {
         }
     }
 
-    fn apply(&mut self, call: &BatchCall) {
+    fn apply(&mut self, call: &BatchCall, is_cut_off: bool) {
         let (writer, sequence) = &call.id;
+        if is_cut_off {
+            match self.applied.insert(call.id.clone()) {
+                true => drop(self.astray.insert(call.id.clone())),
+                // A server that lives has applied it, too.
+                false => self.add_again(call),
+            }
+            return;
+        }
+        if self.astray.remove(&call.id) {
+            self.add_again(call);
+            return;
+        }
         let forgotten = self.forgotten.get_mut(writer);
         if let Some(range) = forgotten.filter(|range| range.contains(sequence)) {
             *range = sequence + 1..=*range.end();
-            self.applied_again += 1;
-            for (cell, by) in &call.increments {
-                *self.again.cells.entry(cell.clone()).or_default() += by;
-            }
-            self.again.leases.extend(call.leases.iter().cloned());
+            self.add_again(call);
             return;
         }
         let revived = call.leases.iter().filter(|id| self.reopened.contains(*id));
@@ -103,6 +126,14 @@ impl Batches {
         if !self.applied.insert(call.id.clone()) {
             self.twice.push(format!("{writer}-{sequence}"));
         }
+    }
+
+    fn add_again(&mut self, call: &BatchCall) {
+        self.applied_again += 1;
+        for (cell, by) in &call.increments {
+            *self.again.cells.entry(cell.clone()).or_default() += by;
+        }
+        self.again.leases.extend(call.leases.iter().cloned());
     }
 }
 
@@ -174,15 +205,18 @@ struct BatchCall {
 #[derive(Debug)]
 pub(crate) struct Conversation {
     ledger: Arc<Ledger>,
+    /// The number of the server.
+    server: usize,
     calls: Vec<u8>,
     replies: Vec<u8>,
     unanswered: VecDeque<CallOf>,
 }
 
 impl Conversation {
-    pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
+    pub(crate) fn new(ledger: Arc<Ledger>, server: usize) -> Self {
         Self {
             ledger,
+            server,
             calls: Vec::new(),
             replies: Vec::new(),
             unanswered: VecDeque::new(),
@@ -219,7 +253,8 @@ impl Conversation {
                 CallOf::Batch(call) => {
                     let first = texts(reply).into_iter().next();
                     if first.as_deref() == Some("applied") {
-                        lock(&self.ledger.batches).apply(&call);
+                        let is_cut_off = *lock(&self.ledger.cut_off) == Some(self.server);
+                        lock(&self.ledger.batches).apply(&call, is_cut_off);
                     }
                     if matches!(first.as_deref(), Some("applied" | "duplicate")) {
                         let mut leases = lock(&self.ledger.leases);
@@ -311,7 +346,8 @@ fn parse_batch(keys: &[String], arguments: &[String]) -> CallOf {
         for _ in 0..fields.unwrap_or(0) {
             if let (Some(field), Some(by)) = (rest.next(), rest.next()) {
                 let by: i64 = by.parse().unwrap_or(0);
-                *increments.entry((key.clone(), field.clone())).or_default() += by;
+                let cell = (without_shard(key), field.clone());
+                *increments.entry(cell).or_default() += by;
             }
         }
     }
@@ -425,7 +461,7 @@ mod tests {
     #[test]
     fn leases_are_open_from_their_acknowledgement_until_a_stored_batch() {
         let ledger = Arc::new(Ledger::default());
-        let mut talk = Conversation::new(Arc::clone(&ledger));
+        let mut talk = Conversation::new(Arc::clone(&ledger), 0);
         talk.read_calls(&array(&["PING"]));
         talk.read_calls(&[take("a/1"), take("a/2"), take("a/3")].concat());
         talk.read_calls(&array(&["ZADD", "metrics:closed_leases", "1", "a/4"]));
@@ -455,7 +491,7 @@ mod tests {
     #[test]
     fn bytes_may_come_in_any_pieces() {
         let ledger = Arc::new(Ledger::default());
-        let mut talk = Conversation::new(Arc::clone(&ledger));
+        let mut talk = Conversation::new(Arc::clone(&ledger), 0);
         for byte in [take("a/1"), take("a/2"), batch(&["a/2"])].concat() {
             talk.read_calls(&[byte]);
         }
@@ -468,7 +504,7 @@ mod tests {
     #[test]
     fn calls_without_a_reply_are_in_doubt_until_they_are_repeated() {
         let ledger = Arc::new(Ledger::default());
-        let mut talk = Conversation::new(Arc::clone(&ledger));
+        let mut talk = Conversation::new(Arc::clone(&ledger), 0);
         talk.read_calls(&[take("a/1"), take("a/2")].concat());
         talk.read_replies(TAKEN);
         talk.read_calls(&batch(&["a/1"]));
@@ -478,7 +514,7 @@ mod tests {
         assert_eq!(ids(&ledger, |passed| passed.is_sent), ["a/2"]);
         assert_eq!(ids(&ledger, |passed| passed.may_be_stored), ["a/1"]);
         // The batch is sent again on another connection.
-        let mut talk = Conversation::new(Arc::clone(&ledger));
+        let mut talk = Conversation::new(Arc::clone(&ledger), 0);
         talk.read_calls(&batch(&["a/1", "a/2"]));
         talk.read_replies(&array(&["applied", "1"]));
         assert!(ids(&ledger, |passed| !passed.is_stored).is_empty());
@@ -487,7 +523,7 @@ mod tests {
     #[test]
     fn two_connections_may_be_read_in_another_order_than_redis_replied() {
         let ledger = Arc::new(Ledger::default());
-        let talk = || Conversation::new(Arc::clone(&ledger));
+        let talk = || Conversation::new(Arc::clone(&ledger), 0);
         let (mut first, mut second) = (talk(), talk());
         first.read_calls(&take("a/1"));
         second.read_calls(&batch(&["a/1"]));
@@ -498,10 +534,34 @@ mod tests {
     }
 
     #[test]
+    fn what_a_server_that_is_cut_off_applies_is_no_second_time() {
+        let ledger = Arc::new(Ledger::default());
+        let apply = |server, sequence| {
+            let mut talk = Conversation::new(Arc::clone(&ledger), server);
+            talk.read_calls(&batch_of(sequence, &[]));
+            talk.read_replies(&array(&["applied", "1"]));
+        };
+        ledger.cut_off(Some(1));
+        // Before the server that replaces it, after it, and alone.
+        apply(1, 1);
+        apply(0, 1);
+        apply(0, 2);
+        apply(1, 2);
+        apply(1, 3);
+        ledger.cut_off(None);
+        apply(0, 3);
+        apply(1, 3);
+        let batches = ledger.take_batches();
+        assert_eq!(batches.applied_again, 3);
+        assert_eq!(batches.again.cells[&("metrics:a".into(), "x".into())], 21);
+        assert_eq!(batches.twice, ["0000000000002-3"]);
+    }
+
+    #[test]
     fn a_batch_is_applied_twice_only_after_its_id_was_removed() {
         let ledger = Arc::new(Ledger::default());
         let apply = |sequence| {
-            let mut talk = Conversation::new(Arc::clone(&ledger));
+            let mut talk = Conversation::new(Arc::clone(&ledger), 0);
             talk.read_calls(&batch_of(sequence, &["a/1"]));
             assert_eq!(ledger.unanswered(), 1);
             talk.read_replies(&array(&["applied", "1"]));

@@ -121,19 +121,20 @@ impl Report {
     }
 }
 
-fn command(redis_port: u16) -> anyhow::Result<Command> {
+fn command(redis_port: u16, shards: &str) -> anyhow::Result<Command> {
     let mut command = Command::new(exporter::program()?);
     command
         .arg("replay")
         .env("REPLAY_KEY", REPLAY_KEY)
-        .env("REDIS_PORT", redis_port.to_string());
+        .env("REDIS_PORT", redis_port.to_string())
+        .env("METRICS_SHARDS", shards);
     Ok(command)
 }
 
-pub(crate) fn replay_all(log: &str, redis_port: u16) -> anyhow::Result<Report> {
+pub(crate) fn replay_all(log: &str, redis_port: u16, shards: &str) -> anyhow::Result<Report> {
     let file = tempfile::NamedTempFile::new()?;
     file.as_file().write_all(log.as_bytes())?;
-    let output = command(redis_port)?.arg(file.path()).output()?;
+    let output = command(redis_port, shards)?.arg(file.path()).output()?;
     Ok(Report::parse(&String::from_utf8_lossy(&output.stdout)))
 }
 
@@ -146,10 +147,10 @@ pub(crate) struct Shipper {
 
 impl Shipper {
     /// Follows the file that the log is written to.
-    pub(crate) fn start(log: PathBuf, redis_port: u16) -> anyhow::Result<Self> {
+    pub(crate) fn start(log: PathBuf, redis_port: u16, shards: &str) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let is_stopped = Arc::clone(&stop);
-        let command = command(redis_port)?;
+        let command = command(redis_port, shards)?;
         let thread = thread::spawn(move || ship(log, command, &is_stopped));
         Ok(Self {
             stop,

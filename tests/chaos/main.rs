@@ -11,6 +11,8 @@
 //! - `proxy`: the path to Redis, where calls and replies are cut, delayed and dropped
 //! - `ledger`: the leases and batches that pass on it
 //! - `redis_set`: a Redis, with its replica, Sentinel and disk
+//! - `cluster`: a Redis Cluster, and its failovers
+//! - `store`: one or the other
 //! - `contents`: what Redis holds, and what faults took from it
 //! - `readers`: the exporters and the relay
 //! - `servers`: all servers, and what the faults did to them
@@ -24,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod clients;
+mod cluster;
 mod contents;
 mod doubt;
 mod fault;
@@ -38,6 +41,7 @@ mod redis_set;
 mod run;
 mod servers;
 mod steps;
+mod store;
 mod verdict;
 mod watcher;
 
@@ -87,6 +91,11 @@ use verdict::judge;
 /// Some faults take counts away by design. What a failover, FLUSHALL, a wipe, a removal or
 /// an eviction took is read from the servers at that moment, and added to what is compared.
 ///
+/// With the schedule cluster, Redis is a cluster of three masters with a replica each, and
+/// the instances are divided among six shards. Masters are killed, some after their
+/// replicas have become stale, or suspended until they are replaced; slots move; the entry
+/// node is killed; and there are those faults of wide that do not need one Redis.
+///
 /// With `--fsync everysec`, a kill of Redis also removes the last second from its
 /// append-only file, as a power cut may. A kill -9 alone loses nothing.
 #[derive(Parser)]
@@ -127,6 +136,7 @@ Examples:
   cargo xtask chaos
   cargo xtask chaos --seed 7 --seconds 600 --durability strict
   cargo xtask chaos --app metered --schedule wide
+  cargo xtask chaos --schedule cluster --seconds 120
 
 A response is in doubt if its instance may have died shortly after it (it may be
 counted as crashed), and Redis was away or slow then (it may not be counted at all). A

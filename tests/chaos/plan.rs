@@ -17,6 +17,24 @@ pub(crate) struct Plan {
     pub(crate) schedule: Schedule,
 }
 
+/// The shards of a cluster.
+pub(crate) const SHARDS: u32 = 6;
+
+impl Plan {
+    /// The variable `metrics_shards`; empty is unset.
+    pub(crate) fn shards(&self) -> String {
+        match self.schedule {
+            Schedule::Cluster => SHARDS.to_string(),
+            _ => String::new(),
+        }
+    }
+
+    /// Whether there are two exporters and a relay.
+    pub(crate) fn has_more_readers(&self) -> bool {
+        matches!(self.schedule, Schedule::Wide | Schedule::Cluster)
+    }
+}
+
 /// The application under test. Both respond alike.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum AppKind {
@@ -134,6 +152,9 @@ pub(crate) enum Schedule {
     /// Every fault, alone or two at a time. Redis has a replica and a Sentinel, and there
     /// are two exporters and a relay.
     Wide,
+    /// Failovers and moved slots of a Redis Cluster, and every other fault that needs no
+    /// single Redis. Readers are those of `wide`.
+    Cluster,
 }
 
 impl Schedule {
@@ -142,6 +163,7 @@ impl Schedule {
             Self::Basic => "basic",
             Self::Overlapping => "overlapping",
             Self::Wide => "wide",
+            Self::Cluster => "cluster",
         }
     }
 }

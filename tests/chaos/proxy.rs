@@ -1,7 +1,8 @@
-//! The path from the application, or from the readers, to the Redis that is the master.
-//! It can be cut, closed, muted, delayed, slowed down and blocked, and a reply cut in two.
+//! The path from the application, or from the readers, to the Redis that is the master, or
+//! to every node of a cluster. It can be cut, closed, muted, delayed, slowed down and blocked, and a reply cut in two.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     io::{Read as _, Write as _},
     mem,
@@ -26,9 +27,15 @@ const BUFFER_BYTES: usize = 64 * 1024;
 
 #[derive(Debug)]
 pub(crate) struct Proxy {
+    entrances: Vec<Entrance>,
+    path: Arc<Path>,
+}
+
+/// Where the connections to one server arrive.
+#[derive(Debug)]
+struct Entrance {
     address: SocketAddr,
     listener: TcpListener,
-    path: Arc<Path>,
     /// Connections that fill the queue of the listener.
     fillers: Mutex<Vec<TcpStream>>,
 }
@@ -36,8 +43,11 @@ pub(crate) struct Proxy {
 /// The state that the threads of all connections share.
 #[derive(Debug, Default)]
 struct Path {
-    /// The port of the master, which a failover changes.
-    master: Arc<AtomicU16>,
+    /// The port of the server behind each entrance: of the master, which a failover of
+    /// Sentinel changes, or of each node of a cluster.
+    servers: Vec<Arc<AtomicU16>>,
+    /// The ports of the entrances.
+    ports: Vec<u16>,
     ledger: Arc<Ledger>,
     switch: Mutex<Switch>,
     switched: Condvar,
@@ -51,12 +61,14 @@ struct Path {
 struct Switch {
     /// Connections are closed as soon as they are accepted.
     is_shut: bool,
-    /// No connection is accepted but one, which then waits.
+    /// No connection is accepted but one at each entrance, which then waits.
     is_deaf: bool,
-    /// There is that one.
-    one_waits: bool,
+    /// The number of those that wait.
+    waiting: usize,
     /// Redis's replies are dropped.
     is_mute: bool,
+    /// The replies of this server are dropped.
+    mute_server: Option<usize>,
     /// Neither calls nor replies pass.
     is_black_hole: bool,
     /// The replies are dropped as soon as a call settles leases.
@@ -80,36 +92,43 @@ struct Switch {
 }
 
 impl Proxy {
-    /// Starts one in front of the Redis that listens on the port `master`.
-    pub(crate) fn start(master: &Arc<AtomicU16>, ledger: &Arc<Ledger>) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?;
+    /// Starts one with an entrance for each Redis that listens on these ports.
+    pub(crate) fn start(servers: &[Arc<AtomicU16>], ledger: &Arc<Ledger>) -> anyhow::Result<Self> {
+        let entrance = |_| {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            anyhow::Ok(Entrance {
+                address: listener.local_addr()?,
+                listener,
+                fillers: Mutex::default(),
+            })
+        };
+        let entrances: Vec<_> = servers.iter().map(entrance).collect::<Result<_, _>>()?;
+        let ports = entrances.iter().map(|entrance| entrance.address.port());
         let path = Arc::new(Path {
-            master: Arc::clone(master),
+            servers: servers.to_vec(),
+            ports: ports.collect(),
             ledger: Arc::clone(ledger),
             ..Path::default()
         });
-        let accepting = Arc::clone(&path);
-        let own = listener.try_clone()?;
-        thread::spawn(move || {
-            for application in own.incoming().flatten() {
-                accepting.wait_while_deaf();
-                if accepting.is_closed.load(Ordering::Relaxed) {
-                    return;
+        for (server, entrance) in entrances.iter().enumerate() {
+            let accepting = Arc::clone(&path);
+            let own = entrance.listener.try_clone()?;
+            thread::spawn(move || {
+                for application in own.incoming().flatten() {
+                    accepting.wait_while_deaf();
+                    if accepting.is_closed.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    accepting.accept(server, application);
                 }
-                accepting.accept(application);
-            }
-        });
-        Ok(Self {
-            address,
-            listener,
-            path,
-            fillers: Mutex::default(),
-        })
+            });
+        }
+        Ok(Self { entrances, path })
     }
 
+    /// The port of the first entrance.
     pub(crate) fn port(&self) -> u16 {
-        self.address.port()
+        self.path.ports[0]
     }
 
     pub(crate) fn dropped_bytes(&self) -> u64 {
@@ -141,23 +160,29 @@ impl Proxy {
     /// until [`Self::accept_again`], as if the machine were gone.
     pub(crate) fn stop_accepting(&self) -> anyhow::Result<()> {
         self.switch(|switch| switch.is_deaf = true);
-        SockRef::from(&self.listener).listen(0)?;
-        // Fails if a connection of the application fills the queue, which then waits.
-        let filler = TcpStream::connect_timeout(&self.address, FULL);
-        lock(&self.fillers).extend(filler.ok());
+        for entrance in &self.entrances {
+            SockRef::from(&entrance.listener).listen(0)?;
+            // Fails if a connection of the application fills the queue, which then waits.
+            let filler = TcpStream::connect_timeout(&entrance.address, FULL);
+            lock(&entrance.fillers).extend(filler.ok());
+        }
         let switch = lock(&self.path.switch);
-        let none_waits = |switch: &mut Switch| !switch.one_waits;
-        drop(self.path.switched.wait_while(switch, none_waits));
-        while let Ok(filler) = TcpStream::connect_timeout(&self.address, FULL) {
-            lock(&self.fillers).push(filler);
+        let accepts = |switch: &mut Switch| switch.waiting < self.entrances.len();
+        drop(self.path.switched.wait_while(switch, accepts));
+        for entrance in &self.entrances {
+            while let Ok(filler) = TcpStream::connect_timeout(&entrance.address, FULL) {
+                lock(&entrance.fillers).push(filler);
+            }
         }
         self.cut();
         Ok(())
     }
 
     pub(crate) fn accept_again(&self) -> anyhow::Result<()> {
-        lock(&self.fillers).clear();
-        SockRef::from(&self.listener).listen(BACKLOG)?;
+        for entrance in &self.entrances {
+            lock(&entrance.fillers).clear();
+            SockRef::from(&entrance.listener).listen(BACKLOG)?;
+        }
         self.switch(|switch| switch.is_deaf = false);
         Ok(())
     }
@@ -165,6 +190,11 @@ impl Proxy {
     /// Drops Redis's replies, on all connections, until [`Self::cut`].
     pub(crate) fn mute(&self) {
         self.switch(|switch| switch.is_mute = true);
+    }
+
+    /// Drops the replies of one server, or no longer.
+    pub(crate) fn mute_server(&self, server: Option<usize>) {
+        self.switch(|switch| switch.mute_server = server);
     }
 
     /// Holds the calls on the existing connections until [`Self::release`], even after
@@ -228,8 +258,10 @@ impl Drop for Proxy {
         self.release();
         self.cut();
         let _ = self.accept_again();
-        // Wakes the thread that accepts.
-        let _gone = TcpStream::connect(self.address);
+        // Wakes the threads that accept.
+        for entrance in &self.entrances {
+            let _gone = TcpStream::connect(entrance.address);
+        }
     }
 }
 
@@ -241,12 +273,12 @@ impl Switch {
 
 impl Path {
     /// Passes the bytes of a connection in two threads.
-    fn accept(self: &Arc<Self>, application: TcpStream) {
+    fn accept(self: &Arc<Self>, server: usize, application: TcpStream) {
         let mut switch = lock(&self.switch);
         if switch.is_shut {
             return;
         }
-        let port = self.master.load(Ordering::SeqCst);
+        let port = self.servers[server].load(Ordering::SeqCst);
         let Ok(redis) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else {
             return;
         };
@@ -264,14 +296,21 @@ impl Path {
         let (number, generation) = (switch.connections, switch.generation);
         switch.open.insert(number, registered);
         drop(switch);
-        let conversation = Arc::new(Mutex::new(Conversation::new(Arc::clone(&self.ledger))));
+        let conversation = Arc::new(Mutex::new(Conversation::new(
+            Arc::clone(&self.ledger),
+            server,
+        )));
         let replies = (Arc::clone(self), Arc::clone(&conversation));
         let calls = Arc::clone(self);
         thread::spawn(move || calls.pass_calls(generation, application, redis, &conversation));
         thread::spawn(move || {
-            replies
-                .0
-                .pass_replies(generation, from_redis, to_application, &replies.1);
+            let (path, conversation) = &replies;
+            path.pass_replies(
+                (server, generation),
+                from_redis,
+                to_application,
+                conversation,
+            );
             lock(&replies.0.switch).open.remove(&number);
         });
     }
@@ -310,7 +349,7 @@ impl Path {
 
     fn pass_replies(
         &self,
-        generation: u64,
+        (server, generation): (usize, u64),
         mut redis: TcpStream,
         mut application: TcpStream,
         conversation: &Mutex<Conversation>,
@@ -319,16 +358,19 @@ impl Path {
         while let Ok(read @ 1..) = redis.read(&mut bytes) {
             let reply = &bytes[..read];
             lock(conversation).read_replies(reply);
+            let reply = &*self.with_own_ports(reply);
             let (is_dropped, drip, is_cut) = {
                 let switch = lock(&self.switch);
-                let is_dropped = switch.is_mute || switch.is_dead(generation);
+                let is_dropped = switch.is_mute
+                    || switch.mute_server == Some(server)
+                    || switch.is_dead(generation);
                 (is_dropped, switch.drip, switch.cuts_replies)
             };
             // The application may be gone; the calls were executed.
             if is_dropped {
                 self.dropped_bytes.fetch_add(read as u64, Ordering::Relaxed);
             } else if is_cut {
-                let _ = application.write_all(&reply[..read / 2]);
+                let _ = application.write_all(&reply[..reply.len() / 2]);
                 let _ = application.shutdown(Shutdown::Both);
             } else if let Some(pause) = drip {
                 self.drip(reply, pause, &mut application);
@@ -352,13 +394,42 @@ impl Path {
         }
     }
 
+    /// Replaces the ports that redirections of a cluster name by those of the entrances,
+    /// so that whoever follows one stays on this path.
+    fn with_own_ports<'a>(&self, replies: &'a [u8]) -> Cow<'a, [u8]> {
+        let is_redirection =
+            |line: &[u8]| line.starts_with(b"-MOVED ") || line.starts_with(b"-ASK ");
+        let lines = || replies.split_inclusive(|&byte| byte == b'\n');
+        if !lines().any(is_redirection) {
+            return Cow::Borrowed(replies);
+        }
+        let own_port = |port: &str| {
+            let port = port.trim_end().parse::<u16>().ok()?;
+            let is_server = |server: &Arc<AtomicU16>| server.load(Ordering::SeqCst) == port;
+            Some(self.ports[self.servers.iter().position(is_server)?])
+        };
+        let mut all = Vec::new();
+        for line in lines() {
+            let redirection = str::from_utf8(line).ok().filter(|_| is_redirection(line));
+            let parts = redirection.and_then(|line| line.rsplit_once(':'));
+            match parts.and_then(|(start, port)| Some((start, own_port(port)?))) {
+                Some((start, port)) => all.extend(format!("{start}:{port}\r\n").into_bytes()),
+                None => all.extend(line),
+            }
+        }
+        Cow::Owned(all)
+    }
+
     fn wait_while_deaf(&self) {
         let mut switch = lock(&self.switch);
-        switch.one_waits = switch.is_deaf;
+        if !switch.is_deaf {
+            return;
+        }
+        switch.waiting += 1;
         self.switched.notify_all();
         let is_deaf = |switch: &mut Switch| switch.is_deaf;
         if let Ok(mut switch) = self.switched.wait_while(switch, is_deaf) {
-            switch.one_waits = false;
+            switch.waiting -= 1;
         }
     }
 
@@ -399,11 +470,14 @@ mod tests {
                 });
             }
         });
-        Proxy::start(&Arc::new(AtomicU16::new(port)), &Arc::default())
+        Proxy::start(&[Arc::new(AtomicU16::new(port))], &Arc::default())
     }
 
     fn open(path: &Proxy) -> anyhow::Result<TcpStream> {
-        Ok(TcpStream::connect_timeout(&path.address, PATIENCE)?)
+        Ok(TcpStream::connect_timeout(
+            &path.entrances[0].address,
+            PATIENCE,
+        )?)
     }
 
     /// Sends a line, and returns what comes back until the connection ends, the reply is
@@ -447,10 +521,27 @@ mod tests {
 
         path.stop_accepting()?;
         assert_eq!(ping(&mut new, PATIENCE)?, "", "it is cut");
-        TcpStream::connect_timeout(&path.address, SHORT).expect_err("nothing answers");
+        TcpStream::connect_timeout(&path.entrances[0].address, SHORT).expect_err("nothing answers");
         path.accept_again()?;
         assert_eq!(ping(&mut open(&path)?, PATIENCE)?, PONG);
         Ok(())
+    }
+
+    #[test]
+    fn redirections_stay_on_the_path() {
+        let port = |number: u16| Arc::new(AtomicU16::new(number));
+        let path = Path {
+            servers: vec![port(7_000), port(7_001)],
+            ports: vec![10, 11],
+            ..Path::default()
+        };
+        let replies = b"-MOVED 5 127.0.0.1:7001\r\n-ASK 5 127.0.0.1:7000\r\n:7001\r\n";
+        let expected = b"-MOVED 5 127.0.0.1:11\r\n-ASK 5 127.0.0.1:10\r\n:7001\r\n";
+        assert_eq!(*path.with_own_ports(replies), *expected);
+        assert_eq!(
+            *path.with_own_ports(b"$9\r\nx:7000\r\n"),
+            *b"$9\r\nx:7000\r\n"
+        );
     }
 
     #[test]

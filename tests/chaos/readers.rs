@@ -10,10 +10,7 @@ use functional_scaffold_testkit::{
 };
 use tempfile::TempDir;
 
-use crate::{
-    plan::{Plan, Schedule},
-    watcher::RELAY,
-};
+use crate::{plan::Plan, watcher::RELAY};
 
 /// The longest time between two pushes on a busy machine.
 const PUSH_TIMEOUT: Duration = Duration::from_secs(60);
@@ -36,14 +33,20 @@ impl Readers {
     /// Starts them on a path to Redis.
     pub(crate) fn start(plan: &Plan, redis_port: u16) -> anyhow::Result<Self> {
         let folder = TempDir::new()?;
-        let is_wide = plan.schedule == Schedule::Wide;
+        let is_wide = plan.has_more_readers();
+        let shards = plan.shards();
         let mut exporters = Vec::new();
         for number in 0..1 + usize::from(is_wide) {
             let marks = folder.path().join(format!("marks-{number}.json"));
-            let variables = [("EXPORTER_STATE_FILE", marks.as_os_str())];
+            let variables = [
+                ("EXPORTER_STATE_FILE", marks.as_os_str()),
+                ("METRICS_SHARDS", shards.as_ref()),
+            ];
             exporters.push(Exporter::start_with(redis_port, &variables)?);
         }
-        let relay = is_wide.then(|| Relay::start(redis_port)).transpose()?;
+        let relay = is_wide
+            .then(|| Relay::start(redis_port, &shards))
+            .transpose()?;
         Ok(Self {
             exporters,
             relay,
@@ -93,12 +96,13 @@ impl Relay {
         Ok(times.map(str::to_owned).collect())
     }
 
-    fn start(redis_port: u16) -> anyhow::Result<Self> {
+    fn start(redis_port: u16, shards: &str) -> anyhow::Result<Self> {
         let pushgateway = Pushgateway::start()?;
         let mut command = exporter::command(&exporter::program()?);
         command
             .args(["push", "--interval", "1s"])
             .env("REDIS_PORT", redis_port.to_string())
+            .env("METRICS_SHARDS", shards)
             .env("PUSHGATEWAY_URL", pushgateway.url());
         Ok(Self {
             _process: Process::start(&mut command)?,

@@ -13,7 +13,6 @@ use anyhow::{Context as _, ensure};
 use functional_scaffold_testkit::runtime::Runtime;
 
 use crate::{
-    contents::Contents,
     doubt::{Expected, LEASE, OUTAGE_LASTS},
     findings::{Counted, Findings, series_of},
     load::Load,
@@ -65,12 +64,13 @@ pub(crate) fn run(
 impl Run<'_> {
     fn findings(&self, servers: &mut Servers, began_at: SystemTime) -> anyhow::Result<Findings> {
         let redis_port = servers.reader_path.port();
+        let shards = self.plan.shards();
         let log = servers
             .app
             .process()
             .output_file()
             .context("it has no log")?;
-        let shipper = Shipper::start(log.to_owned(), redis_port)?;
+        let shipper = Shipper::start(log.to_owned(), redis_port, &shards)?;
         let readers = servers.readers.addresses().into_iter();
         let watchers: Vec<_> = readers
             .map(|reader| Watcher::start(reader, &servers.resets, self.began))
@@ -99,8 +99,8 @@ impl Run<'_> {
         let log = servers.app.output()?;
         let replays = [
             shipped,
-            replay_all(&log, redis_port)?,
-            replay_all(&log, redis_port)?,
+            replay_all(&log, redis_port, &shards)?,
+            replay_all(&log, redis_port, &shards)?,
         ];
         servers.readers.wait_for_push()?;
         let watched = watchers.into_iter().map(Watcher::end);
@@ -111,7 +111,7 @@ impl Run<'_> {
         let leases = servers.ledger.leases();
         let batches = servers.ledger.take_batches();
         let taken = mem::take(&mut servers.taken);
-        let contents = Contents::read(servers.redis.master())?;
+        let contents = servers.redis.contents()?;
         let is_closed = |id| contents.closed.contains(id) || taken.closed.contains(id);
         let mut counts = (0, 0);
         for lease in unsettled(&leases, &logged, &taken) {
@@ -235,7 +235,7 @@ impl Run<'_> {
         let deadline = Instant::now() + QUIET_TIMEOUT;
         let mut last = (Counted::default(), Instant::now());
         loop {
-            let contents = Contents::read(servers.redis.master())?;
+            let contents = servers.redis.contents()?;
             let counted = Counted::of_contents(self.plan.app, &contents);
             if counted != last.0 {
                 last = (counted, Instant::now());

@@ -2,6 +2,7 @@
 
 use std::{
     sync::Arc,
+    thread::sleep,
     time::{Duration, Instant},
 };
 
@@ -14,13 +15,14 @@ use functional_scaffold_testkit::{
 
 use crate::{
     clients::Clients,
+    cluster::Failover,
     contents::{Contents, Taken},
     doubt::{EXECUTION_LIMIT_MS, Events, REQUESTS_AN_INSTANCE, Span},
     ledger::Ledger,
     plan::{AppKind, Plan},
     proxy::Proxy,
     readers::Readers,
-    redis_set::RedisSet,
+    store::Store,
     watcher::{Reset, Resets},
 };
 
@@ -28,6 +30,8 @@ use crate::{
 const HOST_LIMIT: &str = "500ms";
 /// The longest wait for Redis's replies to the calls that it has received.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a master executes calls whose replies are dropped, before it is killed.
+const UNHEARD: Duration = Duration::from_millis(50);
 
 /// The servers, and what has happened to them.
 #[derive(Debug)]
@@ -40,20 +44,23 @@ pub(crate) struct Servers {
     pub(crate) path: Proxy,
     /// From the exporters, the relay and replays to Redis.
     pub(crate) reader_path: Proxy,
-    pub(crate) redis: RedisSet,
+    pub(crate) redis: Store,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) events: Events,
     pub(crate) taken: Taken,
     pub(crate) resets: Arc<Resets>,
     pub(crate) began: Instant,
+    /// What a master held before a failover of the cluster.
+    before: Contents,
 }
 
 impl Servers {
     pub(crate) fn start(plan: &Plan, began: Instant) -> anyhow::Result<Self> {
-        let redis = RedisSet::start(plan)?;
+        let redis = Store::start(plan)?;
+        let ports = redis.ports();
         let ledger = Arc::new(Ledger::default());
-        let path = Proxy::start(redis.port(), &ledger)?;
-        let reader_path = Proxy::start(redis.port(), &ledger)?;
+        let path = Proxy::start(&ports, &ledger)?;
+        let reader_path = Proxy::start(&ports, &ledger)?;
         let runtime = Runtime::from_environment()?;
         let mut options = AppOptions::with_redis(path.port())
             .manifest(plan.app.manifest())
@@ -62,6 +69,7 @@ impl Servers {
                 &REQUESTS_AN_INSTANCE.to_string(),
             ])
             .variable("metrics_durability", plan.durability.name())
+            .variable("metrics_shards", &plan.shards())
             .variable("execution_limit_ms", &EXECUTION_LIMIT_MS.to_string())
             // Without a line per request, which would be most of the work.
             .variable("log_level", "info");
@@ -82,6 +90,7 @@ impl Servers {
             taken: Taken::default(),
             resets: Arc::default(),
             began,
+            before: Contents::default(),
         })
     }
 
@@ -129,11 +138,11 @@ impl Servers {
         {
             let _gates = (self.path.shut_gate(), self.reader_path.shut_gate());
             wait_for_replies(&self.ledger)?;
-            let redis = self.redis.master();
+            let redis = self.redis.set()?.master();
             let before = Contents::read(redis)?;
             change(redis)?;
             let after = Contents::read(redis)?;
-            if before.epoch != after.epoch {
+            if before.epochs != after.epochs {
                 self.resets.allow(Reset::All, self.began.elapsed());
             }
             self.taken.add(&before, &after);
@@ -147,7 +156,7 @@ impl Servers {
     pub(crate) fn fail_over(&mut self, stale_from: Duration) -> anyhow::Result<()> {
         let from = self.began.elapsed();
         self.refuse();
-        let (before, after) = self.redis.fail_over()?;
+        let (before, after) = self.redis.set()?.fail_over()?;
         // Replies that Redis has sent are read. Calls that wait will not be executed.
         wait_for_replies(&self.ledger)?;
         self.taken.add(&before, &after);
@@ -155,6 +164,75 @@ impl Servers {
         self.reconnect();
         self.note_outage(from);
         self.note_lost_leases(stale_from);
+        Ok(())
+    }
+
+    /// Kills a master of the cluster. With `is_stale`, its replica has
+    /// not replicated for some time.
+    pub(crate) fn kill_master(&mut self, failover: Failover, is_stale: bool) -> anyhow::Result<()> {
+        // It executes calls whose replies nobody gets.
+        for path in [&self.path, &self.reader_path] {
+            path.mute_server(Some(failover.old));
+        }
+        sleep(UNHEARD);
+        {
+            let _gates = (self.path.shut_gate(), self.reader_path.shut_gate());
+            wait_for_replies(&self.ledger)?;
+            let cluster = self.redis.cluster()?;
+            if !is_stale {
+                cluster.wait_until_in_sync(&failover)?;
+                cluster.pause_replica(&failover)?;
+            }
+            self.before = cluster.kill_master(failover)?;
+        }
+        for path in [&self.path, &self.reader_path] {
+            path.mute_server(None);
+        }
+        Ok(())
+    }
+
+    /// Waits until the killed master is replaced, and notes what is lost.
+    pub(crate) fn end_failover(&mut self, from: Duration) -> anyhow::Result<()> {
+        let cluster = self.redis.cluster()?;
+        let after = cluster.promoted()?;
+        self.taken.add(&self.before, &after);
+        self.ledger.forget(&self.before, &after);
+        cluster.end_failover()?;
+        self.note_outage(from);
+        self.note_lost_leases(from);
+        Ok(())
+    }
+
+    /// Suspends the next master of the cluster.
+    pub(crate) fn suspend_master(&mut self) -> anyhow::Result<()> {
+        let cluster = self.redis.cluster()?;
+        let failover = cluster.next_failover()?;
+        let _gates = (self.path.shut_gate(), self.reader_path.shut_gate());
+        wait_for_replies(&self.ledger)?;
+        cluster.wait_until_in_sync(&failover)?;
+        self.ledger.cut_off(Some(failover.old));
+        self.before = cluster.suspend_master(failover)?;
+        Ok(())
+    }
+
+    /// Resumes it once it is replaced, and notes what it executed nevertheless, which is
+    /// lost.
+    pub(crate) fn resume_master(&mut self, from: Duration) -> anyhow::Result<()> {
+        let cluster = self.redis.cluster()?;
+        let failover = cluster.resume_master()?;
+        {
+            let _gates = (self.path.shut_gate(), self.reader_path.shut_gate());
+            wait_for_replies(&self.ledger)?;
+            let [old, new] = cluster.contents_of(&failover)?;
+            self.ledger.cut_off(None);
+            self.taken.add(&old, &self.before);
+            let closed = old.closed.difference(&self.before.closed);
+            self.ledger
+                .reopen(closed.filter(|id| !new.closed.contains(*id)));
+        }
+        cluster.let_it_sync(&failover)?;
+        self.note_outage(from);
+        self.note_lost_leases(from);
         Ok(())
     }
 

@@ -59,7 +59,7 @@ pub(crate) struct Chaos {
     rate: Option<u64>,
 
     /// Which faults there are, and how many at a time; basic unless given.
-    #[arg(long, value_parser = ["basic", "overlapping", "wide"])]
+    #[arg(long, value_parser = ["basic", "overlapping", "wide", "cluster"])]
     schedule: Option<String>,
 
     /// The runtime of the app.
