@@ -304,14 +304,21 @@ fn executions_are_limited_although_their_clients_left() -> Result {
         body.len()
     );
     let sleepers = || -> Result<i64> { rogue.redis.call(&["ZCARD", "metrics:leases"]) };
-    for _ in 0..4 * LIMIT {
+    let send = || -> Result<_> {
         let mut client = connect(rogue.app.address(), PATIENCE)?;
         client.write_all(request.as_bytes())?;
-    }
+        Ok(client)
+    };
+    // They leave when their executions have begun: before, the host may drop a request.
+    let clients = (0..LIMIT).map(|_| send()).collect::<Result<Vec<_>>>()?;
     poll_until(PATIENCE, || {
         ensure!(sleepers()? == LIMIT, "{} executions", sleepers()?);
         Ok(())
     })?;
+    drop(clients);
+    for _ in 0..3 * LIMIT {
+        send()?;
+    }
     // No place is left for another, although no client is connected.
     let waiting = http::request(
         rogue.app.address(),
