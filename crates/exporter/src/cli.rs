@@ -683,7 +683,7 @@ impl RedisOptions {
         );
         ensure!(
             !self.metrics_prefix.contains(['{', '}']),
-            "METRICS_PREFIX contains a brace, and METRICS_SHARDS adds braces of its own"
+            "METRICS_PREFIX contains a brace, which METRICS_SHARDS does not allow"
         );
         // The only host, if there is one, is repeated.
         let servers = servers.iter().cycle().cloned();

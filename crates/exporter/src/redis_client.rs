@@ -294,17 +294,17 @@ impl RedisClient {
     }
 
     /// Closes a connection, unless another has taken its place. The next one goes to the
-    /// node that has the keys now, if another has.
-    async fn discard(&self, connection: &Connection, moved_to: Option<Node>) {
+    /// node `next`, where `Some(None)` is the configured one and `None` the same as before.
+    async fn discard(&self, connection: &Connection, next: Option<Option<Node>>) {
         let mut kept = self.kept.lock().await;
         let is_kept = |kept: &mut Connection| kept.number == connection.number;
         if kept.connection.take_if(is_kept).is_some()
-            && let Some(mut node) = moved_to
+            && let Some(mut node) = next
         {
-            if node.host.is_empty() {
+            if let Some(node) = node.as_mut().filter(|node| node.host.is_empty()) {
                 node.host = self.host(kept.node.as_ref());
             }
-            kept.node = Some(node);
+            kept.node = node;
         }
     }
 
@@ -343,16 +343,17 @@ impl RedisClient {
                 Ok(Err(failure)) => failure,
                 Err(_elapsed) => Failure::timeout(limit),
             };
-            // Also after a time-out: if the peer is gone without a word, TCP takes a
-            // quarter of an hour to notice.
             let has_moved = failure.moved_to.is_some();
-            if has_moved || failure.reason != Reason::Server {
-                self.discard(&connection, failure.moved_to.clone()).await;
-            } else if matches!(failure.code(), Some("CLUSTERDOWN" | "MASTERDOWN")) {
+            let next = match (failure.reason, failure.code()) {
+                _ if has_moved => Some(failure.moved_to.clone()),
                 // This node is cut off, but the configured one may know a better one.
-                self.discard(&connection, None).await;
-                self.kept.lock().await.node = None;
-            }
+                (_, Some("CLUSTERDOWN" | "MASTERDOWN")) => Some(None),
+                // Also after a time-out: if the peer is gone without a word, TCP takes a
+                // quarter of an hour to notice.
+                (reason, _) if reason != Reason::Server => None,
+                _ => return Err(failure),
+            };
+            self.discard(&connection, next).await;
             let is_broken = failure.reason == Reason::Connection && !connection.is_new;
             if !(has_moved || is_broken) || attempts_left == 0 {
                 return Err(failure);

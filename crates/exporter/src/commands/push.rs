@@ -132,8 +132,7 @@ struct Relay {
     /// Since the start. Readers share what they know of lost counts, so that only the one
     /// that sees a regression first counts it.
     regressions: u64,
-    /// Those of them that a group of the relay's own shows: as many as had been counted at
-    /// the last push. A group whose first value is above 0 would not show an increase.
+    /// The regressions that a group of the relay's own shows: the number at the last push. A group whose first value is above 0 would not show an increase.
     shown_regressions: u64,
 }
 

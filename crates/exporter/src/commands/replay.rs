@@ -188,7 +188,6 @@ pub(crate) struct Replayer {
 /// Stores the batches of one store.
 struct BatchStore {
     store: Arc<Store>,
-    prefix: String,
     catalog: Catalog,
     /// The keys of the service's families, and of the registered ones that were read.
     keys: HashSet<String>,
@@ -312,7 +311,7 @@ impl Replayer {
         found.ok_or_else(|| {
             NotStored::refused(match shard {
                 Some(shard) => format!(
-                    "its shard is {shard}: with shards from 0 to {shard} or more, METRICS_SHARDS has to be their number"
+                    "its shard is {shard}, which is beyond METRICS_SHARDS: set it to the number of shards that the app has"
                 ),
                 None => format!(
                     "it names no shard, and METRICS_SHARDS is {number}: replay it without METRICS_SHARDS"
@@ -395,13 +394,11 @@ impl Replayer {
 
 impl BatchStore {
     fn new(store: Arc<Store>, options: ReplayPolicy) -> Self {
-        let prefix = store.options.prefix.clone();
-        let catalog = Catalog::new(&prefix);
+        let catalog = Catalog::new(&store.options.prefix);
         let families = catalog.families().into_iter();
         Self {
             keys: families.map(|family| family.key.clone()).collect(),
             catalog,
-            prefix,
             store,
             options,
             down_since: None,
@@ -439,7 +436,10 @@ impl BatchStore {
         self.register(&families, &mut batch).await?;
         let mut late = Vec::new();
         loop {
-            match self.send(apply_call(&self.prefix, &batch)).await? {
+            match self
+                .send(apply_call(&self.store.options.prefix, &batch))
+                .await?
+            {
                 ApplyReply::Stored { refused, .. } => return Ok(Stored::Now { late, refused }),
                 ApplyReply::Duplicate if late.is_empty() => return Ok(Stored::Before),
                 // Redis did not know the id when it replied `late`. So this is a retry,
@@ -469,7 +469,13 @@ impl BatchStore {
     /// its reply has lease time.
     async fn lease_time_unless_stored(&mut self, id: &BatchId) -> Result<Option<i64>, NotStored> {
         let nothing = Batch::default();
-        let call = apply_call_from_parts(&self.prefix, id, i64::MIN, [].iter(), &nothing);
+        let call = apply_call_from_parts(
+            &self.store.options.prefix,
+            id,
+            i64::MIN,
+            [].iter(),
+            &nothing,
+        );
         match self.send(call).await? {
             ApplyReply::TooOld { lease_time_millis } => Ok(Some(lease_time_millis)),
             ApplyReply::Duplicate => Ok(None),
@@ -501,10 +507,10 @@ impl BatchStore {
             let is_reserved = name.starts_with("functional_scaffold_")
                 || is_own_name(name)
                 || self.catalog.family(name).is_some();
-            if is_reserved || family_of_key(&self.prefix, key) != Some(name) {
+            if is_reserved || family_of_key(&self.store.options.prefix, key) != Some(name) {
                 return Err(NotStored::refused(format!(
                     "it registers {name:?} with the key {key:?}, which is not an app's own family under {:?}",
-                    self.prefix
+                    self.store.options.prefix
                 )));
             }
         }
@@ -520,11 +526,11 @@ impl BatchStore {
     ) -> Result<(), NotStored> {
         for logged in families {
             let ours = Family {
-                key: custom_key(&self.prefix, &logged.name),
+                key: custom_key(&self.store.options.prefix, &logged.name),
                 ..logged.clone()
             };
             let in_force = self.register_as(&ours.name, &ours).await?;
-            let key = match key_in_force(&self.prefix, &ours, &in_force) {
+            let key = match key_in_force(&self.store.options.prefix, &ours, &in_force) {
                 Some(key) => key,
                 None => {
                     let (field, own) = ours.with_own_key();
@@ -539,7 +545,7 @@ impl BatchStore {
 
     /// Registers a family under a field. Returns the registration in force.
     async fn register_as(&mut self, field: &str, family: &Family) -> Result<String, Failure> {
-        let key = families_key(&self.prefix);
+        let key = families_key(&self.store.options.prefix);
         let mut arguments = (key, field.to_owned(), family.encode());
         let in_force: Vec<u8> = self
             .retry_until(&mut arguments, |(key, field, json), mut connection| {
@@ -578,7 +584,7 @@ impl BatchStore {
                 break;
             };
             if !self.waits_for_registration(&key) {
-                let prefix = &self.prefix;
+                let prefix = &self.store.options.prefix;
                 return Err(NotStored::refused(format!(
                     "no family that is registered under {prefix:?} has the key {key:?}"
                 )));
@@ -599,7 +605,7 @@ impl BatchStore {
         });
         let layouts = read.await?.into_iter().flat_map(|family| family.layouts);
         let keys = layouts.map(|layout| layout.key);
-        let prefix = &self.prefix;
+        let prefix = &self.store.options.prefix;
         self.keys
             .extend(keys.filter(|key| !is_own_key(prefix, key)));
         Ok(())
@@ -608,7 +614,7 @@ impl BatchStore {
     /// Returns true while a follower should wait for the registration of an unknown key.
     /// All keys share the time, so that removed families do not delay it once each.
     fn waits_for_registration(&mut self, key: &str) -> bool {
-        if !self.options.is_endless || family_of_key(&self.prefix, key).is_none() {
+        if !self.options.is_endless || family_of_key(&self.store.options.prefix, key).is_none() {
             return false;
         }
         let since = self.unregistered_since;

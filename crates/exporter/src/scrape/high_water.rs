@@ -364,9 +364,9 @@ const MAX_EPOCHS: usize = 16;
 /// The result of [`HighWaterMarks::clamp`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Clamped {
-    /// How many series stepped back.
+    /// The number of series that stepped back.
     pub(crate) regressions: u64,
-    /// Whether a series has a corrupt cell, and no earlier value to serve instead.
+    /// True if a series has a corrupt cell, and no earlier value to serve instead.
     pub(crate) is_partial: bool,
 }
 
@@ -419,9 +419,9 @@ impl Regressions {
 trait SeriesMarks: Debug + Send + Sync {
     fn clamp(&mut self, series: &mut Series, family: &Family, corrupt: &LabelSets) -> Regressions;
     fn forget(&mut self, removed: &HashSet<&str>);
-    /// Whether there is a mark of a label set.
+    /// Returns whether there is a mark of a label set.
     fn has(&self, labels: &str) -> bool;
-    /// Whether a value is lower than its mark, or missing.
+    /// Returns whether a value is lower than its mark, or missing.
     fn is_above(&self, series: &mut Series, family: &Family) -> bool;
     /// Treats everything that was served as lost, so that what is read next counts from 0.
     /// Returns the number of series.

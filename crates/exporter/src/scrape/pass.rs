@@ -54,7 +54,7 @@ pub(crate) async fn read_pass(
             ..RawReading::default()
         };
         let registered = registered_families(connection, options, &mut raw.errors).await?;
-        // What cannot be registered cannot be read.
+        // The part of a family whose registration is invalid cannot be read.
         let names = raw.errors.counts().map(|(name, ..)| name.to_owned());
         raw.partial = names.collect();
         raw.lease_time_millis = store.settler.settle(connection).await;
@@ -97,7 +97,7 @@ struct Layout {
     corrupt: LabelSets,
     /// When gauges were set, in milliseconds of lease time, by label set.
     set_millis: SetTimes,
-    /// Whether Redis has lost counts of it.
+    /// True if Redis has lost counts of it.
     has_lost: bool,
 }
 
@@ -118,12 +118,12 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Whether counts that were read with the two states belong together.
+    /// Returns whether counts that were read with the two states belong together.
     pub(crate) fn is_same_as(&self, other: &Self) -> bool {
         self.epoch == other.epoch && self.version == other.version && self.closed == other.closed
     }
 
-    /// Whether the epoch began with a wipe.
+    /// Returns whether the epoch began with a wipe.
     pub(crate) fn is_wiped(&self) -> bool {
         self.epoch.is_some() && self.epoch == self.wiped
     }
@@ -292,8 +292,8 @@ fn clock_millis() -> i64 {
     i64::try_from(millis).unwrap_or(i64::MAX)
 }
 
-/// Whether a node of a Redis Cluster does not serve the slot of a key, although it serves
-/// the store.
+/// Returns whether a node of a Redis Cluster serves the store, but not the slot of this
+/// key.
 fn is_in_another_slot(failure: &Failure, prefix: &str, key: &str) -> bool {
     // The hash tag of the prefix decides the slot of such a key.
     let is_in_the_stores = prefix.contains('{') && key.starts_with(prefix);

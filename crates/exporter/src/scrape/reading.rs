@@ -48,7 +48,7 @@ pub(crate) struct Reading {
 /// When gauges were set, in milliseconds, by label set.
 pub(crate) type SetTimes = HashMap<Box<str>, i64>;
 
-/// What Redis says about itself.
+/// The state of one Redis, as it reports it.
 #[derive(Debug, Default)]
 pub(crate) struct StoreInfo {
     /// None if it cannot be read.

@@ -297,7 +297,7 @@ pub(crate) fn write(
     }
 }
 
-/// Appends what Redis says about itself.
+/// Appends the metrics about each Redis.
 fn write_stores(out: &mut Exposition, metrics: &SelfMetrics, reading: &Reading) {
     let stores = || metrics.stores.iter().zip(&reading.stores);
     let memory = || stores().filter_map(|(labels, store)| Some((labels, store.memory.as_ref()?)));

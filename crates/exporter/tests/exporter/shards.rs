@@ -93,10 +93,16 @@ impl Shards {
     }
 
     fn exporter(&self) -> Exporter {
+        self.exporter_with(None)
+    }
+
+    /// Starts an exporter with one more variable.
+    fn exporter_with(&self, further: Option<(&str, &str)>) -> Exporter {
         let variables = self.variables();
         let variables = variables
             .each_ref()
             .map(|(name, value)| (*name, value.as_str()));
+        let variables: Vec<_> = variables.into_iter().chain(further).collect();
         Exporter::start_with(self.0[0].port(), &variables)
     }
 
@@ -296,13 +302,7 @@ fn after_a_restart_a_shard_that_lost_its_data_counts_from_0() {
     let shards = Shards::with_families(2);
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("state").display().to_string();
-    let variables = shards.variables().into_iter();
-    let variables: Vec<_> = variables.chain([("EXPORTER_STATE_FILE", file)]).collect();
-    let variables: Vec<_> = variables
-        .iter()
-        .map(|(name, value)| (*name, value.as_str()))
-        .collect();
-    let mut exporter = Exporter::start_with(1, &variables);
+    let mut exporter = shards.exporter_with(Some(("EXPORTER_STATE_FILE", &file)));
     assert_eq!(served(&exporter, &[JOBS]), all(&[300.0]));
     shards.0[1].cli(&["FLUSHALL"]);
     assert_eq!(served(&exporter, &[JOBS]), all(&[300.0]));
@@ -406,13 +406,7 @@ fn no_scrape_shows_half_of_a_wipe_or_removal() {
 #[test]
 fn shards_that_an_interrupted_command_closed_are_not_read_until_it_is_repeated() {
     let shards = Shards::with_families(2);
-    let variables = [("EXPORTER_SCRAPE_TIMEOUT_MS", "300".to_owned())];
-    let variables: Vec<_> = shards.variables().into_iter().chain(variables).collect();
-    let variables: Vec<_> = variables
-        .iter()
-        .map(|(name, value)| (*name, value.as_str()))
-        .collect();
-    let exporter = Exporter::start_with(1, &variables);
+    let exporter = shards.exporter_with(Some(("EXPORTER_SCRAPE_TIMEOUT_MS", "300")));
     assert_eq!(served(&exporter, &[JOBS]), all(&[300.0]));
     let failures = "functional_scaffold_redis_read_failures_total{reason=\"closed\"}";
     shards.hset(1, "state", &[CLOSED, REMOVE]);
@@ -482,16 +476,7 @@ fn the_values_that_each_shard_served_last_survive_a_restart() {
     let shards = Shards::with_families(2);
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("state").display().to_string();
-    let variables = shards
-        .variables()
-        .into_iter()
-        .chain([("EXPORTER_STATE_FILE", file)]);
-    let variables: Vec<_> = variables.collect();
-    let variables: Vec<_> = variables
-        .iter()
-        .map(|(name, value)| (*name, value.as_str()))
-        .collect();
-    let mut exporter = Exporter::start_with(1, &variables);
+    let mut exporter = shards.exporter_with(Some(("EXPORTER_STATE_FILE", &file)));
     assert_eq!(served(&exporter, &[JOBS]), all(&[300.0]));
     shards.count(1, "-50");
     exporter.kill_and_restart();
