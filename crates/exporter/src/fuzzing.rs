@@ -15,7 +15,7 @@ use functional_scaffold_protocol::{
 
 use crate::{
     commands::log_lines::{Trust, find_batch},
-    scrape::{high_water::HighWaterMarks, reader::Contents},
+    scrape::{high_water::HighWaterMarks, pass::Contents},
     server::{auth::Auth, negotiate},
 };
 
@@ -166,4 +166,30 @@ pub fn headers(headers: &[(u8, Vec<u8>)]) {
     let _ = negotiate::is_cached(&headers, "\"tag\"");
     assert!(negotiate::scrape_timeout(&headers).is_none_or(|time| !time.is_zero()));
     assert!(!Auth::of_token("7c4a8d09ca3762af61e59520943dc26494f8941b").allows(&headers));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_store_is_read() {
+        let state = |cells: &[(&str, &str)]| {
+            let cells = cells
+                .iter()
+                .map(|(field, value)| (field.as_bytes().to_vec(), value.as_bytes().to_vec()))
+                .collect();
+            (vec![(vec![0], Vec::new())], vec![cells], Vec::new())
+        };
+        store([
+            state(&[("x=\"1\"", "7"), ("\n# TYPE", "1")]),
+            state(&[("x=\"1\"", "3"), ("y", "-1")]),
+        ]);
+    }
+
+    #[test]
+    fn hostile_lines_and_headers_are_read() {
+        log(b"{\"event\":\"batch_not_stored\"}\n\xff");
+        headers(&[(0, b"text/plain;q=x".to_vec()), (3, b"Bearer x".to_vec())]);
+    }
 }

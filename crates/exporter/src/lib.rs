@@ -34,7 +34,8 @@ mod cli;
 mod commands;
 mod durable_file;
 mod follow;
-#[cfg(fuzzing)]
+// With the tests, too: a change that breaks fuzz/ must not wait for its build to be seen.
+#[cfg(any(test, fuzzing))]
 #[allow(missing_docs, reason = "for fuzz/ only")]
 pub mod fuzzing;
 mod page;

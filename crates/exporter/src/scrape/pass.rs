@@ -634,7 +634,7 @@ impl RawReading {
 }
 
 /// The contents of a store, for `fuzz/`.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 #[derive(Debug)]
 pub(crate) struct Contents {
     pub(crate) registrations: crate::scrape::registry::Registrations,
@@ -643,7 +643,7 @@ pub(crate) struct Contents {
     pub(crate) removals: Vec<(Removal, i64)>,
 }
 
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 impl Contents {
     /// Reads the contents as a scrape does.
     pub(crate) fn read(&self, marks: &mut HighWaterMarks) -> Reading {
