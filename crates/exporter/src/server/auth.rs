@@ -47,7 +47,7 @@ impl Auth {
         Ok((bearer.is_some() || basic.is_some()).then_some(auth))
     }
 
-    #[cfg(fuzzing)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn of_token(token: &str) -> Self {
         Self {
             tokens: vec![token.to_owned()],
