@@ -36,7 +36,11 @@ mod durable_file;
 mod follow;
 // With the tests, too: a change that breaks fuzz/ must not wait for its build to be seen.
 #[cfg(any(test, fuzzing))]
-#[allow(missing_docs, reason = "for fuzz/ only")]
+#[allow(
+    missing_docs,
+    clippy::missing_panics_doc,
+    reason = "for fuzz/ only, where a panic is a finding"
+)]
 pub mod fuzzing;
 mod page;
 mod redis_client;
