@@ -5,6 +5,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    thread::sleep,
     time::{Duration, Instant},
 };
 
@@ -77,23 +78,21 @@ fn an_outage_is_counted_though_the_log_rotates_and_the_follower_is_killed() -> R
         ],
     )?;
     let mut tally = Tally::default();
-    let mut send = |millis: u64| -> Result {
+    let mut send = |until| -> Result {
         let kinds = [RequestKind::invoke(PRIME), RequestKind::invoke(NEGATIVE)];
-        tally.add(&load_all(
-            &app,
-            &kinds,
-            32,
-            Until::Elapsed(Duration::from_millis(millis)),
-        )?);
+        tally.add(&load_all(&app, &kinds, 32, until)?);
         Ok(())
     };
-    send(500)?;
+    let half_a_second = Until::Elapsed(Duration::from_millis(500));
+    send(half_a_second)?;
     redis.kill();
     let began = Instant::now();
     let mut is_killed = false;
     while rotations(&logs)? < 2 {
         ensure!(began.elapsed() < PATIENCE, "the log is not rotated");
-        send(200)?;
+        // So slowly that batches are given up before the log is rotated twice.
+        send(Until::Requests(100))?;
+        sleep(Duration::from_millis(100));
         if !is_killed && rotations(&logs)? > 0 {
             exporter.kill_and_restart()?;
             is_killed = true;
@@ -101,7 +100,7 @@ fn an_outage_is_counted_though_the_log_rotates_and_the_follower_is_killed() -> R
     }
     ensure!(is_killed, "the log was rotated twice at once");
     redis.restart()?;
-    send(500)?;
+    send(half_a_second)?;
     poll_until(PATIENCE, || {
         let counted = redis.cells("metrics:request_counter")?;
         ensure!(
