@@ -16,7 +16,7 @@ use functional_scaffold_testkit::{
 
 use crate::{
     contents::Contents,
-    plan::{Fsync, Plan, SHARDS},
+    plan::{CLUSTER_SHARDS, Fsync, Plan},
 };
 
 const MASTERS: usize = 3;
@@ -34,6 +34,7 @@ pub(crate) struct Cluster {
     redis: RedisCluster,
     /// The number of faults so far, each of which is about the next shard.
     turns: u32,
+    shards: u32,
     failover: Option<Failover>,
 }
 
@@ -63,6 +64,7 @@ impl Cluster {
         Ok(Self {
             redis: RedisCluster::start_with(MASTERS, &options)?,
             turns: 0,
+            shards: plan.shards.unwrap_or(CLUSTER_SHARDS),
             failover: None,
         })
     }
@@ -95,7 +97,7 @@ impl Cluster {
     /// The next shard's prefix.
     fn next_shard(&mut self) -> String {
         self.turns += 1;
-        shard_prefix("metrics:", self.turns % SHARDS)
+        shard_prefix("metrics:", self.turns % self.shards)
     }
 
     /// The next failover: of the master that has the next shard.

@@ -46,9 +46,13 @@ pub(crate) struct Contents {
     pub(crate) closed: BTreeSet<String>,
     /// The sequence number of the last applied batch, by writer.
     pub(crate) applied: BTreeMap<String, u64>,
-    /// The epoch, by key: of each shard.
-    pub(crate) epochs: BTreeMap<String, String>,
+    /// What readers take for a reset of all counters if it changes, by key of the state:
+    /// the epoch, or of a shard the epoch that the last wipe began.
+    epochs: BTreeMap<String, String>,
 }
+
+/// The key of the state without shards.
+const STATE: &str = "metrics:state";
 
 impl Contents {
     /// Reads everything in one step. Works on a replica, and while writes are paused.
@@ -71,6 +75,17 @@ impl Contents {
         Ok(())
     }
 
+    /// Whether readers begin at 0 when these replace the contents before. A shard that
+    /// has lost all of its data does not begin anew: readers keep its counts.
+    pub(crate) fn begins_anew(&self, before: &Self) -> bool {
+        let has_new = self.epochs.iter().any(|(key, epoch)| {
+            let old = before.epochs.get(key);
+            old != Some(epoch)
+        });
+        let is_gone = before.epochs.contains_key(STATE) && !self.epochs.contains_key(STATE);
+        has_new || is_gone
+    }
+
     /// Adds what a key holds. The counts of all shards are added up.
     fn add(&mut self, full_key: &str, words: &[String]) -> anyhow::Result<()> {
         let pairs = words.chunks_exact(2).map(|pair| (&pair[0], &pair[1]));
@@ -79,12 +94,13 @@ impl Contents {
             "metrics:leases" => {
                 for member in words {
                     let lease = Lease::decode(member)?;
-                    self.open.insert(lease.id, lease.count);
+                    self.open.insert(lease.id.clone(), counts_of(lease));
                 }
             }
             "metrics:closed_leases" => self.closed.extend(words.iter().cloned()),
-            "metrics:state" => {
-                let mut epoch = pairs.filter(|(name, _)| *name == "epoch");
+            STATE => {
+                let field = if full_key == STATE { "epoch" } else { "wiped" };
+                let mut epoch = pairs.filter(|(name, _)| *name == field);
                 let epoch = epoch.next().map(|(_, epoch)| epoch.clone());
                 self.epochs
                     .extend(epoch.map(|epoch| (full_key.to_owned(), epoch)));
@@ -109,6 +125,14 @@ impl Contents {
     }
 }
 
+/// What a lease counts if it expires, in the keys without shards.
+pub(crate) fn counts_of(lease: Lease) -> Vec<(String, String)> {
+    let cells = lease.count.into_iter();
+    cells
+        .map(|(key, field)| (without_shard(&key), field))
+        .collect()
+}
+
 /// The key as it is without shards: `metrics:{3}:state` as `metrics:state`.
 pub(crate) fn without_shard(key: &str) -> String {
     let parts = key.split_once(":{").and_then(|(prefix, rest)| {
@@ -122,7 +146,7 @@ pub(crate) fn without_shard(key: &str) -> String {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Taken {
     pub(crate) cells: Cells,
-    /// The same since the last new epoch: readers still serve it.
+    /// The same since readers last began at 0: they still serve it.
     pub(crate) held: Cells,
     /// Leases that were open and are gone: if their executions crash, that is not counted.
     pub(crate) leases: BTreeSet<String>,
@@ -136,7 +160,8 @@ pub(crate) struct Taken {
 impl Taken {
     /// Adds what the servers held before a fault, and not after it.
     pub(crate) fn add(&mut self, before: &Contents, after: &Contents) {
-        if before.epochs != after.epochs {
+        let begins_anew = after.begins_anew(before);
+        if begins_anew {
             self.held.clear();
         }
         let keys: BTreeSet<_> = before.cells.keys().chain(after.cells.keys()).collect();
@@ -145,7 +170,7 @@ impl Taken {
             let by = of(before) - of(after);
             if by != 0 {
                 *self.cells.entry(key.clone()).or_default() += by;
-                if before.epochs == after.epochs {
+                if !begins_anew {
                     *self.held.entry(key.clone()).or_default() += by;
                 }
             }
@@ -180,12 +205,20 @@ impl Taken {
             *cells.entry(cell.clone()).or_default() -= by;
         }
         // Each of them is settled by now, unless its batch was applied again or another
-        // fault took it.
+        // fault took it. Two faults can take what a batch counted each time.
         let returned = self.returned.iter().map(|(id, count)| (id, count));
         let arrived = again.arrived.iter();
         let arrived = arrived.filter(|(id, _)| !self.leases.contains(*id));
         let open_again = returned.chain(arrived);
-        for (_, count) in open_again.filter(|(id, _)| !again.leases.contains(*id)) {
+        let mut ended_again = again.leases.clone();
+        let settled = open_again.filter(|(id, _)| match ended_again.get_mut(*id) {
+            Some(times @ 1..) => {
+                *times -= 1;
+                false
+            }
+            _ => true,
+        });
+        for (_, count) in settled {
             for cell in count {
                 *cells.entry(cell.clone()).or_default() -= 1;
             }
@@ -200,8 +233,8 @@ impl Taken {
 pub(crate) struct Again {
     /// The increments of batches that were applied again.
     pub(crate) cells: Cells,
-    /// The leases in these batches.
-    pub(crate) leases: BTreeSet<String>,
+    /// The leases in these batches, and in how many of them each is.
+    pub(crate) leases: BTreeMap<String, usize>,
     /// Leases that arrived after their results, with what they count.
     pub(crate) arrived: BTreeMap<String, Vec<(String, String)>>,
 }
@@ -212,6 +245,32 @@ mod tests {
 
     fn cell(field: &str) -> (String, String) {
         ("metrics:a".into(), field.into())
+    }
+
+    #[test]
+    fn a_shard_begins_anew_only_with_a_wipe() {
+        let of = |epochs: &[(&str, &str)]| Contents {
+            epochs: epochs
+                .iter()
+                .map(|(key, epoch)| ((*key).to_owned(), (*epoch).to_owned()))
+                .collect(),
+            ..Contents::default()
+        };
+        let (one, shard) = (STATE, "metrics:{1}:state");
+        for (before, after, begins_anew) in [
+            (&[(one, "1")][..], &[(one, "1")][..], false),
+            (&[(one, "1")], &[(one, "2")], true),
+            (&[(one, "1")], &[], true),
+            (&[(shard, "1")], &[(shard, "2")], true),
+            (&[], &[(shard, "1")], true),
+            (&[(shard, "1")], &[], false),
+        ] {
+            assert_eq!(
+                of(after).begins_anew(&of(before)),
+                begins_anew,
+                "{before:?} {after:?}"
+            );
+        }
     }
 
     fn contents(epoch: &str, cells: &[(&str, i64)], open: &[&str]) -> Contents {
@@ -240,7 +299,7 @@ mod tests {
         let now = contents("1", &[("x", 6), ("crash", 2)], &[]);
         let again = Again {
             cells: [(cell("x"), 2)].into(),
-            leases: ["a/1".to_owned()].into(),
+            leases: [("a/1".to_owned(), 1)].into(),
             ..Again::default()
         };
         let restored = taken.restore(&now, &again);
@@ -254,14 +313,22 @@ mod tests {
 
     #[test]
     fn shards_are_added_up() -> anyhow::Result<()> {
+        const LEASE: &str =
+            r#"{"id":"a/1","millis":1,"count":[["metrics:{1}:settled_counter","x"]]}"#;
         let mut contents = Contents::default();
         for (key, words) in [
-            ("metrics:{0}:request_counter", ["x", "3"]),
-            ("metrics:{1}:request_counter", ["x", "4"]),
-            ("metrics:{1}:state", ["epoch", "e"]),
+            ("metrics:{0}:request_counter", &["x", "3"][..]),
+            ("metrics:{1}:request_counter", &["x", "4"]),
+            ("metrics:{1}:state", &["wiped", "e"]),
+            ("metrics:{0}:state", &["epoch", "f"]),
+            ("metrics:{1}:leases", &[LEASE]),
         ] {
-            contents.add(key, &words.map(str::to_owned))?;
+            let words: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();
+            contents.add(key, &words)?;
         }
+        // What a lease will count is counted with what others count.
+        let count = [("metrics:settled_counter".to_owned(), "x".to_owned())];
+        assert_eq!(contents.open, [("a/1".to_owned(), count.to_vec())].into());
         let cell = ("metrics:request_counter".into(), "x".into());
         assert_eq!(contents.cells, [(cell, 7)].into());
         let epochs = [("metrics:{1}:state".to_owned(), "e".to_owned())];
@@ -302,6 +369,21 @@ mod tests {
         let now = contents("1", &[("crash", 1)], &[]);
         let restored = taken.restore(&now, &Again::default());
         assert_eq!(restored, [(cell("crash"), 0)].into());
+        // Its batch is applied again after the first return, and lost for good by the second.
+        let mut taken = Taken::default();
+        let ended = |count| Contents {
+            cells: [(cell("x"), count)].into(),
+            ..before(&[])
+        };
+        taken.add(&ended(1), &after(&[]));
+        taken.add(&ended(1), &after(&[]));
+        let again = Again {
+            cells: [(cell("x"), 1)].into(),
+            leases: [("a/1".to_owned(), 1)].into(),
+            ..Again::default()
+        };
+        let restored = taken.restore(&now, &again);
+        assert_eq!(restored, [(cell("x"), 1), (cell("crash"), 0)].into());
         // It arrives after the fault, and is settled.
         let mut again = Again::default();
         again.arrived.insert("a/2".into(), vec![cell("crash")]);

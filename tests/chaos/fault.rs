@@ -68,8 +68,8 @@ pub(crate) fn kinds(schedule: Schedule) -> Vec<&'static Kind> {
     }
 }
 
-/// Every fault with one Redis, or a replica and Sentinel. None of the basic ones lasts for the 5 s by which a lease outlives its
-/// execution, so none of them makes a result late.
+/// Every fault with one Redis, or a replica and Sentinel. None of the basic ones lasts for
+/// the 5 s by which a lease outlives its execution, so none of them makes a result late.
 pub(crate) static KINDS: [Kind; 28] = [
     // Starts it again on its append-only file. Redis refuses connections for at least this
     // time.
@@ -304,7 +304,10 @@ pub(crate) static KINDS: [Kind; 28] = [
         name: "wipe",
         target: Target::Contents,
         begin: |servers| {
-            servers.replace_contents(|redis| readers::command(redis.port(), &["wipe", "--yes"]))
+            let shards = servers.shards.clone();
+            servers.replace_contents(|redis| {
+                readers::command(redis.port(), &shards, &["wipe", "--yes"])
+            })
         },
         ..NOTHING
     },
@@ -315,9 +318,10 @@ pub(crate) static KINDS: [Kind; 28] = [
             let (family, label) = servers.app_kind.removed_series();
             let selector = &format!("{family}{{{label}}}");
             servers.allow(Reset::Series(family, label));
+            let shards = servers.shards.clone();
             servers.replace_contents(|redis| {
-                let removed =
-                    readers::command(redis.port(), &["series", "remove", "--yes", selector]);
+                let remove = ["series", "remove", "--yes", selector];
+                let removed = readers::command(redis.port(), &shards, &remove);
                 match removed {
                     // An earlier fault took the family, and no instance has registered it yet.
                     Err(error) if error.to_string().contains("is served") => Ok(()),
@@ -544,7 +548,7 @@ fn evict(redis: &RedisServer) -> anyhow::Result<()> {
     let _: () = redis.call(&["PING"])?;
     let _: () = redis.call(&["CONFIG", "SET", "maxmemory", "0", policy, "noeviction"])?;
     // Else families that were evicted would only be registered again after a minute.
-    let notes: Vec<String> = redis.call(&["KEYS", "metrics:registered:*"])?;
+    let notes: Vec<String> = redis.call(&["KEYS", "metrics:*registered:*"])?;
     for note in notes {
         let _: () = redis.call(&["DEL", &note])?;
     }

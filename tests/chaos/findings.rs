@@ -165,7 +165,10 @@ impl fmt::Display for Findings {
             ..
         } = self.plan;
         let app_name = app.name();
-        let schedule = self.plan.schedule.name();
+        let schedule = match self.plan.shards {
+            Some(shards) => format!("{} ({shards} shards)", self.plan.schedule.name()),
+            None => self.plan.schedule.name().to_owned(),
+        };
         let (durability, fsync) = (self.plan.durability.name(), self.plan.fsync.name());
         let faults = self
             .faults

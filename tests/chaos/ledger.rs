@@ -15,7 +15,7 @@ use std::{
 use functional_scaffold_protocol::{calls::Script, lease::Lease};
 use redis_protocol::resp2::{decode::decode, types::OwnedFrame};
 
-use crate::contents::{Again, Cells, Contents, without_shard};
+use crate::contents::{Again, Cells, Contents, counts_of, without_shard};
 
 /// Everything that passed on all connections.
 #[derive(Debug, Default)]
@@ -97,7 +97,9 @@ impl Batches {
 
     fn open(&mut self, lease: Lease) {
         if self.reopened.contains(&lease.id) {
-            self.again.arrived.insert(lease.id, lease.count);
+            self.again
+                .arrived
+                .insert(lease.id.clone(), counts_of(lease));
         }
     }
 
@@ -133,7 +135,9 @@ impl Batches {
         for (cell, by) in &call.increments {
             *self.again.cells.entry(cell.clone()).or_default() += by;
         }
-        self.again.leases.extend(call.leases.iter().cloned());
+        for id in &call.leases {
+            *self.again.leases.entry(id.clone()).or_default() += 1;
+        }
     }
 }
 

@@ -55,7 +55,7 @@ use clap::Parser;
 use signal_hook::{consts, flag};
 use tempfile::TempDir;
 
-use plan::{AppKind, Durability, Fsync, Plan, Schedule};
+use plan::{AppKind, CLUSTER_SHARDS, Durability, Fsync, Plan, Schedule};
 use run::run;
 use verdict::judge;
 
@@ -129,6 +129,11 @@ struct Cli {
     /// Which faults there are, and how many at a time.
     #[arg(long, value_enum, default_value = "basic")]
     schedule: Schedule,
+
+    /// Divides the instances among so many shards: `metrics_shards`. Six with the schedule
+    /// cluster, otherwise none unless given; then all are on the one Redis.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
+    shards: Option<u32>,
 }
 
 const EXAMPLES: &str = "\
@@ -136,6 +141,7 @@ Examples:
   cargo xtask chaos
   cargo xtask chaos --seed 7 --seconds 600 --durability strict
   cargo xtask chaos --app metered --schedule wide
+  cargo xtask chaos --schedule wide --shards 3
   cargo xtask chaos --schedule cluster --seconds 120
 
 A response is in doubt if its instance may have died shortly after it (it may be
@@ -170,6 +176,10 @@ fn run_and_judge(cli: &Cli) -> anyhow::Result<bool> {
         fsync: cli.fsync,
         rate: cli.rate,
         schedule: cli.schedule,
+        shards: cli.shards.or_else(|| {
+            let is_cluster = cli.schedule == Schedule::Cluster;
+            is_cluster.then_some(CLUSTER_SHARDS)
+        }),
     };
     eprintln!("seed {}", plan.seed);
     let folder = tempfile::Builder::new()

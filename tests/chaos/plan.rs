@@ -15,18 +15,19 @@ pub(crate) struct Plan {
     pub(crate) fsync: Fsync,
     pub(crate) rate: u64,
     pub(crate) schedule: Schedule,
+    /// `metrics_shards`, if there are shards: all on the one Redis, or on its cluster.
+    pub(crate) shards: Option<u32>,
 }
 
-/// The shards of a cluster.
-pub(crate) const SHARDS: u32 = 6;
+/// The shards of a cluster, unless others are asked for.
+pub(crate) const CLUSTER_SHARDS: u32 = 6;
 
 impl Plan {
     /// The variable `metrics_shards`; empty is unset.
     pub(crate) fn shards(&self) -> String {
-        match self.schedule {
-            Schedule::Cluster => SHARDS.to_string(),
-            _ => String::new(),
-        }
+        self.shards
+            .map(|shards| shards.to_string())
+            .unwrap_or_default()
     }
 
     /// Whether there are two exporters and a relay.

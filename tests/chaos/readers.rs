@@ -111,12 +111,13 @@ impl Relay {
     }
 }
 
-/// Runs a command of the exporter on the Redis that listens on a port.
-pub(crate) fn command(redis_port: u16, arguments: &[&str]) -> anyhow::Result<()> {
+/// Runs a command of the exporter on the shards of the Redis that listens on a port.
+pub(crate) fn command(redis_port: u16, shards: &str, arguments: &[&str]) -> anyhow::Result<()> {
     let mut command: Command = exporter::command(&exporter::program()?);
     let output = command
         .args(arguments)
         .env("REDIS_PORT", redis_port.to_string())
+        .env("METRICS_SHARDS", shards)
         .output()?;
     let text = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{arguments:?} failed: {text}");

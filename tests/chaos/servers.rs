@@ -38,6 +38,8 @@ const UNHEARD: Duration = Duration::from_millis(50);
 pub(crate) struct Servers {
     pub(crate) app: App,
     pub(crate) app_kind: AppKind,
+    /// The variable `metrics_shards`.
+    pub(crate) shards: String,
     pub(crate) clients: Clients,
     pub(crate) readers: Readers,
     /// From the application to Redis.
@@ -81,6 +83,7 @@ impl Servers {
             clients: Clients::new(app.address(), plan, began),
             app,
             app_kind: plan.app,
+            shards: plan.shards(),
             readers: Readers::start(plan, reader_path.port())?,
             path,
             reader_path,
@@ -142,7 +145,7 @@ impl Servers {
             let before = Contents::read(redis)?;
             change(redis)?;
             let after = Contents::read(redis)?;
-            if before.epochs != after.epochs {
+            if after.begins_anew(&before) {
                 self.resets.allow(Reset::All, self.began.elapsed());
             }
             self.taken.add(&before, &after);

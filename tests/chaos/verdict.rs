@@ -473,6 +473,7 @@ mod tests {
                 fsync: Fsync::Always,
                 rate: 1,
                 schedule: Schedule::Basic,
+                shards: None,
             },
             runtime: "",
             faults: BTreeMap::new(),

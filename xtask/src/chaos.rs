@@ -62,6 +62,11 @@ pub(crate) struct Chaos {
     #[arg(long, value_parser = ["basic", "overlapping", "wide", "cluster"])]
     schedule: Option<String>,
 
+    /// Shards among which the instances are divided; six with cluster, otherwise none
+    /// unless given.
+    #[arg(long)]
+    shards: Option<u64>,
+
     /// The runtime of the app.
     #[arg(long, value_enum, env = "SCAFFOLD_RUNTIME", default_value = "devhost")]
     runtime: RuntimeName,
@@ -99,6 +104,7 @@ impl Chaos {
             ("--fsync", self.fsync.clone()),
             ("--rate", number(self.rate)),
             ("--schedule", self.schedule.clone()),
+            ("--shards", number(self.shards)),
         ];
         options
             .into_iter()
