@@ -1,7 +1,14 @@
 //! Instances that are divided among shards: on several Redis servers, and in a Redis
 //! Cluster whose slots move and whose masters die.
 
-use std::{collections::BTreeMap, fs, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail, ensure};
 use functional_scaffold_protocol::{
@@ -10,6 +17,7 @@ use functional_scaffold_protocol::{
     shard::{shard_of, shard_prefix},
 };
 use functional_scaffold_testkit::{
+    exporter::{self, Exporter},
     http,
     load::{RequestKind, Tally, Until},
     process::poll_until,
@@ -33,15 +41,24 @@ const CONNECTIONS: usize = 8;
 /// The servers of the shards.
 type Servers<'a> = &'a dyn Fn(u32) -> Result<&'a RedisServer>;
 
-/// The application in `SHARDS` shards. It may reach all of loopback.
+/// The application in several shards. It may reach all of loopback.
 struct Sharded {
     app: App,
+    shards: u32,
     _folder: TempDir,
 }
 
 impl Sharded {
-    /// `hosts` is the variable `redis_host`.
+    /// In [`SHARDS`] shards. `hosts` is the variable `redis_host`.
     fn start(hosts: &str, change: impl FnOnce(AppOptions) -> AppOptions) -> Result<Self> {
+        Self::start_in(SHARDS, hosts, change)
+    }
+
+    fn start_in(
+        shards: u32,
+        hosts: &str,
+        change: impl FnOnce(AppOptions) -> AppOptions,
+    ) -> Result<Self> {
         let text = fs::read_to_string(repository().join("spin.toml"))?;
         let configured = "\"redis://{{ redis_host }}:{{ redis_port }}\", \
                           \"rediss://{{ redis_host }}:{{ redis_port }}\"";
@@ -60,12 +77,13 @@ impl Sharded {
             ..AppOptions::with_redis(6379).manifest(manifest)
         };
         let options = options
-            .variable("metrics_shards", &SHARDS.to_string())
+            .variable("metrics_shards", &shards.to_string())
             .variable("redis_host", hosts)
             // So there are many instances.
             .arguments(&["--max-instance-reuse-count", "8"]);
         Ok(Self {
             app: App::start(&change(options))?,
+            shards,
             _folder: folder,
         })
     }
@@ -84,7 +102,7 @@ impl Sharded {
                 replay(&logged, &shard_prefix("metrics:", shard), servers(shard)?)?;
             }
             let mut counted = BTreeMap::new();
-            for shard in 0..SHARDS {
+            for shard in 0..self.shards {
                 for (labels, count) in requests(shard, servers(shard)?)? {
                     *counted.entry(labels).or_insert(0) += count;
                 }
@@ -171,11 +189,7 @@ fn instances_are_divided_among_servers_and_an_outage_of_one_is_its_own() -> Resu
     const DOWN: u32 = 2;
     let start = |_| RedisOptions::new().append_only("always").start();
     let mut redis = (0..SHARDS).map(start).collect::<Result<Vec<_>>>()?;
-    let hosts = redis
-        .iter()
-        .map(|redis| format!("127.0.0.1:{}", redis.port()));
-    let hosts = hosts.collect::<Vec<_>>().join(",");
-    let sharded = Sharded::start(&hosts, |options| options)?;
+    let sharded = Sharded::start(&hosts(&redis), |options| options)?;
 
     let mut tally = sharded.send(Until::Requests(400))?;
     sharded.wait_for_counts(&tally, &|shard| Ok(&redis[shard as usize]))?;
@@ -212,6 +226,148 @@ fn instances_are_divided_among_servers_and_an_outage_of_one_is_its_own() -> Resu
     let lines = sharded.app.log(EVENT)?;
     assert!(lines.iter().any(|line| line["shard"] == DOWN), "{lines:?}");
     Ok(())
+}
+
+#[test]
+fn a_fifth_shard_adds_to_the_counts_of_four() -> Result {
+    let start = |_| RedisServer::start();
+    let redis = (0..=SHARDS).map(start).collect::<Result<Vec<_>>>()?;
+    let four = &redis[..SHARDS as usize];
+    let server = |shard: u32| Ok(&redis[shard as usize]);
+    let sharded = Sharded::start(&hosts(four), |options| options)?;
+    let mut tally = sharded.send(Until::Requests(400))?;
+    sharded.wait_for_counts(&tally, &server)?;
+    assert_eq!(served(&exporter(four)?)?, Some(tally.total()));
+
+    // In the order of docs/shards.md.
+    let exporter = exporter(&redis)?;
+    assert_eq!(served(&exporter)?, Some(tally.total()), "an empty shard");
+    drop(sharded);
+    let sharded = Sharded::start_in(SHARDS + 1, &hosts(&redis), |options| options)?;
+    tally.add(&sharded.send(Until::Requests(400))?);
+    sharded.wait_for_counts(&tally, &server)?;
+    assert!(!requests(SHARDS, server(SHARDS)?)?.is_empty());
+    assert_eq!(served(&exporter)?, Some(tally.total()));
+    Ok(())
+}
+
+#[test]
+fn no_scrape_shows_half_of_a_wipe_under_load() -> Result {
+    let start = |_| RedisServer::start();
+    let redis = (0..SHARDS).map(start).collect::<Result<Vec<_>>>()?;
+    let server = |shard: u32| Ok(&redis[shard as usize]);
+    let sharded = Sharded::start(&hosts(&redis), |options| options)?;
+    let before = sharded.send(Until::Requests(4_000))?;
+    sharded.wait_for_counts(&before, &server)?;
+    let of_shards = || -> Result<Vec<i64>> {
+        let of_a_shard = |shard| Ok(requests(shard, server(shard)?)?.values().sum());
+        (0..SHARDS).map(of_a_shard).collect()
+    };
+    let smallest = of_shards()?.into_iter().min();
+    let exporter = exporter(&redis)?;
+    assert_eq!(served(&exporter)?, Some(before.total()));
+
+    let is_over = AtomicBool::new(false);
+    let (during, shown) = thread::scope(|scope| {
+        let load = scope.spawn(|| sharded.send(Until::Requests(600)));
+        let scrapes = scope.spawn(|| {
+            let mut shown = Vec::new();
+            while !is_over.load(Ordering::Relaxed) {
+                shown.extend(served(&exporter)?);
+            }
+            anyhow::Ok(shown)
+        });
+        let wiped = exporter_command(&redis)?.args(["wipe", "--yes"]).output();
+        let during = load.join().expect("no panic");
+        is_over.store(true, Ordering::Relaxed);
+        let shown = scrapes.join().expect("no panic");
+        let wiped = wiped?;
+        ensure!(wiped.status.success(), "{wiped:?}");
+        anyhow::Ok((during?.total(), shown?))
+    })?;
+    let after: i64 = of_shards()?.into_iter().sum();
+    assert!(after <= during, "{after} of {during}");
+    // Half of a wipe would show at least what one shard had.
+    ensure!(
+        smallest > Some(during),
+        "{smallest:?} are too few to tell them from {during}"
+    );
+    let is_whole = |count: &i64| *count >= before.total() || *count <= during;
+    assert!(shown.iter().all(is_whole), "{shown:?}");
+    let [old, new] = [before.total(), 0].map(|least| {
+        let of_it = shown.iter().filter(|&&count| count >= least);
+        of_it.count()
+    });
+    assert!(
+        0 < old && old < new,
+        "{old} of {new} scrapes show the time before"
+    );
+
+    // Whoever writes goes on as if nothing had happened.
+    let settled = poll_until_unchanged(&exporter)?;
+    let more = sharded.send(Until::Requests(200))?.total();
+    poll_until(PATIENCE, || {
+        let count = served(&exporter)?;
+        ensure!(
+            count == Some(settled + more),
+            "{count:?}: {settled} and {more}"
+        );
+        Ok(())
+    })?;
+    nothing_is_refused(&sharded.app, None)
+}
+
+/// The variable `redis_host` of these servers.
+fn hosts(redis: &[RedisServer]) -> String {
+    let hosts = redis
+        .iter()
+        .map(|redis| format!("127.0.0.1:{}", redis.port()));
+    hosts.collect::<Vec<_>>().join(",")
+}
+
+/// An exporter of a shard on each of these servers.
+fn exporter(redis: &[RedisServer]) -> Result<Exporter> {
+    let (hosts, shards) = (hosts(redis), redis.len().to_string());
+    let variables = [
+        ("REDIS_HOST", hosts.as_ref()),
+        ("METRICS_SHARDS", shards.as_ref()),
+    ];
+    Exporter::start_with(redis[0].port(), &variables)
+}
+
+fn exporter_command(redis: &[RedisServer]) -> Result<Command> {
+    let mut command = exporter::command(&exporter::program()?);
+    command
+        .env("REDIS_HOST", hosts(redis))
+        .env("METRICS_SHARDS", redis.len().to_string());
+    Ok(command)
+}
+
+/// The number of requests that an exporter shows; none if it cannot read Redis.
+fn served(exporter: &Exporter) -> Result<Option<i64>> {
+    let text = exporter.scrape()?;
+    let series = text
+        .lines()
+        .filter(|line| line.starts_with("http_requests_total{"));
+    let mut sum = None;
+    for line in series {
+        let (_, count) = line.rsplit_once(' ').context("no value")?;
+        *sum.get_or_insert(0) += count.parse::<i64>()?;
+    }
+    Ok(sum)
+}
+
+/// Waits until an exporter shows the same number of requests for a second.
+fn poll_until_unchanged(exporter: &Exporter) -> Result<i64> {
+    let mut last = None;
+    poll_until(PATIENCE, || {
+        let count = served(exporter)?;
+        let is_unchanged = last == count;
+        last = count;
+        thread::sleep(Duration::from_secs(1));
+        ensure!(is_unchanged, "{count:?} is not the last");
+        count.context("there are no requests")
+    })
 }
 
 /// No node fails because the machine is busy.
