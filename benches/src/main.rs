@@ -133,10 +133,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         .map(|name| format!(" --only {name}"))
         .collect();
     let command = format!("cargo xtask bench{options} --rounds {}", cli.rounds);
-    let mut results = Results {
-        machine: machine::describe(&bench)?,
-        sections: Vec::new(),
-    };
+    let machine = machine::describe(&bench)?;
+    let mut results = Results::default();
     let mut failed = Vec::new();
     for (name, section) in SECTIONS {
         if !cli.only.is_empty() && !cli.only.iter().any(|only| only == name) {
@@ -148,7 +146,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             continue;
         }
         // A failed section does not lose the figures of the others.
-        match run_section(name, section, &bench, &command) {
+        match run_section(name, section, &bench, &machine, &command) {
             Ok(measured) => {
                 let mut text = String::new();
                 files.write_findings(&mut text, &measured.findings);
@@ -165,7 +163,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         if let Some(earlier) = files.read()?
             && !cli.only.is_empty()
         {
-            results = files.replace(earlier, results, &SECTIONS.map(|(name, _)| name))?;
+            results = Files::replace(earlier, results, &SECTIONS.map(|(name, _)| name));
         }
         files.write(&results)?;
     }
@@ -177,12 +175,14 @@ fn run_section(
     name: &str,
     section: Section,
     bench: &Bench,
+    machine: &[(String, String)],
     command: &str,
 ) -> anyhow::Result<Measured> {
     let began = humantime::format_rfc3339_seconds(SystemTime::now());
     let load_average = machine::load_average()?;
     Ok(Measured {
         name: name.to_owned(),
+        machine: machine.to_vec(),
         began: began.to_string(),
         commit: machine::commit()?,
         command: command.to_owned(),

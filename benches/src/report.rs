@@ -1,6 +1,7 @@
-//! The report: the findings of each section, kept as JSON in target/ and written
-//! as Markdown and charts to docs/. Figures stay numbers until they are written,
-//! so a report can be written again without measuring.
+//! The report: the findings of each section, kept as JSON beside this program and
+//! written as Markdown and charts to docs/. Figures stay numbers until they are
+//! written, so a report can be written again without measuring, and a section alone can
+//! be measured again, on another machine, too.
 
 use std::{
     fmt::Write as _,
@@ -8,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use functional_scaffold_testkit::{repository, runtime::Runtime};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,9 @@ pub(crate) struct Table {
     /// Headings with units.
     columns: Vec<String>,
     rows: Vec<Vec<Cell>>,
+    /// A page in docs/ that has the table as well, between two comments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    quoted_in: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -54,7 +58,38 @@ impl Table {
             caption: caption.to_owned(),
             columns: columns.iter().map(S::to_string).collect(),
             rows: rows.into_iter().collect(),
+            quoted_in: None,
         }
+    }
+
+    /// Writes the table into this page in docs/, too. The page has the lines of
+    /// [`Self::quotation_marks`].
+    pub(crate) fn quoted_in(mut self, page: &str) -> Self {
+        self.quoted_in = Some(page.to_owned());
+        self
+    }
+
+    /// The lines around the table in the other page.
+    fn quotation_marks(&self) -> [String; 2] {
+        let caption = &self.caption;
+        [
+            format!("<!-- {caption}: written by `cargo xtask bench`. Do not edit. -->\n"),
+            format!("<!-- End of {caption}. -->\n"),
+        ]
+    }
+
+    /// Returns the other page with this table.
+    ///
+    /// # Errors
+    /// There are no two such lines.
+    pub(crate) fn quote(&self, page: &str) -> anyhow::Result<String> {
+        let [first, last] = self.quotation_marks();
+        let parts = page.split_once(&first);
+        let parts = parts.and_then(|(head, rest)| Some((head, rest.split_once(&last)?.1)));
+        let (head, tail) = parts.with_context(|| format!("no lines {first}{last}"))?;
+        let mut table = String::from("\n");
+        write_table(&mut table, &self.columns, &self.rows);
+        Ok(format!("{head}{first}{table}{last}{tail}"))
     }
 }
 
@@ -139,8 +174,6 @@ impl Target {
 /// All that the report is written from.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Results {
-    /// Properties of the machine and versions of programs, by name.
-    pub(crate) machine: Vec<(String, String)>,
     /// In the order of the report.
     pub(crate) sections: Vec<Measured>,
 }
@@ -149,6 +182,8 @@ pub(crate) struct Results {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Measured {
     pub(crate) name: String,
+    /// Properties of the machine and versions of programs, by name.
+    pub(crate) machine: Vec<(String, String)>,
     pub(crate) began: String,
     pub(crate) commit: String,
     /// The command that measures it again.
@@ -172,7 +207,7 @@ impl Files {
     }
 
     fn json(&self) -> PathBuf {
-        repository().join(format!("target/{}.json", self.name))
+        repository().join(format!("benches/{}.json", self.name))
     }
 
     fn chart(&self, chart: &Chart) -> String {
@@ -191,25 +226,14 @@ impl Files {
     }
 
     /// Replaces sections of an earlier report, in the order of `names`.
-    pub(crate) fn replace(
-        &self,
-        mut earlier: Results,
-        newer: Results,
-        names: &[&str],
-    ) -> anyhow::Result<Results> {
-        ensure!(
-            earlier.machine == newer.machine,
-            "{} is from another machine or other versions, so a section alone cannot be put into \
-             it: omit --only",
-            self.json().display()
-        );
+    pub(crate) fn replace(mut earlier: Results, newer: Results, names: &[&str]) -> Results {
         for section in newer.sections {
             earlier.sections.retain(|older| older.name != section.name);
             earlier.sections.push(section);
         }
         let place = |measured: &Measured| names.iter().position(|name| *name == measured.name);
         earlier.sections.sort_by_key(place);
-        Ok(earlier)
+        earlier
     }
 
     /// Writes the results, and the report with its charts.
@@ -221,6 +245,14 @@ impl Files {
         for measured in &results.sections {
             for chart in &measured.findings.charts {
                 write(&docs.join(self.chart(chart)), &chart.draw()?)?;
+            }
+            for table in &measured.findings.tables {
+                if let Some(page) = &table.quoted_in {
+                    let path = docs.join(page);
+                    let text = fs::read_to_string(&path);
+                    let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+                    write(&path, &table.quote(&text)?)?;
+                }
             }
         }
         write(
@@ -268,43 +300,75 @@ const HEAD: &str = "\
 
 # Benchmarks
 
-Everything was measured on one machine, in turns (A B C, C B A, …), and each run was checked to \
+Each section was measured on one machine, in turns (A B C, C B A, …), and each run was checked to \
 have done what it was timed for. A figure is the median of the rounds, with minimum and maximum in \
-parentheses; a ratio is taken within each round. Figures **and ratios** are those of this machine \
+parentheses; a ratio is taken within each round. Figures **and ratios** are those of the machine \
 and of the runtime named at the end: [on Spin](benchmarks-on-spin.md) they differ from [the dev \
 host's](benchmarks.md).
 
 ";
 
+/// Properties of a machine and versions of programs, by name.
+type Machine = [(String, String)];
+
 fn write_circumstances(text: &mut String, results: &Results) {
     text.push_str("## Machine, versions, commands\n\n");
-    let machine = results.machine.iter();
-    let rows: Vec<Vec<Cell>> = machine
-        .map(|(name, value)| vec![name.as_str().into(), value.as_str().into()])
-        .collect();
-    write_table(text, &["", ""], &rows);
-    let sections = results.sections.iter();
-    let rows: Vec<Vec<Cell>> = sections
+    let mut machines: Vec<&Machine> = Vec::new();
+    for measured in &results.sections {
+        if !machines.contains(&measured.machine.as_slice()) {
+            machines.push(&measured.machine);
+        }
+    }
+    // A report that was measured in parts may be of several.
+    let is_one = machines.len() == 1;
+    let number = |place: usize| match is_one {
+        true => String::new(),
+        false => format!("machine {}", place + 1),
+    };
+    write_machines(text, &machines, number);
+    let rows: Vec<Vec<Cell>> = results
+        .sections
+        .iter()
         .map(|measured| {
-            vec![
-                measured.findings.title.as_str().into(),
+            let place = machines.iter().position(|of| *of == measured.machine);
+            let place = place.filter(|_| !is_one).map(|place| number(place).into());
+            let title = Cell::from(measured.findings.title.as_str());
+            let rest = [
                 measured.began.as_str().into(),
                 measured.commit.as_str().into(),
                 format!("`{}`", measured.command).into(),
                 measured.load_average.as_str().into(),
-            ]
+            ];
+            [title].into_iter().chain(place).chain(rest).collect()
         })
         .collect();
-    let columns = [
-        "section",
-        "began (UTC)",
-        "commit",
-        "command",
-        "load average before",
-    ];
-    write_table(text, &columns, &rows);
+    let columns = ["section"]
+        .into_iter()
+        .chain((!is_one).then_some("measured on"))
+        .chain(["began (UTC)", "commit", "command", "load average before"]);
+    write_table(text, &columns.collect::<Vec<_>>(), &rows);
     text.truncate(text.trim_end().len());
     text.push('\n');
+}
+
+/// A table with a column for each machine.
+fn write_machines(text: &mut String, machines: &[&Machine], number: impl Fn(usize) -> String) {
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _) in machines.iter().copied().flatten() {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    let rows = names.iter().map(|name| {
+        let values = machines.iter().map(|machine| {
+            let found = machine.iter().find(|(of, _)| of == name);
+            Cell::from(found.map_or("", |(_, value)| value))
+        });
+        [Cell::from(*name)].into_iter().chain(values).collect()
+    });
+    let numbers = (0..machines.len()).map(number);
+    let columns: Vec<String> = [String::new()].into_iter().chain(numbers).collect();
+    write_table(text, &columns, &rows.collect::<Vec<_>>());
 }
 
 fn write_table<S: AsRef<str>>(text: &mut String, columns: &[S], rows: &[Vec<Cell>]) {
@@ -342,6 +406,61 @@ mod tests {
         let at_most = |rounds: &[f64]| Target::at_most("x", 1.1, figure(rounds));
         assert!(at_most(&[1.2, 1.1, 1.0]).is_reached());
         assert!(!at_most(&[]).is_reached());
+    }
+
+    fn measured(name: &str, processor: &str) -> Measured {
+        Measured {
+            name: name.into(),
+            machine: vec![("processor".into(), processor.into())],
+            began: "2026-01-01T00:00:00Z".into(),
+            commit: "abc".into(),
+            command: "bench".into(),
+            load_average: "0 0 0".into(),
+            findings: Findings {
+                title: name.into(),
+                method: String::new(),
+                tables: Vec::new(),
+                charts: Vec::new(),
+                targets: Vec::new(),
+                notes: Vec::new(),
+            },
+        }
+    }
+
+    #[test]
+    fn sections_of_several_machines_name_theirs() {
+        let results = |processors: [&str; 2]| {
+            let sections = ["a", "b"].into_iter().zip(processors);
+            let sections = sections.map(|(name, processor)| measured(name, processor));
+            let mut text = String::new();
+            write_circumstances(
+                &mut text,
+                &Results {
+                    sections: sections.collect(),
+                },
+            );
+            text
+        };
+        let one = results(["x", "x"]);
+        assert!(one.contains("| processor | x |\n"), "{one}");
+        assert!(one.contains("| b | 2026"), "{one}");
+        let two = results(["x", "y"]);
+        assert!(two.contains("|  | machine 1 | machine 2 |\n"), "{two}");
+        assert!(two.contains("| processor | x | y |\n"), "{two}");
+        assert!(two.contains("| b | machine 2 | 2026"), "{two}");
+    }
+
+    #[test]
+    fn a_page_quotes_a_table_between_its_marks() -> anyhow::Result<()> {
+        let table = |cell: &str| Table::new("How many", &["load"], [vec![cell.into()]]);
+        let [first, last] = table("").quotation_marks();
+        let page = table("old").quote(&format!("# A\n\n{first}{last}\nText.\n"))?;
+        let page = table("new").quote(&page)?;
+        let quoted = "\n| load |\n| --- |\n| new |\n\n";
+        assert_eq!(page, format!("# A\n\n{first}{quoted}{last}\nText.\n"));
+        let missing = table("new").quote("# A\n");
+        missing.expect_err("there are no marks");
+        Ok(())
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub(crate) struct Bench {
     #[arg(long)]
     smoke: bool,
 
-    /// Write the report again from target/benchmarks.json, and measure nothing.
+    /// Write the report again from benches/benchmarks.json, and measure nothing.
     #[arg(long, conflicts_with_all = ["only", "smoke"])]
     render: bool,
 
