@@ -36,7 +36,7 @@ use functional_scaffold_testkit::{
 use crate::{
     machine::{cpu_of_threads, cpu_of_tree, peak_memory},
     store::Store,
-    writers::{algorithm_name, endpoint},
+    writers::{algorithm_name, endpoint, prefixes},
 };
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -65,52 +65,19 @@ impl Shape {
     }
 }
 
-/// The content of a filled store.
-pub(crate) struct Filled {
-    connection: redis::Connection,
-    keys: Vec<String>,
-    /// The number of fields of the hashes.
-    cells: usize,
-    /// Values by name and labels.
-    samples: HashMap<String, f64>,
-}
+/// What an exposition must show: values by name and labels.
+pub(crate) struct Samples(HashMap<String, f64>);
 
-impl Filled {
-    /// Stores the series of this number of algorithms.
-    pub(crate) fn fill(port: u16, shape: Shape, algorithms: u64) -> anyhow::Result<Self> {
-        let catalog = Catalog::new(DEFAULT_PREFIX);
-        let totals = totals(&catalog, shape, algorithms);
-        let mut connection = redis::Client::open(("127.0.0.1", port))?.get_connection()?;
-        let families = catalog.families();
-        let named = families
-            .iter()
-            .map(|&family| (family.name.as_str(), family));
-        let call = register_call(DEFAULT_PREFIX, 1, &Registration::new(named, &[]));
-        let mut register = redis::cmd("EVAL");
-        register.arg(Script::REGISTER.source);
-        for part in call.parts() {
-            register.arg(part);
-        }
-        register.exec(&mut connection)?;
-        for (key, fields) in totals.hashes() {
-            let fields: Vec<_> = fields.iter().collect();
-            for some in fields.chunks(1000) {
-                let mut set = redis::cmd("HSET");
-                set.arg(key).arg(some).exec(&mut connection)?;
-            }
-        }
-        let exposed = expose(Format::Text, &families_of_totals(&families, &totals)?);
-        let samples: anyhow::Result<HashMap<_, _>> = samples(&exposed).collect();
-        Ok(Self {
-            connection,
-            cells: totals.len(),
-            keys: totals.hashes().map(|(key, _)| key.to_owned()).collect(),
-            samples: samples?,
-        })
+impl Samples {
+    fn of(catalog: &Catalog, totals: &Batch) -> anyhow::Result<Self> {
+        let families = families_of_totals(&catalog.families(), totals)?;
+        let exposed = expose(Format::Text, &families);
+        Ok(Self(samples(&exposed).collect::<anyhow::Result<_>>()?))
     }
 
+    /// The number of series.
     pub(crate) fn series(&self) -> usize {
-        self.samples.len()
+        self.0.len()
     }
 
     /// Fails unless an exposition has each stored series once with its value, and
@@ -119,7 +86,7 @@ impl Filled {
         let mut seen = 0;
         for sample in samples(exposition) {
             let (name, value) = sample?;
-            let expected = self.samples.get(&name);
+            let expected = self.0.get(&name);
             ensure!(
                 expected == Some(&value),
                 "a scrape has {name} {value}, stored is {expected:?}"
@@ -129,6 +96,29 @@ impl Filled {
         let series = self.series();
         ensure!(seen == series, "a scrape has {seen} of {series} series");
         Ok(())
+    }
+}
+
+/// The content of a filled store.
+pub(crate) struct Filled {
+    connection: redis::Connection,
+    keys: Vec<String>,
+    /// The number of fields of the hashes.
+    cells: usize,
+    pub(crate) samples: Samples,
+}
+
+impl Filled {
+    /// Stores the series of this number of algorithms.
+    pub(crate) fn fill(port: u16, shape: Shape, algorithms: u64) -> anyhow::Result<Self> {
+        let catalog = Catalog::new(DEFAULT_PREFIX);
+        let totals = totals(&catalog, shape, algorithms);
+        Ok(Self {
+            connection: store(port, DEFAULT_PREFIX, &totals)?,
+            cells: totals.len(),
+            keys: totals.hashes().map(|(key, _)| key.to_owned()).collect(),
+            samples: Samples::of(&catalog, &totals)?,
+        })
     }
 
     /// Reads every hash page by page, the next page of each at once, and discards
@@ -154,6 +144,49 @@ impl Filled {
         ensure!(cells >= self.cells, "{cells} cells of {}", self.cells);
         Ok(())
     }
+}
+
+/// Stores the series of this number of algorithms in every shard. Returns their sum.
+pub(crate) fn fill_shards(
+    stores: &[&Store],
+    shape: Shape,
+    algorithms: u64,
+) -> anyhow::Result<Samples> {
+    let mut sum = Batch::default();
+    let catalog = Catalog::new(DEFAULT_PREFIX);
+    let of_each = totals(&catalog, shape, algorithms);
+    for (filled, prefix) in stores.iter().zip(prefixes(DEFAULT_PREFIX, stores.len())) {
+        store(filled.port(), &prefix, &of_each)?;
+        sum.merge(&of_each);
+    }
+    Samples::of(&catalog, &sum)
+}
+
+/// Registers the families under a prefix, and stores totals whose keys have the
+/// default one.
+fn store(port: u16, prefix: &str, totals: &Batch) -> anyhow::Result<redis::Connection> {
+    let catalog = Catalog::new(prefix);
+    let mut connection = redis::Client::open(("127.0.0.1", port))?.get_connection()?;
+    let families = catalog.families();
+    let named = families
+        .iter()
+        .map(|&family| (family.name.as_str(), family));
+    let call = register_call(prefix, 1, &Registration::new(named, &[]));
+    let mut register = redis::cmd("EVAL");
+    register.arg(Script::REGISTER.source);
+    for part in call.parts() {
+        register.arg(part);
+    }
+    register.exec(&mut connection)?;
+    for (key, fields) in totals.hashes() {
+        let key = key.replacen(DEFAULT_PREFIX, prefix, 1);
+        let fields: Vec<_> = fields.iter().collect();
+        for some in fields.chunks(1000) {
+            let mut set = redis::cmd("HSET");
+            set.arg(&key).arg(some).exec(&mut connection)?;
+        }
+    }
+    Ok(connection)
 }
 
 /// Totals with a count in every bucket, and no value twice.
@@ -238,21 +271,32 @@ pub(crate) struct Scraped {
 }
 
 impl Scraped {
-    /// Starts this repository's exporter.
-    pub(crate) fn exporter(store: &Store, filled: &Filled) -> anyhow::Result<Self> {
-        let variables = [
+    /// Starts this repository's exporter of the shards on these servers, or of the
+    /// only one, without shards.
+    pub(crate) fn exporter(stores: &[&Store], stored: &Samples) -> anyhow::Result<Self> {
+        let hosts: Vec<String> = stores
+            .iter()
+            .map(|store| format!("127.0.0.1:{}", store.port()))
+            .collect();
+        let (hosts, shards) = (hosts.join(","), stores.len().to_string());
+        let mut variables = vec![
             // The page would read Redis between the scrapes.
             ("EXPORTER_PAGE_INTERVAL_MS", OsStr::new("0")),
             ("EXPORTER_SCRAPE_TIMEOUT_MS", OsStr::new("60000")),
         ];
-        let exporter = Exporter::start_with(store.port(), &variables)?;
+        if stores.len() > 1 {
+            variables.push(("METRICS_SHARDS", OsStr::new(&shards)));
+            variables.push(("REDIS_HOST", OsStr::new(&hosts)));
+        }
+        let first = stores.first().context("no store")?;
+        let exporter = Exporter::start_with(first.port(), &variables)?;
         let url = exporter.url("/metrics");
         let process = exporter.process().id();
-        Self::checked(url, process, cpu_of_threads, exporter, filled)
+        Self::checked(url, process, cpu_of_threads, exporter, stored)
     }
 
     /// Starts the exporter of `benches/peers/exporter`.
-    pub(crate) fn python(python: &Path, store: &Store, filled: &Filled) -> anyhow::Result<Self> {
+    pub(crate) fn python(python: &Path, store: &Store, stored: &Samples) -> anyhow::Result<Self> {
         let port = free_port()?;
         let mut command = Command::new(python);
         command
@@ -265,7 +309,7 @@ impl Scraped {
         })?;
         let url = format!("http://127.0.0.1:{port}/metrics");
         // It has a thread for each scrape, which ends with it.
-        Self::checked(url, process.id(), cpu_of_tree, process, filled)
+        Self::checked(url, process.id(), cpu_of_tree, process, stored)
     }
 
     fn checked(
@@ -273,7 +317,7 @@ impl Scraped {
         process: u32,
         cpu: fn(u32) -> anyhow::Result<Duration>,
         running: impl Any,
-        filled: &Filled,
+        stored: &Samples,
     ) -> anyhow::Result<Self> {
         let config = ureq::Agent::config_builder().timeout_global(Some(SCRAPE_TIMEOUT));
         let scraped = Self {
@@ -281,10 +325,10 @@ impl Scraped {
             process,
             cpu,
             agent: config.build().into(),
-            samples: filled.series(),
+            samples: stored.series(),
             _running: Box::new(running),
         };
-        filled.check(&scraped.scrape()?)?;
+        stored.check(&scraped.scrape()?)?;
         Ok(scraped)
     }
 

@@ -1,5 +1,4 @@
-//! Section: how costs grow with the stored series and with the instances that
-//! write, and an estimate for a million requests a second.
+//! Section: how costs grow with the stored series and with the instances that write.
 
 use std::time::Instant;
 
@@ -10,7 +9,7 @@ use crate::{
     measure::{Bench, Figure, alternate, as_float, millis, number},
     report::{Findings, Table},
     store::Store,
-    writers::{Cost, REQUESTS_OF_AN_INSTANCE, Workload},
+    writers::{Cost, LASTING, Workload},
 };
 
 const ALGORITHMS: [u64; 5] = [1, 2, 20, 200, 2_000];
@@ -23,9 +22,7 @@ const BATCH: u64 = 4;
 
 pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
     let (series, note) = by_series(bench)?;
-    let (instances, estimate) = by_instances(bench)?;
-    let mut notes = vec![note];
-    notes.extend(estimate.paragraphs());
+    let (instances, limit) = by_instances(bench)?;
     Ok(Findings {
         title: "How costs grow".into(),
         method: format!(
@@ -42,7 +39,7 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
         tables: vec![series, instances],
         charts: vec![],
         targets: vec![],
-        notes,
+        notes: vec![note, limit],
     })
 }
 
@@ -114,9 +111,9 @@ impl Grown {
         let filled = Filled::fill(store.port(), Shape::Service, algorithms)?;
         Ok(Self {
             algorithms,
-            series: filled.series(),
+            series: filled.samples.series(),
             memory: as_float(store.memory()?.saturating_sub(before)),
-            exporter: Scraped::exporter(&store, &filled)?,
+            exporter: Scraped::exporter(&[&store], &filled.samples)?,
             store,
         })
     }
@@ -129,13 +126,14 @@ impl Grown {
             algorithms: self.algorithms,
             instances: WRITING,
             pipelined: 1,
+            lasting: LASTING,
         };
         let no_requests = Workload {
             batch: 0,
             ..requests.clone()
         };
-        let writing = Cost::measure(bench, &self.store, &requests)?;
-        let beginning = Cost::measure(bench, &self.store, &no_requests)?;
+        let writing = Cost::measure(bench, &[&self.store], &requests)?;
+        let beginning = Cost::measure(bench, &[&self.store], &no_requests)?;
         let cpu = self.exporter.cpu()?;
         let began = Instant::now();
         let scrape = self.exporter.scrape()?;
@@ -152,7 +150,7 @@ impl Grown {
     }
 }
 
-fn by_instances(bench: &Bench) -> anyhow::Result<(Table, Estimate)> {
+fn by_instances(bench: &Bench) -> anyhow::Result<(Table, String)> {
     let sizes: &[usize] = match bench.smoke {
         true => &SMOKE_INSTANCES,
         false => &INSTANCES,
@@ -168,18 +166,15 @@ fn by_instances(bench: &Bench) -> anyhow::Result<(Table, Estimate)> {
                 algorithms: 1,
                 instances,
                 pipelined: 1,
+                lasting: LASTING,
             });
         }
     }
     let costs = alternate(bench.rounds, &workloads, |workload| {
-        Cost::measure(bench, &store, workload)
+        Cost::measure(bench, &[&store], workload)
     })?;
     let micros = |costs: &[Cost]| Figure::of(costs, Cost::micros_per_request);
-    let rate = |costs: &[Cost]| {
-        Figure::of(costs, |cost| {
-            as_float(cost.completed.requests) / cost.took.as_secs_f64()
-        })
-    };
+    let rate = |costs: &[Cost]| Figure::of(costs, Cost::requests_per_second);
     // In pairs: batched and exact.
     let rows = sizes.iter().zip(costs.chunks(2)).map(|(instances, costs)| {
         vec![
@@ -199,96 +194,21 @@ fn by_instances(bench: &Bench) -> anyhow::Result<(Table, Estimate)> {
     ];
     let table = Table::new("By instances", &columns, rows);
     let last = costs.len() - 2;
-    let estimate = Estimate {
-        batch: BATCH,
-        instances: workloads[last].instances,
-        batched_micros: micros(&costs[last]).median(),
-        exact_micros: micros(&costs[last + 1]).median(),
-    };
-    Ok((table, estimate))
+    Ok((
+        table,
+        limit(&micros(&costs[last]), &micros(&costs[last + 1])),
+    ))
 }
 
-/// An estimate for a million requests a second from measured costs.
-struct Estimate {
-    batch: u64,
-    instances: usize,
-    /// Processor time of Redis per request.
-    batched_micros: f64,
-    exact_micros: f64,
-}
-
-const REQUESTS_A_SECOND: f64 = 1e6;
-/// The load of a core of Redis that leaves room to catch up after a pause.
-const BUSY: f64 = 0.7;
-/// The longest time for which Redis remembers a writer, and in how many bytes
-/// (docs/protocol.md, Batches).
-const REMEMBERED_SECONDS: f64 = 14_400.0;
-const BYTES_OF_A_WRITER: f64 = 22.0;
-
-impl Estimate {
-    fn paragraphs(&self) -> Vec<String> {
-        let processes =
-            |micros: f64| format!("{:.0}", (REQUESTS_A_SECOND * micros / 1e6 / BUSY).ceil());
-        let begun = REQUESTS_A_SECOND / as_float(REQUESTS_OF_AN_INSTANCE);
-        let capacity = |micros: f64| number(1e6 / micros);
-        vec![
-            format!(
-                "The limit is the one core on which Redis runs scripts: beyond {} requests/s in \
-                 `batched` and {} in `exact`, with batches of {}, calls wait for it. More requests \
-                 per batch raise the limit more than anything else; see [above](#where-metrics-go).",
-                capacity(self.batched_micros),
-                capacity(self.exact_micros),
-                self.batch,
-            ),
-            format!(
-                "**A million requests a second, as an estimate.** With batches of {batch}, at \
-                 {instances} instances, a request costs {batched} µs of a Redis core in `batched` \
-                 and {exact} µs in `exact`, including the connection of its instance. At {busy} % \
-                 load, a million requests a second are {less} Redis processes in `batched` and \
-                 {more} in `exact`. An instance serves {REQUESTS_OF_AN_INSTANCE} requests, so \
-                 {begun} begin every second. Redis remembers each for up to four hours \
-                 in {BYTES_OF_A_WRITER} bytes, which is {gigabytes} GB over all shards.",
-                batch = self.batch,
-                instances = self.instances,
-                batched = number(self.batched_micros),
-                exact = number(self.exact_micros),
-                busy = format!("{:.0}", BUSY * 100.0),
-                less = processes(self.batched_micros),
-                more = processes(self.exact_micros),
-                begun = number(begun),
-                gigabytes = number(begun * REMEMBERED_SECONDS * BYTES_OF_A_WRITER / 1e9),
-            ),
-            SHARDING.to_owned(),
-        ]
-    }
-}
-
-const SHARDING: &str = "\
-Redis is sharded by writers, not by series: with [`metrics_shards`](shards.md), each \
-instance writes all its counts to one of several servers, or to one slot of a Redis Cluster.";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_estimate_is_of_a_million_requests_at_the_allowed_load() {
-        let estimate = Estimate {
-            batch: 4,
-            instances: 300,
-            batched_micros: 7.0,
-            exact_micros: 20.9,
-        };
-        let text = estimate.paragraphs().join("\n");
-        for part in [
-            "beyond 142,857 requests/s",
-            "are 10 Redis",
-            "and 30 in `exact`",
-            "7,812 begin",
-            "in 22 bytes",
-            "2.48 GB",
-        ] {
-            assert!(text.contains(part), "{part}: {text}");
-        }
-    }
+/// What one core of Redis bears at the largest number of instances.
+fn limit(batched: &Figure, exact: &Figure) -> String {
+    let capacity = |micros: &Figure| number(1e6 / micros.median());
+    format!(
+        "The limit is the one core on which Redis runs scripts: beyond {} requests/s in `batched` \
+         and {} in `exact`, with batches of {BATCH}, calls wait for it. More requests per batch \
+         raise the limit more than anything else; see [above](#where-metrics-go). Beyond it, \
+         [shards](#capacity) divide the instances among several servers.",
+        capacity(batched),
+        capacity(exact),
+    )
 }

@@ -1,11 +1,11 @@
 //! `bench`: measures what a user would compare, and writes docs/benchmarks.md.
 //!
 //! - [`invoke_cost`], [`peers`], [`metered`], [`storage`], [`scrape`], [`growth`],
-//!   [`cold_start`]: the sections
+//!   [`capacity`], [`cold_start`]: the sections
 //! - [`services`], [`comparison`]: services under load, and their comparison
 //! - [`writers`]: instances as Redis sees them
 //! - [`exporters`]: a Redis full of series, and the exporters that show them
-//! - [`store`], [`load`], [`machine`]: Redis, oha, and processor time
+//! - [`store`], [`load`], [`machine`]: Redis and its shards, oha, and processor time
 //! - [`measure`]: measuring in turns; medians, spreads, ratios
 //! - [`report`], [`chart`]: results as JSON, Markdown and SVG
 //!
@@ -18,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+mod capacity;
 mod chart;
 mod cold_start;
 mod comparison;
@@ -51,13 +52,14 @@ use crate::{
 type Section = fn(&Bench) -> anyhow::Result<Findings>;
 
 /// The sections by their names for `--only`, in the order of the report.
-const SECTIONS: [(&str, Section); 7] = [
+const SECTIONS: [(&str, Section); 8] = [
     ("invoke-cost", invoke_cost::run),
     (PEERS, peers::run),
     ("metered", metered::run),
     ("storage", storage::run),
     ("scrape", scrape::run),
     ("growth", growth::run),
+    ("capacity", capacity::run),
     ("cold-start", cold_start::run),
 ];
 

@@ -140,14 +140,14 @@ impl Measured {
             Shape::Service => ("scrape", ""),
             Shape::OneHash => ("scrape-one-hash", " in one hash"),
         };
-        let exporter = Scraped::exporter(&store, &filled)?;
+        let exporter = Scraped::exporter(&[&store], &filled.samples)?;
         let mut readers = vec![
             ("no reader", Reader::Idle),
             ("read and discarded", Reader::Discarding),
             ("the exporter", Reader::Exporter(exporter)),
         ];
         if let Some(python) = &bench.python {
-            let exporter = Scraped::python(python, &store, &filled)?;
+            let exporter = Scraped::python(python, &store, &filled.samples)?;
             readers.push(("in Python", Reader::Exporter(exporter)));
         }
         let rounds = bench.rounds.min(size.max_rounds);
@@ -158,7 +158,7 @@ impl Measured {
             Reader::Exporter(exporter) => exporter.peak_memory().map(Some),
             _ => Ok(None),
         });
-        let series = number(as_float(filled.series() as u64));
+        let series = number(as_float(filled.samples.series() as u64));
         Ok(Self {
             what: format!("{series} series{spread}"),
             chart_name,

@@ -21,7 +21,7 @@ use crate::{
     measure::{Bench, Figure, alternate, as_float},
     report::{Cell, Findings, Table},
     store::Store,
-    writers::{Cost, REQUESTS_OF_AN_INSTANCE, Workload, algorithm_name, endpoint, record},
+    writers::{Cost, LASTING, REQUESTS_OF_AN_INSTANCE, Workload, algorithm_name, endpoint, record},
 };
 
 const BATCHES: [u64; 3] = [1, 4, 16];
@@ -30,7 +30,7 @@ const PIPELINED: usize = 64;
 
 const GROUPS: [usize; 3] = [1, 100, 1_000];
 const SMOKE_GROUPS: [usize; 2] = [1, 10];
-const LASTING: Duration = Duration::from_secs(1);
+const PUSHING: Duration = Duration::from_secs(1);
 const PUSH_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
@@ -81,12 +81,13 @@ fn redis(bench: &Bench) -> anyhow::Result<(Table, Vec<(String, Figure)>)> {
                     algorithms: 1,
                     instances,
                     pipelined,
+                    lasting: LASTING,
                 });
             }
         }
     }
     let costs = alternate(bench.rounds, &workloads, |workload| {
-        Cost::measure(bench, &store, workload)
+        Cost::measure(bench, &[&store], workload)
     })?;
     let mut rows: Vec<Vec<Cell>> = Vec::new();
     let mut bars = Vec::new();
@@ -139,7 +140,7 @@ fn pushes(bench: &Bench) -> anyhow::Result<Table> {
     for &size in sizes {
         gateways.push(Gateway::fill(&agent, size)?);
     }
-    let lasting = bench.lasting(LASTING);
+    let lasting = bench.lasting(PUSHING);
     let runs = alternate(bench.rounds, &gateways, |gateway| gateway.turn(lasting))?;
     let per_core = |run: &Run| as_float(run.pushes) / run.cpu.as_secs_f64();
     let rows = gateways.iter().zip(&runs).map(|(gateway, runs)| {

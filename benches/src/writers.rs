@@ -1,9 +1,10 @@
 //! Instances of the service as Redis sees them: each opens a connection, checks
 //! that its families are registered, makes the calls of its requests with the real
-//! scripts, and ends. They do nothing else, so that Redis is measured.
+//! scripts, and ends. They do nothing else, so that Redis is measured. Over shards, an
+//! instance has the shard that its random name gives it, for life.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::atomic::{AtomicU64, Ordering},
     thread,
     time::{Duration, Instant, SystemTime},
@@ -20,10 +21,12 @@ use functional_scaffold_protocol::{
         Catalog, ExecutionStatus, FinishedExecution, FinishedRequest, RequestLabels, RouteLabels,
     },
     lease::LeaseTemplate,
+    shard::{shard_of, shard_prefix},
 };
 use redis::Value;
 
 use crate::{
+    machine::cpu_of_threads,
     measure::{Bench, as_float},
     store::Store,
 };
@@ -35,13 +38,14 @@ const THREADS: usize = 2;
 /// The lease time of the service: 30 s for the execution, and 5 s.
 const LEASE_MILLIS: u64 = 35_000;
 
-const LASTING: Duration = Duration::from_millis(800);
+/// Long enough for some ten thousand requests per instance at a time, up to some 300.
+pub(crate) const LASTING: Duration = Duration::from_millis(800);
 const SMOKE_LASTING: Duration = Duration::from_millis(100);
 
 /// The writes of instances.
 #[derive(Debug, Clone)]
 pub(crate) struct Workload {
-    /// Of every key.
+    /// Of every key; with shards, of the prefix of each.
     pub(crate) prefix: String,
     /// True if each execution takes a lease first.
     pub(crate) leased: bool,
@@ -54,52 +58,76 @@ pub(crate) struct Workload {
     /// Calls that an instance sends before it reads the replies. The service
     /// sends one.
     pub(crate) pipelined: usize,
+    /// Until the last batch is begun.
+    pub(crate) lasting: Duration,
 }
 
 /// The cost of a workload.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Cost {
     pub(crate) completed: Completed,
-    /// Processor time of Redis.
+    /// Processor time of Redis, of all servers, without what rewrites their append-only
+    /// files: that is another process, on another core.
     pub(crate) redis: Duration,
     /// On the clock.
     pub(crate) took: Duration,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Completed {
     /// Requests whose batch Redis has applied.
     pub(crate) requests: u64,
+    /// Of these, the requests of each shard.
+    of_shards: Vec<u64>,
     /// Leases and calls of scripts.
     pub(crate) calls: u64,
     pub(crate) instances: u64,
 }
 
+impl Completed {
+    /// Nothing yet, on so many shards.
+    fn of(shards: usize) -> Self {
+        Self {
+            of_shards: vec![0; shards],
+            ..Self::default()
+        }
+    }
+}
+
 impl Cost {
-    /// Runs a workload for a while. Fails unless each request is counted once, and
-    /// no lease is left.
+    /// Runs a workload for a while on the servers of the shards, or on one without
+    /// shards. Fails unless each request is counted once, in the shard of its
+    /// instance, and no lease is left.
     pub(crate) fn measure(
         bench: &Bench,
-        store: &Store,
+        stores: &[&Store],
         workload: &Workload,
     ) -> anyhow::Result<Self> {
-        let lasting = if bench.smoke { SMOKE_LASTING } else { LASTING };
-        let before = (counted(store, workload)?, store.work()?);
+        let lasting = match bench.smoke {
+            true => SMOKE_LASTING,
+            false => workload.lasting,
+        };
+        let prefixes = prefixes(&workload.prefix, stores.len());
+        let counted_before = counted_in_each(stores, &prefixes)?;
+        let cpu_before = cpu_of_all(stores)?;
         let began = Instant::now();
-        let completed = workload.run(store.port(), lasting)?;
+        let completed = workload.run(stores, &prefixes, lasting)?;
         let took = began.elapsed();
-        let work = store.work()?;
-        let counted = counted(store, workload)? - before.0;
-        ensure!(
-            counted == completed.requests,
-            "{} requests were sent, {counted} are counted",
-            completed.requests
-        );
-        let leases: u64 = store.call(&["ZCARD", &leases_key(&workload.prefix)])?;
-        ensure!(leases == 0, "{leases} leases are open");
+        let redis = cpu_of_all(stores)?.saturating_sub(cpu_before);
+        let counted = counted_in_each(stores, &prefixes)?;
+        for (place, prefix) in prefixes.iter().enumerate() {
+            let sent = completed.of_shards[place];
+            let counted = counted[place] - counted_before[place];
+            ensure!(
+                counted == sent,
+                "under {prefix}, {sent} requests were sent, and {counted} are counted"
+            );
+            let leases: u64 = stores[place].call(&["ZCARD", &leases_key(prefix)])?;
+            ensure!(leases == 0, "under {prefix}, {leases} leases are open");
+        }
         Ok(Self {
             completed,
-            redis: work.cpu.saturating_sub(before.1.cpu),
+            redis,
             took,
         })
     }
@@ -113,19 +141,51 @@ impl Cost {
     pub(crate) fn micros_per_request(&self) -> f64 {
         1e6 / self.requests_per_core()
     }
+
+    /// Requests per second on the clock.
+    pub(crate) fn requests_per_second(&self) -> f64 {
+        as_float(self.completed.requests) / self.took.as_secs_f64()
+    }
 }
 
-/// The number of executions in the store, by their durations: each is in one bucket
+/// Processor time of the servers, each once, whatever the number of its shards.
+pub(crate) fn cpu_of_all(stores: &[&Store]) -> anyhow::Result<Duration> {
+    let processes: BTreeSet<u32> = stores.iter().map(|store| store.process_id()).collect();
+    processes.into_iter().map(cpu_of_threads).sum()
+}
+
+fn counted_in_each(stores: &[&Store], prefixes: &[String]) -> anyhow::Result<Vec<u64>> {
+    let shards = stores.iter().zip(prefixes);
+    shards
+        .map(|(store, prefix)| counted(store, prefix))
+        .collect()
+}
+
+/// The number of executions under a prefix, by their durations: each is in one bucket
 /// of its algorithm's histogram.
-fn counted(store: &Store, workload: &Workload) -> anyhow::Result<u64> {
+fn counted(store: &Store, prefix: &str) -> anyhow::Result<u64> {
     const SUM: &str = "local sum = 0 \
         local cells = redis.call('HGETALL', KEYS[1]) \
         for i = 1, #cells, 2 do \
           if string.sub(cells[i], -4) ~= '|sum' then sum = sum + cells[i + 1] end \
         end \
         return sum";
-    let key = format!("{}algorithm_latency", workload.prefix);
-    store.call(&["EVAL", SUM, "1", &key])
+    store.call(&["EVAL", SUM, "1", &format!("{prefix}algorithm_latency")])
+}
+
+/// The prefixes of an app with so many shards. A single one is an app without shards.
+pub(crate) fn prefixes(prefix: &str, shards: usize) -> Vec<String> {
+    match shards {
+        1 => vec![prefix.to_owned()],
+        _ => (0..shards)
+            .map(|shard| shard_prefix(prefix, as_number(shard)))
+            .collect(),
+    }
+}
+
+/// The number of a shard, or of shards, as the protocol has it.
+fn as_number(shards: usize) -> u32 {
+    u32::try_from(shards).unwrap_or(u32::MAX)
 }
 
 pub(crate) fn endpoint(algorithm: u64) -> String {
@@ -159,16 +219,23 @@ pub(crate) fn record(
 
 impl Workload {
     /// Runs instances for a while; each finishes the batch it has begun.
-    fn run(&self, port: u16, lasting: Duration) -> anyhow::Result<Completed> {
+    fn run(
+        &self,
+        stores: &[&Store],
+        prefixes: &[String],
+        lasting: Duration,
+    ) -> anyhow::Result<Completed> {
+        let ports: Vec<u16> = stores.iter().map(|store| store.port()).collect();
         let until = Instant::now() + lasting;
         let shares = (0..THREADS).map(|thread| self.instances.saturating_sub(thread));
         let shares = shares.map(|left| left.div_ceil(THREADS));
         thread::scope(|scope| {
+            let ports = &ports;
             let threads: Vec<_> = shares
                 .filter(|share| *share > 0)
-                .map(|share| scope.spawn(move || self.run_share(port, share, until)))
+                .map(|share| scope.spawn(move || self.run_share(ports, prefixes, share, until)))
                 .collect();
-            let mut all = Completed::default();
+            let mut all = Completed::of(prefixes.len());
             for thread in threads {
                 let completed = thread
                     .join()
@@ -176,18 +243,28 @@ impl Workload {
                 all.requests += completed.requests;
                 all.calls += completed.calls;
                 all.instances += completed.instances;
+                for (all, own) in all.of_shards.iter_mut().zip(completed.of_shards) {
+                    *all += own;
+                }
             }
             Ok(all)
         })
     }
 
-    fn run_share(&self, port: u16, share: usize, until: Instant) -> anyhow::Result<Completed> {
-        let client = redis::Client::open(("127.0.0.1", port))?;
-        let calls = Calls::new(self, &client)?;
-        let mut completed = Completed::default();
+    fn run_share(
+        &self,
+        ports: &[u16],
+        prefixes: &[String],
+        share: usize,
+        until: Instant,
+    ) -> anyhow::Result<Completed> {
+        let shards = prefixes.iter().zip(ports).enumerate();
+        let shards = shards.map(|(shard, (prefix, port))| Calls::new(self, shard, prefix, *port));
+        let shards = shards.collect::<anyhow::Result<Vec<_>>>()?;
+        let mut completed = Completed::of(shards.len());
         let mut running = Vec::new();
         for _ in 0..share {
-            running.push(Instance::begin(&calls, &client)?);
+            running.push(Instance::begin(&shards)?);
             completed.instances += 1;
         }
         loop {
@@ -195,7 +272,7 @@ impl Workload {
             for instance in &mut running {
                 if instance.queue.is_empty() && more {
                     if instance.left == 0 {
-                        *instance = Instance::begin(&calls, &client)?;
+                        *instance = Instance::begin(&shards)?;
                         completed.instances += 1;
                     } else {
                         instance.queue_batches(self.pipelined)?;
@@ -213,9 +290,29 @@ impl Workload {
     }
 }
 
-/// Parts of the calls that all instances share.
+/// Memory that a connection takes in Redis after its instance's first batch, in bytes:
+/// the mean over the instances of a workload.
+pub(crate) fn memory_of_a_connection(store: &Store, workload: &Workload) -> anyhow::Result<f64> {
+    let calls = [Calls::new(workload, 0, &workload.prefix, store.port())?];
+    let before = store.memory()?;
+    let (mut running, mut completed) = (Vec::new(), Completed::of(1));
+    for _ in 0..workload.instances {
+        let mut instance = Instance::begin(&calls)?;
+        instance.finish_queue(&mut completed)?;
+        instance.queue_batches(1)?;
+        instance.finish_queue(&mut completed)?;
+        running.push(instance);
+    }
+    let grown = store.memory()?.saturating_sub(before);
+    Ok(as_float(grown) / as_float(running.len() as u64))
+}
+
+/// Parts of the calls that all instances of a shard share.
 struct Calls<'a> {
     workload: &'a Workload,
+    shard: usize,
+    prefix: &'a str,
+    client: redis::Client,
     catalog: Catalog,
     /// Digests of the loaded scripts.
     apply: String,
@@ -231,16 +328,22 @@ struct Algorithm {
 }
 
 impl<'a> Calls<'a> {
-    fn new(workload: &'a Workload, client: &redis::Client) -> anyhow::Result<Self> {
+    fn new(
+        workload: &'a Workload,
+        shard: usize,
+        prefix: &'a str,
+        port: u16,
+    ) -> anyhow::Result<Self> {
+        let client = redis::Client::open(("127.0.0.1", port))?;
         let mut connection = client.get_connection()?;
         let mut load = |script: &Script| -> anyhow::Result<String> {
             let mut load = redis::cmd("SCRIPT");
             Ok(load.arg("LOAD").arg(script.source).query(&mut connection)?)
         };
         let is_registered = load(&Script::IS_REGISTERED)?;
-        let apply = load(&Script::APPLY)?;
+        let apply = load(&Script::APPLY_UNLIMITED)?;
         let register = load(&Script::REGISTER)?;
-        let catalog = Catalog::new(&workload.prefix);
+        let catalog = Catalog::new(prefix);
         let algorithms = (0..workload.algorithms).map(|number| {
             let (name, endpoint) = (algorithm_name(number), endpoint(number));
             let counts = catalog.crash_cells(&name, RouteLabels::new("POST", &endpoint));
@@ -254,7 +357,7 @@ impl<'a> Calls<'a> {
         let algorithms: Vec<_> = algorithms.collect();
         // Once for all instances, as in the service for a minute.
         for algorithm in &algorithms {
-            let call = register_call(&workload.prefix, 1, &algorithm.registration);
+            let call = register_call(prefix, 1, &algorithm.registration);
             connection.send_packed_command(&packed(&register, &call))?;
             connection.recv_response()?;
         }
@@ -263,6 +366,9 @@ impl<'a> Calls<'a> {
             apply,
             is_registered,
             workload,
+            shard,
+            prefix,
+            client,
             catalog,
         })
     }
@@ -299,25 +405,25 @@ struct Instance<'a> {
 }
 
 impl<'a> Instance<'a> {
-    fn begin(calls: &'a Calls<'a>, client: &redis::Client) -> anyhow::Result<Self> {
+    fn begin(shards: &'a [Calls<'a>]) -> anyhow::Result<Self> {
         static BEGUN: AtomicU64 = AtomicU64::new(0);
         let begun = BEGUN.fetch_add(1, Ordering::Relaxed);
+        let nonce = scattered(begun);
+        let shard = shard_of(nonce, as_number(shards.len()));
+        let calls = &shards[usize::try_from(shard)?];
         let now = SystemTime::UNIX_EPOCH.elapsed()?;
         // Instances take the algorithms in turn, in a scattered order.
         let turn = begun.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
         let algorithm = usize::try_from(turn)? % calls.algorithms.len();
         let named = &calls.algorithms[algorithm];
-        let call = is_registered_call(&calls.workload.prefix, &named.registration);
+        let call = is_registered_call(calls.prefix, &named.registration);
         let first = Queued {
             packed: packed(&calls.is_registered, &call),
             expected: Reply::Registered,
         };
         Ok(Self {
-            connection: client.get_connection()?,
-            id: BatchId {
-                nonce: begun,
-                sequence: 0,
-            },
+            connection: calls.client.get_connection()?,
+            id: BatchId { nonce, sequence: 0 },
             lease_time_millis: i64::try_from(now.as_millis())?,
             leases: 0,
             algorithm,
@@ -345,7 +451,7 @@ impl<'a> Instance<'a> {
     fn queue_batch(&mut self, requests: u64) {
         let calls = self.calls;
         let algorithm = &calls.algorithms[self.algorithm];
-        let prefix = &calls.workload.prefix;
+        let prefix = calls.prefix;
         let mut leases = Vec::new();
         let mut merged = Batch::default();
         for request in 0..requests {
@@ -389,11 +495,22 @@ impl<'a> Instance<'a> {
         Ok(())
     }
 
+    /// Sends what is queued, one call after the other.
+    fn finish_queue(&mut self, completed: &mut Completed) -> anyhow::Result<()> {
+        while !self.queue.is_empty() {
+            self.send(1)?;
+            self.receive(completed)?;
+        }
+        Ok(())
+    }
+
     fn receive(&mut self, completed: &mut Completed) -> anyhow::Result<()> {
         while let Some(expected) = self.sent.pop_front() {
             let reply = self.connection.recv_response()?;
+            let requests = expected.counted(reply)?;
             completed.calls += 1;
-            completed.requests += expected.counted(reply)?;
+            completed.requests += requests;
+            completed.of_shards[self.calls.shard] += requests;
         }
         Ok(())
     }
@@ -414,6 +531,14 @@ impl Reply {
             _ => bail!("Redis replied {texts:?}"),
         }
     }
+}
+
+/// A number that looks random, another one for each number: the finaliser of
+/// [splitmix64](https://prng.di.unimi.it/splitmix64.c).
+pub(crate) fn scattered(number: u64) -> u64 {
+    let mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 fn packed(digest: &str, call: &Call) -> Vec<u8> {

@@ -30,7 +30,7 @@ const INSTALL_TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// Measure what a user would compare, and write docs/benchmarks.md.
 ///
-/// Servers, load and Redis take turns on this machine for some 25 minutes; leave
+/// Servers, load and Redis take turns on this machine for some 35 minutes; leave
 /// it alone meanwhile. The load generator oha and the Python packages of the
 /// compared services are installed into target/tools/.
 #[derive(Args)]

@@ -32,6 +32,9 @@ pub const REMEMBERED_SECONDS: u64 = 7200;
 /// each of these hashes are 70,000 requests/s at 128 requests per writer.
 const PAIR_BITS: u32 = 13;
 
+/// Pairs of hashes in which Redis remembers batches.
+pub const APPLIED_PAIRS: u64 = 1 << PAIR_BITS;
+
 /// Seconds for which a registration counts as complete without being checked. After
 /// this time at most, registrations and series at 0 that were deleted by hand are
 /// written again.

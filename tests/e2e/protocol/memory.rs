@@ -2,7 +2,7 @@
 
 use functional_scaffold_protocol::{
     batch::{Batch, BatchId, SentBatch},
-    calls::{REMEMBERED_SECONDS, Script, apply_call},
+    calls::{APPLIED_PAIRS, REMEMBERED_SECONDS, Script, apply_call},
     custom::CustomWrites,
 };
 
@@ -21,8 +21,6 @@ const CLOSED_BOUND_BYTES: u64 = 160;
 
 /// The part of the hashes that the test fills.
 const PART: u64 = 32;
-/// The pairs of hashes over which writers spread.
-const PAIRS: u64 = 8192;
 
 fn used(store: &mut Store) -> Result<u64> {
     let info: String = store.call(&["INFO", "memory"])?;
@@ -53,10 +51,11 @@ fn memory_of_applied_ids_stays_bounded() -> Result {
                 increments.inc("m:a", "x=\"1\"", 1);
                 // Spread over 64 bits, like random ones.
                 let nonce = (turn * writers + writer).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                let pair = writer % (PAIRS / PART);
+                let pair = writer % (APPLIED_PAIRS / PART);
                 let batch = SentBatch {
                     id: BatchId {
-                        nonce: nonce % (u64::MAX / PAIRS) + pair * (u64::MAX / PAIRS + 1),
+                        nonce: nonce % (u64::MAX / APPLIED_PAIRS)
+                            + pair * (u64::MAX / APPLIED_PAIRS + 1),
                         sequence: REQUESTS_A_WRITER,
                     },
                     frozen_ms,
@@ -77,7 +76,11 @@ fn memory_of_applied_ids_stays_bounded() -> Result {
     }
     let bytes = used(store)? - before;
     let keys: Vec<String> = store.call(&["KEYS", "m:applied:*"])?;
-    assert_eq!(keys.len() as u64, 2 * PAIRS / PART, "two keys a pair");
+    assert_eq!(
+        keys.len() as u64,
+        2 * APPLIED_PAIRS / PART,
+        "two keys a pair"
+    );
     let each = bytes / (2 * writers);
     let kept = bytes * PART;
     assert!(kept < APPLIED_BOUND_BYTES, "{kept} bytes, {each} a writer");
