@@ -15,7 +15,7 @@ use crate::languages;
 use crate::names;
 use crate::process;
 use crate::steps::Steps;
-use crate::toolchain::WasmToolchain;
+use crate::toolchain::{self, WasmToolchain};
 
 /// The components that every user gets.
 const PRODUCTS: [&str; 2] = ["functional-scaffold", "functional-scaffold-middleware"];
@@ -159,25 +159,50 @@ fn guard(algorithm: &str) -> Result<()> {
     process::run("the guard", &mut guard, Some(GUARD_TIMEOUT))
 }
 
-/// Builds native programs as users have them. Says how long the first build of
-/// one takes.
+/// Builds native programs as users have them.
 pub(crate) fn build_programs(steps: &mut Steps, programs: &[Program]) -> Result<()> {
+    if programs.is_empty() {
+        return Ok(());
+    }
+    steps.run(&headline(programs, None), || {
+        let mut build = command::cargo("build");
+        build.arg("--release").args(package_arguments(programs));
+        process::run("cargo build", &mut build, None)
+    })
+}
+
+/// Builds native programs for a named target, with `cargo <subcommand>`. They have the
+/// same bytes in every folder and for every user.
+pub(crate) fn build_programs_for(
+    steps: &mut Steps,
+    target: &str,
+    programs: &[Program],
+    subcommand: &str,
+) -> Result<()> {
+    steps.run(&headline(programs, Some(target)), || {
+        let mut build = command::cargo(subcommand);
+        build.args(["--release", "--locked", "--target", target]);
+        build.args(package_arguments(programs));
+        toolchain::set_flags(&mut build, target, Vec::new());
+        process::run(&format!("cargo {subcommand}"), &mut build, None)
+    })
+}
+
+/// The headline of a build. Says how long the first build of a program takes.
+fn headline(programs: &[Program], target: Option<&str>) -> String {
     let names: Vec<_> = programs.iter().map(|program| program.name).collect();
     let mut headline = format!("build {}", names.join(" and "));
-    let missing = programs.iter().filter(|program| !program.is_built());
+    if let Some(target) = target {
+        headline.push_str(&format!(" for {target}"));
+    }
+    let is_built = |program: &&Program| command::built_for(target, program.file).is_file();
+    let missing = programs.iter().filter(|program| !is_built(program));
     let core_seconds: u64 = missing.map(|program| program.core_seconds).sum();
     if core_seconds > 0 {
         let cores = available_parallelism().map_or(1, usize::from);
         headline.push_str(&format!(" ({}, once)", estimate(core_seconds, cores)));
     }
-    if programs.is_empty() {
-        return Ok(());
-    }
-    steps.run(&headline, || {
-        let mut build = command::cargo("build");
-        build.arg("--release").args(package_arguments(programs));
-        process::run("cargo build", &mut build, None)
-    })
+    headline
 }
 
 impl Program {

@@ -72,7 +72,15 @@ pub(crate) fn cargo_at(path: &Path, subcommand: &str) -> Command {
 
 /// The path of a program of the release build.
 pub(crate) fn built(program: &str) -> PathBuf {
-    Path::new(TARGET_DIR).join("release").join(program)
+    built_for(None, program)
+}
+
+/// The path of a program of the release build, for a named target or without one.
+pub(crate) fn built_for(target: Option<&str>, program: &str) -> PathBuf {
+    let mut path = PathBuf::from(TARGET_DIR);
+    path.extend(target);
+    path.extend(["release", program]);
+    path
 }
 
 /// Creates the folder in which a server of `up` keeps its data. One for each port:

@@ -30,9 +30,9 @@ const PROGRAMS: [Program; 2] = [EXPORTER, GUARD];
 /// Linux machines for which the exporter is linked statically: it runs in any
 /// distribution, and in an empty image.
 const STATIC_TARGETS: [&str; 2] = ["x86_64-unknown-linux-musl", "aarch64-unknown-linux-musl"];
-/// Builds for another machine with zig as compiler of C and linker. Of the exporter, ring
-/// has C.
-const CROSS_BUILD: &str = "cargo-zigbuild";
+/// The subcommand of cargo that builds for another machine, with zig as compiler of C and
+/// linker. Of the exporter, ring has C.
+const CROSS_BUILD: &str = "zigbuild";
 
 /// The packages of the SDK for Rust. A project compiles the guard, too: its source runs
 /// on every machine.
@@ -77,7 +77,8 @@ pub(crate) struct Dist {
     #[arg(long, value_name = "FOLDER", default_value = "dist")]
     output: PathBuf,
 
-    /// Take the last build.
+    /// Take what the last `cargo xtask build` has built, and the static exporters of the
+    /// last `cargo xtask dist`.
     #[arg(long)]
     no_build: bool,
 
@@ -88,36 +89,42 @@ pub(crate) struct Dist {
 impl Dist {
     pub(crate) fn run(self) -> Result<()> {
         let mut steps = Steps::default();
-        if !self.no_build {
-            let toolchain = WasmToolchain::find(self.install)?;
-            build::build_components(&mut steps, &toolchain, &[])?;
-            build::build_programs(&mut steps, &PROGRAMS)?;
-            for target in STATIC_TARGETS {
-                self.build_static_exporter(&mut steps, target)?;
-            }
-        }
+        let host = match self.no_build {
+            true => None,
+            false => Some(self.build(&mut steps)?),
+        };
         let headline = format!("lay out {}", self.output.display());
-        steps.run(&headline, || lay_out(&self.output, self.install))
+        steps.run(&headline, || {
+            lay_out(&self.output, host.as_deref(), self.install)
+        })
+    }
+
+    /// Builds the components, the programs and the static exporters. Returns the target
+    /// of the programs, which is this machine's: without a named one, their messages
+    /// would contain the path of the crates' sources.
+    fn build(&self, steps: &mut Steps) -> Result<String> {
+        let toolchain = WasmToolchain::find(self.install)?;
+        build::build_components(steps, &toolchain, &[])?;
+        let host = toolchain::host()?;
+        build::build_programs_for(steps, &host, &PROGRAMS, "build")?;
+        for target in STATIC_TARGETS {
+            self.build_static_exporter(steps, target)?;
+        }
+        Ok(host)
     }
 
     /// Builds the exporter for another machine. Where the tools for that are missing,
     /// it says which and removes what an older run has built.
     fn build_static_exporter(&self, steps: &mut Steps, target: &str) -> Result<()> {
-        let tools = which::which(CROSS_BUILD)
+        let tools = which::which(format!("cargo-{CROSS_BUILD}"))
             .context("no cargo-zigbuild on PATH (pip install cargo-zigbuild ziglang)")
             .and_then(|_| toolchain::add_target(target, self.install));
         match tools {
-            Ok(()) => steps.run(&format!("build the exporter for {target}"), || {
-                let mut build = command::cargo("zigbuild");
-                build.args(["--release", "--locked", "--target", target]);
-                build.args(["--package", "functional-scaffold-exporter"]);
-                toolchain::set_flags(&mut build, target, Vec::new());
-                process::run("cargo zigbuild", &mut build, None)
-            }),
+            Ok(()) => build::build_programs_for(steps, target, &[EXPORTER], CROSS_BUILD),
             Err(error) if error.is::<Interrupted>() => Err(error),
             Err(error) => {
                 eprintln!("\ncannot build the exporter for {target}: {error:#}");
-                match fs::remove_file(static_exporter(target)) {
+                match fs::remove_file(command::built_for(Some(target), EXPORTER.file)) {
                     Err(error) if error.kind() != ErrorKind::NotFound => {
                         Err(error).context("cannot remove the last build")
                     }
@@ -128,12 +135,9 @@ impl Dist {
     }
 }
 
-fn static_exporter(target: &str) -> PathBuf {
-    let folder = Path::new(command::TARGET_DIR).join(target);
-    folder.join("release").join(EXPORTER.file)
-}
-
-fn lay_out(output: &Path, install: InstallOptions) -> Result<()> {
+/// Fills the folder with what users need. The programs are those that were built for
+/// `target`.
+fn lay_out(output: &Path, target: Option<&str>, install: InstallOptions) -> Result<()> {
     // Some tools write into the workspace.
     let lock = Path::new(command::TARGET_DIR).join("dist.lock");
     let lock = File::create(&lock).with_context(|| format!("cannot open {}", lock.display()))?;
@@ -144,10 +148,11 @@ fn lay_out(output: &Path, install: InstallOptions) -> Result<()> {
     let middleware = Path::new(COMPONENTS).join(MIDDLEWARE);
     copy(&middleware, &output.join(MIDDLEWARE))?;
     for program in PROGRAMS {
-        copy(&command::built(program.file), &output.join(program.file))?;
+        let built = command::built_for(target, program.file);
+        copy(&built, &output.join(program.file))?;
     }
     for target in STATIC_TARGETS {
-        let exporter = static_exporter(target);
+        let exporter = command::built_for(Some(target), EXPORTER.file);
         let name = format!("{}-{target}", EXPORTER.file);
         match exporter.is_file() {
             true => copy(&exporter, &output.join(name))?,

@@ -206,6 +206,11 @@ pub(crate) fn set_flags(command: &mut Command, target: &str, flags: Vec<String>)
     command.env(variable, flags.join(" "));
 }
 
+/// The target of programs for this machine, such as `x86_64-unknown-linux-gnu`.
+pub(crate) fn host() -> Result<String> {
+    output_of(rustc().args(["--print", "host-tuple"]))
+}
+
 /// The flag that keeps the folder of the crates' sources out of the messages of panics.
 fn without_home() -> Option<String> {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
@@ -317,9 +322,8 @@ fn debian_path(toolchain_programs: &Path) -> Result<OsString> {
 /// The active toolchain's folder of internal programs.
 fn toolchain_programs() -> Result<PathBuf> {
     let sysroot = output_of(rustc().args(["--print", "sysroot"]))?;
-    let host = output_of(rustc().args(["--print", "host-tuple"]))?;
     let libraries = Path::new(&sysroot).join("lib/rustlib");
-    Ok(libraries.join(host).join("bin"))
+    Ok(libraries.join(host()?).join("bin"))
 }
 
 fn target_is_installed(target: &str) -> Result<bool> {
