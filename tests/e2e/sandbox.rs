@@ -1,7 +1,7 @@
 //! An algorithm has no capabilities: it has no imports for them, and an algorithm that
 //! tries to use them fails.
 
-use std::{io::Write as _, thread, time::Duration};
+use std::{env, io::Write as _, thread, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use functional_scaffold_testkit::{
@@ -22,7 +22,11 @@ use crate::Result;
 fn the_service_is_small() -> Result {
     let wasm = repository().join("target/wasm32-wasip2/release/functional_scaffold.wasm");
     let bytes = std::fs::metadata(wasm)?.len();
-    assert!(bytes < 500_000, "{bytes} bytes");
+    // Debian's toolchain builds the standard library with the component, for size.
+    // Rustup's was built for speed, which adds 24 kB.
+    let is_debian = env::var_os("SCAFFOLD_WASM_TOOLCHAIN").is_some_and(|it| it == "debian");
+    let limit = if is_debian { 500_000 } else { 525_000 };
+    assert!(bytes < limit, "{bytes} bytes, and the limit is {limit}");
     Ok(())
 }
 
