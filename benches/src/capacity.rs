@@ -59,9 +59,9 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
             number(connection / 1e3)
         ),
         format!(
-            "A sample takes a scrape {} µs on one Redis and {} µs over {SERVERS} shards. All \
-             instances write the same series, so each shard has nearly all of them: over \
-             {SERVERS} shards, an app with a million series is the last row, not the second.",
+            "A scrape takes {} µs per sample from one Redis, and {} µs from {SERVERS}. All \
+             instances write the same series, so each shard has nearly all of them. An app with a \
+             million series on {SERVERS} shards is the last row, not the second.",
             number(scrape.of_one),
             number(scrape.over_shards),
         ),
@@ -76,12 +76,12 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
              instance has a random name and with it one shard for life. After each run, every \
              shard has counted the requests of its instances once, and has no open lease. \
              Processor time is that of all Redis servers together. Clients and servers share this \
-             machine's cores, so requests/s on the clock do not grow with the shards.\n\n\
-             *Ids that Redis remembers*: a request is measured on a Redis that remembers as many \
-             instances as it would at some load, in the hashes of both turns ([how it \
+             machine's cores, so requests/s on the clock grow little with the shards.\n\n\
+             *Ids that Redis remembers*: each run begins with as many remembered ids as a given \
+             load leaves, in the hashes of both turns ([how Redis \
              remembers](protocol.md#batches)). One hash is filled by the real script, and copied. \
-             It is checked that a batch of a remembered writer is a duplicate. Redis does not \
-             rewrite its append-only file meanwhile. *A scrape over \
+             It is checked that a batch of a remembered writer is a duplicate. These servers do \
+             not rewrite their append-only files meanwhile. *A scrape over \
              shards*: as for [what a scrape costs](#what-a-scrape-costs). The first scrape is \
              compared sample by sample with the sum of what is stored."
         ),
@@ -227,10 +227,10 @@ impl Setups {
             "",
             "shards",
             "mode",
-            "requests/s of a Redis core",
-            "µs of it a request, without replicas",
+            "requests/s of a Redis core, replicas included",
+            "masters, µs of CPU a request",
             "times one Redis",
-            "µs of the replicas a request",
+            "replicas, µs",
             "requests/s on the clock",
         ];
         let caption = format!(
@@ -242,10 +242,10 @@ impl Setups {
         };
         let note = format!(
             "On {SERVERS} servers, a request costs {} times as much processor time as on one in \
-             `batched`, and {} times in `exact`. Shards have nothing to agree on, but here they \
-             share two cores, so each finds fewer calls waiting when it gets its turn, and [fewer \
-             calls at a time cost more](#how-costs-grow). In the cluster, masters need {} and {} \
-             times as much: they also send everything to their replicas.",
+             `batched`, and {} times in `exact`. Shards have nothing to agree on. But here they \
+             share two cores, and each has fewer instances, so that it reads fewer calls at a \
+             time; how much of it is due to which was not measured. In the cluster, masters need \
+             {} and {} times as much; they also send everything to their replicas.",
             number(servers),
             number(servers_exact),
             number(cluster),
@@ -320,7 +320,7 @@ fn remembering(bench: &Bench) -> anyhow::Result<(Table, Vec<Fullness>)> {
     }
     let mut columns: Vec<String> = [
         "writers in a hash",
-        "as at requests/s of a shard",
+        "the load that fills it, requests/s of a shard",
         "encoding",
         "bytes a writer",
     ]
@@ -346,7 +346,7 @@ impl Remembering {
             store: Store::start()?,
         };
         if per_hash > 0 {
-            // It would rewrite gigabytes now and then, in a process of its own.
+            // No rewrites of gigabytes during the runs.
             let off = ["CONFIG", "SET", "auto-aof-rewrite-percentage", "0"];
             let _: () = remembering.store.call(&off)?;
             let bytes = remembering.fill(pairs)?;
@@ -688,13 +688,14 @@ impl Estimate {
              cores bear no more than a few hundred thousand requests/s. A server takes {share:.0} % \
              of its highest rate, so that it can catch up after a pause. An instance serves \
              {REQUESTS_OF_AN_INSTANCE} requests, so at {most} requests/s {begun} begin every \
-             second. Redis remembers each for up to {hours} hours. A request costs what it cost on \
-             a Redis that remembers that many: up to {compact} requests/s a shard, Redis keeps ids \
-             in its compact encoding, in which it looks for a writer from the first entry on; \
-             beyond, in several times as much memory. Of the costs that were measured with an \
-             encoding, the highest is taken. A scrape takes as long per sample as measured, with \
-             the exporter and all servers on two cores. Rewriting the append-only file is not \
-             included: a process of its own does it, on another core.",
+             second. Redis remembers each for up to {hours} hours. Up to {compact} requests/s a \
+             shard, it keeps ids in a listpack, which it searches from the beginning; beyond, in a \
+             hash table with some three times the memory. So fewer shards may need more memory. \
+             Of the costs that were measured with an encoding, the highest is taken. Each shard is \
+             taken to have a core for itself: for the factor of several servers that share cores, \
+             or replicate, see above. A scrape takes as long per sample as that of a million \
+             series, with the exporter and all servers on two cores. Rewriting the append-only \
+             file is not included: a process of its own does it, on another core.",
             share = SHARE * 100.0,
             most = number(most),
             begun = number(begun),
@@ -763,8 +764,8 @@ mod tests {
 
     #[test]
     fn with_enough_shards_the_ids_are_compact() {
-        // Beyond the compact encoding 10 µs a request: 70,000 requests/s a shard, but it
-        // begins at 74,400. In it 15 µs: 46,666.
+        // Not compact: 10 µs a request, so 70,000 requests/s a shard, which is below the
+        // 74,400 where that begins. Compact: 15 µs, 46,666.
         let need = estimate().need(1e6, 2).expect("some");
         assert_eq!(need.shards, 22);
         assert!(need.share <= SHARE, "{need:?}");

@@ -304,7 +304,7 @@ Each section was measured on one machine, in turns (A B C, C B A, …), and each
 have done what it was timed for. A figure is the median of the rounds, with minimum and maximum in \
 parentheses; a ratio is taken within each round. Figures **and ratios** are those of the machine \
 and of the runtime named at the end: [on Spin](benchmarks-on-spin.md) they differ from [the dev \
-host's](benchmarks.md).
+host's](benchmarks.md). Figures of different machines do not compare.
 
 ";
 

@@ -38,14 +38,14 @@ const THREADS: usize = 2;
 /// The lease time of the service: 30 s for the execution, and 5 s.
 const LEASE_MILLIS: u64 = 35_000;
 
-/// Long enough for some ten thousand requests per instance at a time, up to some 300.
+/// Long enough for each of up to some 300 instances at a time to end.
 pub(crate) const LASTING: Duration = Duration::from_millis(800);
 const SMOKE_LASTING: Duration = Duration::from_millis(100);
 
 /// The writes of instances.
 #[derive(Debug, Clone)]
 pub(crate) struct Workload {
-    /// Of every key; with shards, of the prefix of each.
+    /// The prefix of every key, to which shards add their number.
     pub(crate) prefix: String,
     /// True if each execution takes a lease first.
     pub(crate) leased: bool,
@@ -58,7 +58,7 @@ pub(crate) struct Workload {
     /// Calls that an instance sends before it reads the replies. The service
     /// sends one.
     pub(crate) pipelined: usize,
-    /// Until the last batch is begun.
+    /// No batch begins after this time.
     pub(crate) lasting: Duration,
 }
 

@@ -46,8 +46,8 @@ pub(crate) struct Contents {
     pub(crate) closed: BTreeSet<String>,
     /// The sequence number of the last applied batch, by writer.
     pub(crate) applied: BTreeMap<String, u64>,
-    /// What readers take for a reset of all counters if it changes, by key of the state:
-    /// the epoch, or of a shard the epoch that the last wipe began.
+    /// The field whose change resets readers, by key of the state: `epoch` without shards,
+    /// `wiped` of a shard.
     epochs: BTreeMap<String, String>,
 }
 
@@ -75,9 +75,9 @@ impl Contents {
         Ok(())
     }
 
-    /// Whether readers begin at 0 when these replace the contents before. A shard that
-    /// has lost all of its data does not begin anew: readers keep its counts.
-    pub(crate) fn begins_anew(&self, before: &Self) -> bool {
+    /// Returns true if readers see a counter reset when these replace the contents before.
+    /// A shard that lost its data is none: readers keep its counts.
+    pub(crate) fn is_reset_of(&self, before: &Self) -> bool {
         let has_new = self.epochs.iter().any(|(key, epoch)| {
             let old = before.epochs.get(key);
             old != Some(epoch)
@@ -160,8 +160,8 @@ pub(crate) struct Taken {
 impl Taken {
     /// Adds what the servers held before a fault, and not after it.
     pub(crate) fn add(&mut self, before: &Contents, after: &Contents) {
-        let begins_anew = after.begins_anew(before);
-        if begins_anew {
+        let is_reset = after.is_reset_of(before);
+        if is_reset {
             self.held.clear();
         }
         let keys: BTreeSet<_> = before.cells.keys().chain(after.cells.keys()).collect();
@@ -170,7 +170,7 @@ impl Taken {
             let by = of(before) - of(after);
             if by != 0 {
                 *self.cells.entry(key.clone()).or_default() += by;
-                if !begins_anew {
+                if !is_reset {
                     *self.held.entry(key.clone()).or_default() += by;
                 }
             }
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_begins_anew_only_with_a_wipe() {
+    fn a_shard_is_reset_only_by_a_wipe() {
         let of = |epochs: &[(&str, &str)]| Contents {
             epochs: epochs
                 .iter()
@@ -257,7 +257,7 @@ mod tests {
             ..Contents::default()
         };
         let (one, shard) = (STATE, "metrics:{1}:state");
-        for (before, after, begins_anew) in [
+        for (before, after, is_reset) in [
             (&[(one, "1")][..], &[(one, "1")][..], false),
             (&[(one, "1")], &[(one, "2")], true),
             (&[(one, "1")], &[], true),
@@ -266,8 +266,8 @@ mod tests {
             (&[(shard, "1")], &[], false),
         ] {
             assert_eq!(
-                of(after).begins_anew(&of(before)),
-                begins_anew,
+                of(after).is_reset_of(&of(before)),
+                is_reset,
                 "{before:?} {after:?}"
             );
         }

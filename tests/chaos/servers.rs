@@ -145,7 +145,7 @@ impl Servers {
             let before = Contents::read(redis)?;
             change(redis)?;
             let after = Contents::read(redis)?;
-            if after.begins_anew(&before) {
+            if after.is_reset_of(&before) {
                 self.resets.allow(Reset::All, self.began.elapsed());
             }
             self.taken.add(&before, &after);

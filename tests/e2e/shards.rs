@@ -256,7 +256,7 @@ fn no_scrape_shows_half_of_a_wipe_under_load() -> Result {
     let start = |_| RedisServer::start();
     let redis = (0..SHARDS).map(start).collect::<Result<Vec<_>>>()?;
     let server = |shard: u32| Ok(&redis[shard as usize]);
-    // The wipe's user, who may wipe all shards but the last.
+    // A user of Redis who may not wipe the last shard.
     let last = &redis[redis.len() - 1];
     for redis in &redis {
         redis.call::<()>(&["ACL", "SETUSER", "wiper", "on", ">w", "~*", "+@all"])?;
@@ -310,7 +310,7 @@ fn no_scrape_shows_half_of_a_wipe_under_load() -> Result {
     })?;
     let after: i64 = of_shards()?.into_iter().sum();
     assert!(after <= during, "{after} of {during}");
-    // Half of the wipe would show what the last shard had.
+    // A wipe that is half done would show what the last shard had.
     ensure!(
         counted.last() > Some(&during),
         "{counted:?} are too few to tell them from {during}"
@@ -319,7 +319,7 @@ fn no_scrape_shows_half_of_a_wipe_under_load() -> Result {
     assert!(shown.iter().all(is_whole), "{shown:?}");
     assert!(shown.iter().any(|&count| count <= during), "{shown:?}");
 
-    // Whoever writes goes on as if nothing had happened.
+    // Writers are not affected.
     let settled = poll_until_unchanged(&exporter)?;
     let more = sharded.send(Until::Requests(200))?.total();
     wait_until_served(&exporter, settled + more)?;

@@ -62,8 +62,8 @@ pub(crate) struct Chaos {
     #[arg(long, value_parser = ["basic", "overlapping", "wide", "cluster"])]
     schedule: Option<String>,
 
-    /// Shards among which the instances are divided; six with cluster, otherwise none
-    /// unless given.
+    /// Shards among which the instances are divided. Six with cluster unless given,
+    /// otherwise none.
     #[arg(long)]
     shards: Option<u64>,
 
