@@ -112,7 +112,7 @@ fn workload(bench: &Bench, kind: Kind) -> Workload {
     }
 }
 
-/// How instances write: the mode, and the requests per batch.
+/// The mode in which instances write, and their requests per batch.
 #[derive(Debug, Clone, Copy)]
 struct Kind {
     leased: bool,
@@ -273,7 +273,7 @@ struct Remembering {
     store: Store,
 }
 
-/// What was measured at a fullness of the hashes.
+/// The measurements at a fullness of the hashes.
 struct Fullness {
     is_compact: bool,
     /// Memory of a writer.
@@ -591,13 +591,13 @@ const SHARE: f64 = 0.7;
 /// The series of the scrape in the table.
 const SCRAPED: f64 = 100_000.0;
 
-/// What loads need, from measured costs.
+/// The needs of loads, from measured costs.
 struct Estimate {
     fullnesses: Vec<Fullness>,
     scrape: ScrapeMicros,
 }
 
-/// What one load needs.
+/// The needs of one load.
 #[derive(Debug, PartialEq)]
 struct Need {
     shards: u32,

@@ -65,7 +65,7 @@ impl Shape {
     }
 }
 
-/// What an exposition must show: values by name and labels.
+/// The values that an exposition must show, by name and labels.
 pub(crate) struct Samples(HashMap<String, f64>);
 
 impl Samples {

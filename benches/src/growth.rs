@@ -200,7 +200,7 @@ fn by_instances(bench: &Bench) -> anyhow::Result<(Table, String)> {
     ))
 }
 
-/// What one core of Redis bears at the largest number of instances.
+/// The load that one core of Redis bears at the largest number of instances.
 fn limit(batched: &Figure, exact: &Figure) -> String {
     let capacity = |micros: &Figure| number(1e6 / micros.median());
     format!(

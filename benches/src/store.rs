@@ -26,7 +26,7 @@ pub(crate) struct Store {
 pub(crate) struct Shards {
     /// Each has one shard or more.
     servers: Vec<Store>,
-    /// What Redis Cluster copies them to.
+    /// The nodes to which Redis Cluster copies them.
     replicas: Vec<Store>,
     /// The server of each shard.
     of_shards: Vec<usize>,
