@@ -195,8 +195,7 @@ fn headline(programs: &[Program], target: Option<&str>) -> String {
     if let Some(target) = target {
         headline.push_str(&format!(" for {target}"));
     }
-    let is_built = |program: &&Program| command::built_for(target, program.file).is_file();
-    let missing = programs.iter().filter(|program| !is_built(program));
+    let missing = programs.iter().filter(|program| !program.is_built(target));
     let core_seconds: u64 = missing.map(|program| program.core_seconds).sum();
     if core_seconds > 0 {
         let cores = available_parallelism().map_or(1, usize::from);
@@ -206,13 +205,14 @@ fn headline(programs: &[Program], target: Option<&str>) -> String {
 }
 
 impl Program {
-    fn is_built(&self) -> bool {
-        command::built(self.file).is_file()
+    /// Returns true if it is built: for this target, or without a named one.
+    fn is_built(&self, target: Option<&str>) -> bool {
+        command::built_for(target, self.file).is_file()
     }
 
     pub(crate) fn check_built(&self) -> Result<()> {
         ensure!(
-            self.is_built(),
+            self.is_built(None),
             "{} is not built yet; omit --no-build, or run `cargo xtask build` first",
             self.name
         );
