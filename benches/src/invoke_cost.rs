@@ -6,9 +6,12 @@ use crate::{
     comparison::{Comparison, Measured, p99, rate},
     measure::Bench,
     report::{Findings, Target},
-    services::{MILLISECOND, Mode, SMALL, Service, app, naive},
+    services::{MILLISECOND, Mode, SMALL, Service, app, long_lived_app, naive},
     store::Store,
 };
+
+/// The requests that a long-lived instance serves; others serve 128.
+const LONG_LIVED: u32 = 1024;
 
 pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
     let store = Store::start()?;
@@ -21,6 +24,12 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
     let naive = [
         naive("naive", true, &store)?,
         naive("naive-off", false, &store)?,
+    ];
+    let long_lived = |name, mode| long_lived_app(name, mode, LONG_LIVED, &store);
+    let long_lived = [
+        long_lived("off-1024", Mode::Off)?,
+        long_lived("batched-1024", Mode::Durability("batched"))?,
+        long_lived("exact-1024", Mode::Durability("exact"))?,
     ];
     let service: Vec<&Service<'_>> = service.iter().collect();
     let and_naive: Vec<_> = service.iter().copied().chain([&naive[0]]).collect();
@@ -39,8 +48,9 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
     let same_rate = capacities[service.len() - 1];
     let same = compare(&service, &SMALL).open(&vec![same_rate; service.len()])?;
     let millisecond = compare(&and_naive, &MILLISECOND).closed()?;
+    let long_lived = compare(&long_lived.each_ref(), &SMALL).closed()?;
 
-    let mut targets = throughput_targets(&closed, &millisecond);
+    let mut targets = throughput_targets(&closed, &long_lived, &millisecond);
     let on_spin = bench.runtime.is_spin();
     targets.extend(latency_targets(
         &half,
@@ -58,6 +68,9 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
         }],
         tables: vec![
             closed.throughput_table("Closed loop, 32 connections, n = 17"),
+            long_lived.throughput_table(
+                "Closed loop, 32 connections, n = 17, 1,024 requests an instance",
+            ),
             millisecond.throughput_table("Closed loop, 32 connections, an algorithm of about 1 ms"),
             half.latency_table("Open loop, n = 17, each at half of its own capacity"),
             same.latency_table("Open loop, n = 17, all at half of the capacity of `strict`"),
@@ -67,17 +80,27 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
     })
 }
 
-fn throughput_targets(closed: &Measured, millisecond: &Measured) -> Vec<Target> {
-    let times_off = |measured: &Measured, name| {
-        let off = measured.figure("off", rate);
-        measured.figure(name, rate).ratio_to(&off)
+fn throughput_targets(
+    closed: &Measured,
+    long_lived: &Measured,
+    millisecond: &Measured,
+) -> Vec<Target> {
+    let times = |base, measured: &Measured, name| {
+        let base = measured.figure(base, rate);
+        measured.figure(name, rate).ratio_to(&base)
     };
+    let times_off = |measured: &Measured, name| times("off", measured, name);
     let modes = [("batched", 0.9), ("exact", 0.75), ("strict", 0.65)];
     let mut targets = Vec::new();
     for (name, bound) in modes {
         let claim = format!("`{name}`: throughput, times `off`");
         targets.push(Target::at_least(claim, bound, times_off(closed, name)));
     }
+    targets.push(Target::at_least(
+        "`batched`, 1,024 requests an instance: throughput, times `off`",
+        0.95,
+        times("off-1024", long_lived, "batched-1024"),
+    ));
     for (name, _) in modes {
         let claim = format!("`{name}`: throughput with an algorithm of 1 ms, times `off`");
         targets.push(Target::at_least(claim, 0.95, times_off(millisecond, name)));
@@ -114,8 +137,9 @@ fn latency_targets(open: &Measured, pace: &str, on_spin: bool) -> Vec<Target> {
 const METHOD: &str = "\
 `POST /invoke` to the service with metrics off, with each `metrics_durability`, and to a component \
 written the straightforward way (`naive`, benches/components/naive/: the SDK's Redis client, a \
-connection and six commands per request; `naive-off` is the same without them). All run at the same \
-time on one Redis (append-only, `everysec`), and one at a time is under load, for 3 s.
+connection and six commands per request; `naive-off` is the same without them). An instance serves \
+128 requests, which is the default, or 1,024 (`--max-instance-reuse-count 1024`, ADR 46). All run \
+at the same time on one Redis (append-only, `everysec`), and one at a time is under load, for 3 s.
 
 In the closed loop, each of 32 connections sends its next request after the last response. In the \
 open loop, requests are due at a fixed rate, and latency counts from the due time (no coordinated \

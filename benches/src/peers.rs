@@ -68,10 +68,10 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
 
 const METHOD: &str = "\
 The same algorithm, metrics, client and Redis, in Python (benches/peers/fastapi/): FastAPI on \
-uvicorn with uvloop and httptools, two workers. `fastapi-redis` counts with redis-py and hiredis: one \
-pipeline of the same six commands per request over kept connections, awaited before the response. \
-`fastapi-prometheus-client` counts in files, with prometheus_client in multiprocess mode. \
-`fastapi-off` does not count.
+uvicorn with uvloop and httptools, in two processes that each listen for themselves. \
+`fastapi-redis` counts with redis-py and hiredis: one pipeline of the same six commands per request \
+over kept connections, awaited before the response. `fastapi-prometheus-client` counts in files, with \
+prometheus_client in multiprocess mode. `fastapi-off` does not count.
 
 Each run is checked: every response had status 200, and the counter in Redis, or in `/metrics`, grew \
 by just as many.";

@@ -187,9 +187,30 @@ pub(crate) fn app<'a>(
     mode: Mode,
     store: &'a Store,
 ) -> anyhow::Result<Service<'a>> {
-    let manifest = "benches/components/spin.toml";
+    app_with(name, mode, &[], store)
+}
+
+/// Starts it like [`app`], with instances that serve more requests than by default.
+pub(crate) fn long_lived_app<'a>(
+    name: &'static str,
+    mode: Mode,
+    requests_an_instance: u32,
+    store: &'a Store,
+) -> anyhow::Result<Service<'a>> {
+    let count = requests_an_instance.to_string();
+    let arguments = ["--max-instance-reuse-count", &count];
+    app_with(name, mode, &arguments, store)
+}
+
+fn app_with<'a>(
+    name: &'static str,
+    mode: Mode,
+    arguments: &[&str],
+    store: &'a Store,
+) -> anyhow::Result<Service<'a>> {
+    let options = of("benches/components/spin.toml", store).arguments(arguments);
     let (variable, counts_in_redis) = mode.variable();
-    start_app(name, manifest, Some(variable), counts_in_redis, store)
+    start_app(name, options, Some(variable), counts_in_redis, store)
 }
 
 /// Starts a component that opens a connection and sends six commands per request. It
@@ -200,13 +221,8 @@ pub(crate) fn naive<'a>(
     store: &'a Store,
 ) -> anyhow::Result<Service<'a>> {
     let variable = (!counts).then_some(("metrics_backend", "off"));
-    start_app(
-        name,
-        "benches/components/naive/spin.toml",
-        variable,
-        counts,
-        store,
-    )
+    let manifest = "benches/components/naive/spin.toml";
+    start_app(name, of(manifest, store), variable, counts, store)
 }
 
 /// Starts the hello-world app with the middleware of this manifest. A `mode` is for the
@@ -219,7 +235,8 @@ pub(crate) fn hello<'a>(
 ) -> anyhow::Result<Service<'a>> {
     let manifest = format!("benches/components/hello/{middleware}.toml");
     let (variable, counts_in_redis) = mode.variable();
-    start_app(name, &manifest, Some(variable), counts_in_redis, store)
+    let options = of(&manifest, store);
+    start_app(name, options, Some(variable), counts_in_redis, store)
 }
 
 /// Starts the app that counts something in each request, in the way of this path.
@@ -228,13 +245,8 @@ pub(crate) fn counting<'a>(
     path: &'static str,
     store: &'a Store,
 ) -> anyhow::Result<Service<'a>> {
-    let mut service = start_app(
-        name,
-        "benches/components/counting/spin.toml",
-        None,
-        false,
-        store,
-    )?;
+    let manifest = "benches/components/counting/spin.toml";
+    let mut service = start_app(name, of(manifest, store), None, false, store)?;
     service.origin.push_str(path);
     service.counted = match path {
         "/counter" => {
@@ -253,16 +265,19 @@ pub(crate) fn counting<'a>(
     Ok(service)
 }
 
+/// The application of a manifest, on this store.
+fn of(manifest: &str, store: &Store) -> AppOptions {
+    AppOptions::with_redis(store.port()).manifest(repository().join(manifest))
+}
+
 fn start_app<'a>(
     name: &'static str,
-    manifest: &str,
+    options: AppOptions,
     variable: Option<(&'static str, &str)>,
     counts_in_redis: bool,
     store: &'a Store,
 ) -> anyhow::Result<Service<'a>> {
-    let mut options = AppOptions::with_redis(store.port())
-        .manifest(repository().join(manifest))
-        .variable("metrics_prefix", &format!("{name}:"));
+    let mut options = options.variable("metrics_prefix", &format!("{name}:"));
     if let Some((name, value)) = variable {
         options = options.variable(name, value);
     }
@@ -286,7 +301,7 @@ pub(crate) enum Python {
     PrometheusClient,
 }
 
-/// Starts FastAPI on uvicorn with two workers.
+/// Starts FastAPI on uvicorn, in two processes.
 pub(crate) fn fastapi<'a>(
     name: &'static str,
     counts: Python,
@@ -303,17 +318,14 @@ pub(crate) fn fastapi<'a>(
     let bounds: Vec<_> = latency_bounds().into_iter().map(le_of_bound).collect();
     let mut command = Command::new(python);
     command
-        .args(["-m", "uvicorn", "service:app", "--workers", "2"])
-        .args(["--host", "127.0.0.1", "--port", &port.to_string()])
-        .args(["--loop", "uvloop", "--http", "httptools"])
-        .args(["--no-access-log", "--log-level", "warning"])
+        .args(["serve.py", &port.to_string()])
         .current_dir(repository().join("benches/peers/fastapi"))
         .env("BOUNDS_SECONDS", bounds.join(","))
         .env("METRICS", metrics)
         .env("METRICS_PREFIX", format!("{name}:"))
         .env("REDIS_PORT", store.port().to_string())
         .env("PROMETHEUS_MULTIPROC_DIR", files.path());
-    let mut process = Process::start(&mut command)?;
+    let mut process = Process::start_group(&mut command)?;
     let origin = format!("http://{}:{port}", Ipv4Addr::LOCALHOST);
     // A request without a route is not counted.
     process

@@ -108,6 +108,8 @@ fn run_program(arguments: &[String], runtime: &Runtime) -> Result<()> {
     let mut bench = command::program(command::built("bench"));
     bench
         .args(arguments)
+        // With it a runtime records where each error arose, also of those that it handles.
+        .env_remove("RUST_BACKTRACE")
         .env("SCAFFOLD_RUNTIME", runtime::name(runtime));
     process::run("bench", &mut bench, None)
 }
