@@ -1,7 +1,7 @@
 //! Measuring in turns, and the figures that come of it. Machines differ, and so do
 //! moments: only measurements of one round are compared.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, num::ParseFloatError, path::PathBuf, time::Duration};
 
 use functional_scaffold_testkit::runtime::Runtime;
 use serde::{Deserialize, Serialize};
@@ -49,10 +49,27 @@ pub(crate) fn alternate<C, M>(
     Ok(measured)
 }
 
-/// A measured quantity: its value in each round.
+/// A measured quantity: its value in each round. Kept as one text, because JSON would
+/// have a line for each value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(into = "String", try_from = "String")]
 pub(crate) struct Figure(Vec<f64>);
+
+impl From<Figure> for String {
+    fn from(figure: Figure) -> Self {
+        let values: Vec<_> = figure.0.iter().map(f64::to_string).collect();
+        values.join(" ")
+    }
+}
+
+impl TryFrom<String> for Figure {
+    type Error = ParseFloatError;
+
+    fn try_from(text: String) -> Result<Self, ParseFloatError> {
+        let values = text.split_whitespace().map(str::parse);
+        values.collect::<Result<_, _>>().map(Self)
+    }
+}
 
 impl Figure {
     /// One quantity of each measurement.
