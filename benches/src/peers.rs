@@ -68,7 +68,7 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
 
 const METHOD: &str = "\
 The same algorithm, metrics, client and Redis, in Python (benches/peers/fastapi/): FastAPI on \
-uvicorn with uvloop and httptools, in two processes that each listen for themselves. \
+uvicorn with uvloop and httptools, in two processes, each with its own listening socket. \
 `fastapi-redis` counts with redis-py and hiredis: one pipeline of the same six commands per request \
 over kept connections, awaited before the response. `fastapi-prometheus-client` counts in files, with \
 prometheus_client in multiprocess mode. `fastapi-off` does not count.

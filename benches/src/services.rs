@@ -190,7 +190,7 @@ pub(crate) fn app<'a>(
     app_with(name, mode, &[], store)
 }
 
-/// Starts it like [`app`], with instances that serve more requests than by default.
+/// Starts the service like [`app`], with instances that serve this number of requests.
 pub(crate) fn long_lived_app<'a>(
     name: &'static str,
     mode: Mode,
@@ -208,7 +208,7 @@ fn app_with<'a>(
     arguments: &[&str],
     store: &'a Store,
 ) -> anyhow::Result<Service<'a>> {
-    let options = of("benches/components/spin.toml", store).arguments(arguments);
+    let options = options_of("benches/components/spin.toml", store).arguments(arguments);
     let (variable, counts_in_redis) = mode.variable();
     start_app(name, options, Some(variable), counts_in_redis, store)
 }
@@ -222,7 +222,7 @@ pub(crate) fn naive<'a>(
 ) -> anyhow::Result<Service<'a>> {
     let variable = (!counts).then_some(("metrics_backend", "off"));
     let manifest = "benches/components/naive/spin.toml";
-    start_app(name, of(manifest, store), variable, counts, store)
+    start_app(name, options_of(manifest, store), variable, counts, store)
 }
 
 /// Starts the hello-world app with the middleware of this manifest. A `mode` is for the
@@ -235,7 +235,7 @@ pub(crate) fn hello<'a>(
 ) -> anyhow::Result<Service<'a>> {
     let manifest = format!("benches/components/hello/{middleware}.toml");
     let (variable, counts_in_redis) = mode.variable();
-    let options = of(&manifest, store);
+    let options = options_of(&manifest, store);
     start_app(name, options, Some(variable), counts_in_redis, store)
 }
 
@@ -246,7 +246,7 @@ pub(crate) fn counting<'a>(
     store: &'a Store,
 ) -> anyhow::Result<Service<'a>> {
     let manifest = "benches/components/counting/spin.toml";
-    let mut service = start_app(name, of(manifest, store), None, false, store)?;
+    let mut service = start_app(name, options_of(manifest, store), None, false, store)?;
     service.origin.push_str(path);
     service.counted = match path {
         "/counter" => {
@@ -265,8 +265,8 @@ pub(crate) fn counting<'a>(
     Ok(service)
 }
 
-/// The application of a manifest, on this store.
-fn of(manifest: &str, store: &Store) -> AppOptions {
+/// How to start the application of a manifest with this store.
+fn options_of(manifest: &str, store: &Store) -> AppOptions {
     AppOptions::with_redis(store.port()).manifest(repository().join(manifest))
 }
 
@@ -301,7 +301,8 @@ pub(crate) enum Python {
     PrometheusClient,
 }
 
-/// Starts FastAPI on uvicorn, in two processes.
+/// Starts FastAPI on uvicorn, in two processes, and waits until one of them serves. A load
+/// begins with a warm-up.
 pub(crate) fn fastapi<'a>(
     name: &'static str,
     counts: Python,

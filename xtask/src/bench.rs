@@ -108,8 +108,9 @@ fn run_program(arguments: &[String], runtime: &Runtime) -> Result<()> {
     let mut bench = command::program(command::built("bench"));
     bench
         .args(arguments)
-        // With it a runtime records where each error arose, also of those that it handles.
+        // With these set, Spin captures backtraces of errors that it handles.
         .env_remove("RUST_BACKTRACE")
+        .env_remove("RUST_LIB_BACKTRACE")
         .env("SCAFFOLD_RUNTIME", runtime::name(runtime));
     process::run("bench", &mut bench, None)
 }

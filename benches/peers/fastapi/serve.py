@@ -1,8 +1,8 @@
-"""Serves the service on a port of 127.0.0.1 by two processes: `serve.py PORT`.
+"""Serves the FastAPI app from two processes: `serve.py PORT`.
 
-Not uvicorn's own two workers: they share one listening socket, from which one of them may
-accept every connection, so that the other has nothing to do. Here each process listens for
-itself, and the kernel divides the connections between them."""
+uvicorn's own workers share one listening socket, and one of them may accept nearly every
+connection. Here each process has its own socket on the port (SO_REUSEPORT), and the kernel
+chooses one for each connection by a hash."""
 
 import os
 import socket
@@ -26,5 +26,6 @@ def serve(port: int) -> None:
 
 
 if __name__ == "__main__":
+    # Parent and child both serve.
     os.fork()
     serve(int(sys.argv[1]))
