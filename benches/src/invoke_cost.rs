@@ -10,9 +10,6 @@ use crate::{
     store::Store,
 };
 
-/// The requests that a long-lived instance serves. Spin's default is 128.
-const LONG_LIVED: u32 = 1024;
-
 pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
     let store = Store::start()?;
     let service = [
@@ -25,11 +22,10 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<Findings> {
         naive("naive", true, &store)?,
         naive("naive-off", false, &store)?,
     ];
-    let long_lived = |name, mode| long_lived_app(name, mode, LONG_LIVED, &store);
     let long_lived = [
-        long_lived("off-1024", Mode::Off)?,
-        long_lived("batched-1024", Mode::Durability("batched"))?,
-        long_lived("exact-1024", Mode::Durability("exact"))?,
+        long_lived_app("off-1024", Mode::Off, &store)?,
+        long_lived_app("batched-1024", Mode::Durability("batched"), &store)?,
+        long_lived_app("exact-1024", Mode::Durability("exact"), &store)?,
     ];
     let service: Vec<&Service<'_>> = service.iter().collect();
     let and_naive: Vec<_> = service.iter().copied().chain([&naive[0]]).collect();
