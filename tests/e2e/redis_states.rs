@@ -382,7 +382,10 @@ fn a_host_that_the_manifest_does_not_allow() -> Result {
 
 #[test]
 fn readiness_tells_what_became_of_an_instances_counts() -> Result {
-    let service = Service::start()?;
+    // An instance logs a batch after a second of failed attempts. A shorter-lived one
+    // would be replaced first: by default after 128 requests, which this test can
+    // send in less time.
+    let service = Service::start_with(AppOptions::lasting)?;
     let (app, redis) = (&service.app, &service.redis);
     let says = |code: u16, lines: &[&str]| {
         poll_until(PATIENCE, || {
