@@ -22,7 +22,7 @@
 
 use std::{
     cmp::Ordering,
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt::Debug,
     fs,
     io::ErrorKind,
@@ -52,6 +52,9 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct HighWaterMarks {
     epoch: Option<String>,
+    /// The wipes that were read, the last ones. A store that gets its data back from a
+    /// backup has an old one again.
+    wipes: Vec<String>,
     /// The version of the lost counts in Redis at the last read.
     version: Option<String>,
     /// When the counts began, in milliseconds since 1970, as far as that is known.
@@ -72,6 +75,7 @@ pub(crate) struct HighWaterMarks {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Served {
     epoch: String,
+    wipes: Vec<String>,
     began_millis: Option<i64>,
     /// Name and registration of each hash's family, and the epochs in which it was read.
     families: Vec<(String, String, Vec<String>)>,
@@ -93,8 +97,23 @@ impl HighWaterMarks {
         *self = Self {
             epoch: epoch.map(str::to_owned),
             version: version.map(str::to_owned),
+            wipes: mem::take(&mut self.wipes),
             ..Self::default()
         };
+    }
+
+    /// Returns whether the store was wiped since the last read. `wiped` is the epoch that
+    /// its last wipe began.
+    pub(crate) fn is_new_wipe(&self, wiped: Option<&str>) -> bool {
+        let is_known = |wiped| self.wipes.iter().any(|known| known == wiped);
+        self.epoch.is_some() && wiped.is_some_and(|wiped| !is_known(wiped))
+    }
+
+    /// Remembers the store's last wipe.
+    pub(crate) fn note_wipe(&mut self, wiped: Option<&str>) {
+        if let Some(wiped) = wiped.filter(|wiped| !self.wipes.iter().any(|known| known == wiped)) {
+            push_bounded(&mut self.wipes, wiped.to_owned());
+        }
     }
 
     /// The epoch that the marks are of.
@@ -102,8 +121,8 @@ impl HighWaterMarks {
         self.epoch.as_deref()
     }
 
-    /// Enters the next read of a shard, whatever its epoch. If it is another one, or none
-    /// yet, and did not begin with a wipe, the shard has lost its data. The other shards
+    /// Enters the next read of a shard that was not wiped since the last one, whatever its
+    /// epoch. If it is another one, or none yet, the shard has lost its data. The others
     /// count on, so the sum of all shards must not step back: what was served of this one
     /// is lost counts from now on.
     pub(crate) fn continue_in(&mut self, epoch: Option<&str>, version: Option<&str>) {
@@ -150,10 +169,12 @@ impl HighWaterMarks {
         }
     }
 
-    /// Forgets removed series and hashes. Each removal comes with its number.
+    /// Forgets removed series and hashes. Each removal comes with its number. A shard whose
+    /// data came back has old removals again, after which series were counted anew.
     pub(crate) fn forget(&mut self, removals: &[(Removal, i64)]) {
         let mut series: HashMap<&str, HashSet<&str>> = HashMap::new();
-        for (removed, number) in removals {
+        let processed = self.last_removal;
+        for (removed, number) in removals.iter().filter(|(_, number)| *number > processed) {
             self.last_removal = self.last_removal.max(*number);
             let bytes = removed.key.len() + removed.labels.as_ref().map_or(0, String::len);
             self.removal_bytes += bytes;
@@ -217,10 +238,7 @@ impl HighWaterMarks {
             if !has_lost && hash.series.is_above(series, family) {
                 lost = hash.series.lose();
             }
-            if hash.epochs.len() >= MAX_EPOCHS {
-                hash.epochs.remove(0);
-            }
-            hash.epochs.push(epoch.clone());
+            push_bounded(&mut hash.epochs, epoch.clone());
         }
         let mut regressions = hash.series.clamp(series, family, corrupt);
         regressions.series += lost;
@@ -243,8 +261,8 @@ impl HighWaterMarks {
         }
     }
 
-    /// The last values of the hashes that were not read since the read began, because
-    /// their registrations are lost as well.
+    /// The last values of the hashes that were not read since the read began: they cannot
+    /// be read, or their registrations are lost as well.
     pub(crate) fn unread(&self) -> Vec<FamilySeries> {
         let hashes = self.hashes.values().filter(|hash| !hash.is_read);
         let unread = hashes.map(|hash| FamilySeries {
@@ -292,7 +310,7 @@ impl HighWaterMarks {
         for ((_, key), hash) in read {
             let cells = hash.series.lost_counts(&hash.family).into_iter();
             for (field, by) in cells.filter(|&(_, by)| by > 0) {
-                lost.inc(key, &field, by);
+                raise(&mut lost, key, &field, by);
             }
         }
         (!lost.is_empty()).then_some(lost)
@@ -302,6 +320,7 @@ impl HighWaterMarks {
     pub(crate) fn served(&self) -> Option<Served> {
         let mut served = Served {
             epoch: self.epoch.clone()?,
+            wipes: self.wipes.clone(),
             began_millis: self.began_millis,
             families: Vec::with_capacity(self.hashes.len()),
             cells: Batch::default(),
@@ -313,7 +332,7 @@ impl HighWaterMarks {
                 .families
                 .push((name.clone(), registration, hash.epochs.clone()));
             for (field, value) in hash.series.served(&hash.family) {
-                served.cells.inc(key, &field, value);
+                raise(&mut served.cells, key, &field, value);
             }
         }
         // A HashMap has no order, and an unchanged state is not written again.
@@ -325,6 +344,7 @@ impl HighWaterMarks {
     pub(crate) fn restore(served: &Served) -> anyhow::Result<Self> {
         let mut marks = Self::default();
         marks.enter(Some(&served.epoch), None);
+        marks.wipes.clone_from(&served.wipes);
         marks.last_removal = served.last_removal;
         marks.began_millis = served.began_millis;
         for (name, registration, epochs) in &served.families {
@@ -358,8 +378,23 @@ struct HashMarks {
     epochs: Vec<String>,
 }
 
-/// Epochs that are remembered of each hash.
+/// Epochs that are remembered, of each hash and of wipes.
 const MAX_EPOCHS: usize = 16;
+
+/// Remembers one more epoch, and forgets the oldest of too many.
+fn push_bounded(epochs: &mut Vec<String>, epoch: String) {
+    if epochs.len() >= MAX_EPOCHS {
+        epochs.remove(0);
+    }
+    epochs.push(epoch);
+}
+
+/// Raises a cell to a value. Families may share a hash, and have the same cells of it.
+fn raise(cells: &mut Batch, key: &str, field: &str, value: u64) {
+    let known = cells.of_key(key).and_then(|fields| fields.get(field));
+    let known = known.copied().unwrap_or(0);
+    cells.inc(key, field, value.saturating_sub(known));
+}
 
 /// The result of [`HighWaterMarks::clamp`].
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -851,24 +886,32 @@ fn split(lost: &Batch) -> impl Iterator<Item = Batch> {
     parts.collect::<Vec<_>>().into_iter()
 }
 
+/// The values that were served last, by the prefix of the store's keys.
+type ServedByPrefix = BTreeMap<String, Served>;
+
 /// The file with the values that were served last, for an exporter that stops
-/// together with Redis, as in a power cut. It has an entry for each store.
+/// together with Redis, as in a power cut.
 pub(crate) struct StateFile {
     path: PathBuf,
     /// The content of the file.
-    saved: Vec<Option<Served>>,
+    saved: ServedByPrefix,
     failing: bool,
 }
 
 impl StateFile {
-    /// Restores the marks from the file, if it exists. An invalid file is logged, and
-    /// replaced later.
-    pub(crate) fn open(path: PathBuf) -> (Self, Vec<HighWaterMarks>) {
-        let restored = read(&path).unwrap_or_else(|error| {
+    /// Restores the marks of the store with each of these prefixes from the file, if it
+    /// exists. An invalid file is logged, and replaced later. What it has of other
+    /// prefixes is of another configuration, and is dropped.
+    pub(crate) fn open<'a>(
+        path: PathBuf,
+        prefixes: impl Iterator<Item = &'a str>,
+    ) -> (Self, Vec<HighWaterMarks>) {
+        let (saved, mut marks) = read(&path).unwrap_or_else(|error| {
             tracing::error!("cannot restore the values that were served last: {error:#}");
-            Vec::new()
+            Default::default()
         });
-        let (saved, marks) = restored.into_iter().unzip();
+        let marks = prefixes.map(|prefix| marks.remove(prefix).unwrap_or_default());
+        let marks = marks.collect();
         let failing = false;
         let file = Self {
             path,
@@ -881,9 +924,11 @@ impl StateFile {
     /// Saves the values that were served last, if they changed, and waits until they
     /// are on the disk: Redis may lose them in a power cut after the response. A
     /// failure is logged when it starts.
-    pub(crate) async fn save(&mut self, marks: impl Iterator<Item = &HighWaterMarks>) {
-        let served: Vec<_> = marks.map(HighWaterMarks::served).collect();
-        if served == self.saved || served.iter().all(Option::is_none) {
+    pub(crate) async fn save(&mut self, stores: impl Iterator<Item = (&str, &HighWaterMarks)>) {
+        let served =
+            stores.filter_map(|(prefix, marks)| Some((prefix.to_owned(), marks.served()?)));
+        let served: ServedByPrefix = served.collect();
+        if served == self.saved || served.is_empty() {
             return;
         }
         let path = self.path.clone();
@@ -906,18 +951,19 @@ impl StateFile {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<(Option<Served>, HighWaterMarks)>> {
+fn read(path: &Path) -> anyhow::Result<(ServedByPrefix, HashMap<String, HighWaterMarks>)> {
     let text = match fs::read(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Default::default()),
         read => read.with_context(|| format!("cannot read {}", path.display()))?,
     };
     let invalid = || format!("{} is not a state file", path.display());
-    let stores: Vec<Option<Served>> = serde_json::from_slice(&text).with_context(invalid)?;
-    let restored = stores.into_iter().map(|served| {
-        let marks = served.as_ref().map(HighWaterMarks::restore).transpose();
-        Ok((served, marks.with_context(invalid)?.unwrap_or_default()))
+    let stores: ServedByPrefix = serde_json::from_slice(&text).with_context(invalid)?;
+    let marks = stores.iter().map(|(prefix, served)| {
+        let marks = HighWaterMarks::restore(served).with_context(invalid)?;
+        Ok((prefix.clone(), marks))
     });
-    restored.collect()
+    let marks = marks.collect::<anyhow::Result<_>>()?;
+    Ok((stores, marks))
 }
 
 #[cfg(test)]

@@ -110,7 +110,7 @@ pub(crate) struct State {
     /// The command that is changing all shards, if one is.
     pub(crate) closed: Option<String>,
     /// The epoch that the last wipe began.
-    wiped: Option<String>,
+    pub(crate) wiped: Option<String>,
     flushed_millis: Option<i64>,
     epoch_millis: Option<i64>,
     /// Redis's clock minus lease time.
@@ -121,11 +121,6 @@ impl State {
     /// Returns whether counts that were read with the two states belong together.
     pub(crate) fn is_same_as(&self, other: &Self) -> bool {
         self.epoch == other.epoch && self.version == other.version && self.closed == other.closed
-    }
-
-    /// Returns whether the epoch began with a wipe.
-    pub(crate) fn is_wiped(&self) -> bool {
-        self.epoch.is_some() && self.epoch == self.wiped
     }
 
     pub(crate) async fn read(
@@ -234,8 +229,13 @@ async fn count_fields(
     try_join_all(lengths).await
 }
 
-/// Adds layouts that were not read to their families.
-fn add_unread(families: &mut Vec<(String, Vec<Layout>)>, unread: Vec<FamilySeries>) {
+/// Adds layouts that were not read to their families, and `with_families` those without any
+/// layout that was read.
+fn add_unread(
+    families: &mut Vec<(String, Vec<Layout>)>,
+    unread: Vec<FamilySeries>,
+    with_families: bool,
+) {
     for series in unread {
         let name = series.family.name.clone();
         let layout = Layout {
@@ -245,8 +245,10 @@ fn add_unread(families: &mut Vec<(String, Vec<Layout>)>, unread: Vec<FamilySerie
             has_lost: false,
         };
         match families.iter_mut().find(|(other, _)| *other == name) {
-            Some((_, layouts)) => layouts.push(layout),
-            None => families.push((name, vec![layout])),
+            Some((_, layouts)) if with_families || !layouts.is_empty() => layouts.push(layout),
+            Some(_) => {}
+            None if with_families => families.push((name, vec![layout])),
+            None => {}
         }
     }
 }
@@ -541,13 +543,14 @@ impl RawReading {
 
     /// Applies the high-water marks, which have entered the epoch of this pass, and merges
     /// layouts. The marks are kept by layout, because the bounds that layouts have in
-    /// common may become fewer. If `adds_unread`, adds the last values of families that are
-    /// not registered any more.
+    /// common may become fewer. A family keeps the last values of a layout that cannot be
+    /// read or is not registered any more, so that its sum does not step back. In a shard, a
+    /// whole family does.
     pub(crate) fn into_reading(
         mut self,
         marks: &mut HighWaterMarks,
         max_samples: usize,
-        adds_unread: bool,
+        is_shard: bool,
     ) -> Reading {
         let mut reading = Reading {
             cells: self.cells,
@@ -579,9 +582,7 @@ impl RawReading {
                 }
             }
         }
-        if adds_unread {
-            add_unread(&mut self.families, marks.unread());
-        }
+        add_unread(&mut self.families, marks.unread(), is_shard);
         for (name, layouts) in self.families {
             let mut set_times = SetTimes::new();
             let layouts = layouts.into_iter().map(|layout| {

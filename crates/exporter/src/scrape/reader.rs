@@ -6,7 +6,7 @@
 //! end. If one is closed, or has changed since it was read, everything is read again. So
 //! no sum mixes shards from before and after.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{mem, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
@@ -36,6 +36,8 @@ pub(crate) struct Reader {
     state_file: Option<StateFile>,
     /// The epoch reported for the sum: that of one shard at the last reset of all.
     epoch: Option<String>,
+    /// The number of series that stepped back since the last successful read.
+    regressions: u64,
 }
 
 /// One store, and what is remembered of it.
@@ -53,7 +55,9 @@ impl Reader {
         timeout: Duration,
         state_file: Option<PathBuf>,
     ) -> Self {
-        let (state_file, marks) = state_file.map(StateFile::open).unzip();
+        let prefixes = stores.iter().map(|store| store.options.prefix.as_str());
+        let state_file = state_file.map(|path| StateFile::open(path, prefixes));
+        let (state_file, marks) = state_file.unzip();
         let mut marks = marks.unwrap_or_default().into_iter();
         let shards = stores.iter().map(|store| Shard {
             marks: marks.next().unwrap_or_default(),
@@ -65,6 +69,7 @@ impl Reader {
             timeout,
             state_file,
             epoch: None,
+            regressions: 0,
         }
     }
 
@@ -73,24 +78,26 @@ impl Reader {
         let deadline = Instant::now() + self.timeout;
         let reading = self.read_until_stable(deadline).await?;
         if let Some(file) = &mut self.state_file {
-            file.save(self.shards.iter().map(|shard| &shard.marks))
-                .await;
+            let shards = self.shards.iter();
+            let stores = shards.map(|shard| (shard.store.options.prefix.as_str(), &shard.marks));
+            file.save(stores).await;
         }
         Ok(reading)
     }
 
     /// Reads everything until there are no new lost counts, in [`MAX_PASSES`] at most.
     async fn read_until_stable(&mut self, deadline: Instant) -> Result<Reading, Unread> {
-        let mut regressions = 0;
+        let earlier = self.regressions;
         let mut passes_left = MAX_PASSES;
         loop {
             passes_left -= 1;
             let raw = self.read_consistently(deadline).await?;
             let states: Vec<_> = raw.iter().map(|raw| raw.state.clone()).collect();
             let mut reading = self.sum(raw);
-            regressions = reading.regressions.max(regressions);
-            reading.regressions = regressions;
+            // A series that steps back in two passes of one read is counted once.
+            self.regressions = self.regressions.max(earlier + reading.regressions);
             if passes_left == 0 || !self.hand_over(&states, deadline).await? {
+                reading.regressions = mem::take(&mut self.regressions);
                 return Ok(reading);
             }
         }
@@ -124,18 +131,29 @@ impl Reader {
     /// Applies the high-water marks of each shard, and adds the shards up.
     fn sum(&mut self, raw: Vec<RawReading>) -> Reading {
         let is_sharded = raw.len() > 1;
-        let shards = self.shards.iter_mut().zip(raw);
+        let mut shards = self.shards.iter().zip(&raw);
+        let is_wiped =
+            shards.any(|(shard, raw)| shard.marks.is_new_wipe(raw.state.wiped.as_deref()));
         let mut is_reset = false;
+        let shards = self.shards.iter_mut().zip(raw);
         let readings = shards.map(|(Shard { store, marks, .. }, raw)| {
-            let epoch = raw.state.epoch.as_deref();
-            let version = raw.state.version.as_deref();
+            let State {
+                epoch,
+                version,
+                wiped,
+                ..
+            } = &raw.state;
+            let [epoch, version, wiped] = [epoch, version, wiped].map(Option::as_deref);
+            // A wipe is of all shards, although one may have lost its data since.
+            let was_wiped = marks.is_new_wipe(wiped) || (is_wiped && wiped.is_none());
             // A single store that lost everything is a counter reset, as after a wipe.
-            if !is_sharded || raw.state.is_wiped() || marks.epoch().is_none() {
+            if !is_sharded || was_wiped || marks.epoch().is_none() {
                 is_reset |= marks.epoch() != epoch;
                 marks.enter(epoch, version);
             } else {
                 marks.continue_in(epoch, version);
             }
+            marks.note_wipe(wiped);
             raw.into_reading(marks, store.options.max_samples, is_sharded)
         });
         let sum = sum(readings.collect());

@@ -289,8 +289,63 @@ fn lost_counts_without_a_reply_are_found_again() {
             .then_some(())
     });
     redis.cli(&["CLIENT", "UNPAUSE"]);
-    assert_eq!(served(&exporter, &name), all(&[100.0]));
+    // The scrape that failed has seen the loss.
+    let names = [name[0], REGRESSIONS];
+    assert_eq!(served(&exporter, &names), all(&[100.0, 1.0]));
     assert_eq!(lost_count(&redis, "metrics:jobs", "k=\"a\""), "10");
+    assert_eq!(served(&exporter, &names), all(&[100.0, 1.0]));
+}
+
+#[test]
+fn what_two_families_of_a_hash_lost_is_added_once() {
+    let redis = redis_with_families();
+    let same = r#"{"type":"counter","key":"metrics:jobs"}"#;
+    redis.cli(&["HSET", "metrics:families", "old_jobs_total", same]);
+    redis.cli(&["HSET", "metrics:state", "epoch", "e"]);
+    let folder = tempfile::tempdir().expect("a directory");
+    let file = folder.path().join("state").display().to_string();
+    let with_file = [("EXPORTER_STATE_FILE", file.as_str())];
+    let mut exporter = Exporter::start_with(redis.port(), &with_file);
+    let names = ["jobs_total{k=\"a\"}", "old_jobs_total{k=\"a\"}"];
+    assert_eq!(served(&exporter, &names), all(&[100.0, 100.0]));
+    add(&redis, "metrics:jobs", "k=\"a\"", "-10");
+    assert_eq!(served(&exporter, &names), all(&[100.0, 100.0]));
+    assert_eq!(lost_count(&redis, "metrics:jobs", "k=\"a\""), "10");
+    exporter.kill_and_restart();
+    assert_eq!(served(&exporter, &names), all(&[100.0, 100.0]));
+}
+
+#[test]
+fn a_family_does_not_step_back_without_one_of_its_layouts() {
+    const OTHER: &str = r#"{"type":"counter","key":"metrics:jobs@b2"}"#;
+    let redis = redis_with_families();
+    redis.cli(&["HSET", "metrics:families", "jobs_total@b2", OTHER]);
+    redis.cli(&["HSET", "metrics:jobs@b2", "k=\"a\"", "50"]);
+    let exporter = Exporter::start(redis.port());
+    let name = ["jobs_total{k=\"a\"}"];
+    assert_eq!(served(&exporter, &name), all(&[150.0]));
+    // Its key cannot be read.
+    redis.cli(&["RENAME", "metrics:jobs@b2", "elsewhere"]);
+    redis.cli(&["SET", "metrics:jobs@b2", "no hash"]);
+    add(&redis, "metrics:jobs", "k=\"a\"", "1");
+    assert_eq!(served(&exporter, &name), all(&[151.0]));
+    redis.cli(&["RENAME", "elsewhere", "metrics:jobs@b2"]);
+    assert_eq!(served(&exporter, &name), all(&[151.0]));
+    // A failover to a replica that had not received it.
+    redis.cli(&["HDEL", "metrics:families", "jobs_total@b2"]);
+    redis.cli(&["DEL", "metrics:jobs@b2"]);
+    assert_eq!(served(&exporter, &name), all(&[151.0]));
+    redis.cli(&["HSET", "metrics:families", "jobs_total@b2", OTHER]);
+    add(&redis, "metrics:jobs@b2", "k=\"a\"", "3");
+    assert_eq!(served(&exporter, &name), all(&[151.0]));
+    add(&redis, "metrics:jobs@b2", "k=\"a\"", "3");
+    assert_eq!(served(&exporter, &name), all(&[154.0]));
+    // Where none can be read, there is no family.
+    for key in ["metrics:jobs", "metrics:jobs@b2"] {
+        redis.cli(&["DEL", key]);
+        redis.cli(&["SET", key, "no hash"]);
+    }
+    assert_eq!(served(&exporter, &name), [None]);
 }
 
 /// A Redis with the policy `always`: with another one, it may reply before it has written

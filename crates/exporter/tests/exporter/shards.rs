@@ -298,6 +298,70 @@ fn data_that_returns_is_not_counted_twice() {
 }
 
 #[test]
+fn a_backup_repeats_neither_a_wipe_nor_a_removal() {
+    let mut shards = Shards::with_families(2);
+    shards.output_of(&["wipe", "--yes"]);
+    for (shard, by) in ["100", "200"].into_iter().enumerate() {
+        shards.count(shard, "1");
+        shards.hset(shard, "jobs", &["k=\"b\"", by]);
+    }
+    shards.output_of(&["series", "remove", "--yes", JOBS]);
+    for (shard, by) in ["100", "200"].into_iter().enumerate() {
+        shards.count(shard, by);
+    }
+    let exporter = shards.exporter();
+    let names = [JOBS, "jobs_total{k=\"b\"}", REGRESSIONS];
+    assert_eq!(served(&exporter, &names), all(&[300.0, 300.0, 0.0]));
+    shards.0[1].cli(&["SAVE"]);
+    shards.count(1, "40");
+    assert_eq!(served(&exporter, &names), all(&[340.0, 300.0, 0.0]));
+    shards.0[1].cli(&["FLUSHALL"]);
+    // The exporter begins an epoch.
+    assert_eq!(served(&exporter, &names), all(&[340.0, 300.0, 0.0]));
+    shards.0[1].kill();
+    shards.0[1].restart().expect("it restarts");
+    assert_eq!(served(&exporter, &names), all(&[340.0, 300.0, 1.0]));
+    shards.count(1, "5");
+    assert_eq!(served(&exporter, &names), all(&[345.0, 300.0, 1.0]));
+}
+
+#[test]
+fn a_wipe_is_seen_although_a_shard_lost_its_data_afterwards() {
+    let shards = Shards::with_families(2);
+    let exporter = shards.exporter();
+    assert_eq!(served(&exporter, &[JOBS]), all(&[300.0]));
+    shards.output_of(&["wipe", "--yes"]);
+    shards.0[1].cli(&["FLUSHALL"]);
+    shards.register(1, "after", "[1]");
+    for shard in 0..2 {
+        shards.count(shard, "4");
+    }
+    assert_eq!(served(&exporter, &[JOBS, REGRESSIONS]), all(&[8.0, 0.0]));
+}
+
+#[test]
+fn a_state_file_of_another_prefix_is_not_continued() {
+    let shards = Shards::with_families(2);
+    let redis = &shards.0[0];
+    let before = r#"{"type":"counter","key":"metrics:jobs"}"#;
+    redis.cli(&["HSET", "metrics:state", "epoch", "before"]);
+    redis.cli(&["HSET", "metrics:families", "jobs_total", before]);
+    redis.cli(&["HSET", "metrics:jobs", "k=\"a\"", "1000"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("state").display().to_string();
+    let file = ("EXPORTER_STATE_FILE", file.as_str());
+    let exporter = Exporter::start_with(redis.port(), &[file]);
+    assert_eq!(served(&exporter, &[JOBS]), all(&[1000.0]));
+    drop(exporter);
+    for variable in [Some(file), None] {
+        assert_eq!(
+            served(&shards.exporter_with(variable), &[JOBS]),
+            all(&[300.0])
+        );
+    }
+}
+
+#[test]
 fn after_a_restart_a_shard_that_lost_its_data_counts_from_0() {
     let shards = Shards::with_families(2);
     let folder = tempfile::tempdir().expect("a folder");
