@@ -603,7 +603,8 @@ impl BatchStore {
                 registered_families(&connection, options, &mut errors).await
             })
         });
-        let layouts = read.await?.into_iter().flat_map(|family| family.layouts);
+        let families = read.await?.families.into_iter();
+        let layouts = families.flat_map(|family| family.layouts);
         let keys = layouts.map(|layout| layout.key);
         let prefix = &self.store.options.prefix;
         self.keys

@@ -29,7 +29,7 @@ pub(crate) const REMOVED: &str = "(removed)";
 /// The label `family` of registrations without a valid name.
 const INVALID_NAME: &str = "(invalid name)";
 /// The label `family` beyond [`MAX_LABEL_SETS`].
-pub(crate) const OTHER_FAMILIES: &str = "(other)";
+const OTHER_FAMILIES: &str = "(other)";
 
 /// The label `reason`, where it is not the [`class`] of a cell's error.
 ///

@@ -4,10 +4,14 @@
 
 use std::sync::{Mutex, PoisonError};
 
-/// Registrations that are read, beside those of the families that this repository
+/// Registrations that are read, and as many of the families that this repository
 /// declares. Further ones, in the order in which Redis returns them, are left out: each
 /// costs a scrape some round trips, however few series it has.
 pub(crate) const MAX_REGISTRATIONS: usize = 2_000;
+
+/// Registrations that are looked at, to know which families were read with all of their
+/// layouts. That costs a scrape a round trip for hundreds of them.
+pub(crate) const MAX_REGISTRATIONS_SEEN: usize = 100_000;
 
 /// The longest registration, field and JSON: 256 bounds take 6 KB of it.
 pub(crate) const MAX_REGISTRATION_BYTES: usize = 16 * 1024;

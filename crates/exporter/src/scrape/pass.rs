@@ -55,15 +55,16 @@ pub(crate) async fn read_pass(
         };
         let registered = registered_families(connection, options, &mut raw.errors).await?;
         // The part of a family whose registration is invalid cannot be read.
-        let names = raw.errors.counts().map(|(name, ..)| name.to_owned());
-        raw.partial = names.collect();
+        raw.partial = registered.partial;
+        raw.known = registered.known;
         raw.lease_time_millis = store.settler.settle(connection).await;
         // Its errors are ignored here: the state is read again below, and they are
         // recorded then.
         let before = State::read(connection, options, &mut DecodeErrors::default()).await?;
         let last_removal = marks.last_removal(before.epoch.as_deref());
         raw.removals = read_removals(connection, options, last_removal, &mut raw.errors).await?;
-        raw.read_families(connection, options, registered).await?;
+        raw.read_families(connection, options, registered.families)
+            .await?;
         raw.state = State::read(connection, options, &mut raw.errors).await?;
         if raw.state.is_same_as(&before) {
             return Ok(raw);
@@ -78,6 +79,8 @@ pub(crate) struct RawReading {
     families: Vec<(String, Vec<Layout>)>,
     /// Families of which something could not be read.
     partial: BTreeSet<String>,
+    /// The names of which every registration was read, if not all were.
+    known: Option<BTreeSet<String>>,
     cells: u64,
     leases: Option<OpenLeases>,
     /// Lease time when leases were settled; `None` if that failed.
@@ -557,6 +560,7 @@ impl RawReading {
             decode_errors: self.errors,
             flushed_millis: self.state.flushed_millis,
             partial: self.partial,
+            known: self.known,
             stores: vec![StoreInfo {
                 memory: self.memory,
                 persistence: self.persistence,

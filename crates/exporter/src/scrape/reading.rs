@@ -39,6 +39,8 @@ pub(crate) struct Reading {
     /// Families of which something could not be read. They are served nevertheless where
     /// there is one store.
     pub(crate) partial: BTreeSet<String>,
+    /// The names of which every registration was read; `None` if that is true of all names.
+    pub(crate) known: Option<BTreeSet<String>>,
     /// When the series of gauges were set, by family.
     pub(crate) set_times: HashMap<String, SetTimes>,
     /// About each store, in their order.

@@ -1,7 +1,7 @@
 //! The registrations in Redis, as families that can be served side by side.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     ops::ControlFlow,
 };
 
@@ -17,7 +17,7 @@ use crate::{
     redis_transport::TOO_LONG,
     scrape::{
         decode_errors::{DecodeErrors, REGISTRY, reason},
-        limits::{MAX_REGISTRATION_BYTES, MAX_REGISTRATIONS},
+        limits::{MAX_REGISTRATION_BYTES, MAX_REGISTRATIONS, MAX_REGISTRATIONS_SEEN},
         scan::{ReadOptions, Scanner, skip_unreadable},
         self_metrics::is_own_name,
     },
@@ -36,14 +36,23 @@ pub struct RegisteredFamily {
     pub layouts: Vec<Family>,
 }
 
-/// The fields of the families that this repository declares: their names, and those of the
-/// layouts that this version has.
-fn declared_fields() -> Vec<String> {
+/// What is known of the families that are registered in a store.
+#[derive(Debug, Default)]
+pub(crate) struct Registered {
+    /// Those that can be served, in order of their names.
+    pub(crate) families: Vec<RegisteredFamily>,
+    /// Those of which a registration cannot be served.
+    pub(crate) partial: BTreeSet<String>,
+    /// The names of which every registration was read, also those that have none. `None`
+    /// if that is true of all names.
+    pub(crate) known: Option<BTreeSet<String>>,
+}
+
+/// The families that this repository declares.
+fn declared_families() -> Vec<Family> {
     let (service, custom) = (Catalog::new(""), Catalog::of_custom(""));
     let families = service.families().into_iter().chain(custom.families());
-    families
-        .flat_map(|family| [family.name.clone(), family.with_own_key().0])
-        .collect()
+    families.cloned().collect()
 }
 
 /// Reads registrations, [`MAX_REGISTRATIONS`] at most, and in any case those of the families
@@ -53,44 +62,93 @@ pub(crate) async fn read_registrations(
     options: &ReadOptions,
     errors: &mut DecodeErrors,
 ) -> Result<Registrations, Failure> {
+    let (registrations, _registered) = read(connection, options, errors).await?;
+    Ok(registrations)
+}
+
+/// Like [`read_registrations`]. Also returns what is known of the families so far.
+async fn read(
+    connection: &Connection,
+    options: &ReadOptions,
+    errors: &mut DecodeErrors,
+) -> Result<(Registrations, Registered), Failure> {
+    let declared = declared_families();
+    let declared_names: HashSet<&str> = declared.iter().map(|family| &*family.name).collect();
     // A map, because HSCAN may return a field twice.
     let mut registrations = Registrations::new();
+    let mut partial = BTreeSet::new();
+    let mut known: BTreeSet<String> = declared_names.iter().copied().map(Into::into).collect();
+    let (mut seen, mut of_declared, mut of_others) = (0, 0, 0);
+    let mut is_cut_off = false;
     let key = families_key(&options.prefix);
     let scan = Scanner::new(connection.clone(), options);
-    let mut is_cut_off = false;
+    // Goes on beyond the limit: there may be a further layout of a family that was read.
     scan.scan("HSCAN", &key, |page| {
         for (field, json) in page {
+            if registrations.contains_key(field) {
+                continue;
+            }
+            seen += 1;
+            let text = String::from_utf8_lossy(field);
+            let name = family_name(&text);
             let is_cut = field == TOO_LONG || json == TOO_LONG;
-            if is_cut || field.len() + json.len() > MAX_REGISTRATION_BYTES {
-                let field = String::from_utf8_lossy(field);
-                errors.add(family_name(&field), reason::TOO_LONG, || {
-                    format!("field {field:?}: more than {MAX_REGISTRATION_BYTES} bytes")
+            let is_too_long = is_cut || field.len() + json.len() > MAX_REGISTRATION_BYTES;
+            if is_too_long {
+                errors.add(name, reason::TOO_LONG, || {
+                    format!("field {text:?}: more than {MAX_REGISTRATION_BYTES} bytes")
                 });
-            } else if registrations.len() < MAX_REGISTRATIONS {
+            }
+            let number = if declared_names.contains(name) {
+                &mut of_declared
+            } else {
+                &mut of_others
+            };
+            if *number == MAX_REGISTRATIONS {
+                known.remove(name);
+                if !is_cut_off {
+                    is_cut_off = true;
+                    errors.add(REGISTRY, reason::TOO_MANY, || {
+                        format!("more than {MAX_REGISTRATIONS} registrations")
+                    });
+                }
+                if seen > MAX_REGISTRATIONS_SEEN {
+                    return ControlFlow::Break(());
+                }
+                continue;
+            }
+            *number += 1;
+            if !is_too_long {
                 registrations.insert(field.clone(), json.clone());
-            } else if !registrations.contains_key(field) {
-                errors.add(REGISTRY, reason::TOO_MANY, || {
-                    format!("more than {MAX_REGISTRATIONS} registrations")
-                });
-                is_cut_off = true;
-                return ControlFlow::Break(());
+                known.insert(name.to_owned());
+            } else if name.len() <= MAX_REGISTRATION_BYTES {
+                partial.insert(name.to_owned());
             }
         }
         ControlFlow::Continue(())
     })
     .await?;
-    if is_cut_off {
-        let declared = declared_fields();
+    if seen > MAX_REGISTRATIONS_SEEN {
+        // Any family may have further layouts.
+        known.clear();
+        let fields: Vec<String> = declared
+            .iter()
+            .flat_map(|family| [family.name.clone(), family.with_own_key().0])
+            .collect();
         let mut command = redis::cmd("HMGET");
-        command.arg(&key).arg(&declared);
+        command.arg(&key).arg(&fields);
         let read: Result<Vec<Option<Vec<u8>>>, _> = connection.clone().query(&command).await;
         let found = skip_unreadable(read, REGISTRY, &key, errors)?.unwrap_or_default();
-        for (field, json) in declared.into_iter().zip(found) {
+        for (field, json) in fields.into_iter().zip(found) {
             let json = json.filter(|json| json.len() <= MAX_REGISTRATION_BYTES);
             registrations.extend(json.map(|json| (field.into_bytes(), json)));
         }
     }
-    Ok(registrations)
+    let registered = Registered {
+        families: Vec::new(),
+        partial,
+        known: is_cut_off.then_some(known),
+    };
+    Ok((registrations, registered))
 }
 
 /// Reads the families that can be served.
@@ -98,11 +156,20 @@ pub(crate) async fn registered_families(
     connection: &Connection,
     options: &ReadOptions,
     errors: &mut DecodeErrors,
-) -> Result<Vec<RegisteredFamily>, Failure> {
-    let read = read_registrations(connection, options, errors).await;
+) -> Result<Registered, Failure> {
+    let read = read(connection, options, errors).await;
     let key = families_key(&options.prefix);
-    let registrations = skip_unreadable(read, REGISTRY, &key, errors)?;
-    Ok(served_families(registrations.unwrap_or_default(), errors))
+    let Some((registrations, mut registered)) = skip_unreadable(read, REGISTRY, &key, errors)?
+    else {
+        return Ok(Registered {
+            known: Some(BTreeSet::new()),
+            ..Registered::default()
+        });
+    };
+    let selected = select(registrations, errors);
+    registered.families = selected.families;
+    registered.partial.extend(selected.partial);
+    Ok(registered)
 }
 
 /// Selects the families that can be served, in order of their names. Of two that
@@ -113,6 +180,11 @@ pub fn served_families(
     registrations: Registrations,
     errors: &mut DecodeErrors,
 ) -> Vec<RegisteredFamily> {
+    select(registrations, errors).families
+}
+
+fn select(registrations: Registrations, errors: &mut DecodeErrors) -> Registered {
+    let mut registered = Registered::default();
     let mut families: BTreeMap<String, Vec<Family>> = BTreeMap::new();
     for (field, json) in &registrations {
         if let Some(family) = decode(field, json, errors) {
@@ -120,17 +192,27 @@ pub fn served_families(
                 .entry(family.name.clone())
                 .or_default()
                 .push(family);
+        } else {
+            let field = String::from_utf8_lossy(field);
+            registered.partial.insert(family_name(&field).to_owned());
         }
     }
     let mut sample_names = HashSet::new();
-    families
-        .into_iter()
-        .filter_map(|(name, layouts)| {
-            let layouts = compatible(layouts, errors);
-            claim_samples(&mut sample_names, &name, layouts.first()?.kind, errors)
-                .then_some(RegisteredFamily { name, layouts })
-        })
-        .collect()
+    for (name, layouts) in families {
+        let all = layouts.len();
+        let layouts = compatible(layouts, errors);
+        let is_served = layouts
+            .first()
+            .is_some_and(|first| claim_samples(&mut sample_names, &name, first.kind, errors));
+        if !is_served || layouts.len() < all {
+            registered.partial.insert(name.clone());
+        }
+        if is_served {
+            let family = RegisteredFamily { name, layouts };
+            registered.families.push(family);
+        }
+    }
+    registered
 }
 
 /// The name of the family that is registered under a field.

@@ -3,7 +3,7 @@
 //! A family is served as a whole or not at all: while a part of it is missing in one
 //! shard, its sum would be too low, and Prometheus would take that for a counter reset.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use functional_scaffold_protocol::{
     family::{Family, Kind},
@@ -11,7 +11,7 @@ use functional_scaffold_protocol::{
 };
 
 use crate::scrape::{
-    decode_errors::{OTHER_FAMILIES, REGISTRY, reason},
+    decode_errors::reason,
     reading::{Began, Reading, SetTimes},
     registry::claim_samples,
 };
@@ -31,6 +31,8 @@ pub(crate) fn sum(mut readings: Vec<Reading>) -> Reading {
     };
     let mut families: BTreeMap<String, Vec<(FamilySeries, SetTimes)>> = BTreeMap::new();
     let mut in_flight = Vec::new();
+    // Of the shards that may have registrations that were not read.
+    let mut known: Vec<BTreeSet<String>> = Vec::new();
     for mut reading in readings {
         sum.epoch = sum.epoch.or(reading.epoch);
         sum.cells = sum.cells.saturating_add(reading.cells);
@@ -38,6 +40,7 @@ pub(crate) fn sum(mut readings: Vec<Reading>) -> Reading {
         sum.flushed_millis = sum.flushed_millis.max(reading.flushed_millis);
         sum.regressions = sum.regressions.saturating_add(reading.regressions);
         sum.partial.append(&mut reading.partial);
+        known.extend(reading.known);
         sum.stores.append(&mut reading.stores);
         in_flight.extend(reading.in_flight);
         for family in reading.families {
@@ -46,13 +49,10 @@ pub(crate) fn sum(mut readings: Vec<Reading>) -> Reading {
             families.entry(name).or_default().push((family, set_times));
         }
     }
-    // Then it is not known which families cannot be read.
-    let names_are_missing = [REGISTRY, OTHER_FAMILIES]
-        .iter()
-        .any(|name| sum.partial.contains(*name));
     let mut sample_names = HashSet::new();
     for (name, shards) in families {
-        if sum.partial.contains(&name) || names_are_missing {
+        let is_known = known.iter().all(|names| names.contains(&name));
+        if sum.partial.contains(&name) || !is_known {
             continue;
         }
         let (family, refused) = add_up(shards);

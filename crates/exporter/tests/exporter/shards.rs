@@ -70,6 +70,19 @@ impl Shards {
         self.0[shard].cli(&[&["HSET", &key], pairs].concat());
     }
 
+    /// Registers counters `<name>1`, `<name>2`, … with a count of 1 each.
+    fn invent(&self, shard: usize, name: &str, number: usize) {
+        let script = "for i = 1, tonumber(ARGV[3]) do
+            local name = ARGV[2] .. i
+            local key = ARGV[1] .. name
+            redis.call('HSET', ARGV[1] .. 'families', name,
+              '{\"type\":\"counter\",\"key\":\"' .. key .. '\"}')
+            redis.call('HSET', key, '', 1)
+          end";
+        let number = number.to_string();
+        self.0[shard].cli(&["EVAL", script, "0", &prefix(shard), name, &number]);
+    }
+
     fn hget(&self, shard: usize, key: &str, field: &str) -> String {
         let key = format!("{}{key}", prefix(shard));
         self.0[shard].cli(&["HGET", &key, field]).trim().to_owned()
@@ -423,6 +436,76 @@ fn a_family_that_one_shard_cannot_serve_is_not_served() {
         served(&shards.exporter(), &[JOBS, COUNT]),
         [Some(300.0), None]
     );
+}
+
+#[test]
+fn registrations_beyond_the_limit_take_down_no_family_that_is_known() {
+    const REQUESTS: &str = "http_requests_total";
+    const DURATIONS: &str = "http_request_duration_seconds_count";
+    const KNOWN: usize = 200;
+    let shards = Shards::with_families(2);
+    for shard in 0..2 {
+        let prefix = prefix(shard);
+        let counter = format!("{{\"type\":\"counter\",\"key\":\"{prefix}requests\"}}");
+        shards.hset(shard, "families", &[REQUESTS, &counter]);
+        shards.hset(shard, "requests", &["", "5"]);
+        // Also a layout that this version of the exporter does not know.
+        for layout in ["", "@another"] {
+            let histogram =
+                format!("{{\"type\":\"histogram\",\"key\":\"{prefix}t{layout}\",\"bounds\":[1]}}");
+            let field = format!("http_request_duration_seconds{layout}");
+            shards.hset(shard, "families", &[&field, &histogram]);
+            shards.hset(shard, &format!("t{layout}"), &["|1", "4"]);
+        }
+        shards.invent(shard, "known_", KNOWN);
+    }
+    let known: Vec<_> = (1..=KNOWN)
+        .map(|number| format!("known_{number}"))
+        .collect();
+    let known: Vec<_> = known.iter().map(String::as_str).collect();
+    let too_many = "functional_scaffold_decode_errors{family=\"(families)\",reason=\"too_many\"}";
+    let before = shards.exporter();
+    assert_eq!(served(&before, &[REQUESTS, DURATIONS]), all(&[10.0, 16.0]));
+    assert_eq!(served(&before, &known), all(&[2.0; KNOWN]));
+
+    // All are looked at, and some are left out, in another order on each server.
+    shards.invent(1, "invented_", 2_500);
+    for exporter in [&before, &shards.exporter()] {
+        let names = [REQUESTS, DURATIONS, too_many];
+        assert_eq!(served(exporter, &names), all(&[10.0, 16.0, 1.0]));
+        let values = served(exporter, &known);
+        assert!(values.contains(&Some(2.0)), "{values:?}");
+        assert!(values.contains(&None), "{values:?}");
+        let is_whole = |value: &Option<f64>| value.is_none() || *value == Some(2.0);
+        assert!(values.iter().all(is_whole), "{values:?}");
+    }
+    // Some are not looked at, and may be further layouts.
+    shards.invent(1, "invented_", 101_000);
+    for exporter in [&before, &shards.exporter()] {
+        let names = [REQUESTS, DURATIONS, too_many, &up(1)];
+        let expected = [None, None, Some(1.0), Some(1.0)];
+        assert_eq!(served(exporter, &names), expected);
+        assert!(served(exporter, &known).iter().all(Option::is_none));
+    }
+}
+
+/// More families than there are separate decode errors of.
+#[test]
+fn invalid_registrations_of_a_shard_take_down_their_own_families_only() {
+    let shards = Shards::with_families(2);
+    let names: Vec<_> = (1..=150).map(|number| format!("broken_{number}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    shards.invent(0, "broken_", names.len());
+    for name in &names {
+        shards.hset(1, "families", &[name, "{"]);
+    }
+    let exporter = shards.exporter();
+    let other = "functional_scaffold_decode_errors{family=\"(other)\",reason=\"registration\"}";
+    assert_eq!(served(&exporter, &[JOBS, COUNT]), all(&[300.0, 14.0]));
+    assert!(served(&exporter, &[other])[0] >= Some(50.0));
+    assert!(served(&exporter, &names).iter().all(Option::is_none));
+    let text = exporter.metrics();
+    assert_eq!(sample(&text, "functional_scaffold_families"), Some(3.0));
 }
 
 /// Scrapes while `change` runs, and returns every value of the counter.
