@@ -6,7 +6,9 @@
 //! and it then replaces newer counts. So no two relays share a group, a retry reads
 //! Redis again, and after a push without a response the relay begins another group. It
 //! deletes the old one once the new one is there, so that the maximum over all groups,
-//! which the recording rules take, never decreases.
+//! which the recording rules take, never decreases. It deletes it again from time to
+//! time, because the push may arrive only then: after a wipe, the old counts would hide the
+//! new ones.
 
 use std::{collections::VecDeque, fmt, mem, pin::pin, sync::Arc, time::Duration};
 
@@ -16,6 +18,7 @@ use functional_scaffold_protocol::{
     exposition::{Exposition, Format},
     pushgateway::group_path,
 };
+use futures_util::{StreamExt as _, stream};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Method, Request, Response, Uri,
@@ -54,8 +57,12 @@ const INSTANCE: &str = "instance";
 const SCHEME: (&str, &str) = ("scheme", "redis");
 /// Abandoned groups to be deleted. Each takes a push without a response.
 const MAX_ABANDONED: usize = 1000;
+/// The age up to which an abandoned group is deleted again. TCP gives up sending after a
+/// quarter of an hour, and proxies before that.
+const DELETED_AGAIN: Duration = Duration::from_secs(30 * 60);
 /// The time for deleting a relay's groups when it ends.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+const DELETIONS_AT_A_TIME: usize = 16;
 /// Bytes of an error response that are shown.
 const MAX_ERROR_BYTES: usize = 1000;
 
@@ -189,11 +196,35 @@ struct Groups {
     /// How to begin another one; None if the group was given.
     own: Option<OwnGroup>,
     /// Groups in which a push may still arrive, or has.
-    abandoned: VecDeque<Group>,
+    abandoned: VecDeque<AbandonedGroup>,
+}
+
+struct AbandonedGroup {
+    group: Group,
+    since: Instant,
+    /// When to delete it next.
+    due: Option<Instant>,
+}
+
+impl AbandonedGroup {
+    fn new(group: Group) -> Self {
+        let since = Instant::now();
+        let due = Some(since);
+        Self { group, since, due }
+    }
+
+    /// Schedules the next deletion for when the age has doubled. So a group takes about ten
+    /// requests, and one that comes back stays no longer than its push was late.
+    fn deleted_at(&mut self, now: Instant) {
+        let age = now - self.since;
+        self.due = (age < DELETED_AGAIN).then(|| now + age);
+    }
 }
 
 /// The options of a relay's own groups.
 struct OwnGroup {
+    /// All groups share it.
+    client: HttpClient,
     to: String,
     job: String,
     labels: Vec<(String, String)>,
@@ -205,7 +236,8 @@ impl OwnGroup {
         let mut labels = self.labels.clone();
         let name = format!("relay-{:016x}", redis_client::random());
         labels.insert(0, (INSTANCE.to_owned(), name));
-        Group::new(&self.to, &self.job, &labels)
+        let client = self.client.clone();
+        Group::new(client, &self.to, &self.job, &labels)
     }
 }
 
@@ -213,6 +245,7 @@ impl Groups {
     /// Without a label `instance`, the group is the relay's own. A single push has no use
     /// for one: it would leave one behind each time.
     fn new(options: &PushOptions) -> anyhow::Result<Self> {
+        let client = http_client()?;
         let mut labels = options.grouping.clone();
         let has = |labels: &[(String, String)], name| labels.iter().any(|label| label.0 == name);
         let own = if options.once || has(&labels, INSTANCE) {
@@ -221,12 +254,16 @@ impl Groups {
             if !has(&labels, SCHEME.0) {
                 labels.push((SCHEME.0.to_owned(), SCHEME.1.to_owned()));
             }
-            let (to, job) = (options.to.clone(), options.job.clone());
-            Some(OwnGroup { to, job, labels })
+            Some(OwnGroup {
+                client: client.clone(),
+                to: options.to.clone(),
+                job: options.job.clone(),
+                labels,
+            })
         };
         let current = match &own {
             Some(own) => own.begin()?,
-            None => Group::new(&options.to, &options.job, &options.grouping)?,
+            None => Group::new(client, &options.to, &options.job, &options.grouping)?,
         };
         Ok(Self {
             current,
@@ -240,25 +277,28 @@ impl Groups {
         if let Some(own) = &self.own {
             let abandoned = mem::replace(&mut self.current, own.begin()?);
             if self.abandoned.len() == MAX_ABANDONED
-                && let Some(oldest) = self.abandoned.pop_front()
+                && let Some(AbandonedGroup { group, .. }) = self.abandoned.pop_front()
             {
-                tracing::warn!("{oldest} is left in the Pushgateway if its push has arrived");
+                tracing::warn!("{group} is left in the Pushgateway if its push arrives");
             }
-            self.abandoned.push_back(abandoned);
+            self.abandoned.push_back(AbandonedGroup::new(abandoned));
         }
         Ok(())
     }
 
-    /// Deletes the abandoned groups. Those that cannot be deleted now are tried again
-    /// after the next push.
+    /// Deletes the abandoned groups for which that is due. If one cannot be deleted, all
+    /// further ones wait for the next push.
     async fn delete_abandoned(&mut self) {
-        while let Some(group) = self.abandoned.front() {
+        let now = Some(Instant::now());
+        for abandoned in self.abandoned.iter_mut().filter(|group| group.due <= now) {
+            let group = &abandoned.group;
             if let Err(error) = group.delete().await {
                 tracing::debug!("cannot delete {group}: {error}");
-                return;
+                break;
             }
-            self.abandoned.pop_front();
+            abandoned.deleted_at(Instant::now());
         }
+        self.abandoned.retain(|abandoned| abandoned.due.is_some());
     }
 
     /// Deletes the relay's own groups, because it ends: another relay begins a new one.
@@ -266,7 +306,15 @@ impl Groups {
         if self.own.is_none() {
             return;
         }
-        self.delete_abandoned().await;
+        // Several at a time, because there may be many and the time is short. The newest
+        // counts go last.
+        let abandoned = self.abandoned.iter();
+        let deletions = abandoned.map(|abandoned| abandoned.group.delete());
+        let deletions = stream::iter(deletions).buffer_unordered(DELETIONS_AT_A_TIME);
+        let deleted: Vec<_> = deletions.collect().await;
+        for error in deleted.into_iter().filter_map(Result::err) {
+            tracing::debug!("cannot delete an abandoned group: {error}");
+        }
         if let Err(error) = self.current.delete().await {
             tracing::warn!("{} is left in the Pushgateway: {error}", self.current);
         }
@@ -304,9 +352,22 @@ impl PushError {
     }
 }
 
+type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// Trusts the system's certificates, or those of SSL_CERT_FILE.
+fn http_client() -> anyhow::Result<HttpClient> {
+    let connector = HttpsConnectorBuilder::new()
+        .with_provider_and_native_roots(ring::default_provider())
+        .context("no certificates to trust")?
+        .https_or_http()
+        .enable_http1()
+        .build();
+    Ok(Client::builder(TokioExecutor::new()).build(connector))
+}
+
 /// One group in a Pushgateway.
 pub(crate) struct Group {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: HttpClient,
     uri: Uri,
     authorization: Option<HeaderValue>,
     /// The URL without credentials.
@@ -322,13 +383,22 @@ impl fmt::Display for Group {
 impl Group {
     /// The group with this job and further labels in the Pushgateway at `url`, which may
     /// contain credentials. No error shows it.
-    fn new(url: &str, job: &str, labels: &[(String, String)]) -> anyhow::Result<Self> {
+    fn new(
+        client: HttpClient,
+        url: &str,
+        job: &str,
+        labels: &[(String, String)],
+    ) -> anyhow::Result<Self> {
         let labels = labels.iter().map(|(name, value)| (&**name, &**value));
-        Self::at(url, &group_path(job, labels))
+        Self::through(client, url, &group_path(job, labels))
     }
 
     /// The group at a path below `url`, as [`group_path`] returns it.
     pub(crate) fn at(url: &str, path: &str) -> anyhow::Result<Self> {
+        Self::through(http_client()?, url, path)
+    }
+
+    fn through(client: HttpClient, url: &str, path: &str) -> anyhow::Result<Self> {
         let mut url = Url::parse(url).context("invalid URL of the Pushgateway")?;
         ensure!(
             matches!(url.scheme(), "http" | "https"),
@@ -353,15 +423,8 @@ impl Group {
             .as_str()
             .parse()
             .context("invalid URL of the Pushgateway")?;
-        // Trusts the system's certificates, or those of SSL_CERT_FILE.
-        let connector = HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(ring::default_provider())
-            .context("no certificates to trust")?
-            .https_or_http()
-            .enable_http1()
-            .build();
         Ok(Self {
-            client: Client::builder(TokioExecutor::new()).build(connector),
+            client,
             uri,
             authorization,
             address: url.into(),

@@ -2,8 +2,9 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     process::{Command, Output, Stdio},
+    sync::mpsc::{self, Receiver},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -307,16 +308,7 @@ fn responding_after(
         for (number, response) in responses.into_iter().enumerate() {
             let (mut stream, _) = wait_for("client", || listener.accept().ok());
             stream.set_nonblocking(false).expect("a socket");
-            let mut request = Vec::new();
-            let mut some = [0; 4096];
-            let mut expected = usize::MAX;
-            while request.len() < expected {
-                let read = stream.read(&mut some).expect("a request");
-                assert!(read > 0, "a request that ends");
-                request.extend_from_slice(&some[..read]);
-                expected = length_of(&request).unwrap_or(usize::MAX);
-            }
-            requests.push(String::from_utf8_lossy(&request).into_owned());
+            requests.push(request_of(&mut stream));
             before(number);
             if response.is_empty() {
                 continue;
@@ -327,6 +319,20 @@ fn responding_after(
         requests
     });
     (address, serving)
+}
+
+/// Reads one request.
+fn request_of(stream: &mut TcpStream) -> String {
+    let mut request = Vec::new();
+    let mut some = [0; 4096];
+    let mut expected = usize::MAX;
+    while request.len() < expected {
+        let read = stream.read(&mut some).expect("a request");
+        assert!(read > 0, "a request that ends");
+        request.extend_from_slice(&some[..read]);
+        expected = length_of(&request).unwrap_or(usize::MAX);
+    }
+    String::from_utf8_lossy(&request).into_owned()
 }
 
 /// The length of a request with its body, once its head is complete.
@@ -387,6 +393,84 @@ fn a_push_that_may_arrive_late_cannot_replace_newer_counts() {
     // Only then are the old groups deleted.
     let deleted = [&groups[0], &groups[1]].map(|group| format!("DELETE {group}"));
     assert_eq!(lines[4..], deleted);
+}
+
+/// In front of a Pushgateway. Keeps the first request to itself, as a proxy that hangs
+/// does, until its client has given up.
+struct HoldingProxy {
+    address: SocketAddr,
+    held: Receiver<String>,
+}
+
+impl HoldingProxy {
+    fn start(pushgateway: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        let (holding, held) = mpsc::channel();
+        thread::spawn(move || {
+            let (mut first, _) = listener.accept().expect("a client");
+            let request = request_of(&mut first);
+            drop(first);
+            holding.send(request).expect("the test waits for it");
+            for client in listener.incoming() {
+                let client = client.expect("a client");
+                let server = TcpStream::connect(pushgateway).expect("a connection");
+                let copy = |mut from: TcpStream, mut to: TcpStream| {
+                    // An error ends the connection, as its end does.
+                    thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Write);
+                    })
+                };
+                copy(
+                    client.try_clone().expect("a socket"),
+                    server.try_clone().expect("a socket"),
+                );
+                copy(server, client);
+            }
+        });
+        Self { address, held }
+    }
+}
+
+#[test]
+fn a_group_that_a_late_push_brings_back_is_deleted_again() {
+    let redis = Redis::start();
+    let json = r#"{"type":"counter","key":"metrics:jobs"}"#;
+    redis.cli(&["HSET", "metrics:families", "jobs_total", json]);
+    redis.cli(&["HSET", "metrics:jobs", "", "10"]);
+    let pushgateway = Pushgateway::start().expect("Pushgateway starts");
+    let proxy = HoldingProxy::start(pushgateway.address());
+    let to = format!("http://{}", proxy.address);
+    let relay = Relay::start(&redis, &to, &["--interval", "100ms"]);
+    let held = proxy.held.recv_timeout(PATIENCE).expect("a push");
+    let line = held.split_once(" HTTP").expect("a request").0;
+    let path = line.strip_prefix("PUT ").expect("a push").to_owned();
+    let name = path.rsplit_once("/instance/").expect("its group").1;
+    let name = name.split('/').next().expect("its name").to_owned();
+    // Several pushes to another group, so that the first one is deleted.
+    for count in ["11", "12", "13"] {
+        redis.cli(&["HSET", "metrics:jobs", "", count]);
+        wait_for("a push", || {
+            let lines = jobs(&pushgateway);
+            (lines.len() == 1 && lines[0].ends_with(&format!(" {count}"))).then_some(())
+        });
+    }
+    let groups = || {
+        jobs(&pushgateway)
+            .into_iter()
+            .filter(|line| line.contains(&name))
+            .count()
+    };
+    for _late in 0..2 {
+        let mut late = TcpStream::connect(pushgateway.address()).expect("a connection");
+        late.write_all(held.as_bytes()).expect("it is sent");
+        let mut response = [0; 12];
+        late.read_exact(&mut response).expect("a response");
+        assert!(response.starts_with(b"HTTP/1.1 20"), "{response:?}");
+        wait_for("the group to be deleted", || (groups() == 0).then_some(()));
+    }
+    drop(relay);
 }
 
 #[test]
