@@ -26,7 +26,8 @@
 -- settled, and that count refused: it would be in the way of the others for ever.
 --
 -- A script does not roll back. So it tries its commands first, and afterwards only an
--- increment can fail, which is returned by name.
+-- increment can fail, which is returned by name, and the deletion of old ids, which the
+-- next call makes up for.
 
 --- @include "includes/clock"
 --- @include "includes/epoch"
@@ -91,11 +92,14 @@ local expired =
 -- right. ZREM first: if the memory of Redis is full, it refuses a script whose first
 -- write may take memory. ZREM takes none, and later writes are accepted.
 redis.call('ZCARD', closed_leases_key)
+redis.call('ZSCORE', closed_leases_key, '')
 redis.call('ZREM', open_leases_key, '')
+redis.call('ZREMRANGEBYSCORE', closed_leases_key, '+inf', '-inf')
 if #expired > 0 then
   redis.call('ZADD', closed_leases_key, 'XX', 0, '')
 end
 begin_epoch(state_key, new_epoch, now)
+local epoch = redis.call('HGET', state_key, 'epoch')
 save_clock(state_key, now, shift, last)
 local settled = 0
 for i = 1, #expired, 2 do
@@ -138,14 +142,14 @@ if #expired < 2 * PAGE_SIZE then
   -- No expired lease is left that needs an id to be recognised, but those that arrive
   -- later.
   local old = redis.call('ZRANGEBYSCORE', closed_leases_key, '-inf', lease_time, 'LIMIT', 0, 1)
-  if #old > 0 then
-    redis.call('HSET', state_key, 'forgotten_ms', lease_time)
+  -- HSET was tried only if the clock was saved. Ids must not be deleted without a note.
+  if #old > 0 and type(redis.pcall('HSET', state_key, 'forgotten_ms', lease_time)) == 'number' then
     redis.call('ZREMRANGEBYSCORE', closed_leases_key, '-inf', lease_time)
   end
 end
 
 local reply = {
-  redis.call('HGET', state_key, 'epoch'),
+  epoch,
   tostring(settled),
   tostring(lease_time),
   #expired == 2 * PAGE_SIZE and tostring(skip) or '',
