@@ -123,7 +123,9 @@ pub(crate) enum Command {
     /// Start a new epoch: reset every count to 0.
     ///
     /// Prometheus sees a counter reset. Registrations and leases stay, and batches
-    /// that were stored before are not stored again.
+    /// that were stored before are not stored again. Counts that cannot be reset are
+    /// named and stay: in another slot of a Redis Cluster than the store's keys, or
+    /// at a key that is reserved or forbidden to the Redis user.
     Wipe(WipeOptions),
 }
 

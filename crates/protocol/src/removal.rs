@@ -72,8 +72,21 @@ pub fn remove_family_call(prefix: &str, random: u64, key: &str, field: &str) -> 
     call
 }
 
+/// The call that removes the registration under `field` and the lost counts of the hash
+/// `key`, and tells readers to forget what they served of that hash. The hash itself stays:
+/// it may be in another slot of a Redis Cluster, or forbidden to this user, and then no call
+/// may name it.
+#[must_use]
+pub fn remove_registration_call(prefix: &str, random: u64, key: &str, field: &str) -> Call {
+    const METRIC_HASH: usize = 2;
+    let mut call = remove_family_call(prefix, random, key, field);
+    call.keys[METRIC_HASH] = lost_counts_key(prefix, key);
+    call
+}
+
 /// The call that deletes the metric hashes `keys` with their lost counts, and begins the
-/// epoch `epoch`. The reply names keys that hold no hash, which are left alone.
+/// epoch `epoch`, unless an earlier call of the same wipe began it. The reply names keys that
+/// hold no hash, which are left alone.
 #[must_use]
 pub fn wipe_call<'a>(prefix: &str, epoch: u64, keys: impl IntoIterator<Item = &'a str>) -> Call {
     let hashes = keys
@@ -133,6 +146,12 @@ mod tests {
         let call = remove_family_call("m:", 7, "m:k", "k_total@2");
         assert_eq!(call.keys[4], "m:families");
         assert_eq!(call.arguments[3..], ["1", r#"{"key":"m:k"}"#, "k_total@2"]);
+        let call = remove_registration_call("m:", 7, "other", "k_total");
+        assert_eq!(
+            call.keys[2..],
+            ["m:lost:other", "m:lost:other", "m:families"]
+        );
+        assert_eq!(call.arguments[4..], [r#"{"key":"other"}"#, "k_total"]);
         let call = wipe_call("m:", 7, ["m:k", "other"]);
         assert_eq!(
             call.keys,

@@ -124,6 +124,30 @@ fn a_wipe_leaves_no_lost_counts_and_takes_none_from_before() -> Result {
 }
 
 #[test]
+fn a_wipe_of_several_calls_has_one_epoch() -> Result {
+    let mut fixture = Fixture::start()?;
+    let [first, second] = ["m:a", "m:h"];
+    for key in [first, second] {
+        fixture.store.call::<()>(&["HSET", key, "", "1"])?;
+    }
+    fixture.store.wipe(0xe, &[first])?;
+    // Readers must still notice a removal between the calls.
+    fixture.store.call::<()>(&["HSET", first, "", "1"])?;
+    fixture.store.remove(1, first, &[String::new()])?;
+    let others = ["m:state", "m:removed"].map(|key| ["DUMP", key]);
+    let dump = |fixture: &mut Fixture| -> Result<Vec<Vec<u8>>> {
+        let dumps = others.iter().map(|command| fixture.store.call(command));
+        dumps.collect()
+    };
+    let before = dump(&mut fixture)?;
+    fixture.store.wipe(0xe, &[second])?;
+    assert_eq!(dump(&mut fixture)?, before);
+    let is_there: bool = fixture.store.call(&["EXISTS", second])?;
+    assert!(!is_there);
+    Ok(())
+}
+
+#[test]
 fn a_store_that_was_wiped_takes_no_lost_counts_of_the_one_before() -> Result {
     let mut fixture = Fixture::start()?;
     let before = fixture.settle()?.epoch;

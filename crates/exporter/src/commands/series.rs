@@ -7,13 +7,13 @@ use std::{
     ops::ControlFlow,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use functional_scaffold_protocol::{
-    calls::{Script, families_key, is_own_key, lost_counts_key},
+    calls::{Script, families_key, lost_counts_key},
     cell::{decode_field, fields_of_series},
     escape::escape,
     family::Family,
-    removal::{remove_family_call, remove_series_call},
+    removal::{remove_family_call, remove_registration_call, remove_series_call},
 };
 use futures_util::future::try_join_all;
 
@@ -21,12 +21,11 @@ use crate::{
     cli::{Config, ListOptions, RemoveOptions},
     commands::{
         selector::Selector,
-        stores::{ConnectedStore, change_all},
+        stores::{ConnectedStore, RegistryEntry, change_all},
     },
     redis_client::{self, Failure},
     scrape::{
-        decode_errors::DecodeErrors,
-        registry::{RegisteredFamily, family_name, read_registrations},
+        registry::{RegisteredFamily, family_name},
         scan::Scanner,
     },
 };
@@ -207,9 +206,11 @@ enum Target {
         field: String,
         key: String,
     },
-    /// A registration alone: no hash belongs to it only.
+    /// A registration alone. Its hash, if it has one of its own, stays at `key`, and readers
+    /// forget what they served of it.
     Registration {
         field: String,
+        key: Option<String>,
         why: String,
     },
 }
@@ -282,6 +283,12 @@ impl ConnectedStore {
                 .await?
                 .into_iter()
                 .collect();
+            if !series.is_empty()
+                && let Some(why) = self.why_untouchable(&layout.key).await?
+            {
+                let name = &family.name;
+                bail!("no series of {name} can be removed, only its registration: {why}");
+            }
             let fields = fields_of_series(layout, "").len();
             for series in series.chunks((FIELDS_PER_CALL / fields).max(1)) {
                 let all = series.iter().flat_map(|(labels, fields)| {
@@ -308,47 +315,42 @@ impl ConnectedStore {
     }
 
     /// Selects every registration of a name, including invalid ones.
-    async fn select_family(&self, selector: &Selector) -> anyhow::Result<Vec<Removal>> {
-        let errors = &mut DecodeErrors::default();
-        let registrations =
-            read_registrations(&self.connection, &self.store.options, errors).await?;
-        let all: Vec<(String, Option<String>)> = registrations
-            .into_iter()
-            .filter_map(|(field, json)| {
-                let field = String::from_utf8(field).ok()?;
-                let key = Family::decode(&field, &json).ok().map(|family| family.key);
-                Some((field, key))
-            })
-            .collect();
-        let is_selected = |field: &str| family_name(field) == selector.family;
-        let selected = all.iter().filter(|(field, _)| is_selected(field));
-        let removals = selected.map(|(field, key)| {
+    async fn select_family(&self, selector: &Selector) -> Result<Vec<Removal>, Failure> {
+        let all = self.registrations().await?;
+        let is_selected = |entry: &&RegistryEntry| family_name(&entry.field) == selector.family;
+        let mut removals = Vec::new();
+        for RegistryEntry { field, key } in all.iter().filter(is_selected) {
             let field = field.clone();
             let shared = all
                 .iter()
-                .find(|(other, other_key)| !is_selected(other) && other_key == key);
+                .find(|other| !is_selected(other) && other.key == *key);
             let target = match (key, shared) {
                 (None, _) => Target::Registration {
                     field,
+                    key: None,
                     why: "it is invalid".into(),
                 },
-                (Some(key), Some((other, _))) => Target::Registration {
+                (Some(key), Some(RegistryEntry { field: other, .. })) => Target::Registration {
                     field,
+                    key: None,
                     why: format!("{other} has the same key {key:?}"),
                 },
-                (Some(key), None) if is_own_key(self.prefix(), key) => Target::Registration {
-                    field,
-                    why: format!("the key {key:?} is reserved"),
-                },
-                (Some(key), None) => Target::Family {
-                    field,
-                    key: key.clone(),
+                (Some(key), None) => match self.why_untouchable(key).await? {
+                    Some(why) => Target::Registration {
+                        field,
+                        key: Some(key.clone()),
+                        why,
+                    },
+                    None => Target::Family {
+                        field,
+                        key: key.clone(),
+                    },
                 },
             };
             let names = vec![selector.family.clone()];
-            Removal { names, target }
-        });
-        Ok(removals.collect())
+            removals.push(Removal { names, target });
+        }
+        Ok(removals)
     }
 
     async fn remove(&mut self, target: &Target) -> Result<(), Failure> {
@@ -360,12 +362,15 @@ impl ConnectedStore {
                 fields,
             } => remove_series_call(prefix, random, key, label_sets, fields),
             Target::Family { field, key } => remove_family_call(prefix, random, key, field),
-            Target::Registration { field, why } => {
+            Target::Registration { field, key, why } => {
                 let text = format!("{field}: only the registration is removed: {why}");
                 eprintln!("{}", escape(&text));
-                let mut command = redis::cmd("HDEL");
-                command.arg(families_key(prefix)).arg(field);
-                return self.connection.query(&command).await;
+                let Some(key) = key else {
+                    let mut command = redis::cmd("HDEL");
+                    command.arg(families_key(prefix)).arg(field);
+                    return self.connection.query(&command).await;
+                };
+                remove_registration_call(prefix, random, key, field)
             }
         };
         for key in self.connection.call(&Script::REMOVE, &call).await? {

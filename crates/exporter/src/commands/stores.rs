@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use functional_scaffold_protocol::calls::{
-    CLOSED, Command, close_command, open_command, state_key,
+use functional_scaffold_protocol::{
+    calls::{CLOSED, Command, close_command, is_own_key, open_command, state_key},
+    family::Family,
 };
 
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
     redis_client::{Connection, Failure},
     scrape::{
         decode_errors::DecodeErrors,
+        limits::MAX_REGISTRATIONS,
         registry::{RegisteredFamily, read_registrations, served_families},
         store::Store,
     },
@@ -21,16 +23,33 @@ use crate::{
 pub(crate) struct ConnectedStore {
     pub(crate) store: Arc<Store>,
     pub(crate) connection: Connection,
+    /// The prefixes of all stores, which may be on the same Redis.
+    prefixes: Arc<[String]>,
+}
+
+/// A registration, valid or not.
+pub(crate) struct RegistryEntry {
+    /// The field, in the hash of families.
+    pub(crate) field: String,
+    /// The key of the family's hash; `None` if the registration is invalid.
+    pub(crate) key: Option<String>,
 }
 
 impl ConnectedStore {
     /// Connects to every store.
     pub(crate) async fn all(config: &Config) -> anyhow::Result<Vec<Self>> {
+        let stores = Store::all(config, &Arc::default())?;
+        let prefixes = stores.iter().map(|store| store.options.prefix.clone());
+        let prefixes: Arc<[String]> = prefixes.collect();
         let mut open = Vec::new();
-        for store in Store::all(config, &Arc::default())? {
+        for store in stores {
             let unreachable = || format!("cannot reach Redis ({})", store.redis.address());
             let connection = Self::connect(&store).await.with_context(unreachable)?;
-            open.push(Self { store, connection });
+            open.push(Self {
+                store,
+                connection,
+                prefixes: Arc::clone(&prefixes),
+            });
         }
         Ok(open)
     }
@@ -63,8 +82,53 @@ impl ConnectedStore {
     pub(crate) async fn families(&self) -> Result<Vec<RegisteredFamily>, Failure> {
         let errors = &mut DecodeErrors::default();
         let options = &self.store.options;
-        let registrations = read_registrations(&self.connection, options, errors).await?;
+        let registrations =
+            read_registrations(&self.connection, options, MAX_REGISTRATIONS, errors).await?;
         Ok(served_families(registrations, errors))
+    }
+
+    /// Every registration, however many there are, whether or not it is served.
+    pub(crate) async fn registrations(&self) -> Result<Vec<RegistryEntry>, Failure> {
+        let errors = &mut DecodeErrors::default();
+        let options = &self.store.options;
+        let registrations =
+            read_registrations(&self.connection, options, usize::MAX, errors).await?;
+        let registrations = registrations.into_iter().filter_map(|(field, json)| {
+            let field = String::from_utf8(field).ok()?;
+            let key = Family::decode(&field, &json).ok().map(|family| family.key);
+            Some(RegistryEntry { field, key })
+        });
+        Ok(registrations.collect())
+    }
+
+    /// Why the hash of a family has to be left alone; `None` if it may be changed.
+    ///
+    /// It has to be known before shards are closed: a call with such a key fails whenever it
+    /// is repeated, and the shards would stay closed.
+    pub(crate) async fn why_untouchable(&self, key: &str) -> Result<Option<String>, Failure> {
+        if self.prefixes.iter().any(|prefix| is_own_key(prefix, key)) {
+            return Ok(Some(format!("the key {key:?} is reserved")));
+        }
+        // In a cluster, the hash tag of the prefix puts such a key into the store's slot.
+        if key.starts_with(self.prefix()) {
+            return Ok(None);
+        }
+        // Redis checks the keys of a script before it runs it.
+        let mut command = redis::cmd("EVAL");
+        command.arg("return 0").arg(2);
+        command.arg(state_key(self.prefix())).arg(key);
+        let Err(failure) = self.connection.clone().query::<i64>(&command).await else {
+            return Ok(None);
+        };
+        match failure.code() {
+            Some("CROSSSLOT") => Ok(Some(format!(
+                "the key {key:?} is in another slot of the Redis Cluster"
+            ))),
+            Some("NOPERM") => Ok(Some(format!(
+                "the key {key:?} may not be changed by this Redis user"
+            ))),
+            _ => Err(failure),
+        }
     }
 
     /// The command that has closed the store to readers. Without shards, none ever has.

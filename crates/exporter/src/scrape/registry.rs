@@ -55,14 +55,15 @@ fn declared_families() -> Vec<Family> {
     families.cloned().collect()
 }
 
-/// Reads registrations, [`MAX_REGISTRATIONS`] at most, and in any case those of the families
-/// that this repository declares: an app that invents names must not displace them.
+/// Reads registrations, `most` at most, and in any case those of the families that this
+/// repository declares: an app that invents names must not displace them.
 pub(crate) async fn read_registrations(
     connection: &Connection,
     options: &ReadOptions,
+    most: usize,
     errors: &mut DecodeErrors,
 ) -> Result<Registrations, Failure> {
-    let (registrations, _registered) = read(connection, options, errors).await?;
+    let (registrations, _registered) = read(connection, options, most, errors).await?;
     Ok(registrations)
 }
 
@@ -70,6 +71,7 @@ pub(crate) async fn read_registrations(
 async fn read(
     connection: &Connection,
     options: &ReadOptions,
+    most: usize,
     errors: &mut DecodeErrors,
 ) -> Result<(Registrations, Registered), Failure> {
     let declared = declared_families();
@@ -103,12 +105,12 @@ async fn read(
             } else {
                 &mut of_others
             };
-            if *number == MAX_REGISTRATIONS {
+            if *number == most {
                 known.remove(name);
                 if !is_cut_off {
                     is_cut_off = true;
                     errors.add(REGISTRY, reason::TOO_MANY, || {
-                        format!("more than {MAX_REGISTRATIONS} registrations")
+                        format!("more than {most} registrations")
                     });
                 }
                 if seen > MAX_REGISTRATIONS_SEEN {
@@ -127,7 +129,7 @@ async fn read(
         ControlFlow::Continue(())
     })
     .await?;
-    if seen > MAX_REGISTRATIONS_SEEN {
+    if is_cut_off && seen > MAX_REGISTRATIONS_SEEN {
         // Any family may have further layouts.
         known.clear();
         let fields: Vec<String> = declared
@@ -157,7 +159,7 @@ pub(crate) async fn registered_families(
     options: &ReadOptions,
     errors: &mut DecodeErrors,
 ) -> Result<Registered, Failure> {
-    let read = read(connection, options, errors).await;
+    let read = read(connection, options, MAX_REGISTRATIONS, errors).await;
     let key = families_key(&options.prefix);
     let Some((registrations, mut registered)) = skip_unreadable(read, REGISTRY, &key, errors)?
     else {

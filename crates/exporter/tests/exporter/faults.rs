@@ -265,7 +265,7 @@ fn a_refused_password_is_reported_and_not_shown() {
 }
 
 /// Runs a Lua script in Redis.
-fn eval(redis: &Redis, script: &str) {
+pub(crate) fn eval(redis: &Redis, script: &str) {
     redis.cli(&["EVAL", script, "0"]);
 }
 
@@ -396,9 +396,9 @@ fn long_leases_and_removals_are_left_out() {
     assert!(peak < 250_000_000, "{peak}");
 }
 
-/// Two nodes of a cluster, each with half of the slots.
-fn start_cluster() -> [Redis; 2] {
-    let nodes = ["0 8191", "8192 16383"].map(|slots| {
+/// Nodes of a cluster, each with these slots.
+pub(crate) fn start_cluster<const N: usize>(slots: [&str; N]) -> [Redis; N] {
+    let nodes = slots.map(|slots| {
         let bus = free_port().to_string();
         let node = RedisOptions::new()
             .line("cluster-enabled", &["yes"])
@@ -408,22 +408,25 @@ fn start_cluster() -> [Redis; 2] {
         node.cli(&[&["CLUSTER", "ADDSLOTSRANGE"], &slots[..]].concat());
         (node, bus)
     });
-    let [(one, _), (other, bus)] = nodes;
-    let port = other.port().to_string();
-    one.cli(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
-    for node in [&one, &other] {
+    for (other, bus) in &nodes[1..] {
+        let port = other.port().to_string();
+        nodes[0]
+            .0
+            .cli(&["CLUSTER", "MEET", "127.0.0.1", &port, bus]);
+    }
+    for (node, _) in &nodes {
         wait_for("cluster", || {
             let info = node.cli(&["CLUSTER", "INFO"]);
             let is_whole = info.contains("cluster_slots_ok:16384");
             (is_whole && info.contains("cluster_state:ok")).then_some(())
         });
     }
-    [one, other]
+    nodes.map(|(node, _)| node)
 }
 
 #[test]
 fn a_family_in_another_slot_of_a_cluster_is_left_out() {
-    let nodes = start_cluster();
+    let nodes = start_cluster(["0 8191", "8192 16383"]);
     let slot = |key: &str| -> u32 {
         let slot = nodes[0].cli(&["CLUSTER", "KEYSLOT", key]);
         slot.trim().parse().expect("a slot")

@@ -2,13 +2,22 @@
 
 use std::process::Output;
 
-use crate::support::{Exporter, Redis, exporter_command, families_of, sample};
+use crate::{
+    faults::{eval, start_cluster},
+    shards::scraped_during,
+    support::{Exporter, Redis, exporter_command, families_of, sample},
+};
 
 const REGRESSIONS: &str = "functional_scaffold_regressions_total";
 
 fn run(redis: &Redis, arguments: &[&str]) -> Output {
+    run_with(redis, &[], arguments)
+}
+
+fn run_with(redis: &Redis, variables: &[(&str, &str)], arguments: &[&str]) -> Output {
     exporter_command()
         .env("REDIS_PORT", redis.port().to_string())
+        .envs(variables.iter().copied())
         .args(arguments)
         .output()
         .expect("it runs")
@@ -291,6 +300,178 @@ fn a_wipe_resets_counters_and_keeps_registrations_and_leases() {
     }
 }
 
+/// Registers counters, and gives each hash a count.
+fn redis_with_counters(registrations: &[(&str, &str)]) -> Redis {
+    let redis = Redis::start();
+    for (field, key) in registrations {
+        let json = format!(r#"{{"type":"counter","key":"{key}"}}"#);
+        redis.cli(&["HSET", "metrics:families", field, &json]);
+        redis.cli(&["HSET", key, "", "7"]);
+    }
+    redis
+}
+
+#[test]
+fn a_wipe_includes_families_that_are_not_served() {
+    // Served, however many there are.
+    const JOBS: &str = "http_requests_total";
+    let redis = redis_with_counters(&[
+        (JOBS, "metrics:jobs"),
+        ("functional_scaffold_redis_up", "metrics:own_name"),
+        ("time_count", "metrics:collides"),
+        ("job_seconds", "metrics:first"),
+    ]);
+    for (field, json) in [
+        (
+            "time",
+            r#"{"type":"histogram","key":"metrics:time","bounds":[1]}"#,
+        ),
+        (
+            "job_seconds@2",
+            r#"{"type":"gauge","key":"metrics:other_type"}"#,
+        ),
+        (
+            "job_seconds@3",
+            r#"{"type":"gauge","key":"metrics:lost_only"}"#,
+        ),
+    ] {
+        redis.cli(&["HSET", "metrics:families", field, json]);
+    }
+    for key in [
+        "metrics:time",
+        "metrics:other_type",
+        "metrics:lost:metrics:lost_only",
+    ] {
+        redis.cli(&["HSET", key, "|sum", "7"]);
+    }
+    // Too many to be served.
+    eval(
+        &redis,
+        r#"for i = 1, 5000 do
+          local key = 'metrics:custom:invented_' .. i
+          redis.call('HSET', 'metrics:families', 'invented_' .. i,
+            '{"type":"counter","key":"' .. key .. '"}')
+          redis.call('HSET', key, '', i)
+        end"#,
+    );
+    let exporter = Exporter::start(redis.port());
+    let text = exporter.metrics();
+    assert!(text.contains("reason=\"too_many\""), "{text}");
+    assert_eq!(sample(&text, JOBS), Some(7.0), "{text}");
+    // `series remove` knows them all as well.
+    for number in (10..5000).step_by(250) {
+        let name = format!("invented_{number}");
+        output_of(&redis, &["series", "remove", "--yes", &name]);
+        let key = format!("metrics:custom:{name}");
+        assert_eq!(redis.cli(&["EXISTS", &key]), "0\n", "{name}");
+    }
+    let values = scraped_during(&exporter, JOBS, || {
+        output_of(&redis, &["wipe", "--yes"]);
+    });
+    let is_whole = |value: &Option<f64>| value.is_none_or(|value| value == 7.0);
+    assert!(values.iter().all(is_whole), "{values:?}");
+    let keys = redis.cli(&["KEYS", "*"]);
+    let mut keys: Vec<_> = keys.lines().collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["metrics:families", "metrics:state"]);
+    redis.cli(&["HINCRBY", "metrics:jobs", "", "1"]);
+    let text = exporter.metrics();
+    assert_eq!(sample(&text, JOBS), Some(1.0));
+    assert_eq!(sample(&text, REGRESSIONS), Some(0.0));
+    assert_eq!(
+        redis.cli(&["HEXISTS", "metrics:families", "time_count"]),
+        "1\n"
+    );
+}
+
+#[test]
+fn a_wipe_leaves_keys_that_are_not_those_of_families() {
+    let reserved = [
+        ("a_total", "metrics:applied:0000:0"),
+        ("b_total", "metrics:leases"),
+        ("c_total", "metrics:registered:1"),
+        ("d_total", "metrics:check:hash"),
+    ];
+    let redis = redis_with_counters(&reserved);
+    // Of an invalid registration, and of none.
+    redis.cli(&[
+        "HSET",
+        "metrics:families",
+        "broken",
+        r#"{"type":"summary","key":"other"}"#,
+    ]);
+    redis.cli(&["HSET", "other", "", "7"]);
+    redis.cli(&["HSET", "metrics:other", "", "7"]);
+    output_of(&redis, &["wipe", "--yes"]);
+    let reserved = reserved.map(|(_, key)| key);
+    for key in reserved.iter().chain(&["other", "metrics:other"]) {
+        assert_eq!(redis.cli(&["HGET", key, ""]), "7\n", "{key}");
+    }
+}
+
+/// No script may name such a key beside those of the store.
+#[test]
+fn a_family_in_another_slot_of_a_cluster_is_left_alone() {
+    const NAME: &str = "batch_jobs_total";
+    let [redis] = start_cluster(["0 16383"]);
+    for (variable, prefix) in [
+        ("METRICS_PREFIX", "{m}:"),
+        // Its other shard is empty.
+        ("METRICS_SHARDS", "metrics:{1}:"),
+    ] {
+        let is_sharded = variable == "METRICS_SHARDS";
+        let variables = [(variable, if is_sharded { "2" } else { prefix })];
+        let run = |arguments: &[&str]| {
+            let output = run_with(&redis, &variables, arguments);
+            let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+            (output.status.success(), errors)
+        };
+        let state = format!("{prefix}state");
+        redis.cli(&["HSET", &state, "epoch", "e", "epoch_ms", "1000"]);
+        // The slot of the last key is the store's, by its hash tag.
+        let tagged = format!("x:{}", prefix.trim_start_matches("metrics:"));
+        for (name, key) in [
+            ("jobs_total", format!("{prefix}jobs")),
+            (NAME, "batch:jobs".to_owned()),
+            ("tagged_total", tagged.clone()),
+        ] {
+            let json = format!(r#"{{"type":"counter","key":"{key}"}}"#);
+            redis.cli(&["HSET", &format!("{prefix}families"), name, &json]);
+            redis.cli(&["HSET", &key, "k=\"a\"", "5"]);
+        }
+        let exporter = Exporter::start_with(redis.port(), &variables);
+        let served = || {
+            let text = exporter.metrics();
+            ["jobs_total", NAME, "tagged_total"]
+                .map(|name| sample(&text, &format!("{name}{{k=\"a\"}}")))
+        };
+        assert_eq!(served(), [Some(5.0); 3]);
+        if is_sharded {
+            // A version that did not leave it alone was interrupted.
+            redis.cli(&["HSET", &state, "closed", "wipe"]);
+        }
+        let (is_done, errors) = run(&["wipe", "--yes"]);
+        assert!(
+            is_done && errors.contains("\"batch:jobs\" is in another slot"),
+            "{errors}"
+        );
+        assert_eq!(served(), [None, Some(5.0), None], "{errors}");
+        let (is_done, errors) = run(&["series", "remove", "--yes", "batch_jobs_total{k=\"a\"}"]);
+        assert!(
+            !is_done && errors.contains("\"batch:jobs\" is in another slot"),
+            "{errors}"
+        );
+        assert_eq!(served(), [None, Some(5.0), None]);
+        let (is_done, errors) = run(&["series", "remove", "--yes", NAME]);
+        assert!(
+            is_done && errors.contains("only the registration is removed"),
+            "{errors}"
+        );
+        assert_eq!(served(), [None; 3], "{errors}");
+        assert_eq!(redis.cli(&["HGET", "batch:jobs", "k=\"a\""]), "5\n");
+    }
+}
+
 #[test]
 fn two_exporters_serve_the_same() {
     let redis = redis_with_families();
@@ -340,8 +521,7 @@ fn the_permissions_in_the_help_are_sufficient() {
     let mut command = vec!["ACL", "SETUSER", "operator", "on", ">s3cret"];
     command.extend(serve.iter().chain(&more).map(String::as_str));
     redis.cli(&command);
-    // This user may not write its key.
-    redis.cli(&["HDEL", "metrics:families", "queued"]);
+    // This user may not write the key of `queued`, which stays.
     for arguments in [
         &[
             "series",
@@ -351,6 +531,7 @@ fn the_permissions_in_the_help_are_sufficient() {
             "job_seconds",
         ][..],
         &["wipe", "--yes"],
+        &["series", "remove", "--yes", "queued"],
     ] {
         let output = exporter_command()
             .env("REDIS_PORT", redis.port().to_string())
@@ -365,4 +546,6 @@ fn the_permissions_in_the_help_are_sufficient() {
         redis.cli(&["EXISTS", "metrics:jobs", "metrics:time"]),
         "0\n"
     );
+    assert_eq!(redis.cli(&["HGET", "elsewhere", ""]), "5\n");
+    assert_eq!(redis.cli(&["HLEN", "metrics:families"]), "1\n");
 }

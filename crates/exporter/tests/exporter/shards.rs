@@ -508,14 +508,18 @@ fn invalid_registrations_of_a_shard_take_down_their_own_families_only() {
     assert_eq!(sample(&text, "functional_scaffold_families"), Some(3.0));
 }
 
-/// Scrapes while `change` runs, and returns every value of the counter.
-fn scraped_during(exporter: &Exporter, change: impl FnOnce()) -> Vec<Option<f64>> {
+/// Scrapes while `change` runs, and returns every value of a series.
+pub(crate) fn scraped_during(
+    exporter: &Exporter,
+    series: &str,
+    change: impl FnOnce(),
+) -> Vec<Option<f64>> {
     let is_done = AtomicBool::new(false);
     thread::scope(|threads| {
         let scraping = threads.spawn(|| {
             let mut values = Vec::new();
             while !is_done.load(Ordering::Relaxed) {
-                values.push(served(exporter, &[JOBS])[0]);
+                values.push(served(exporter, &[series])[0]);
             }
             values
         });
@@ -532,7 +536,7 @@ fn no_scrape_shows_half_of_a_wipe_or_removal() {
     let mut total: f64 = 3600.0;
     for turn in 0..10 {
         let expected = total;
-        let values = scraped_during(&exporter, || {
+        let values = scraped_during(&exporter, JOBS, || {
             if turn % 2 == 0 {
                 shards.output_of(&["wipe", "--yes"]);
             } else {
@@ -548,6 +552,31 @@ fn no_scrape_shows_half_of_a_wipe_or_removal() {
         }
         assert_eq!(served(&exporter, &[JOBS, REGRESSIONS]), all(&[total, 0.0]));
     }
+}
+
+#[test]
+fn a_key_that_another_shard_on_the_same_redis_reserves_is_left_alone() {
+    let redis = Redis::start();
+    let families = ["metrics:{0}:families", "metrics:{1}:families"];
+    for (name, shard, key) in [
+        ("jobs_total", 1, "metrics:{1}:jobs"),
+        ("odd_total", 0, families[1]),
+    ] {
+        let json = format!("{{\"type\":\"counter\",\"key\":\"{key}\"}}");
+        redis.cli(&["HSET", families[shard], name, &json]);
+    }
+    for arguments in [
+        &["wipe", "--yes"][..],
+        &["series", "remove", "--yes", "odd_total"],
+    ] {
+        let mut command = exporter_command();
+        command.env("REDIS_PORT", redis.port().to_string());
+        let output = command.env("METRICS_SHARDS", "2").args(arguments).output();
+        let output = output.expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(redis.cli(&["HLEN", families[1]]), "1\n", "{arguments:?}");
+    }
+    assert_eq!(redis.cli(&["HLEN", families[0]]), "0\n");
 }
 
 #[test]
