@@ -450,7 +450,10 @@ pub struct SettleReply {
     pub unknown_keys: Vec<String>,
     /// Members that were removed without being counted, each with the reason.
     pub dropped: Vec<String>,
-    /// Counts that were refused: key, field, amount and error.
+    /// The number of counts that were refused.
+    pub refused_counts: u64,
+    /// What they were, without repetition, and not all if they are many: key, field, amount
+    /// and error.
     pub refused: Vec<String>,
 }
 
@@ -461,7 +464,17 @@ impl SettleReply {
     /// The script returns no such reply.
     pub fn decode(mut reply: Vec<String>) -> Result<Self, ReplyError> {
         let read = |reply: &[String]| {
-            let [epoch, leases, time, skip, unknown, dropped, rest @ ..] = reply else {
+            let [
+                epoch,
+                leases,
+                time,
+                skip,
+                unknown,
+                dropped,
+                refused,
+                rest @ ..,
+            ] = reply
+            else {
                 return None;
             };
             let settled = Self {
@@ -474,6 +487,7 @@ impl SettleReply {
                 },
                 unknown_keys: Vec::new(),
                 dropped: Vec::new(),
+                refused_counts: refused.parse().ok()?,
                 refused: Vec::new(),
             };
             let unknown: usize = unknown.parse().ok()?;
@@ -484,7 +498,7 @@ impl SettleReply {
         let Some((settled, unknown, dropped)) = read(&reply) else {
             return Err(ReplyError(reply));
         };
-        let mut unknown_keys = reply.split_off(6);
+        let mut unknown_keys = reply.split_off(7);
         let mut dropped_leases = unknown_keys.split_off(unknown);
         Ok(Self {
             refused: dropped_leases.split_off(dropped),

@@ -236,6 +236,7 @@ fn replies_are_decoded_or_refused() {
             skip,
             "1",
             "1",
+            "3",
             "m:x",
             "l x: not",
             "k f +1: WRONGTYPE",
@@ -249,6 +250,7 @@ fn replies_are_decoded_or_refused() {
         next_skip,
         unknown_keys: vec!["m:x".into()],
         dropped: vec!["l x: not".into()],
+        refused_counts: 3,
         refused: vec!["k f +1: WRONGTYPE".into()],
     };
     assert_eq!(settled(""), Ok(expected(None)));
@@ -258,9 +260,11 @@ fn replies_are_decoded_or_refused() {
     for reply in [
         &["e", "2", "17", ""][..],
         &["e", "2", "17", "", "1"],
-        &["e", "2", "17", "", "1", "0"],
-        &["e", "2", "17", "", "1", "1", "m:x"],
-        &["e", "2", "17", "", "1", too_many, "m:x"],
+        &["e", "2", "17", "", "0", "0"],
+        &["e", "2", "17", "", "0", "0", "-1"],
+        &["e", "2", "17", "", "1", "0", "0"],
+        &["e", "2", "17", "", "1", "1", "0", "m:x"],
+        &["e", "2", "17", "", "1", too_many, "0", "m:x"],
     ] {
         let reply = reply.iter().map(|&text| text.to_owned()).collect();
         assert!(SettleReply::decode(reply).is_err());

@@ -230,7 +230,7 @@ fn metric_keys_of_a_wrong_type_are_named_and_lose_nothing_else() -> Result {
     for crashed in [1, 2] {
         // The request of a crash.
         let settled = fixture.settle()?;
-        assert_eq!((settled.leases, settled.refused.len()), (1, 1));
+        assert_eq!((settled.leases, settled.refused_counts), (1, 1));
         assert!(settled.refused[0].starts_with(&format!("{requests} ")));
         assert!(settled.refused[0].contains(" +1: WRONGTYPE"));
         assert_eq!(fixture.counts()?, (0, 1, crashed));
@@ -351,7 +351,7 @@ fn a_reader_without_a_right_settles_no_lease_or_names_what_failed() -> Result {
         let refused = match limited.settle(1, &metric_keys(&catalog)) {
             Ok(settled) => {
                 assert_eq!(settled.leases, 2, "{command}");
-                settled.refused.len()
+                settled.refused_counts
             }
             // A reply that is lost may have named something.
             Err(_denied) => {

@@ -638,7 +638,7 @@ impl World {
             self.facts[execution_of(id)?].landed = false;
         }
         agree("dropped leases", &settled.dropped.len(), &given_up.len())?;
-        agree("refused counts", &settled.refused.len(), &0)?;
+        agree("refused counts", &settled.refused_counts, &0)?;
         let kept = self.store.kept()?.lease_time();
         let after = settled.lease_time_millis - kept.context("the clock is kept")?;
         ensure!((0..100).contains(&after), "the clock is {after} ms old");

@@ -15,7 +15,7 @@ use crate::{
     scrape::{
         decode_errors::{DecodeErrors, LEASES, reason},
         labels::label,
-        limits::{MAX_ALGORITHM_BYTES, MAX_LEASE_BYTES, MAX_LEASES},
+        limits::{MAX_ALGORITHM_BYTES, MAX_LEASE_BYTES, MAX_LEASE_CELLS, MAX_LEASES},
         scan::{ReadOptions, Scanner, skip_unreadable},
         self_metrics::{IN_FLIGHT, SelfMetrics},
     },
@@ -169,6 +169,9 @@ fn decode(member: &[u8], score: &[u8], executions: &[String]) -> Option<Decoded>
     }
     let lease = Lease::decode(std::str::from_utf8(member).ok()?).ok()?;
     let score: f64 = std::str::from_utf8(score).ok()?.parse().ok()?;
+    if lease.count.len() > MAX_LEASE_CELLS {
+        return None;
+    }
     let algorithm: Option<Box<str>> = algorithm(&lease, executions).map(Into::into);
     let is_valid = match &algorithm {
         Some(algorithm) => algorithm.len() <= MAX_ALGORITHM_BYTES,
@@ -210,6 +213,15 @@ struct Log {
 /// Returns true if a text is new and there is room for it. Every refused count is in the metric.
 fn is_logged(logged: &mut HashSet<String>, text: &str) -> bool {
     logged.len() < MAX_LOGGED && logged.insert(text.to_owned())
+}
+
+/// Adds texts that are new, up to as many as are logged.
+fn add_texts(texts: &mut Vec<String>, more: Vec<String>) {
+    for text in more {
+        if texts.len() < MAX_LOGGED && !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
 }
 
 impl Settler {
@@ -271,14 +283,14 @@ impl Settler {
                 foreign_keys.iter().map(String::as_str),
             );
             let reply = connection.call(&Script::SETTLE, &call).await?;
-            let mut settled = SettleReply::decode(reply)
+            let settled = SettleReply::decode(reply)
                 .map_err(|error| Failure::new(Reason::Server, error.to_string()))?;
             calls_left -= 1;
             leases += settled.leases;
-            dropped.append(&mut settled.dropped);
+            add_texts(&mut dropped, settled.dropped);
             // At once, because a later call may fail, and these leases are closed.
-            self.metrics.count_refused(settled.refused.len());
-            refused.append(&mut settled.refused);
+            self.metrics.count_refused(settled.refused_counts);
+            add_texts(&mut refused, settled.refused);
             let is_done = settled.unknown_keys.is_empty() && settled.next_skip.is_none();
             if is_done || calls_left == 0 {
                 return Ok(SettleReply {
@@ -376,15 +388,17 @@ mod tests {
             ],
         );
         let two = lease("2", &[("m:r", "code=\"500\""), ("m:y", "algorithm=\"b\"")]);
+        let many = lease("6", &[("m:e", "algorithm=\"a\""); MAX_LEASE_CELLS + 1]);
         let members = [
-            (one.as_str(), "5000"),
+            (many.as_str(), "9000"),
+            (&one, "5000"),
             (&two, "7000"),
             (&one, "5000"),
             ("{", "1"),
             (&lease("3", &[("m:e", "status=\"crashed\"")]), "1"),
             (&lease("4", &[("m:e", "algorithm=\"a\"")]), "inf"),
         ];
-        assert_eq!(push(&mut leases, &members), 3);
+        assert_eq!(push(&mut leases, &members), 4);
         let gauge = leases.in_flight(&[]).expect("there are algorithms");
         assert_eq!(
             gauge.series,

@@ -22,6 +22,9 @@ pub(crate) const MAX_LEASES: usize = 100_000;
 /// The longest lease.
 pub(crate) const MAX_LEASE_BYTES: usize = 16 * 1024;
 
+/// The cells that a lease counts in, as in `settle.lua`. The service's leases have three.
+pub(crate) const MAX_LEASE_CELLS: usize = 16;
+
 /// The longest name of an algorithm in a lease. The service's have 64 characters at most.
 pub(crate) const MAX_ALGORITHM_BYTES: usize = 256;
 

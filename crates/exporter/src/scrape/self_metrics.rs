@@ -237,9 +237,8 @@ impl SelfMetrics {
     }
 
     /// Counts increments of settled leases that Redis refused.
-    pub(crate) fn count_refused(&self, counts: usize) {
-        self.settle_refused
-            .fetch_add(counts as u64, Ordering::Relaxed);
+    pub(crate) fn count_refused(&self, counts: u64) {
+        self.settle_refused.fetch_add(counts, Ordering::Relaxed);
     }
 }
 

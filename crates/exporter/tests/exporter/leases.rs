@@ -100,6 +100,37 @@ fn every_refused_count_is_in_the_metric_and_dropped_leases_hide_none_in_the_log(
     assert_eq!(lines("not a lease"), 100, "{log}");
 }
 
+/// Leases of as many bytes as are read, with as many texts to report as fit, of other lengths
+/// than the service's.
+#[test]
+fn expired_leases_take_little_memory_however_much_they_count() {
+    let redis = Redis::start();
+    redis.register("a");
+    redis.lease("of the service", "a", 1);
+    let fill = "for i = 1, 3000 do
+        local cell = i % 2 == 0 and '[\"\",\"\"]'
+            or '[\"\",\"' .. string.rep('x', 490) .. i .. '\"]'
+        local cells = string.rep(cell .. ',', i % 2 == 0 and 1999 or 15) .. cell
+        redis.call('ZADD', KEYS[1], -1,
+            '{\"id\":\"' .. i .. '\",\"millis\":1,\"count\":[' .. cells .. ']}')
+        end";
+    redis.cli(&["EVAL", fill, "1", "metrics:leases"]);
+    let exporter = Exporter::start_with(redis.port(), &[("EXPORTER_MAX_SAMPLES", "1000")]);
+    wait_for("settled leases", || {
+        (redis.cli(&["ZCARD", "metrics:leases"]) == "0\n").then_some(())
+    });
+    let text = exporter.metrics();
+    assert_eq!(sample(&text, CRASHED), Some(1.0), "{text}");
+    let refused = "functional_scaffold_settle_refused_total";
+    assert_eq!(sample(&text, refused), Some(16.0 * 1500.0), "{text}");
+    let peak = exporter.peak_memory();
+    assert!(peak < 32 << 20, "{peak} bytes");
+    let log = exporter.stop();
+    let lines = |what: &str| log.matches(what).count();
+    assert_eq!(lines("count of a settled lease refused"), 100);
+    assert_eq!(lines("expired lease removed without being counted"), 100);
+}
+
 #[test]
 fn an_expired_lease_is_counted_once() {
     let redis = Redis::start();

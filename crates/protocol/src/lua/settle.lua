@@ -16,9 +16,11 @@
 --
 -- Reply:
 --   {epoch, number of leases settled, lease time in ms, skip, number of unknown
---    keys, number of dropped leases, unknown key…, dropped lease…, refused count…}
+--    keys, number of dropped leases, number of refused counts, unknown key…,
+--    dropped lease…, refused count…}
 --   `skip` is ARGV[3] of the call that continues this one, or '' if all expired
---   leases have been looked at.
+--   leases have been looked at. Of the texts about dropped leases and refused counts,
+--   it has MAX_TEXTS different ones each at most.
 --
 -- A script may only touch keys that it was given. So a lease that counts in a key
 -- that is neither in KEYS nor in ARGV stays open, and the reply names the key. The
@@ -38,8 +40,10 @@ local remembered_ms, new_epoch, skip = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV
 local FIRST_FOREIGN_KEY = 4
 -- Leases that one call looks at, so that Redis is not blocked for long.
 local PAGE_SIZE = 100
--- Real leases have hundreds of bytes.
+-- Real leases have hundreds of bytes, and count in three cells.
 local MAX_LEASE_BYTES = 16384
+local MAX_CELLS = 16
+local MAX_TEXTS = 100
 local MAX_TEXT_BYTES = 500
 
 local is_metric_key, is_foreign_key = {}, {}
@@ -54,7 +58,7 @@ end
 local function decode_lease(member)
   assert(#member <= MAX_LEASE_BYTES)
   local lease = cjson.decode(member)
-  assert(type(lease.id) == 'string')
+  assert(type(lease.id) == 'string' and #lease.count <= MAX_CELLS)
   for i, cell in pairs(lease.count) do
     assert(type(i) == 'number' and type(cell[1]) == 'string' and type(cell[2]) == 'string')
   end
@@ -78,9 +82,17 @@ local function is_decided(lease)
   return decided
 end
 
-local dropped, refused = {}, {}
+local dropped, refused, refused_counts = {}, {}, 0
 local function report(list, text)
-  list[#list + 1] = string.sub(text, 1, MAX_TEXT_BYTES)
+  text = string.sub(text, 1, MAX_TEXT_BYTES)
+  if #list < MAX_TEXTS and not list[text] then
+    list[#list + 1] = text
+    list[text] = true
+  end
+end
+local function refuse(key, field, reason)
+  refused_counts = refused_counts + 1
+  report(refused, key .. ' ' .. field .. ' +1: ' .. reason)
 end
 
 local now, shift, last, further = read_clock(state_key, 'forgotten_ms')
@@ -126,11 +138,11 @@ for i = 1, #expired, 2 do
     for _, cell in ipairs(lease.count) do
       local key, field = cell[1], cell[2]
       if is_foreign_key[key] then
-        report(refused, key .. ' ' .. field .. ' +1: not a key that a lease may count in')
+        refuse(key, field, 'not a key that a lease may count in')
       else
         local value = redis.pcall('HINCRBY', key, field, 1)
         if type(value) == 'table' then
-          report(refused, key .. ' ' .. field .. ' +1: ' .. value.err)
+          refuse(key, field, value.err)
         end
       end
     end
@@ -155,6 +167,7 @@ local reply = {
   #expired == 2 * PAGE_SIZE and tostring(skip) or '',
   tostring(#unknown),
   tostring(#dropped),
+  tostring(refused_counts),
 }
 for _, texts in ipairs({unknown, dropped, refused}) do
   for _, text in ipairs(texts) do
