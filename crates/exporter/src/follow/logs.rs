@@ -340,22 +340,21 @@ impl Logs {
             }
             let start = next;
             next += bytes;
-            let (start, text) = match (long_line.take(), text) {
-                (Some(start), _) => (start, None),
-                (None, None) => (start, None),
-                (None, Some(text)) => match joined.push(start, text) {
-                    Some(whole) => whole,
-                    None => continue,
-                },
+            let lines = match (long_line.take(), text) {
+                (Some(start), _) => vec![(start, None)],
+                (None, None) => vec![(start, None)],
+                (None, Some(text)) => joined.push(start, text, |line| is_signed(line, trust)),
             };
-            let line = match text {
-                Some(text) => find_batch(&text, trust),
-                None => Err(Rejection::too_long()),
-            };
-            if let Some(line) = line.transpose() {
-                let name = format!("{} at byte {start}", file.path.display());
-                let place = place(start);
-                found.push(Found { place, name, line });
+            for (start, text) in lines {
+                let line = match text {
+                    Some(text) => find_batch(&text, trust),
+                    None => Err(Rejection::too_long()),
+                };
+                if let Some(line) = line.transpose() {
+                    let name = format!("{} at byte {start}", file.path.display());
+                    let place = place(start);
+                    found.push(Found { place, name, line });
+                }
             }
         }
         let read = ReadTo {
@@ -539,6 +538,10 @@ fn open(path: &Path, id: FileId) -> io::Result<Option<File>> {
     let metadata = file.metadata()?;
     let is_it = metadata.is_file() && FileId::of(&metadata) == id;
     Ok(is_it.then_some(file))
+}
+
+fn is_signed(line: &[u8], trust: &Trust) -> bool {
+    matches!(trust, Trust::Key(_)) && matches!(find_batch(line, trust), Ok(Some(_)))
 }
 
 fn modified(metadata: &Metadata) -> SystemTime {

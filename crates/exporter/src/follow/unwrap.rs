@@ -1,7 +1,7 @@
 //! A container runtime's lines around those of the app: Docker's json-file, and the CRI
 //! format of Kubernetes.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, mem};
 
 use serde::Deserialize;
 
@@ -25,30 +25,43 @@ pub(super) struct Joined {
 }
 
 impl Joined {
-    /// Adds a line of the file, which begins at `start`. Returns the app's line and its
-    /// beginning, if the line is complete; `None` as its text if it is too long.
-    pub(super) fn push(&mut self, start: u64, line: Vec<u8>) -> Option<(u64, Option<Vec<u8>>)> {
+    /// Adds a line of the file, which begins at `start`. Returns the app's lines that are
+    /// complete now, each with where it begins; `None` as its text if it is too long.
+    /// `is_signed` tells whether a line of the file has a signed batch in it.
+    pub(super) fn push(
+        &mut self,
+        start: u64,
+        line: Vec<u8>,
+        is_signed: impl Fn(&[u8]) -> bool,
+    ) -> Vec<(u64, Option<Vec<u8>>)> {
         let Text {
             text,
             stream,
             is_part,
         } = unwrap(&line);
-        let Some(stream) = stream else {
-            // A file has one format. Whatever looked like the beginning of a line was
-            // somebody's text.
-            *self = Self::default();
-            return Some((start, Some(line)));
+        let begun = match stream {
+            // A file has one format. Whatever looked like the beginning of a line was an
+            // algorithm's text, and may have a batch in it.
+            None => mem::take(&mut self.begun).to_vec(),
+            // It may look like a part because of an algorithm's text before the batch.
+            Some(stream) if is_signed(&line) => vec![self.begun[stream].take()],
+            Some(stream) => {
+                let (start, mut whole) = self.begun[stream].take().unwrap_or((start, Vec::new()));
+                // One byte more than the limit shows that the line is too long.
+                let room = (MAX_LINE_BYTES + 1).saturating_sub(whole.len());
+                whole.extend_from_slice(&text[..text.len().min(room)]);
+                if is_part {
+                    self.begun[stream] = Some((start, whole));
+                    return Vec::new();
+                }
+                return vec![(start, fitting(whole))];
+            }
         };
-        let (start, mut whole) = self.begun[stream].take().unwrap_or((start, Vec::new()));
-        // One byte more than the limit shows that the line is too long.
-        let room = (MAX_LINE_BYTES + 1).saturating_sub(whole.len());
-        whole.extend_from_slice(&text[..text.len().min(room)]);
-        if is_part {
-            self.begun[stream] = Some((start, whole));
-            return None;
-        }
-        let fits = whole.len() <= MAX_LINE_BYTES;
-        Some((start, fits.then_some(whole)))
+        let begun = begun.into_iter().flatten();
+        let mut lines: Vec<_> = begun.map(|(start, text)| (start, fitting(text))).collect();
+        lines.sort_unstable();
+        lines.push((start, Some(line)));
+        lines
     }
 
     /// Where the first incomplete line begins.
@@ -56,6 +69,10 @@ impl Joined {
         let begun = self.begun.iter().flatten();
         begun.map(|(start, _)| *start).min()
     }
+}
+
+fn fitting(text: Vec<u8>) -> Option<Vec<u8>> {
+    (text.len() <= MAX_LINE_BYTES).then_some(text)
 }
 
 fn unwrap(line: &[u8]) -> Text<'_> {
@@ -127,8 +144,9 @@ mod tests {
         let mut start = 0;
         let mut whole = Vec::new();
         for line in lines {
-            let pushed = joined.push(start, line.as_bytes().to_vec());
-            whole.extend(pushed.map(|(start, text)| {
+            let is_signed = |line: &[u8]| line.ends_with(b"signed");
+            let pushed = joined.push(start, line.as_bytes().to_vec(), is_signed);
+            whole.extend(pushed.into_iter().map(|(start, text)| {
                 let text = text.map_or("too long".into(), |text| {
                     String::from_utf8(text).expect("UTF-8")
                 });
@@ -211,7 +229,23 @@ mod tests {
     #[test]
     fn what_looks_like_a_part_in_a_plain_file_waits_for_nothing() {
         let forged = "2026-11-29T05:00:00Z stderr P {";
-        let lines = [forged, "plain", "2026-11-29T05:00:00Z stderr F }"];
-        assert_eq!(joined(&lines), ["32: plain", "38: }"]);
+        let other = "2026-11-29T05:00:00Z stdout P x";
+        let lines = [forged, other, "plain", "2026-11-29T05:00:00Z stderr F }"];
+        assert_eq!(joined(&lines), ["0: {", "32: x", "64: plain", "70: }"]);
+    }
+
+    #[test]
+    fn a_signed_line_is_no_part() {
+        let forged = "2026-11-29T05:00:00Z stderr P {";
+        let signed = format!("{forged}signed");
+        let lines = [forged, &signed, "2026-11-29T05:00:00Z stderr F }"];
+        assert_eq!(
+            joined(&lines),
+            [
+                "0: {".to_owned(),
+                format!("32: {signed}"),
+                "70: }".to_owned()
+            ]
+        );
     }
 }

@@ -379,6 +379,30 @@ fn a_batch_of_an_apps_own_family_waits_until_the_family_is_registered_again() {
     });
 }
 
+/// An algorithm writes to the same file, without a line break if it likes, so that the next
+/// line is the end of its own.
+#[test]
+fn what_looks_like_a_part_of_a_line_withholds_no_batch() {
+    let redis = start_redis();
+    let logs = Logs::new();
+    let part = format!("{} stderr P ", ago(1));
+    let docker = "{\"log\":\"x\",\"stream\":\"stderr\"}";
+    let long = format!("{part}{}\n", "x".repeat(200_000));
+    for begun in [
+        part.clone(),
+        format!("{part}\n{part}x\n{part}"),
+        format!("{docker}\n{part}"),
+        long.repeat(2) + &part,
+    ] {
+        let number = begun.len() as u64;
+        logs.append("app.log", &format!("{begun}{}plain\n", one(number)));
+    }
+    let exporter = logs.exporter(redis.port(), "");
+    wait_for_batches(&exporter, 4);
+    assert_eq!(jobs(&redis), "4");
+    assert_eq!(batches(&exporter, "already_applied"), Some(0.0));
+}
+
 #[test]
 fn several_followers_of_the_same_logs_store_each_batch_once() {
     let redis = start_redis();
