@@ -1,6 +1,7 @@
 //! The lines of logs, and the batches in them.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, BufRead, BufReader, Read as _},
     os::fd::AsFd as _,
@@ -15,6 +16,7 @@ use std::{
 use anyhow::Context as _;
 use functional_scaffold_protocol::{batch::LoggedPart, replay_key::ReplayKey};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde_json::value::RawValue;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
@@ -26,12 +28,18 @@ const EVENT: &str = "batch_not_stored";
 const START: &str = "{\"time\":\"";
 /// The text after the time in a line with a batch.
 const AFTER_TIME: &str = ",\"level\":\"error\",\"event\":\"batch_not_stored\",";
-/// Longer lines are skipped. A line with a batch has at most 4,000 bytes, and what a log
-/// shipper adds. Whoever can write a line chooses its length, and it is parsed from up to
-/// [`MAX_STARTS`] places.
+/// Longer lines are skipped. A batch may come after a text of any length without a line
+/// break.
 pub(crate) const MAX_LINE_BYTES: usize = 256 << 10;
 /// The number of places in a line that are tried as the start of the object.
 const MAX_STARTS: usize = 16;
+/// The longest object with a batch: the service's lines have at most 4,000 bytes.
+const MAX_BATCH_BYTES: usize = 4096;
+/// The longest object of a log shipper. Quoted as a JSON string, a batch takes at most six
+/// bytes for each of its own (`\u003c`), and the rest is for the shipper's other members.
+const MAX_WRAPPED_BYTES: usize = 64 << 10;
+/// The members in which log shippers have the line: Docker, journald, and most others.
+const SHIPPED: [&str; 3] = ["log", "MESSAGE", "message"];
 /// Batches that wait for Redis. The instances of a busy application log some hundred
 /// kilobytes per second in an outage, so the file is enough for the hour within which
 /// batches can be replayed.
@@ -284,7 +292,7 @@ pub(crate) fn read_line(source: &mut impl BufRead) -> io::Result<Option<RawLine>
 /// else.
 ///
 /// The object may come as a string in a log shipper's own object (Docker's `log`,
-/// journald's `MESSAGE`), and with a key after a shipper's prefix.
+/// journald's `MESSAGE`), and with a key after a shipper's prefix, and in any member.
 pub(crate) fn find_batch(line: &[u8], trust: &Trust) -> Result<Option<LoggedLine>, Rejection> {
     look(line, trust, false)
 }
@@ -306,15 +314,16 @@ fn look(text: &[u8], trust: &Trust, is_wrapped: bool) -> Result<Option<LoggedLin
     let mut first_error = None;
     for start in places(text, "{").take(MAX_STARTS) {
         let text = &text[start..];
-        let object: Object = match parse(text) {
+        let object: Object<'_> = match parse(text, MAX_WRAPPED_BYTES) {
             Ok(object) => object,
             Err(error) => {
                 first_error = first_error.or(Some(error));
                 continue;
             }
         };
-        return match object.event {
-            Some(event) if event != EVENT => Ok(None),
+        let event = object.get("event").filter(|event| event.get() != "null");
+        return match event {
+            Some(event) if string(event).as_deref() != Some(EVENT) => Ok(None),
             Some(_ours) => match trust {
                 Trust::Key(key) => {
                     let object = first_object(text).unwrap_or_default();
@@ -334,7 +343,7 @@ fn look(text: &[u8], trust: &Trust, is_wrapped: bool) -> Result<Option<LoggedLin
                 "the JSON object is wrapped more than once"
             ))),
             // The object is a log shipper's, and one of its strings is the line.
-            None => match object.line() {
+            None => match wrapped_line(&object, trust) {
                 Some(line) => look(line.as_bytes(), trust, true),
                 None => Err(unreadable(anyhow::anyhow!(
                     "the JSON object is not a log line of the service"
@@ -348,20 +357,23 @@ fn look(text: &[u8], trust: &Trust, is_wrapped: bool) -> Result<Option<LoggedLin
     }))
 }
 
-/// The members that tell a line of the service from others.
-#[derive(Deserialize)]
-struct Object {
-    event: Option<serde_json::Value>,
-    #[serde(flatten)]
-    others: serde_json::Map<String, serde_json::Value>,
+/// The members of an object. Their values are not parsed, because anybody may have written
+/// them.
+type Object<'a> = BTreeMap<String, &'a RawValue>;
+
+/// The string that may be a line with a batch. Without a key, it is in none of the other
+/// members: clients may choose those, as in an access log.
+fn wrapped_line(object: &Object<'_>, trust: &Trust) -> Option<String> {
+    let is_any = matches!(trust, Trust::Key(_));
+    object
+        .iter()
+        .filter(|(name, _)| is_any || SHIPPED.contains(&name.as_str()))
+        .filter(|(_, value)| value.get().contains(EVENT))
+        .find_map(|(_, value)| string(value))
 }
 
-impl Object {
-    /// The string that may be a line with a batch.
-    fn line(&self) -> Option<&str> {
-        let mut strings = self.others.values().filter_map(serde_json::Value::as_str);
-        strings.find(|text| text.contains(EVENT))
-    }
+fn string(value: &RawValue) -> Option<String> {
+    serde_json::from_str(value.get()).ok()
 }
 
 /// The places at which a text occurs.
@@ -379,20 +391,23 @@ fn begins_like_the_services(text: &[u8]) -> bool {
     after_time.any(|rest| rest.starts_with(AFTER_TIME.as_bytes()))
 }
 
-/// The JSON value at the start of a text, without what follows it.
+/// The JSON value at the start of a text, without what follows it, if it may be a batch.
 fn first_object(text: &[u8]) -> Option<&[u8]> {
+    let text = &text[..text.len().min(MAX_BATCH_BYTES)];
     let mut values = serde_json::Deserializer::from_slice(text).into_iter::<IgnoredAny>();
     values.next()?.ok()?;
     Some(&text[..values.byte_offset()])
 }
 
-/// Parses the value at the start of a text, and ignores what follows it.
-fn parse<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, serde_json::Error> {
+/// Parses the value at the start of a text, of this many bytes at most, and ignores what
+/// follows it.
+fn parse<'a, T: Deserialize<'a>>(text: &'a [u8], most: usize) -> Result<T, serde_json::Error> {
+    let text = &text[..text.len().min(most)];
     T::deserialize(&mut serde_json::Deserializer::from_slice(text))
 }
 
 fn decode(object: &[u8]) -> Result<LoggedLine, Rejection> {
-    let line = parse(object).context("the batch is invalid");
+    let line = parse(object, MAX_BATCH_BYTES).context("the batch is invalid");
     line.map_err(Rejection::Unreadable)
 }
 
@@ -558,6 +573,24 @@ mod tests {
                 why.starts_with("refused: it does not begin"),
                 "{line}: {why}"
             );
+        }
+    }
+
+    /// An access log in the same file has other members, which clients choose.
+    #[test]
+    fn without_a_key_only_a_shippers_own_members_are_unwrapped() {
+        let text = serde_json::json!(BATCH);
+        for member in ["log", "message", "MESSAGE"] {
+            let line = format!("{{\"user_agent\":\"batch_not_stored\",\"{member}\":{text}}}");
+            let found = find_batch(line.as_bytes(), &Trust::Unauthenticated);
+            assert!(found.expect("it can be read").is_some(), "{line}");
+        }
+        for member in ["user_agent", "msg", "Log", "time"] {
+            let line = format!("{{\"{member}\":{text},\"n\":1}}");
+            let why = rejection(&line, &Trust::Unauthenticated);
+            assert!(why.contains("not a log line of the service"), "{why}");
+            let object = serde_json::json!(signed(BATCH));
+            assert!(found(&format!("{{\"{member}\":{object},\"n\":1}}")).is_some());
         }
     }
 
