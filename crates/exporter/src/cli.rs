@@ -953,7 +953,16 @@ fn shards(text: &str) -> Result<NumberOfShards, String> {
 
 /// Splits `host`, `host:port`, `[address]` or `[address]:port`. A text with several colons
 /// and no brackets is an IPv6 address.
+///
+/// The service accepts the same characters, and no `%` (the zone of an IPv6 address).
 fn host_and_port(text: &str, default_port: u16) -> anyhow::Result<(String, u16)> {
+    // No error shows the text: it may be a URL with a password.
+    let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-[]%".contains(&byte);
+    ensure!(
+        text.bytes().all(is_host_byte),
+        "REDIS_HOST is not a host name or address, with or without a port; for a URL, use \
+         REDIS_URL"
+    );
     let (host, port_text) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) = rest

@@ -126,6 +126,26 @@ fn each_shard_has_a_prefix_and_a_host() {
 }
 
 #[test]
+fn a_host_is_no_url_and_its_password_is_not_shown() {
+    for host in [
+        "redis://app:s3cret@127.0.0.1:1",
+        "redis://:s3cret@h",
+        "app:s3cret@h",
+        "s3cret@h:x",
+        "a,app:s3cret@[::1]:7",
+        "[s3cret@",
+        "h/s3cret",
+    ] {
+        let text = refusal(&["--metrics-shards", "2", "--redis-host", host]);
+        assert!(text.contains("use REDIS_URL"), "{text}");
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+    for host in ["redis_1.example", "fe80::1%eth0", "[fe80::1%eth0]:7"] {
+        assert!(check(&["--redis-host", host]).is_ok(), "{host}");
+    }
+}
+
+#[test]
 fn tls_is_an_option_or_a_url() {
     let over_tls = |arguments: &[&str]| {
         let config = check(arguments).expect("valid options");
