@@ -16,6 +16,12 @@ pub(crate) const MAX_REGISTRATIONS_SEEN: usize = 100_000;
 /// The longest registration, field and JSON: 256 bounds take 6 KB of it.
 pub(crate) const MAX_REGISTRATION_BYTES: usize = 16 * 1024;
 
+/// The longest name of a family, and the bytes of its help that are served. Both are written
+/// even if the family has no samples, so `--max-samples` does not limit them. An app's own
+/// metrics have 128 and 1,000 bytes at most.
+pub(crate) const MAX_NAME_BYTES: usize = 1_000;
+pub(crate) const MAX_HELP_BYTES: usize = 1_000;
+
 /// Open leases that are read. Real instances never have that many.
 pub(crate) const MAX_LEASES: usize = 100_000;
 

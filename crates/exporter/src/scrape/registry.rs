@@ -17,7 +17,10 @@ use crate::{
     redis_transport::TOO_LONG,
     scrape::{
         decode_errors::{DecodeErrors, REGISTRY, reason},
-        limits::{MAX_REGISTRATION_BYTES, MAX_REGISTRATIONS, MAX_REGISTRATIONS_SEEN},
+        limits::{
+            MAX_HELP_BYTES, MAX_NAME_BYTES, MAX_REGISTRATION_BYTES, MAX_REGISTRATIONS,
+            MAX_REGISTRATIONS_SEEN,
+        },
         scan::{ReadOptions, Scanner, skip_unreadable},
         self_metrics::is_own_name,
     },
@@ -239,7 +242,18 @@ fn decode(field: &[u8], json: &[u8], errors: &mut DecodeErrors) -> Option<Family
             });
             None
         }
-        Ok(family) => Some(family),
+        Ok(family) if family.name.len() > MAX_NAME_BYTES => {
+            errors.add(name, reason::TOO_LONG, || {
+                format!("field {field:?}: a name of more than {MAX_NAME_BYTES} bytes")
+            });
+            None
+        }
+        Ok(mut family) => {
+            let end = family.help.floor_char_boundary(MAX_HELP_BYTES);
+            family.help.truncate(end);
+            family.help.shrink_to_fit();
+            Some(family)
+        }
         Err(error) => {
             errors.add(name, reason::REGISTRATION, || {
                 format!("field {field:?}: {error}")

@@ -304,6 +304,32 @@ fn the_largest_families_beyond_the_limit_are_left_out_unread() {
     assert_eq!(errors(&text, "wide", "too_many"), None);
 }
 
+/// Neither counts towards the limit on samples.
+#[test]
+fn families_with_a_long_name_are_left_out_and_long_help_is_cut() {
+    let redis = redis_with_a_counter();
+    eval(
+        &redis,
+        "local name, help = string.rep('x', 16000), string.rep('é', 8000)
+        for i = 1, 1900 do
+          local name = 'f' .. i .. (i % 2 == 0 and name or '') .. '_total'
+          local help = i % 2 == 1 and help or ''
+          redis.call('HSET', 'metrics:families', name,
+            '{\"type\":\"counter\",\"key\":\"metrics:f\",\"help\":\"' .. help .. '\"}')
+        end
+        redis.call('HSET', 'metrics:f', '', 7)",
+    );
+    let exporter = Exporter::start_with(redis.port(), &[("EXPORTER_MAX_SAMPLES", "150000")]);
+    let text = exporter.metrics();
+    let help = format!("# HELP f7_total {}\n", "é".repeat(500));
+    assert!(text.contains(&help));
+    assert!(text.contains("f7_total 7\n"));
+    assert!(!text.contains("# TYPE f8x"));
+    assert!(errors(&text, "(other)", "too_long") > Some(800.0));
+    let peak = exporter.peak_memory();
+    assert!(peak < 128 << 20, "{peak} bytes");
+}
+
 #[test]
 fn strings_that_are_too_long_are_not_received() {
     let redis = redis_with_a_counter();
