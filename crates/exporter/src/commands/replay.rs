@@ -421,7 +421,9 @@ impl BatchStore {
             Some(time.and_then(Result::ok).ok_or_else(missing)?)
         };
         let families = self.families_of(&batch)?;
-        self.check_keys(&batch, &families).await?;
+        if self.wait_for_keys(&batch, &families, line_time).await? {
+            return Ok(Stored::Before);
+        }
         if !has_time || self.options.force {
             let Some(lease_time_millis) = self.lease_time_unless_stored(&batch.id).await? else {
                 return Ok(Stored::Before);
@@ -563,12 +565,15 @@ impl BatchStore {
     }
 
     /// Refuses writes to anything but families: to the protocol's own keys, and data of
-    /// others. `registered` are those that the batch registers itself.
-    async fn check_keys(
+    /// others. `registered` are those that the batch registers itself. A follower waits for
+    /// others, unless waiting is useless: returns true if the batch is stored already, and
+    /// refuses one that is too old, whose line may have been repeated.
+    async fn wait_for_keys(
         &mut self,
         batch: &SentBatch,
         registered: &[Family],
-    ) -> Result<(), NotStored> {
+        line_time: Option<SystemTime>,
+    ) -> Result<bool, NotStored> {
         let total = batch.total();
         let foreign = |keys: &HashSet<String>| {
             let gauges = batch.custom.gauges.cells().map(|(key, _, _)| key);
@@ -583,6 +588,9 @@ impl BatchStore {
                 self.unregistered_since = None;
                 break;
             };
+            if self.options.is_endless && self.is_stored(batch, line_time).await? {
+                return Ok(true);
+            }
             if !self.waits_for_registration(&key) {
                 let prefix = &self.store.options.prefix;
                 return Err(NotStored::refused(format!(
@@ -591,7 +599,28 @@ impl BatchStore {
             }
             sleep(MAX_BACKOFF).await;
         }
-        Ok(())
+        Ok(false)
+    }
+
+    /// Returns whether a batch is stored. Refuses one that is too old to be, as the script
+    /// does.
+    async fn is_stored(
+        &mut self,
+        batch: &SentBatch,
+        line_time: Option<SystemTime>,
+    ) -> Result<bool, NotStored> {
+        let Some(now_ms) = self.lease_time_unless_stored(&batch.id).await? else {
+            return Ok(true);
+        };
+        if let Some(frozen_ms) = batch.frozen_ms
+            && u128::from(now_ms.abs_diff(frozen_ms)) > MAX_AGE.as_millis()
+        {
+            return Err(NotStored::TooOld(refused(frozen_ms, now_ms)));
+        }
+        if let Some(time) = line_time {
+            self.check_age(time).await?;
+        }
+        Ok(false)
     }
 
     /// Adds the keys of the families that are registered.

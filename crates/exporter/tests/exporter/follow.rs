@@ -403,6 +403,42 @@ fn what_looks_like_a_part_of_a_line_withholds_no_batch() {
     assert_eq!(batches(&exporter, "already_applied"), Some(0.0));
 }
 
+/// Whoever can write to the log can repeat what is in it.
+#[test]
+fn an_old_line_that_is_repeated_holds_up_no_other() {
+    const KEY: &str = "metrics:custom:visits_total";
+    let redis = start_redis();
+    let own = |number: u64| {
+        let mut own = batch(number, 0);
+        own.increments = Batch::default();
+        own.increments.inc(KEY, "", 1);
+        own
+    };
+    // Its family is removed after it was stored.
+    let family = format!("{{\"type\":\"counter\",\"key\":\"{KEY}\"}}");
+    redis.cli(&["HSET", "metrics:families", "visits_total", &family]);
+    let logs = Logs::new();
+    logs.append("app.log", &line(&ago(1), &own(1)));
+    wait_for_batches(&logs.exporter(redis.port(), ""), 1);
+    redis.cli(&["HDEL", "metrics:families", "visits_total"]);
+
+    let mut sent = own(2);
+    sent.frozen_ms = Some(redis.lease_time() - 7_200_000);
+    let lines = [
+        line(&ago(1), &own(1)),
+        line(&ago(1), &sent),
+        line(&ago(7200), &own(3)),
+        one(4),
+    ];
+    logs.append("app.log", &lines.concat());
+    let exporter = logs.exporter(redis.port(), "");
+    wait_for_batches(&exporter, 1);
+    assert_eq!(jobs(&redis), "1");
+    assert_eq!(batches(&exporter, "too_old"), Some(2.0));
+    let log = exporter.stop();
+    assert!(!log.contains("waiting 300s"), "{log}");
+}
+
 #[test]
 fn several_followers_of_the_same_logs_store_each_batch_once() {
     let redis = start_redis();
