@@ -32,7 +32,9 @@ use super::{
 };
 use crate::{
     Result,
-    schemes::{CLOSED_PORT, INTERVAL, pushing, start_relay},
+    schemes::{
+        CLOSED_PORT, INTERVAL, has_second_instance, pushing, start_relay, with_one_instance,
+    },
 };
 
 /// The window of the recorded rates, in seconds.
@@ -225,13 +227,11 @@ impl World {
     /// Starts the servers, sends one request of each kind, and then the load. Returns the
     /// tallies of both.
     fn start_with_load(way: Way) -> Result<(Self, Tally, Tally)> {
-        for _ in 0..5 {
+        with_one_instance(|| {
             let world = Self::start(way)?;
-            if let Some((before, tally)) = world.load()? {
-                return Ok((world, before, tally));
-            }
-        }
-        anyhow::bail!("a second instance served requests, five times")
+            let tallies = world.load()?;
+            Ok(tallies.map(|(before, tally)| (world, before, tally)))
+        })
     }
 
     /// Returns the tallies of a request of each kind, and of the load. `None` if
@@ -254,7 +254,8 @@ impl World {
         let slow = [RequestKind::invoke(r#""work 1100""#)];
         tally.add(&send(&slow, 1, self.way.slow())?);
         tally.add(&send(&caught, 1, self.way.caught() / 2)?);
-        if self.has_lost_its_only_instance()? {
+        // The pull scheme shows one instance.
+        if self.way == Way::Pull && has_second_instance(&self.app)? {
             return Ok(None);
         }
         // A crash loses the counts that its instance had not stored yet.
@@ -266,15 +267,6 @@ impl World {
         }
         self.wait_for_total(before.total() + tally.total())?;
         Ok(Some((before, tally)))
-    }
-
-    /// Returns whether a second instance served a request in the pull scheme, which shows
-    /// one. A pause of a busy machine during an execution is enough for that.
-    fn has_lost_its_only_instance(&self) -> Result<bool> {
-        let log = self.app.output()?;
-        let ids = log.split("\"request_id\":\"").skip(1);
-        let instances: BTreeSet<_> = ids.filter_map(|id| id.split('-').next()).collect();
-        Ok(self.way == Way::Pull && instances.len() > 1)
     }
 
     /// Runs executions one after the other, until one is shown to be in flight.
