@@ -270,7 +270,12 @@ fn in_strict_mode_a_hung_redis_is_a_503_before_the_algorithm_runs() -> Result {
 
 #[test]
 fn in_strict_mode_a_result_that_is_not_stored_is_withheld() -> Result {
-    let service = Service::start_with(|options| options.variable("metrics_durability", "strict"))?;
+    let service = Service::start_with(|options| {
+        options
+            .variable("metrics_durability", "strict")
+            // Longer than any pause of a busy machine, on which nothing would be counted.
+            .variable("redis_timeout_ms", "5000")
+    })?;
     // The rest of each batch is stored, so the store itself seems well.
     let key = "metrics:algorithm_latency";
     service.redis.call::<()>(&["SET", key, "not a hash"])?;
