@@ -49,12 +49,6 @@ impl Shards {
     /// shards with this prefix by the hashes of their numbers.
     pub(crate) fn on_cluster(masters: usize, prefixes: &[String]) -> anyhow::Result<Self> {
         let cluster = RedisCluster::start_with(masters, &options())?;
-        // A node that waits for a busy machine is no reason to fail over. Set now, because a
-        // cluster also waits so long before it starts.
-        let patient = ["CONFIG", "SET", "cluster-node-timeout", "30000"];
-        for number in 0..2 * masters {
-            let _: () = cluster.node(number).call(&patient)?;
-        }
         let nodes = |numbers: Range<usize>| {
             let nodes = numbers.map(|number| Store::of(cluster.node(number)));
             nodes.collect::<anyhow::Result<Vec<_>>>()

@@ -58,6 +58,8 @@ impl Cluster {
         let password = format!(">{REPLICATOR}");
         let options = RedisOptions::new()
             .append_only(plan.fsync.name())
+            // Faults begin failovers, which are not ordered.
+            .line("cluster-node-timeout", &["1000"])
             .line("user", &[REPLICATOR, "on", &password, "~*", "&*", "+@all"])
             .line("masteruser", &[REPLICATOR])
             .line("masterauth", &[REPLICATOR]);

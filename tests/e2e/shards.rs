@@ -393,12 +393,6 @@ fn poll_until_unchanged(exporter: &Exporter) -> Result<i64> {
     })
 }
 
-/// No node fails because the machine is busy.
-fn start_cluster() -> Result<RedisCluster> {
-    let options = RedisOptions::new().line("cluster-node-timeout", &["30000"]);
-    RedisCluster::start_with(3, &options)
-}
-
 fn server(cluster: &RedisCluster, shard: u32) -> Result<&RedisServer> {
     let master = cluster.master_of(&shard_prefix("metrics:", shard))?;
     Ok(cluster.node(master))
@@ -406,7 +400,7 @@ fn server(cluster: &RedisCluster, shard: u32) -> Result<&RedisServer> {
 
 #[test]
 fn a_cluster_counts_exactly_while_slots_move_and_a_master_dies() -> Result {
-    let mut cluster = start_cluster()?;
+    let mut cluster = RedisCluster::start(3)?;
     let [moved, killed] = [0, 1];
     let [moved_prefix, killed_prefix] = [moved, killed].map(|n| shard_prefix("metrics:", n));
     let (from, old) = (
@@ -457,11 +451,7 @@ fn a_cluster_counts_exactly_while_slots_move_and_a_master_dies() -> Result {
             ensure!(sent == received, "{received} of {sent} are replicated");
             Ok(())
         })?;
-        cluster.kill(old);
-        cluster
-            .node(old + 3)
-            .call::<()>(&["CLUSTER", "FAILOVER", "FORCE"])?;
-        new = cluster.wait_for_failover(&killed_prefix, old)?;
+        new = cluster.fail_over(&killed_prefix)?;
         Ok(())
     })?);
     assert_eq!(new, old + 3, "its replica");
@@ -474,7 +464,7 @@ fn a_cluster_counts_exactly_while_slots_move_and_a_master_dies() -> Result {
 #[test]
 fn a_node_that_the_manifest_does_not_allow_is_named_and_turns_nothing_off() -> Result {
     const PREFIX: &str = "metrics:{0}:";
-    let cluster = start_cluster()?;
+    let cluster = RedisCluster::start(3)?;
     let denied = cluster.master_of(PREFIX)?;
     let entry = (denied + 1) % 3;
     let [denied_port, port] = [denied, entry].map(|node| cluster.node(node).port());
@@ -535,7 +525,7 @@ fn a_node_that_the_manifest_does_not_allow_is_named_and_turns_nothing_off() -> R
 
 #[test]
 fn a_database_in_a_cluster_and_hosts_without_shards_are_named() -> Result {
-    let cluster = start_cluster()?;
+    let cluster = RedisCluster::start(3)?;
     let entry = format!("127.0.0.1:{}", cluster.node(0).port());
     let sharded = Sharded::start(&entry, |options| options.variable("redis_metrics_db", "1"))?;
     let (code, text) = readiness(&sharded.app)?;

@@ -746,11 +746,7 @@ fn shards_in_a_cluster_are_found_through_any_node_and_after_a_failover() {
             all(&[expected, 0.0])
         );
     }
-    let is_lost = cluster.master_of(&prefix(2)).expect("one");
-    cluster.kill(is_lost);
-    cluster
-        .wait_for_failover(&prefix(2), is_lost)
-        .expect("a failover");
+    cluster.fail_over(&prefix(2)).expect("a failover");
     let whole = wait_for("sum of all shards", || served(&exporter, &[JOBS])[0]);
     assert!((whole - 53.0).abs() < 1e-9, "{whole}");
     assert_eq!(served(&exporter, &[REGRESSIONS]), all(&[0.0]));
