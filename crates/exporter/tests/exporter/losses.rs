@@ -268,11 +268,7 @@ fn lost_counts_without_a_reply_are_found_again() {
         .chain(rights.split(' '))
         .collect();
     redis.cli(&user);
-    let options = [
-        ("REDIS_TIMEOUT_MS", "200"),
-        ("REDIS_USERNAME", "reader"),
-        ("REDIS_PASSWORD", "s3cret"),
-    ];
+    let options = [("REDIS_USERNAME", "reader"), ("REDIS_PASSWORD", "s3cret")];
     let exporter = Exporter::start_with(redis.port(), &options);
     let name = ["jobs_total{k=\"a\"}"];
     assert_eq!(served(&exporter, &name), all(&[100.0]));

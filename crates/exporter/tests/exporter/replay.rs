@@ -659,9 +659,17 @@ fn it_waits_for_a_redis_that_refuses_writes() {
 
 #[test]
 fn it_waits_for_a_redis_that_is_loading() {
-    let redis = start_redis().restart_loading(Duration::from_secs(1));
+    let redis = start_redis().restart_loading();
     let lines = line(&ago(1), &batch(1, 2));
-    let said = check(&redis, &[], &lines, [1, 0, 0, 0, 0, 0, 0]);
+    let said = thread::scope(|scope| {
+        let replay = scope.spawn(|| check(&redis, &[], &lines, [1, 0, 0, 0, 0, 0, 0]));
+        wait_for("call while it loads", || {
+            let errors = redis.cli(&["INFO", "errorstats"]);
+            errors.contains("errorstat_LOADING").then_some(())
+        });
+        redis.finish_loading();
+        replay.join().expect("no panic")
+    });
     assert!(said.contains("Redis is loading"), "{said}");
     assert_eq!(jobs(&redis), "2");
 }

@@ -582,7 +582,7 @@ fn a_key_that_another_shard_on_the_same_redis_reserves_is_left_alone() {
 #[test]
 fn shards_that_an_interrupted_command_closed_are_not_read_until_it_is_repeated() {
     let shards = Shards::with_families(2);
-    let exporter = shards.exporter_with(Some(("EXPORTER_SCRAPE_TIMEOUT_MS", "300")));
+    let exporter = shards.exporter_with(Some(("EXPORTER_SCRAPE_TIMEOUT_MS", "2000")));
     assert_eq!(served(&exporter, &[JOBS]), all(&[300.0]));
     let failures = "functional_scaffold_redis_read_failures_total{reason=\"closed\"}";
     shards.hset(1, "state", &[CLOSED, REMOVE]);

@@ -104,26 +104,27 @@ impl Redis {
         Self(options.start().expect("redis-server starts"))
     }
 
-    /// One that needs this time to load its data.
-    pub(crate) fn start_loading(time: Duration) -> Self {
-        Self::start().restart_loading(time)
-    }
-
-    /// Restarts it so that it needs this time to load its data.
-    pub(crate) fn restart_loading(self, time: Duration) -> Self {
-        const KEYS: u32 = 1_000;
+    /// Restarts it so that it loads its data until [`Self::finish_loading`], or for
+    /// minutes.
+    pub(crate) fn restart_loading(self) -> Self {
         let mut redis = self;
-        let fill = format!("for i = 1, {KEYS} do redis.call('SET', i, i) end");
-        redis.cli(&["EVAL", &fill, "0"]);
+        // While it loads, it responds once a kilobyte.
+        let fill = "for i = 1, 10000 do redis.call('SET', i, string.rep('x', 500)) end";
+        redis.cli(&["CONFIG", "SET", "rdbcompression", "no"]);
+        redis.cli(&["EVAL", fill, "0"]);
         redis.cli(&["SAVE"]);
-        let delay = (time / KEYS).as_micros().to_string();
         let slowly = RedisOptions::new()
-            .line("key-load-delay", &[&delay])
+            .line("key-load-delay", &["20000"])
             .line("loading-process-events-interval-bytes", &["1024"]);
         redis.restart_with(&slowly).expect("it restarts");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, redis.port()));
         wait_for("port", || http::connect(address, PATIENCE).ok());
         redis
+    }
+
+    /// Ends what [`Self::restart_loading`] began.
+    pub(crate) fn finish_loading(&self) {
+        self.cli(&["CONFIG", "SET", "key-load-delay", "0"]);
     }
 
     /// Makes it refuse writes, because it cannot save its data (MISCONF).
