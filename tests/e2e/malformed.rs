@@ -114,7 +114,7 @@ fn malformed_requests_are_refused_and_hurt_nobody() -> Result {
     let address = service.app.address();
     let process = service.app.process();
     // With an instance.
-    http::check_ok(address, "/healthz")?;
+    http::get_text(address, "/healthz")?;
     let before = process.memory("VmRSS")?;
     let began = Instant::now();
     let mut seen = Seen::default();
