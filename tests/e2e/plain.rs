@@ -387,7 +387,7 @@ fn a_request_whose_client_goes_away_is_counted_as_what_the_app_responds() -> Res
     let service =
         Service::start_with(|options| plain(options).variable("lease_timeout_ms", "1000"))?;
     let mut connection = http::connect(service.app.address(), PATIENCE)?;
-    connection.write_all(b"GET /slow?1000 HTTP/1.1\r\nhost: test\r\n\r\n")?;
+    connection.write_all(b"GET /slow?5000 HTTP/1.1\r\nhost: test\r\n\r\n")?;
     poll_until(PATIENCE, || {
         let leases: i64 = service.redis.call(&["ZCARD", "metrics:leases"])?;
         ensure!(leases == 1, "the app has not begun");
@@ -492,13 +492,15 @@ fn without_what_it_needs_the_app_responds_as_ever() -> Result {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("spin.toml");
         std::fs::write(&path, manifest.replace(found, replacement))?;
-        let app = App::start(&AppOptions {
+        let options = AppOptions {
             manifest: path,
             component: None,
             variables: vec![("redis_port", redis.port().to_string())],
             arguments: Vec::new(),
             environment: Vec::new(),
-        })?;
+        };
+        // Each instance logs it once.
+        let app = App::start(&options.lasting())?;
         let mut connection = Connection::open(app.address())?;
         for _ in 0..20 {
             let (seen, _) = connection.send(&Kind::new(0, "GET", "/hello", 200))?;

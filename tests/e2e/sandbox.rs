@@ -260,7 +260,7 @@ fn the_hosts_memory_limit_ends_an_instance_that_exceeds_it() -> Result {
 fn an_execution_keeps_no_other_request_waiting() -> Result {
     let rogue = Service::start_rogue(|options| options)?;
     thread::scope(|scope| {
-        let execution = scope.spawn(|| rogue.commit("work 5000"));
+        let execution = scope.spawn(|| rogue.commit("work 15000"));
         // It begins when it has its lease. Requests that reached its instance before
         // that wait for its end.
         poll_until(PATIENCE, || {
