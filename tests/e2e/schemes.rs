@@ -24,6 +24,7 @@ use functional_scaffold_tests::{
     PATIENCE,
     batch_log::{EVENT, replay, replay_to_pushgateway},
     expositions::{check_with_promtool, parse_with_prometheus_client, sum},
+    retry_if_too_busy,
     service::{NEGATIVE, PRIME, load_all, logged_sum, readiness},
 };
 
@@ -65,17 +66,6 @@ pub(crate) fn start_relay(
         .args(arguments)
         .env("REDIS_PORT", redis.port().to_string());
     Process::start(&mut command)
-}
-
-/// Repeats an attempt, up to five times, that returns `None` if [a second
-/// instance](has_second_instance) served a request.
-pub(crate) fn with_one_instance<T>(attempt: impl Fn() -> Result<Option<T>>) -> Result<T> {
-    for _ in 0..5 {
-        if let Some(done) = attempt()? {
-            return Ok(done);
-        }
-    }
-    anyhow::bail!("a second instance served requests, five times")
 }
 
 /// Returns whether a second instance served a request. A scrape during an execution that a
@@ -191,7 +181,7 @@ fn a_relay_counts_every_request() -> Result {
 
 #[test]
 fn pull_counts_every_request_of_one_long_lived_instance() -> Result {
-    with_one_instance(|| {
+    retry_if_too_busy(|| {
         let app = App::start(&app(&[("metrics_backend", "pull")]).lasting())?;
         let targets = [("pull", vec![app.address().to_string()])];
         let prometheus = Prometheus::start(&targets, INTERVAL)?;

@@ -27,6 +27,20 @@ use functional_scaffold_testkit::{exporter, repository};
 /// How long a test waits for something, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
+/// Repeats an attempt, up to five times, that returns `None` if a busy machine kept it from
+/// showing anything.
+///
+/// # Errors
+/// The attempt's own, or every attempt returned `None`.
+pub fn retry_if_too_busy<T>(attempt: impl Fn() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+    for _ in 0..5 {
+        if let Some(done) = attempt()? {
+            return Ok(done);
+        }
+    }
+    anyhow::bail!("the machine was too busy, five times")
+}
+
 /// The program `xtask`, as `cargo xtask` last built it.
 ///
 /// # Errors

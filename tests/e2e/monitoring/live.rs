@@ -22,6 +22,7 @@ use functional_scaffold_testkit::{
 use functional_scaffold_tests::{
     PATIENCE,
     batch_log::{EVENT, replay, replay_to_pushgateway},
+    retry_if_too_busy,
     service::load_all,
 };
 
@@ -32,9 +33,7 @@ use super::{
 };
 use crate::{
     Result,
-    schemes::{
-        CLOSED_PORT, INTERVAL, has_second_instance, pushing, start_relay, with_one_instance,
-    },
+    schemes::{CLOSED_PORT, INTERVAL, has_second_instance, pushing, start_relay},
 };
 
 /// The window of the recorded rates, in seconds.
@@ -227,7 +226,7 @@ impl World {
     /// Starts the servers, sends one request of each kind, and then the load. Returns the
     /// tallies of both.
     fn start_with_load(way: Way) -> Result<(Self, Tally, Tally)> {
-        with_one_instance(|| {
+        retry_if_too_busy(|| {
             let world = Self::start(way)?;
             let tallies = world.load()?;
             Ok(tallies.map(|(before, tally)| (world, before, tally)))
