@@ -9,11 +9,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
-use functional_scaffold_testkit::{exporter, repository};
+use functional_scaffold_testkit::{exporter, process::poll_until, repository};
 use serde_json::Value;
 
 use crate::Result;
@@ -594,6 +595,69 @@ fn a_kept_log_has_every_line_and_continues_after_a_restart() -> Result {
     Ok(())
 }
 
+/// Keeps the log of a shell script, which can wait until the file of its `$0` is gone.
+fn keep_log_of(script: &str, folder: &Path, file: &Path, out: impl Into<Stdio>) -> Result<Child> {
+    let mut keep = Command::new(deployment().join("keep-log"));
+    keep.env("KEEP_LOG_BYTES", "1000000").arg(folder);
+    keep.args(["sh", "-c", script]).arg(file);
+    let keep = keep.stdout(out).spawn();
+    keep.context("apt-get install bash mawk coreutils")
+}
+
+#[test]
+fn output_without_a_line_break_neither_delays_the_next_line_nor_exceeds_a_kept_file() -> Result {
+    let folder = tempfile::tempdir()?;
+    let running = tempfile::NamedTempFile::new()?;
+    let mut keep = keep_log_of(
+        "head -c 16777216 /dev/zero | tr '\\0' x; echo; echo next
+        while [ -e \"$0\" ]; do sleep 0.1; done",
+        folder.path(),
+        running.path(),
+        Stdio::null(),
+    )?;
+    let sizes = poll_until(Duration::from_secs(10), || {
+        let files = fs::read_dir(folder.path())?.map(|entry| Ok(fs::read(entry?.path())?));
+        let files: Vec<_> = files.collect::<Result<_>>()?;
+        ensure!(files.iter().any(|file| file.ends_with(b"\nnext\n")));
+        Ok(files.iter().map(Vec::len).collect::<Vec<_>>())
+    });
+    drop(running);
+    keep.wait()?;
+    let sizes = sizes?;
+    ensure!(sizes.iter().all(|size| *size <= 1_000_000), "{sizes:?}");
+    Ok(())
+}
+
+#[test]
+fn a_log_that_could_not_be_written_is_kept_again_without_a_restart() -> Result {
+    let folder = tempfile::tempdir()?;
+    let running = tempfile::NamedTempFile::new()?;
+    let host = run(Command::new("uname").arg("-n"), "apt-get install coreutils")?;
+    let host = String::from_utf8(host.stdout)?;
+    let log = folder.path().join(format!("{}.log", host.trim_end()));
+    // Even root cannot write to a directory.
+    fs::create_dir(&log)?;
+    let said = tempfile::NamedTempFile::new()?;
+    let mut keep = keep_log_of(
+        "while [ -e \"$0\" ]; do echo next; sleep 0.1; done",
+        folder.path(),
+        running.path(),
+        said.reopen()?,
+    )?;
+    let is_kept = (|| {
+        let limit = Duration::from_secs(30);
+        poll_until(limit, || {
+            let said = fs::read_to_string(said.path())?;
+            Ok(ensure!(said.contains("next\nkeep-log: cannot write ")))
+        })?;
+        fs::remove_dir(&log)?;
+        poll_until(limit, || Ok(ensure!(fs::read(&log)?.ends_with(b"next\n"))))
+    })();
+    drop(running);
+    keep.wait()?;
+    is_kept
+}
+
 #[test]
 fn a_kept_log_takes_five_files_of_the_size_that_is_set() -> Result {
     let folder = tempfile::tempdir()?;
@@ -606,7 +670,7 @@ fn a_kept_log_takes_five_files_of_the_size_that_is_set() -> Result {
     let sizes = fs::read_dir(folder.path())?.map(|entry| Ok(entry?.metadata()?.len()));
     let sizes: Vec<u64> = sizes.collect::<Result<_>>()?;
     assert_eq!(sizes.len(), 5, "{sizes:?}");
-    ensure!(sizes.iter().all(|size| *size <= 1005), "{sizes:?}");
+    ensure!(sizes.iter().all(|size| *size <= 1000), "{sizes:?}");
     // The same number as the defaults of compose and chart.
     let keep_log = fs::read_to_string(deployment().join("keep-log"))?;
     let (_, default) = keep_log.split_once("{KEEP_LOG_BYTES:-").context("none")?;
