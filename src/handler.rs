@@ -218,6 +218,11 @@ fn log_problem(
     log::write(Level::Error, "request_failed", fields);
 }
 
+/// The longest method and path in a line of the log, in bytes. A client must not choose
+/// how long the line is: it could rotate waiting batches out of a kept log.
+const MAX_METHOD_BYTES: usize = 20;
+const MAX_PATH_BYTES: usize = 200;
+
 fn log_request(head: &RequestHead, response: &Response, nanos: u64) {
     #[derive(Serialize)]
     struct Fields<'a> {
@@ -232,8 +237,8 @@ fn log_request(head: &RequestHead, response: &Response, nanos: u64) {
     }
     let fields = Fields {
         request_id: &response.request_id,
-        method: &head.method,
-        path: &head.path,
+        method: log::clip_escaped(&head.method, MAX_METHOD_BYTES),
+        path: log::clip_escaped(&head.path, MAX_PATH_BYTES),
         code: response.code,
         duration_ms: invoke::as_millis(nanos),
     };

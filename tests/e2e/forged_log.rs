@@ -48,3 +48,31 @@ fn a_clients_text_in_the_log_adds_to_no_counter() -> Result {
     ensure!(!counted.contains_key("forged"), "{counted:#?}");
     Ok(())
 }
+
+/// Otherwise a client could fill the kept log, and so rotate waiting batches out of it.
+#[test]
+fn a_client_does_not_choose_how_long_a_log_line_is() -> Result {
+    const MAX_BYTES: usize = 600;
+    let service = Service::start()?;
+    let path = "/long\"".repeat(1_000);
+    let (method, id) = ("LONG".repeat(1_000), "i".repeat(128));
+    // The service logs the first, and the host may log the second.
+    for header in [&b"x-text: a"[..], b"x-text: \xff"] {
+        let mut stream = http::connect(service.app.address(), PATIENCE)?;
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nx-request-id: {id}\r\n");
+        let rest = [header, &[b'x'; 1_000], b"\r\nconnection: close\r\n\r\n"].concat();
+        stream.write_all(&[head.as_bytes(), &rest].concat())?;
+        stream.read_to_end(&mut Vec::new())?;
+    }
+    poll_until(PATIENCE, || {
+        let log = service.app.output()?;
+        let lines = log.lines().filter(|line| line.contains("/long"));
+        ensure!(
+            lines.clone().any(|line| line.contains(&id)),
+            "no request: {log}"
+        );
+        let longest = lines.map(str::len).max();
+        ensure!(longest < Some(MAX_BYTES), "{longest:?}: {log}");
+        Ok(())
+    })
+}

@@ -76,6 +76,27 @@ fn a_hung_redis_fails_no_response_and_loses_no_count() -> Result {
     nothing_is_lost(&service, &tally)
 }
 
+/// Readers of a log skip lines of more than 256 KiB.
+#[test]
+fn a_batch_can_be_replayed_although_an_algorithm_did_not_end_its_line() -> Result {
+    // Nothing of the service ends the line either.
+    let mut service = Service::start_rogue(|options| options.variable("log_level", "error"))?;
+    service.redis.kill();
+    let mumbled = service.commit("mumble 300000")?;
+    ensure!(mumbled.0 == 200, "{mumbled:?}");
+    poll_until(PATIENCE, || {
+        let log = service.app.output()?;
+        ensure!(log.contains("\"batch_not_stored\""), "no batch is logged");
+        Ok(())
+    })?;
+    service.redis.restart()?;
+    // It fails because of the algorithm's line, which is too long.
+    let replayed = service.replay_log();
+    let counted = service.sum("metrics:algorithm_counter")?;
+    ensure!(counted == 1, "{counted}: {replayed:?}");
+    Ok(())
+}
+
 /// Instances that give up at the same time write at the same time.
 #[test]
 fn a_large_batch_can_be_replayed_although_others_are_logged_meanwhile() -> Result {

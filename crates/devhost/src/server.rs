@@ -34,6 +34,8 @@ use crate::routes::{RouteMatch, Routes};
 const WELL_KNOWN_PREFIX: &str = "/.well-known/spin/";
 /// Ports that `--find-free-port` tries.
 const MAX_PORTS_TRIED: u16 = 10;
+/// What the log shows of a path or of a header's name, in characters.
+const MAX_LOGGED_CHARS: usize = 200;
 /// The pause after the operating system refused to accept a connection.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -179,7 +181,9 @@ impl Server {
         match self.call(&route_match, request, client).await {
             Ok(response) => Ok(response),
             Err(error) => {
-                // As Rust literals, so that a client's text cannot pass for a log line.
+                // As a Rust literal, so that a client's text cannot pass for a log line, and
+                // clipped, so that it does not fill the log.
+                let path: String = path.chars().take(MAX_LOGGED_CHARS).collect();
                 eprintln!("Component {component} failed a request on {path:?}: {error:#}");
                 Ok(empty(StatusCode::INTERNAL_SERVER_ERROR))
             }
@@ -194,7 +198,11 @@ impl Server {
     ) -> Result<Response<WasiBody>> {
         for (name, value) in request.headers() {
             let text = std::str::from_utf8(value.as_bytes());
-            ensure!(text.is_ok(), "header {name} is not valid UTF-8: {value:?}");
+            let name = name.as_str();
+            ensure!(
+                text.is_ok(),
+                "header {name:.MAX_LOGGED_CHARS$} is not valid UTF-8"
+            );
         }
         let uri = request.uri().clone();
         route_match.set_headers(request.headers_mut(), &uri, client);

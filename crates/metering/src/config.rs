@@ -12,10 +12,7 @@ use functional_scaffold_protocol::{
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::{
-    outbound_http::Origin,
-    variables::{Reader, without_user_info},
-};
+use crate::{outbound_http::Origin, variables::Reader};
 
 /// How long an instance tries to store its increments after its last response. Spin
 /// cannot reuse an instance that still works, and holds only a few hundred of them. If
@@ -243,15 +240,20 @@ fn read_servers(reader: &mut Reader, shards: Option<u32>) -> Vec<Server> {
     let hosts = reader.outbound_text("redis_host", "127.0.0.1");
     let port = reader.port("redis_port", "6379");
     let (mut servers, mut count) = (Vec::new(), 0);
+    // What is before an @ may be a password, with or without commas.
+    if hosts.contains('@') {
+        let reason = "has an @: user and password belong into redis_username and redis_password";
+        reader.refuse("redis_host", reason.to_owned());
+        return servers;
+    }
     for host in hosts.split(',') {
         let host = host.trim();
         count += 1;
         match Server::parse(host, port) {
             Some(server) => servers.push(server),
             None => {
-                let shown = without_user_info(host);
                 let reason =
-                    format!("{shown:?} is not a host name or address, with or without a port");
+                    format!("{host:?} is not a host name or address, with or without a port");
                 reader.refuse("redis_host", reason);
             }
         }
@@ -480,10 +482,14 @@ mod tests {
             ("pushgateway_url", "http://me:s3cret@h:9091"),
             ("redis_host", "redis://me:s3cret@h"),
             ("redis_host", "me:s3cret@h"),
+            ("redis_host", "redis://me:s3cret,s3cret@h"),
+            ("redis_host", "me:s3@cret,s3cret@h,me:s3cret"),
+            ("pushgateway_url", "http://me:s3,s3cret@h:9091"),
         ] {
-            let errors = config(&[(name, value)]).err().expect("it is refused");
-            let error = errors[0].to_string();
-            assert!(!error.contains("s3cret") && error.contains(name), "{error}");
+            for error in config(&[(name, value)]).err().expect("it is refused") {
+                let error = error.to_string();
+                assert!(!error.contains("s3") && error.contains(name), "{error}");
+            }
         }
     }
 

@@ -72,8 +72,8 @@ pub fn write_list(level: Level, event: &'static str, name: &str, items: &[String
     }
 }
 
-/// Writes a line without clipping it, and with a message authentication code if there is
-/// a key.
+/// Writes a line without clipping it, after an empty one, and with a message
+/// authentication code if there is a key.
 pub(crate) fn write_whole(
     level: Level,
     event: &'static str,
@@ -81,18 +81,14 @@ pub(crate) fn write_whole(
     key: Option<&ReplayKey>,
 ) {
     if enabled(level) {
-        let mut object = object(level, event, fields);
-        if let Some(key) = key {
-            key.sign(&mut object);
-        }
-        write_line(&(object + "\n"));
+        write_line(&whole_line(level, event, fields, key));
     }
 }
 
 /// The number of bytes that a line with these fields has left for the members of
 /// another object.
 pub(crate) fn room_beside(level: Level, event: &'static str, fields: impl Serialize) -> usize {
-    MAX_LINE_BYTES.saturating_sub(line(level, event, fields).len())
+    MAX_LINE_BYTES.saturating_sub(whole_line(level, event, fields, None).len())
 }
 
 /// Cuts a text to at most `max_bytes`.
@@ -100,8 +96,34 @@ pub(crate) fn clip(text: &str, max_bytes: usize) -> &str {
     &text[..text.floor_char_boundary(max_bytes)]
 }
 
+/// Cuts a text so that it takes at most `max_bytes` in a line, in which JSON may need six
+/// bytes for a character.
+#[must_use]
+pub fn clip_escaped(text: &str, max_bytes: usize) -> &str {
+    let mut clipped = clip(text, max_bytes);
+    while json_bytes(clipped) > max_bytes + "\"\"".len() {
+        clipped = clip(clipped, clipped.len() / 2);
+    }
+    clipped
+}
+
 fn line(level: Level, event: &'static str, fields: impl Serialize) -> String {
     object(level, event, fields) + "\n"
+}
+
+/// An algorithm may not have ended its line, and readers of the log skip lines that are
+/// too long. So this one begins with a line break.
+fn whole_line(
+    level: Level,
+    event: &'static str,
+    fields: impl Serialize,
+    key: Option<&ReplayKey>,
+) -> String {
+    let mut object = object(level, event, fields);
+    if let Some(key) = key {
+        key.sign(&mut object);
+    }
+    format!("\n{object}\n")
 }
 
 fn object(level: Level, event: &'static str, fields: impl Serialize) -> String {
@@ -240,13 +262,43 @@ mod tests {
     }
 
     #[test]
+    fn a_text_is_clipped_by_what_it_takes_in_a_line() {
+        for text in ["", "/invoke", "é"] {
+            assert_eq!(clip_escaped(text, 20), text);
+        }
+        for character in [
+            "x",
+            "\"",
+            "\u{7f}",
+            "\u{85}",
+            "\u{2028}",
+            "é",
+            "🦀",
+            "\u{e0001}",
+        ] {
+            let text = character.repeat(1000);
+            let clipped = clip_escaped(&text, 20);
+            assert!(!clipped.is_empty() && text.starts_with(clipped));
+            assert!(json_bytes(clipped) <= 22, "{clipped:?}");
+        }
+    }
+
+    #[test]
+    fn a_whole_line_does_not_continue_a_line_of_an_algorithm() {
+        let fields = json!({ "id": "0" });
+        let line = whole_line(Level::Error, "batch_not_stored", &fields, None);
+        assert!(line.starts_with("\n{") && line.ends_with("}\n"), "{line}");
+        assert_eq!(line.lines().count(), 2);
+    }
+
+    #[test]
     fn members_of_the_given_room_fit_beside_the_fields() {
         let fields = json!({ "reason": "r" });
         let room = room_beside(Level::Error, "batch_not_stored", &fields);
         let mut both = json!({ "reason": "r", "more": "" });
         let empty = json!({ "more": "" }).to_string().len();
         both["more"] = Value::from("x".repeat(room - empty));
-        let line = line(Level::Error, "batch_not_stored", &both);
+        let line = whole_line(Level::Error, "batch_not_stored", &both, None);
         assert!((MAX_LINE_BYTES - 2..=MAX_LINE_BYTES).contains(&line.len()));
     }
 }

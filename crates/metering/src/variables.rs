@@ -253,7 +253,7 @@ impl Reader {
 }
 
 /// The part of an address that is no secret: what is before an `@` may be a password.
-pub(crate) fn without_user_info(address: &str) -> &str {
+fn without_user_info(address: &str) -> &str {
     address.rsplit('@').next().unwrap_or_default()
 }
 
