@@ -648,10 +648,14 @@ fn a_log_that_could_not_be_written_is_kept_again_without_a_restart() -> Result {
         let limit = Duration::from_secs(30);
         poll_until(limit, || {
             let said = fs::read_to_string(said.path())?;
-            Ok(ensure!(said.contains("next\nkeep-log: cannot write ")))
+            ensure!(said.contains("next\nkeep-log: cannot write "), "{said}");
+            Ok(())
         })?;
         fs::remove_dir(&log)?;
-        poll_until(limit, || Ok(ensure!(fs::read(&log)?.ends_with(b"next\n"))))
+        poll_until(limit, || {
+            ensure!(fs::read(&log)?.ends_with(b"next\n"), "nothing is kept");
+            Ok(())
+        })
     })();
     drop(running);
     keep.wait()?;
