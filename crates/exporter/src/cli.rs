@@ -123,9 +123,9 @@ pub(crate) enum Command {
     /// Start a new epoch: reset every count to 0.
     ///
     /// Prometheus sees a counter reset. Registrations and leases stay, and batches
-    /// that were stored before are not stored again. Counts that cannot be reset are
-    /// named and stay: in another slot of a Redis Cluster than the store's keys, or
-    /// at a key that is reserved or forbidden to the Redis user.
+    /// that were stored before are not stored again. Counts whose key is
+    /// reserved, in another slot of a Redis Cluster, or forbidden to the Redis user
+    /// stay, and are printed.
     Wipe(WipeOptions),
 }
 
@@ -954,7 +954,7 @@ fn shards(text: &str) -> Result<NumberOfShards, String> {
 /// Splits `host`, `host:port`, `[address]` or `[address]:port`. A text with several colons
 /// and no brackets is an IPv6 address.
 ///
-/// The service accepts the same characters, and no `%` (the zone of an IPv6 address).
+/// The service accepts the same characters, except `%` (the zone of an IPv6 address).
 fn host_and_port(text: &str, default_port: u16) -> anyhow::Result<(String, u16)> {
     // No error shows the text: it may be a URL with a password.
     let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-[]%".contains(&byte);

@@ -242,7 +242,7 @@ fn read_servers(reader: &mut Reader, shards: Option<u32>) -> Vec<Server> {
     let (mut servers, mut count) = (Vec::new(), 0);
     // What is before an @ may be a password, with or without commas.
     if hosts.contains('@') {
-        let reason = "has an @: user and password belong into redis_username and redis_password";
+        let reason = "contains an @; set user and password in redis_username and redis_password";
         reader.refuse("redis_host", reason.to_owned());
         return servers;
     }

@@ -28,8 +28,8 @@ const EVENT: &str = "batch_not_stored";
 const START: &str = "{\"time\":\"";
 /// The text after the time in a line with a batch.
 const AFTER_TIME: &str = ",\"level\":\"error\",\"event\":\"batch_not_stored\",";
-/// Longer lines are skipped. A batch may come after a text of any length without a line
-/// break.
+/// Longer lines are skipped. A batch is far shorter, but a shipper or an app's own output
+/// may precede it.
 pub(crate) const MAX_LINE_BYTES: usize = 256 << 10;
 /// The number of places in a line that are tried as the start of the object.
 const MAX_STARTS: usize = 16;
@@ -292,7 +292,8 @@ pub(crate) fn read_line(source: &mut impl BufRead) -> io::Result<Option<RawLine>
 /// else.
 ///
 /// The object may come as a string in a log shipper's own object (Docker's `log`,
-/// journald's `MESSAGE`), and with a key after a shipper's prefix, and in any member.
+/// journald's `MESSAGE`). With a key, it may also follow a shipper's prefix, or be in any
+/// member.
 pub(crate) fn find_batch(line: &[u8], trust: &Trust) -> Result<Option<LoggedLine>, Rejection> {
     look(line, trust, false)
 }

@@ -7,8 +7,8 @@
 //! Redis again, and after a push without a response the relay begins another group. It
 //! deletes the old one once the new one is there, so that the maximum over all groups,
 //! which the recording rules take, never decreases. It deletes it again from time to
-//! time, because the push may arrive only then: after a wipe, the old counts would hide the
-//! new ones.
+//! time, because the push may arrive after the first deletion and create the group again:
+//! after a wipe, its old counts would hide the new ones.
 
 use std::{collections::VecDeque, fmt, mem, pin::pin, sync::Arc, time::Duration};
 
@@ -57,7 +57,7 @@ const INSTANCE: &str = "instance";
 const SCHEME: (&str, &str) = ("scheme", "redis");
 /// Abandoned groups to be deleted. Each takes a push without a response.
 const MAX_ABANDONED: usize = 1000;
-/// The age up to which an abandoned group is deleted again. TCP gives up sending after a
+/// An abandoned group that is younger is deleted again when its age has doubled. TCP gives up sending after a
 /// quarter of an hour, and proxies before that.
 const DELETED_AGAIN: Duration = Duration::from_secs(30 * 60);
 /// The time for deleting a relay's groups when it ends.
@@ -214,8 +214,8 @@ impl AbandonedGroup {
     }
 
     /// Schedules the next deletion for when the age has doubled. So a group takes about ten
-    /// requests, and one that comes back stays no longer than its push was late.
-    fn deleted_at(&mut self, now: Instant) {
+    /// requests, and one that a late push created stays no longer than the push was late.
+    fn schedule_next(&mut self, now: Instant) {
         let age = now - self.since;
         self.due = (age < DELETED_AGAIN).then(|| now + age);
     }
@@ -286,8 +286,8 @@ impl Groups {
         Ok(())
     }
 
-    /// Deletes the abandoned groups for which that is due. If one cannot be deleted, all
-    /// further ones wait for the next push.
+    /// Deletes the abandoned groups that are due. Stops at the first failure; the rest is
+    /// tried after the next push.
     async fn delete_abandoned(&mut self) {
         let now = Some(Instant::now());
         for abandoned in self.abandoned.iter_mut().filter(|group| group.due <= now) {
@@ -296,7 +296,7 @@ impl Groups {
                 tracing::debug!("cannot delete {group}: {error}");
                 break;
             }
-            abandoned.deleted_at(Instant::now());
+            abandoned.schedule_next(Instant::now());
         }
         self.abandoned.retain(|abandoned| abandoned.due.is_some());
     }
@@ -390,15 +390,15 @@ impl Group {
         labels: &[(String, String)],
     ) -> anyhow::Result<Self> {
         let labels = labels.iter().map(|(name, value)| (&**name, &**value));
-        Self::through(client, url, &group_path(job, labels))
+        Self::with_client(client, url, &group_path(job, labels))
     }
 
     /// The group at a path below `url`, as [`group_path`] returns it.
     pub(crate) fn at(url: &str, path: &str) -> anyhow::Result<Self> {
-        Self::through(http_client()?, url, path)
+        Self::with_client(http_client()?, url, path)
     }
 
-    fn through(client: HttpClient, url: &str, path: &str) -> anyhow::Result<Self> {
+    fn with_client(client: HttpClient, url: &str, path: &str) -> anyhow::Result<Self> {
         let mut url = Url::parse(url).context("invalid URL of the Pushgateway")?;
         ensure!(
             matches!(url.scheme(), "http" | "https"),

@@ -565,9 +565,9 @@ impl BatchStore {
     }
 
     /// Refuses writes to anything but families: to the protocol's own keys, and data of
-    /// others. `registered` are those that the batch registers itself. A follower waits for
-    /// others, unless waiting is useless: returns true if the batch is stored already, and
-    /// refuses one that is too old, whose line may have been repeated.
+    /// others. `registered` are those that the batch registers itself. A follower waits until
+    /// others are registered, but not for a batch that is stored (then this returns true) or
+    /// too old: its line may have been repeated.
     async fn wait_for_keys(
         &mut self,
         batch: &SentBatch,

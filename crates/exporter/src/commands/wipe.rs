@@ -13,8 +13,7 @@ use crate::{
     scrape::{registry::family_name, store::addresses},
 };
 
-/// Number of hashes that are not served which one call deletes. Redis serves no other client
-/// meanwhile, for some 10 ms.
+/// Unserved hashes that one call deletes. It blocks Redis for some 10 ms.
 const HASHES_PER_CALL: usize = 1000;
 
 /// Wipes every store. All of them get the same epoch.

@@ -52,7 +52,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct HighWaterMarks {
     epoch: Option<String>,
-    /// The wipes that were read, the last ones. A store that gets its data back from a
+    /// The last epochs that were read as begun by a wipe. A store that is restored from a
     /// backup has an old one again.
     wipes: Vec<String>,
     /// The version of the lost counts in Redis at the last read.
@@ -900,8 +900,8 @@ pub(crate) struct StateFile {
 
 impl StateFile {
     /// Restores the marks of the store with each of these prefixes from the file, if it
-    /// exists. An invalid file is logged, and replaced later. What it has of other
-    /// prefixes is of another configuration, and is dropped.
+    /// exists. An invalid file is logged, and replaced later. Entries of other prefixes, from
+    /// another configuration, are dropped.
     pub(crate) fn open<'a>(
         path: PathBuf,
         prefixes: impl Iterator<Item = &'a str>,

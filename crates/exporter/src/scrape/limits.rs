@@ -4,8 +4,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-/// Registrations that are read, and as many of the families that this repository
-/// declares. Further ones, in the order in which Redis returns them, are left out: each
+/// Registrations that are read of families that this repository declares, and as many of
+/// others. Further ones, in the order in which Redis returns them, are left out: each
 /// costs a scrape some round trips, however few series it has.
 pub(crate) const MAX_REGISTRATIONS: usize = 2_000;
 

@@ -547,8 +547,8 @@ impl RawReading {
     /// Applies the high-water marks, which have entered the epoch of this pass, and merges
     /// layouts. The marks are kept by layout, because the bounds that layouts have in
     /// common may become fewer. A family keeps the last values of a layout that cannot be
-    /// read or is not registered any more, so that its sum does not step back. In a shard, a
-    /// whole family does.
+    /// read or is not registered any more, so that its sum does not step back. With shards,
+    /// so does a family that is not registered at all any more.
     pub(crate) fn into_reading(
         mut self,
         marks: &mut HighWaterMarks,

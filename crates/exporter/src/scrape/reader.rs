@@ -132,7 +132,7 @@ impl Reader {
     fn sum(&mut self, raw: Vec<RawReading>) -> Reading {
         let is_sharded = raw.len() > 1;
         let mut shards = self.shards.iter().zip(&raw);
-        let is_wiped =
+        let any_is_wiped =
             shards.any(|(shard, raw)| shard.marks.is_new_wipe(raw.state.wiped.as_deref()));
         let mut is_reset = false;
         let shards = self.shards.iter_mut().zip(raw);
@@ -144,8 +144,8 @@ impl Reader {
                 ..
             } = &raw.state;
             let [epoch, version, wiped] = [epoch, version, wiped].map(Option::as_deref);
-            // A wipe is of all shards, although one may have lost its data since.
-            let was_wiped = marks.is_new_wipe(wiped) || (is_wiped && wiped.is_none());
+            // A wipe covers all shards. One that lost its data afterwards has no `wiped`.
+            let was_wiped = marks.is_new_wipe(wiped) || (any_is_wiped && wiped.is_none());
             // A single store that lost everything is a counter reset, as after a wipe.
             if !is_sharded || was_wiped || marks.epoch().is_none() {
                 is_reset |= marks.epoch() != epoch;

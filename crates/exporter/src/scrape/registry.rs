@@ -58,8 +58,8 @@ fn declared_families() -> Vec<Family> {
     families.cloned().collect()
 }
 
-/// Reads registrations, `most` at most, and in any case those of the families that this
-/// repository declares: an app that invents names must not displace them.
+/// Reads registrations, `most` of the families that this repository declares, and `most`
+/// others: an app that invents names must not displace the former.
 pub(crate) async fn read_registrations(
     connection: &Connection,
     options: &ReadOptions,

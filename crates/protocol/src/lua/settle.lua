@@ -19,17 +19,17 @@
 --    keys, number of dropped leases, number of refused counts, unknown key…,
 --    dropped lease…, refused count…}
 --   `skip` is ARGV[3] of the call that continues this one, or '' if all expired
---   leases have been looked at. Of the texts about dropped leases and refused counts,
---   it has MAX_TEXTS different ones each at most.
+--   leases have been looked at. The reply has at most MAX_TEXTS different texts about
+--   dropped leases, and as many about refused counts.
 --
 -- A script may only touch keys that it was given. So a lease that counts in a key
 -- that is neither in KEYS nor in ARGV stays open, and the reply names the key. The
 -- reader decides on it, and calls again. A lease that counts in a key of ARGV is
 -- settled, and that count refused: it would be in the way of the others for ever.
 --
--- A script does not roll back. So it tries its commands first, and afterwards only an
--- increment can fail, which is returned by name, and the deletion of old ids, which the
--- next call makes up for.
+-- A script does not roll back. So it tries its commands first, and afterwards only two
+-- things can fail: an increment, which the reply names, and the deletion of old ids, which
+-- the next call repeats.
 
 --- @include "includes/clock"
 --- @include "includes/epoch"
@@ -154,7 +154,7 @@ if #expired < 2 * PAGE_SIZE then
   -- No expired lease is left that needs an id to be recognised, but those that arrive
   -- later.
   local old = redis.call('ZRANGEBYSCORE', closed_leases_key, '-inf', lease_time, 'LIMIT', 0, 1)
-  -- HSET was tried only if the clock was saved. Ids must not be deleted without a note.
+  -- This HSET may be the first of the call, and fail. Ids are deleted only if it succeeds.
   if #old > 0 and type(redis.pcall('HSET', state_key, 'forgotten_ms', lease_time)) == 'number' then
     redis.call('ZREMRANGEBYSCORE', closed_leases_key, '-inf', lease_time)
   end
