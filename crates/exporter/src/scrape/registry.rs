@@ -46,8 +46,7 @@ pub(crate) struct Registered {
     pub(crate) families: Vec<RegisteredFamily>,
     /// Those of which a registration cannot be served.
     pub(crate) partial: BTreeSet<String>,
-    /// The names of which every registration was read, also those that have none. `None`
-    /// if that is true of all names.
+    /// The names of which every registration was read. `None` if that is true of all names.
     pub(crate) known: Option<BTreeSet<String>>,
 }
 
@@ -66,12 +65,14 @@ pub(crate) async fn read_registrations(
     most: usize,
     errors: &mut DecodeErrors,
 ) -> Result<Registrations, Failure> {
-    let (registrations, _registered) = read(connection, options, most, errors).await?;
+    let (registrations, _registered) =
+        scan_registrations(connection, options, most, errors).await?;
     Ok(registrations)
 }
 
-/// Like [`read_registrations`]. Also returns what is known of the families so far.
-async fn read(
+/// Like [`read_registrations`]. Also returns which families are partial, and of which every
+/// registration was read; the families themselves are selected later.
+async fn scan_registrations(
     connection: &Connection,
     options: &ReadOptions,
     most: usize,
@@ -84,7 +85,7 @@ async fn read(
     let mut partial = BTreeSet::new();
     let mut known: BTreeSet<String> = declared_names.iter().copied().map(Into::into).collect();
     let (mut seen, mut of_declared, mut of_others) = (0, 0, 0);
-    let mut is_cut_off = false;
+    let mut are_too_many = false;
     let key = families_key(&options.prefix);
     let scan = Scanner::new(connection.clone(), options);
     // Goes on beyond the limit: there may be a further layout of a family that was read.
@@ -96,22 +97,23 @@ async fn read(
             seen += 1;
             let text = String::from_utf8_lossy(field);
             let name = family_name(&text);
-            let is_cut = field == TOO_LONG || json == TOO_LONG;
-            let is_too_long = is_cut || field.len() + json.len() > MAX_REGISTRATION_BYTES;
+            let is_too_long = field == TOO_LONG
+                || json == TOO_LONG
+                || field.len() + json.len() > MAX_REGISTRATION_BYTES;
             if is_too_long {
                 errors.add(name, reason::TOO_LONG, || {
                     format!("field {text:?}: more than {MAX_REGISTRATION_BYTES} bytes")
                 });
             }
-            let number = if declared_names.contains(name) {
+            let count = if declared_names.contains(name) {
                 &mut of_declared
             } else {
                 &mut of_others
             };
-            if *number == most {
+            if *count == most {
                 known.remove(name);
-                if !is_cut_off {
-                    is_cut_off = true;
+                if !are_too_many {
+                    are_too_many = true;
                     errors.add(REGISTRY, reason::TOO_MANY, || {
                         format!("more than {most} registrations")
                     });
@@ -121,7 +123,7 @@ async fn read(
                 }
                 continue;
             }
-            *number += 1;
+            *count += 1;
             if !is_too_long {
                 registrations.insert(field.clone(), json.clone());
                 known.insert(name.to_owned());
@@ -132,7 +134,7 @@ async fn read(
         ControlFlow::Continue(())
     })
     .await?;
-    if is_cut_off && seen > MAX_REGISTRATIONS_SEEN {
+    if are_too_many && seen > MAX_REGISTRATIONS_SEEN {
         // Any family may have further layouts.
         known.clear();
         let fields: Vec<String> = declared
@@ -151,7 +153,7 @@ async fn read(
     let registered = Registered {
         families: Vec::new(),
         partial,
-        known: is_cut_off.then_some(known),
+        known: are_too_many.then_some(known),
     };
     Ok((registrations, registered))
 }
@@ -162,7 +164,7 @@ pub(crate) async fn registered_families(
     options: &ReadOptions,
     errors: &mut DecodeErrors,
 ) -> Result<Registered, Failure> {
-    let read = read(connection, options, MAX_REGISTRATIONS, errors).await;
+    let read = scan_registrations(connection, options, MAX_REGISTRATIONS, errors).await;
     let key = families_key(&options.prefix);
     let Some((registrations, mut registered)) = skip_unreadable(read, REGISTRY, &key, errors)?
     else {
