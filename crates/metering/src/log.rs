@@ -101,6 +101,11 @@ pub(crate) fn clip(text: &str, max_bytes: usize) -> &str {
 #[must_use]
 pub fn clip_escaped(text: &str, max_bytes: usize) -> &str {
     let mut clipped = clip(text, max_bytes);
+    // Nearly all are, and need no allocation.
+    let is_plain = |byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+    if clipped.bytes().all(is_plain) {
+        return clipped;
+    }
     while json_bytes(clipped) > max_bytes + "\"\"".len() {
         clipped = clip(clipped, clipped.len() / 2);
     }
