@@ -34,7 +34,7 @@ use crate::routes::{RouteMatch, Routes};
 const WELL_KNOWN_PREFIX: &str = "/.well-known/spin/";
 /// Ports that `--find-free-port` tries.
 const MAX_PORTS_TRIED: u16 = 10;
-/// What the log shows of a path or of a header's name, in characters.
+/// The longest part of a path or of a header's name in the log, in characters.
 const MAX_LOGGED_CHARS: usize = 200;
 /// The pause after the operating system refused to accept a connection.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);

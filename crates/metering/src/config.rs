@@ -240,7 +240,7 @@ fn read_servers(reader: &mut Reader, shards: Option<u32>) -> Vec<Server> {
     let hosts = reader.outbound_text("redis_host", "127.0.0.1");
     let port = reader.port("redis_port", "6379");
     let (mut servers, mut count) = (Vec::new(), 0);
-    // What is before an @ may be a password, with or without commas.
+    // The text before an @ may be a password, with or without commas.
     if hosts.contains('@') {
         let reason = "contains an @; set user and password in redis_username and redis_password";
         reader.refuse("redis_host", reason.to_owned());

@@ -105,13 +105,16 @@ impl HighWaterMarks {
     /// Returns whether the store was wiped since the last read. `wiped` is the epoch that
     /// its last wipe began.
     pub(crate) fn is_new_wipe(&self, wiped: Option<&str>) -> bool {
-        let is_known = |wiped| self.wipes.iter().any(|known| known == wiped);
-        self.epoch.is_some() && wiped.is_some_and(|wiped| !is_known(wiped))
+        self.epoch.is_some() && wiped.is_some_and(|wiped| !self.knows_wipe(wiped))
+    }
+
+    fn knows_wipe(&self, wiped: &str) -> bool {
+        self.wipes.iter().any(|known| known == wiped)
     }
 
     /// Remembers the store's last wipe.
     pub(crate) fn note_wipe(&mut self, wiped: Option<&str>) {
-        if let Some(wiped) = wiped.filter(|wiped| !self.wipes.iter().any(|known| known == wiped)) {
+        if let Some(wiped) = wiped.filter(|wiped| !self.knows_wipe(wiped)) {
             push_bounded(&mut self.wipes, wiped.to_owned());
         }
     }

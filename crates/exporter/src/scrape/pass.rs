@@ -249,9 +249,8 @@ fn add_unread(
         };
         match families.iter_mut().find(|(other, _)| *other == name) {
             Some((_, layouts)) if with_families || !layouts.is_empty() => layouts.push(layout),
-            Some(_) => {}
             None if with_families => families.push((name, vec![layout])),
-            None => {}
+            _ => {}
         }
     }
 }

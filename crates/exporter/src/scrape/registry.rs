@@ -39,12 +39,12 @@ pub struct RegisteredFamily {
     pub layouts: Vec<Family>,
 }
 
-/// What is known of the families that are registered in a store.
+/// The families that are registered in a store.
 #[derive(Debug, Default)]
 pub(crate) struct Registered {
-    /// Those that can be served, in order of their names.
+    /// The families that can be served, in order of their names.
     pub(crate) families: Vec<RegisteredFamily>,
-    /// Those of which a registration cannot be served.
+    /// The names with a registration that cannot be served.
     pub(crate) partial: BTreeSet<String>,
     /// The names of which every registration was read. `None` if that is true of all names.
     pub(crate) known: Option<BTreeSet<String>>,

@@ -161,6 +161,15 @@ fn prometheus_sees_every_count_through_a_pushgateway() {
     }
 }
 
+/// A Redis whose counter `jobs_total` is 10.
+fn redis_with_ten_jobs() -> Redis {
+    let redis = Redis::start();
+    let json = r#"{"type":"counter","key":"metrics:jobs"}"#;
+    redis.cli(&["HSET", "metrics:families", "jobs_total", json]);
+    redis.cli(&["HSET", "metrics:jobs", "", "10"]);
+    redis
+}
+
 /// The lines of the counter of jobs in a Pushgateway.
 fn jobs(pushgateway: &Pushgateway) -> Vec<String> {
     let text = pushgateway.scrape().expect("a scrape");
@@ -170,10 +179,7 @@ fn jobs(pushgateway: &Pushgateway) -> Vec<String> {
 
 #[test]
 fn two_relays_push_a_group_each_and_delete_it_when_they_stop() {
-    let redis = Redis::start();
-    let json = r#"{"type":"counter","key":"metrics:jobs"}"#;
-    redis.cli(&["HSET", "metrics:families", "jobs_total", json]);
-    redis.cli(&["HSET", "metrics:jobs", "", "10"]);
+    let redis = redis_with_ten_jobs();
     let pushgateway = Pushgateway::start().expect("Pushgateway starts");
     let start = || Relay::start(&redis, &pushgateway.url(), &["--interval", "100ms"]);
     let (mut one, other) = (start(), start());
@@ -348,10 +354,7 @@ fn length_of(request: &[u8]) -> Option<usize> {
 
 #[test]
 fn a_retry_pushes_what_is_stored_by_then() {
-    let redis = Redis::start();
-    let json = r#"{"type":"counter","key":"metrics:jobs"}"#;
-    redis.cli(&["HSET", "metrics:families", "jobs_total", json]);
-    redis.cli(&["HSET", "metrics:jobs", "", "10"]);
+    let redis = redis_with_ten_jobs();
     let mut connection = redis.connect().expect("a connection");
     let count = move |number: usize| {
         let mut increment = redis::cmd("HINCRBY");
@@ -435,10 +438,7 @@ impl HoldingProxy {
 
 #[test]
 fn a_group_that_a_late_push_brings_back_is_deleted_again() {
-    let redis = Redis::start();
-    let json = r#"{"type":"counter","key":"metrics:jobs"}"#;
-    redis.cli(&["HSET", "metrics:families", "jobs_total", json]);
-    redis.cli(&["HSET", "metrics:jobs", "", "10"]);
+    let redis = redis_with_ten_jobs();
     let pushgateway = Pushgateway::start().expect("Pushgateway starts");
     let proxy = HoldingProxy::start(pushgateway.address());
     let to = format!("http://{}", proxy.address);
